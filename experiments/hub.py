@@ -1,0 +1,107 @@
+"""The Hugging Face hub: the one module that reaches for it, so that the way out fails one way."""
+
+import threading
+from pathlib import Path
+
+import httpx
+import huggingface_hub
+from huggingface_hub import constants, errors
+
+PATIENCE = 4.0  # seconds until a hub that does not answer counts as out of reach
+
+WAYS_ON = {
+    "dataset": "data=local data.dir=FOLDER reads files you have, data=mini the built-in sentences",
+    "model": "model.path=FOLDER reads files you have",
+}
+
+
+def snapshot(repo: str, kind: str, patterns: list[str], revision: str | None) -> Path:
+    """The folder of a "model" or "dataset" with at least one file for each pattern.
+
+    A cached copy is taken as it is, without asking the hub for a newer one.
+    """
+    folder = cached(repo, kind, patterns, revision)
+    if folder is not None:
+        return folder
+    wanted = f"{kind} {repo} ({', '.join(patterns)})"
+    if constants.HF_HUB_OFFLINE:
+        raise unreachable(wanted, kind, "HF_HUB_OFFLINE is set")
+    fault = probe(constants.ENDPOINT)
+    if fault:
+        raise unreachable(wanted, kind, f"{constants.ENDPOINT} is out of reach: {fault}")
+    folder = download(repo, kind, patterns, revision)
+    if not covers(folder, patterns):
+        raise ValueError(f"The hub has {kind} {repo}, but not the files {', '.join(patterns)}.")
+    return folder
+
+
+def cached(repo: str, kind: str, patterns: list[str], revision: str | None) -> Path | None:
+    """The folder of an earlier download that holds what is wanted."""
+    try:
+        folder = huggingface_hub.snapshot_download(
+            repo,
+            repo_type=kind,
+            revision=revision,
+            allow_patterns=patterns,
+            local_files_only=True,
+        )
+    except errors.HFValidationError as error:
+        raise ValueError(f"'{repo}' is no name of a {kind} on the hub: {error}") from None
+    except errors.LocalEntryNotFoundError:
+        return None
+    return Path(folder) if covers(Path(folder), patterns) else None
+
+
+def covers(folder: Path, patterns: list[str]) -> bool:
+    """Whether the folder has a file for every pattern."""
+    return all(any(folder.glob(pattern)) for pattern in patterns)
+
+
+def download(repo: str, kind: str, patterns: list[str], revision: str | None) -> Path:
+    """Fetch the files from the hub into the cache."""
+    try:
+        return Path(
+            huggingface_hub.snapshot_download(
+                repo, repo_type=kind, revision=revision, allow_patterns=patterns
+            )
+        )
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
+        at = f" at revision '{revision}'" if revision else ""
+        raise ValueError(
+            f"The hub has no public {kind} '{repo}'{at}; {WAYS_ON[kind]} ({type(error).__name__})."
+        ) from None
+    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, httpx.HTTPError) as error:
+        raise unreachable(f"{kind} {repo}", kind, first_line(error)) from None
+
+
+def probe(endpoint: str) -> str:
+    """What keeps us from the hub, or an empty string; known within PATIENCE seconds.
+
+    In a thread, because no timeout of the HTTP client covers name resolution.
+    """
+    answers: list[str] = []
+    thread = threading.Thread(target=lambda: answers.append(ask(endpoint)), daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    return answers[0] if answers else f"no answer within {PATIENCE:.0f} seconds"
+
+
+def ask(endpoint: str) -> str:
+    """What goes wrong with one request, or an empty string."""
+    try:
+        # The hub library's own session, for its proxies and certificates.
+        status = huggingface_hub.get_session().head(endpoint, timeout=3.0).status_code
+    except (httpx.HTTPError, OSError) as error:
+        return first_line(error)
+    return f"it answers with status {status}" if status >= 500 or status == 407 else ""
+
+
+def first_line(error: Exception) -> str:
+    """The kind and the first line of an error."""
+    lines = str(error).splitlines() or [""]
+    return f"{type(error).__name__} {lines[0]}".strip().rstrip(".")
+
+
+def unreachable(wanted: str, kind: str, reason: str) -> ConnectionError:
+    """The one error for everything that cannot be had, with the ways on."""
+    return ConnectionError(f"No cached copy of {wanted}, and {reason}; {WAYS_ON[kind]}.")

@@ -1,0 +1,84 @@
+"""What a task owes the runner: examples, outputs to predict from, and a score."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from experiments.tasks.sources import Source
+
+
+@dataclass(frozen=True)
+class Split:
+    """Examples of one split: `ids` are row numbers from 0, `labels` codes [n], scores or None.
+
+    Class codes are int64, scores float32; `sha256` is that of the data the examples came from.
+    """
+
+    ids: np.ndarray
+    texts: list[tuple[str, ...]]
+    labels: np.ndarray | None
+    origin: str
+    sha256: str
+    skipped: int = 0  # malformed rows left out, where the task says so
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def take(self, rows: np.ndarray) -> "Split":
+        """The examples at positions `rows`, in that order."""
+        labels = None if self.labels is None else self.labels[rows]
+        return replace(
+            self, ids=self.ids[rows], texts=[self.texts[row] for row in rows], labels=labels
+        )
+
+
+@dataclass(frozen=True)
+class Data:
+    """The splits of one task: one to train on, some to score, some to predict without labels."""
+
+    train: Split
+    score: dict[str, Split]
+    predict: dict[str, Split]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task(ABC):
+    """One task as immutable settings; what it reads comes from the source it is given."""
+
+    name: str
+    version: int  # raised when a change moves scores; stored with every result
+    names: list[str]  # classes, for people; empty where there are none
+
+    @abstractmethod
+    def load(self, source: Source) -> Data:
+        """Read every split that is trained on, scored or predicted."""
+
+    @property
+    @abstractmethod
+    def num_outputs(self) -> int:
+        """Width of the head: the number of classes, or 1 for a score."""
+
+    @property
+    @abstractmethod
+    def regression(self) -> bool:
+        """Whether the labels are scores."""
+
+    @property
+    @abstractmethod
+    def primary(self) -> str:
+        """Name of the metric that runs are compared by."""
+
+    @abstractmethod
+    def predict(self, outputs: np.ndarray) -> np.ndarray:
+        """Class codes or scores [n] for outputs [n, num_outputs]."""
+
+    @abstractmethod
+    def score(self, labels: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
+        """Metrics of outputs [n, num_outputs] against labels [n], the primary one first."""
+
+    @abstractmethod
+    def interval(
+        self, labels: np.ndarray, outputs: np.ndarray, generator: np.random.Generator
+    ) -> tuple[float, float]:
+        """Ends of the 95 % percentile bootstrap interval, over examples, of the primary metric."""

@@ -1,0 +1,107 @@
+"""Where rows come from: a local folder, the Hugging Face hub, or the built-in sentences.
+
+A source hands out columns as they stand in the data; what they mean is the task's business.
+"""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+
+from experiments.hub import snapshot
+from experiments.mini import sentences
+from experiments.tasks.tables import Part, Table, near, numbered, parquet_columns, pick, read_table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source(ABC):
+    """One place that data comes from."""
+
+    name: str
+
+    @abstractmethod
+    def table(self, part: Part) -> Table:
+        """The columns of one split."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Local(Source):
+    """Files in a folder: tsv, csv, json, jsonl or parquet, told apart by suffix."""
+
+    dir: str
+
+    def table(self, part: Part) -> Table:
+        if part.file is None:
+            raise ValueError(f"Task '{part.task}' names no local file for split '{part.split}'.")
+        return read_table(self.find(part.file), part)
+
+    def find(self, file: str) -> Path:
+        """The path of a file below the folder."""
+        folder = Path(self.dir).expanduser()
+        if not folder.is_dir():
+            raise ValueError(f"data.dir is not a folder: {folder}.{siblings(folder)}")
+        path = folder / file
+        if not path.is_file():
+            there = ", ".join(sorted(p.name for p in folder.iterdir())) or "nothing"
+            raise ValueError(
+                f"No file {path}: data.dir must be the folder that holds {file}; "
+                f"{folder} holds {there}."
+            )
+        return path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hub(Source):
+    """Parquet files of the Hugging Face hub, from the local cache where they are there."""
+
+    def table(self, part: Part) -> Table:
+        hub = part.hub
+        if hub is None or part.split not in hub.files:
+            raise ValueError(
+                f"Task '{part.task}' names no hub files for split '{part.split}'; "
+                "use data=local data.dir=FOLDER."
+            )
+        pattern = hub.files[part.split]
+        folder = snapshot(hub.path, "dataset", [pattern], hub.revision)
+        paths = sorted(folder.glob(pattern))
+        names = [hub.columns.get(column, column) for column in part.columns]
+        parts = [parquet_columns(path, names) for path in paths]
+        columns = {
+            column: [value for values in parts for value in values[name]]
+            for column, name in zip(part.columns, names, strict=True)
+        }
+        sha256 = hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
+        # The folder of a snapshot is named by its commit.
+        origin = f"{hub.path}@{folder.name}/{pattern}"
+        return numbered(origin, columns, sha256)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mini(Source):
+    """The built-in sentences: made on the spot, equal on every machine."""
+
+    train: int  # rows of the train split
+    dev: int  # rows of every other split
+    seed: int
+
+    def table(self, part: Part) -> Table:
+        if part.task not in sentences.FIELDS:
+            raise ValueError(
+                f"The built-in sentences have no task '{part.task}', use data=local "
+                f"data.dir=FOLDER.{near(part.task, sentences.FIELDS)} "
+                f"They have: {', '.join(sentences.FIELDS)}."
+            )
+        size = self.train if part.split == "train" else self.dev
+        columns = sentences.rows(part.task, part.split, size, self.seed)
+        origin = f"built-in sentences, {part.task} {part.split}, seed {self.seed}"
+        chosen = {column: pick(origin, columns, column) for column in part.columns}
+        text = json.dumps(columns, sort_keys=True)
+        return numbered(origin, chosen, hashlib.sha256(text.encode()).hexdigest())
+
+
+def siblings(folder: Path) -> str:
+    """A hint at the folder beside a missing one that was probably meant, or nothing."""
+    if not folder.parent.is_dir():
+        return ""
+    return near(folder.name, [path.name for path in folder.parent.iterdir()])
