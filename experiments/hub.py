@@ -16,7 +16,7 @@ WAYS_ON = {
 
 
 def snapshot(repo: str, kind: str, patterns: list[str], revision: str | None) -> Path:
-    """The folder of a "model" or "dataset" with at least one file for each pattern.
+    """The folder with those files of a "model" or "dataset" that match the patterns.
 
     A cached copy is taken as it is, without asking the hub for a newer one.
     """
@@ -30,8 +30,9 @@ def snapshot(repo: str, kind: str, patterns: list[str], revision: str | None) ->
     if fault:
         raise unreachable(wanted, kind, f"{constants.ENDPOINT} is out of reach: {fault}")
     folder = download(repo, kind, patterns, revision)
-    if not covers(folder, patterns):
-        raise ValueError(f"The hub has {kind} {repo}, but not the files {', '.join(patterns)}.")
+    if not complete(folder, kind, patterns):
+        files = ", ".join(needed(kind, patterns))
+        raise ValueError(f"The hub has {kind} '{repo}', but in it no {files}; {WAYS_ON[kind]}.")
     return folder
 
 
@@ -49,12 +50,17 @@ def cached(repo: str, kind: str, patterns: list[str], revision: str | None) -> P
         raise ValueError(f"'{repo}' is no name of a {kind} on the hub: {error}") from None
     except errors.LocalEntryNotFoundError:
         return None
-    return Path(folder) if covers(Path(folder), patterns) else None
+    return Path(folder) if complete(Path(folder), kind, patterns) else None
 
 
-def covers(folder: Path, patterns: list[str]) -> bool:
-    """Whether the folder has a file for every pattern."""
-    return all(any(folder.glob(pattern)) for pattern in patterns)
+def complete(folder: Path, kind: str, patterns: list[str]) -> bool:
+    """Whether the folder has what cannot be done without."""
+    return all(any(folder.glob(pattern)) for pattern in needed(kind, patterns))
+
+
+def needed(kind: str, patterns: list[str]) -> list[str]:
+    """The patterns that must match: all of a dataset's, and a model's weights."""
+    return [p for p in patterns if kind == "dataset" or p.endswith(".safetensors")]
 
 
 def download(repo: str, kind: str, patterns: list[str], revision: str | None) -> Path:
@@ -83,7 +89,7 @@ def probe(endpoint: str) -> str:
     thread = threading.Thread(target=lambda: answers.append(ask(endpoint)), daemon=True)
     thread.start()
     thread.join(PATIENCE)
-    return answers[0] if answers else f"no answer within {PATIENCE:.0f} seconds"
+    return answers[0] if answers else f"no answer within {PATIENCE:g} seconds"
 
 
 def ask(endpoint: str) -> str:

@@ -38,12 +38,13 @@ class TextTask(Task):
             raise ValueError(f"text must name one or two columns, got {len(self.text)}.")
         check_metrics(self.metrics, self.labels)
         check_classes(self.labels, self.names)
-        known = {*self.files, *(self.hub.files if self.hub else [])}
+        on_hub = self.hub.files if self.hub else {}
+        known = sorted(self.files | on_hub)
         for split in ["train", *self.score_on, *self.predict_on]:
             if split not in known:
                 raise ValueError(
                     f"Task '{self.name}' has no split '{split}'.{near(split, known)} "
-                    f"It has: {', '.join(sorted(known))}."
+                    f"It has: {', '.join(known)}."
                 )
 
     @property
