@@ -1,0 +1,123 @@
+"""What a person sees of a run: where it stands, and what came out."""
+
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console as RichConsole
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from experiments.job import Job
+from experiments.results import Result
+
+
+class Console:
+    """Progress while a run trains, a table at its end; one line each where nobody watches."""
+
+    def __init__(self, job: Job, folder: Path) -> None:
+        self.rich = RichConsole()
+        self.job = job
+        self.folder = folder
+        self.metric = f"train_{job.run.task.primary}"
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
+        self.progress = Progress(*columns, console=self.rich, disable=not self.rich.is_terminal)
+        self.bar = self.progress.add_task("training", total=job.plan.total)
+
+    def __enter__(self) -> Self:
+        if self.rich.is_terminal:
+            self.announce()
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.progress.stop()
+
+    def announce(self) -> None:
+        """Say what runs, on what, and how to stop and go on."""
+        job = self.job
+        names = job.run.label
+        self.rich.print(
+            f"[bold]{names['variant']}[/] on [bold]{names['task']}[/] with {names['model']}, "
+            f"seed {job.run.seed}: {len(job.examples):,} of {len(job.data.train):,} examples, "
+            f"{job.plan.total:,} steps, {job.device}"
+        )
+        if note := job.run.model.note:
+            self.rich.print(f"[yellow]{note}[/]")
+        if (self.folder / "checkpoint.safetensors").exists():
+            self.rich.print("Continuing from the last checkpoint.")
+
+    def log(self, record: dict[str, float]) -> None:
+        """Show a record of the history."""
+        parts = [f"loss {record['loss']:.4f}"]
+        if self.metric in record:
+            parts.append(f"{self.metric.replace('_', ' ')} {record[self.metric]:.3f}")
+        self.progress.update(self.bar, completed=record["step"], description="  ".join(parts))
+
+    def show(self, result: Result) -> None:
+        """Print what came out, and how to look at it."""
+        if not self.rich.is_terminal:
+            primary = result.primary
+            print(
+                f"{self.job.run.title}: {primary['metric']} {primary['score']:.4f} -> {self.folder}"
+            )
+            return
+        table = Table(show_header=False, title=self.job.run.title, title_justify="left")
+        for name, value in rows(result):
+            table.add_row(name, value)
+        self.rich.print(table)
+        self.rich.print(
+            f'Try it:      python -m experiments.predict {self.folder} --text "..."\n'
+            f"All results: python -m analysis.load outputs",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def rows(result: Result) -> list[tuple[str, str]]:
+    """The lines of the final table."""
+    primary, cost = result.primary, result.cost
+    low, high = primary["interval"]
+    parameters, steps, seconds = cost["parameters"], cost["steps"], cost["seconds"]
+    peak = cost["peak_mib"]["train"]
+    lines = [
+        (
+            primary["metric"],
+            f"{primary['score']:.4f}   95 % of resamples in [{low:.4f}, {high:.4f}], "
+            f"{primary['examples']:,} examples",
+        ),
+        *(
+            (f"{split} {metric}", f"{score:.4f}")
+            for split, scores in result.scores.items()
+            for metric, score in scores.items()
+            if len(result.scores) > 1 or metric != primary["metric"]
+        ),
+        (
+            "trained parameters",
+            f"{parameters['trained']:,} + {parameters['head']:,} in the head, "
+            f"of {parameters['total']:,}",
+        ),
+        (
+            "time",
+            f"{seconds['train']:.1f} s training, {seconds['evaluate']:.1f} s evaluation; "
+            f"{1000 * steps['step_seconds_median']:.0f} ms a step, "
+            f"{steps['tokens_per_second']:,.0f} tokens/s",
+        ),
+        ("peak memory", f"{peak:,.0f} MiB ({cost['memory']})" if peak else cost["memory"]),
+        ("adapter", f"{cost['bytes']['adapter'] / 1024:,.0f} KiB"),
+        ("result", str(result.folder)),
+    ]
+    cut = result.examples["truncated"]
+    if any(cut.values()):
+        lines.append(("cut texts", ", ".join(f"{n:,} of {split}" for split, n in cut.items() if n)))
+    return lines

@@ -1,0 +1,89 @@
+"""A trained model on the splits of its task: outputs per example, scores per split."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+
+from experiments.batches import Encoded, encode
+from experiments.models import Loaded, Model
+from experiments.tasks.base import Split, Task
+from experiments.training import Train
+
+RESAMPLES_SEED = 0  # of the interval's bootstrap: part of the measure, not of the run
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Outputs [n, num_outputs] of one split beside the examples they belong to."""
+
+    split: Split
+    outputs: np.ndarray
+    truncated: int  # examples that were longer than the model was given
+
+
+def on_split(loaded: Loaded, split: Split, train: Train) -> Evaluated:
+    """The outputs for every example of a split."""
+    data = encoded(loaded, split, train)
+    return Evaluated(split, outputs(loaded.model, data, train.eval_batch_size), data.truncated)
+
+
+def encoded(loaded: Loaded, split: Split, train: Train) -> Encoded:
+    """A split as token ids, cut like those trained on."""
+    return encode(loaded.tokenizer, split, train.max_length)
+
+
+@torch.no_grad()
+def outputs(model: Model, data: Encoded, batch_size: int) -> np.ndarray:
+    """The model's outputs [n, num_outputs] in the order of the examples."""
+    model.eval()
+    device = next(model.parameters()).device
+    # Examples of like length together: less padding, the same outputs.
+    order = np.argsort(-data.lengths, kind="stable")
+    parts = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    found = [model(data.batch(rows).to(device)).cpu() for rows in parts]
+    result = torch.empty_like(torch.cat(found))
+    result[torch.from_numpy(order)] = torch.cat(found)
+    return result.numpy()
+
+
+def scores(task: Task, evaluated: Mapping[str, Evaluated]) -> dict[str, dict[str, float]]:
+    """Every metric of the task on every split that has labels."""
+    return {
+        name: task.score(item.split.labels, item.outputs)
+        for name, item in evaluated.items()
+        if item.split.labels is not None
+    }
+
+
+def primary(task: Task, evaluated: Mapping[str, Evaluated]) -> dict[str, object]:
+    """The task's first metric over all labelled splits together, with its 95 % interval."""
+    items = [item for item in evaluated.values() if item.split.labels is not None]
+    labels = np.concatenate([item.split.labels for item in items if item.split.labels is not None])
+    joined = np.concatenate([item.outputs for item in items])
+    low, high = task.interval(labels, joined, np.random.default_rng(RESAMPLES_SEED))
+    return {
+        "metric": task.primary,
+        "score": task.score(labels, joined)[task.primary],
+        "interval": [low, high],
+        "examples": len(labels),
+    }
+
+
+def predictions(task: Task, evaluated: Mapping[str, Evaluated]) -> pd.DataFrame:
+    """One row per example: split, id, label, prediction, outputs."""
+    frames = [
+        pd.DataFrame(
+            {
+                "split": name,
+                "id": item.split.ids,
+                "label": np.nan if item.split.labels is None else item.split.labels,
+                "prediction": task.predict(item.outputs),
+                "outputs": list(item.outputs),
+            }
+        )
+        for name, item in evaluated.items()
+    ]
+    return pd.concat(frames, ignore_index=True)

@@ -1,0 +1,54 @@
+"""Files written whole or not at all: first beside their place, then moved into it."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A temporary path that takes the place of `path` when the block ends well.
+
+    Raises OSError naming the file where it cannot be written, on a full disk for example.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    try:
+        yield unfinished
+        unfinished.replace(path)
+    except (OSError, SafetensorError) as error:
+        unfinished.unlink(missing_ok=True)
+        raise OSError(f"{path} could not be written: {error}") from error
+
+
+def write_tensors(
+    path: Path, tensors: dict[str, Tensor], about: dict[str, str] | None = None
+) -> None:
+    """Write a safetensors file."""
+    cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with whole(path) as file:
+        save_file(cpu, file, metadata={"format": "pt", **(about or {})})
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file; a value that is not a number has no place in it."""
+    with whole(path) as file:
+        file.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def write_lines(path: Path, records: list[dict[str, float]]) -> None:
+    """Write a JSON-lines file anew."""
+    with whole(path) as file:
+        file.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def append_line(path: Path, record: dict[str, float]) -> None:
+    """Add one record to a JSON-lines file."""
+    with path.open("a") as file:
+        file.write(json.dumps(record) + "\n")

@@ -1,0 +1,79 @@
+"""A run with everything it needs in memory: data read, model adapted, batches laid out."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from experiments.batches import Batches, Encoded, encode
+from experiments.config import Run, describe
+from experiments.identity import identity
+from experiments.models import Loaded, float_masters
+from experiments.randomness import numpy_generator, seed_everything, torch_generator
+from experiments.tasks.base import Data, Split
+from experiments.training import Plan
+
+SUBSET_SEED = 0  # which examples `train.examples` keeps is part of the data, not of the run
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the phases of a run work on."""
+
+    run: Run
+    device: torch.device
+    data: Data
+    loaded: Loaded
+    examples: Encoded  # what is trained on
+    batches: Batches
+    plan: Plan
+
+
+def start(run: Run, data: Data) -> Job:
+    """Load, adapt and lay out; the head is drawn before any method touches the model."""
+    train, device = run.train, run.train.pick_device()
+    seed_everything(run.seed)
+    loaded = load_adapted(run, device)
+    examples = encode(loaded.tokenizer, subset(data.train, train.examples), train.max_length)
+    batches = Batches(examples, train.batch_size, train.accumulate, run.seed)
+    total = train.total_steps(batches.steps_per_epoch)
+    plan = Plan(train, run.variant.lr * run.model.lr_scale, total)
+    return Job(run, device, data, loaded, examples, batches, plan)
+
+
+def load_adapted(run: Run, device: torch.device) -> Loaded:
+    """The pretrained model with the method's layers in place, on its device."""
+    generator = torch_generator(run.seed, "head")
+    loaded = run.model.load(run.task.num_outputs, generator, run.train.precision)
+    if run.train.max_length > loaded.max_length:
+        raise ValueError(
+            f"train.max_length is {run.train.max_length}, and {run.model.name} reads at most "
+            f"{loaded.max_length} tokens."
+        )
+    # On the CPU first, so that every device starts from the same draws.
+    run.variant.adapt(loaded.model.backbone)
+    float_masters(loaded.model)
+    loaded.model.to(device)
+    if run.train.checkpointing:
+        # The re-entrant form gives no gradient to adapters above a frozen embedding.
+        loaded.model.backbone.gradient_checkpointing_enable({"use_reentrant": False})
+    return loaded
+
+
+def subset(split: Split, examples: int | None) -> Split:
+    """A random subset of this size, the same for every run, in the order of the file."""
+    if examples is None or examples >= len(split):
+        return split
+    chosen = numpy_generator(SUBSET_SEED, "subset").permutation(len(split))[:examples]
+    return split.take(np.sort(chosen))
+
+
+def fingerprint(run: Run, data: Data) -> dict[str, Any]:
+    """What a result depends on: settings, the bytes of the data, the bytes of the weights."""
+    splits = {"train": data.train, **data.score, **data.predict}
+    return {
+        "config": identity(describe(run)),
+        "data": {name: split.sha256 for name, split in splits.items()},
+        "model": run.model.weights_hash(),
+    }

@@ -1,0 +1,209 @@
+"""What a run costs: parameters, time, memory, arithmetic."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn as nn
+
+from experiments.batches import Batch
+from experiments.models import Model
+from variants.base import AdapterLayer, adapter_layers, replace_module
+
+MIB = 2**20
+
+
+@dataclass
+class Cost:
+    """Seconds and peak memory of one phase; `peak_mib` is None where it cannot be measured."""
+
+    seconds: float = 0.0
+    peak_mib: float | None = None
+
+
+@contextmanager
+def measure(device: torch.device, cost: Cost) -> Iterator[None]:
+    """Time a phase and find its peak memory: the GPU allocator's, or the process's resident set."""
+    resettable = reset_peak(device)
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        cost.seconds = time.perf_counter() - started
+        cost.peak_mib = read_peak(device) if resettable else None
+
+
+def memory_kind(device: torch.device, cost: Cost) -> str:
+    """What the peaks are peaks of."""
+    if cost.peak_mib is None:
+        return "not measured: this system does not let a process reset its peak"
+    return "GPU allocator" if device.type == "cuda" else "resident set of the process"
+
+
+def reset_peak(device: torch.device) -> bool:
+    """Start a new measurement of peak memory; False where the system does not let us."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return True
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def read_peak(device: torch.device) -> float:
+    """Peak memory in MiB since the last reset."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / MIB
+    status = Path("/proc/self/status").read_text()
+    kib = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))
+    return int(kib) / 1024
+
+
+@dataclass
+class Clock:
+    """Seconds of each training step and the tokens it processed; survives a restart with the run."""
+
+    device: torch.device
+    steps: list[float] = field(default_factory=list)
+    tokens: int = 0  # real ones
+    padded: int = 0  # places computed, padding included
+    started: float = 0.0
+    events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = field(default_factory=list)
+
+    def start(self) -> None:
+        if self.device.type == "cuda":
+            pair = (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
+            pair[0].record()
+            self.events.append(pair)
+        else:
+            self.started = time.perf_counter()
+
+    def count(self, batch: Batch) -> None:
+        self.tokens += batch.tokens
+        self.padded += batch.inputs["input_ids"].numel()
+
+    def stop(self) -> None:
+        if self.device.type == "cuda":
+            self.events[-1][1].record()
+        else:
+            self.steps.append(time.perf_counter() - self.started)
+
+    def seconds(self) -> list[float]:
+        """Seconds of every step so far."""
+        if self.events:
+            # Waiting for the GPU only here keeps the steps themselves free of it.
+            torch.cuda.synchronize(self.device)
+            self.steps += [begin.elapsed_time(end) / 1000 for begin, end in self.events]
+            self.events.clear()
+        return self.steps
+
+    def summary(self) -> dict[str, float]:
+        """Step time (median, first and ninth decile), and throughput in real tokens."""
+        steps = self.seconds()
+        deciles = statistics.quantiles(steps, n=10) if len(steps) > 1 else [steps[0]] * 9
+        return {
+            "steps": len(steps),
+            "step_seconds_median": statistics.median(steps),
+            "step_seconds_p10": deciles[0],
+            "step_seconds_p90": deciles[8],
+            "tokens_per_second": self.tokens / sum(steps),
+            "tokens": self.tokens,
+            "padded_tokens": self.padded,
+        }
+
+
+def count_parameters(model: Model) -> dict[str, int]:
+    """Trained parameters of the backbone (the method's), of the head, and all there are."""
+
+    def size(module: nn.Module, trained: bool) -> int:
+        return sum(p.numel() for p in module.parameters() if p.requires_grad or not trained)
+
+    return {
+        "trained": size(model.backbone, trained=True),
+        "trained_with_head": size(model, trained=True),
+        "head": size(model.head, trained=False),
+        "total": size(model, trained=False),
+    }
+
+
+def flops_per_token(backbone: nn.Module, length: float) -> dict[str, float]:
+    """Floating-point operations per token of the forward pass and of a whole training step.
+
+    A linear layer [d_out, d_in] costs 2 d_in d_out forward, as much for the gradient of its input,
+    which nothing below the lowest trained parameter needs, and as much for that of its weight where it
+    trains. Attention over `length` tokens costs 4 length width per layer forward and twice that
+    backward. Norms, activations, embeddings and the head are left out.
+    """
+    forward = backward = 0.0
+    below = not trains(backbone, nn.Embedding)
+    for module in backbone.modules():
+        if isinstance(module, nn.Linear):
+            cost = 2.0 * module.weight.numel()
+            forward += cost
+            backward += 0.0 if below else cost
+            backward += cost if module.weight.requires_grad else 0.0
+        elif isinstance(module, AdapterLayer):
+            below = False
+            base = {id(p) for p in module.base.parameters()}
+            for parameter in module.parameters():
+                if id(parameter) not in base and parameter.ndim > 1:
+                    forward += 2.0 * parameter.numel()
+                    backward += (4.0 if parameter.requires_grad else 2.0) * parameter.numel()
+        if any(p.requires_grad for p in module.parameters(recurse=False)):
+            below = False
+    config = backbone.config
+    attention = 4.0 * length * config.hidden_size * config.num_hidden_layers
+    trained = backward > 0
+    return {
+        "forward": forward + attention,
+        "training": forward + backward + attention * (3.0 if trained else 1.0),
+    }
+
+
+def trains(backbone: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether any module of this kind has a parameter that trains."""
+    return any(
+        p.requires_grad
+        for module in backbone.modules()
+        if isinstance(module, kind)
+        for p in module.parameters(recurse=False)
+    )
+
+
+@torch.no_grad()
+def latency(model: Model, batch: Batch, budget: float = 2.0) -> dict[str, float]:
+    """Milliseconds of one forward pass with the adapter in place and merged, measured in turn."""
+    model.eval()
+    adapted = dict(adapter_layers(model.backbone))
+    merged = {name: layer.merge() for name, layer in adapted.items()}
+    times: dict[str, list[float]] = {"adapted": [], "merged": []}
+    deadline = time.perf_counter() + budget
+    while len(times["merged"]) < 3 or (
+        len(times["merged"]) < 20 and time.perf_counter() < deadline
+    ):
+        for form, layers in (("adapted", adapted), ("merged", merged)):
+            for name, layer in layers.items():
+                replace_module(model.backbone, name, layer)
+            times[form].append(seconds_of(lambda: model(batch), batch.inputs["input_ids"].device))
+    for name, layer in adapted.items():
+        replace_module(model.backbone, name, layer)
+    # The first pass of each form pays for what is set up once.
+    medians = {f"{form}_ms": 1000 * statistics.median(all_[1:]) for form, all_ in times.items()}
+    return {"batch": len(batch.rows), **medians}
+
+
+def seconds_of(work: Callable[[], object], device: torch.device) -> float:
+    """Wall-clock seconds of a call, the GPU's work included."""
+    started = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started

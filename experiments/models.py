@@ -1,0 +1,320 @@
+"""Pretrained backbones with plain linear layers, and the task head beside them.
+
+Backbone and head are built apart: a method sees the backbone only, and the head is the same for every
+method at one seed.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
+from transformers.utils import logging as transformers_logging
+
+from experiments import hub
+from experiments.batches import Batch
+from variants.base import replace_module
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+class Model(nn.Module):
+    """A backbone and the head on its last hidden states."""
+
+    def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Outputs [n, num_outputs] in float32."""
+        hidden = self.backbone(**batch.inputs).last_hidden_state
+        return self.head(hidden.float(), batch.inputs["attention_mask"])
+
+    def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The sum of the examples' losses, and the outputs [n, num_outputs]."""
+        outputs = self(batch)
+        if batch.labels is None:
+            raise ValueError("A batch without labels has no loss.")
+        if outputs.shape[1] == 1:
+            return F.mse_loss(outputs[:, 0], batch.labels, reduction="sum"), outputs
+        return F.cross_entropy(outputs, batch.labels, reduction="sum"), outputs
+
+
+class FirstTokenHead(nn.Module):
+    """RoBERTa's and BERT's head: dropout, dense, tanh, dropout, projection of the first token.
+
+    BERT has its pooler in the place of the dense layer and no dropout before it.
+    """
+
+    def __init__(self, width: int, num_outputs: int, dropout: float, before: bool) -> None:
+        super().__init__()
+        self.dense = nn.Linear(width, width)
+        self.out_proj = nn.Linear(width, num_outputs)
+        self.dropout = nn.Dropout(dropout)
+        self.before = before
+
+    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        first = hidden[:, 0]
+        first = self.dropout(first) if self.before else first
+        return self.out_proj(self.dropout(torch.tanh(self.dense(first))))
+
+
+class LastTokenHead(nn.Module):
+    """GPT-2's head: a projection of the last real token, without a bias."""
+
+    def __init__(self, width: int, num_outputs: int) -> None:
+        super().__init__()
+        self.score = nn.Linear(width, num_outputs, bias=False)
+
+    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        last = mask.sum(dim=1) - 1
+        return self.score(hidden[torch.arange(len(hidden), device=hidden.device), last])
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready to be adapted, and its tokenizer."""
+
+    model: Model
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int  # tokens that the backbone has positions for
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrained:
+    """Where a backbone comes from and what is known of it."""
+
+    name: str
+    path: str  # a folder, or a hub id
+    package: str | None  # MODULE/FOLDER of an installed package that carries the weights
+    revision: str | None  # of the hub id
+    sha256: str | None  # of the weights, checked where it is given
+    dropout: float | None  # the backbone's and the head's; null: as in the checkpoint's config
+    lr_scale: float  # multiplies every variant's learning rate
+    linears: dict[str, list[str]]  # named groups of linear layers, for a variant's targets
+
+    @property
+    def note(self) -> str:
+        """What a reader of the score must know of this model."""
+        return ""
+
+    def folder(self) -> Path:
+        """The local folder with config, tokenizer and weights, downloaded if need be."""
+        if self.package is not None:
+            module, _, inside = self.package.partition("/")
+            spec = find_spec(module)
+            if spec is not None and spec.submodule_search_locations:
+                return Path(spec.submodule_search_locations[0]) / inside
+        if Path(self.path).is_dir():
+            return Path(self.path)
+        if self.path.startswith((".", "/", "~")) or self.path.count("/") > 1:
+            raise ValueError(f"model.path: there is no folder '{self.path}'.")
+        patterns = ["*.json", "*.txt", "*.safetensors", "*.model"]
+        return hub.snapshot(self.path, "model", patterns, self.revision)
+
+    def weights_hash(self) -> str:
+        """The sha256 of the weights; raises ValueError where it is not the expected one."""
+        folder = self.folder()
+        files = weight_files(folder)
+        digest = hash_files(files)
+        if self.sha256 is not None and digest != self.sha256:
+            raise ValueError(f"{files[0]} has sha256 {digest}, and {self.sha256} was expected.")
+        return digest
+
+    def load(self, num_outputs: int, generator: torch.Generator, precision: str) -> Loaded:
+        """The backbone in evaluation-ready form with plain linears, and a head from `generator`."""
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+        folder = self.folder()
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        if self.dropout is not None:
+            set_dropout(config, self.dropout)
+        check_family(self.name, config.model_type)
+        head = build_head(config, num_outputs)
+        initialise(head, config.initializer_range, generator)
+        backbone = load_backbone(folder, config)
+        if config.model_type == "bert":
+            load_pooler(folder, head)
+        plain_linears(backbone)
+        store_matrices(backbone, PRECISIONS[precision])
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return Loaded(Model(backbone, head), tokenizer, positions(config))
+
+
+FAMILIES = ("roberta", "bert", "gpt2")
+
+
+def check_family(name: str, family: str) -> None:
+    """Raise where there is no head for this architecture."""
+    if family not in FAMILIES:
+        raise ValueError(f"model '{name}' is of type '{family}'; known are: {', '.join(FAMILIES)}.")
+
+
+def positions(config: AutoConfig) -> int:
+    """The longest input in tokens; RoBERTa's first positions are taken by the padding index."""
+    taken = config.pad_token_id + 1 if config.model_type == "roberta" else 0
+    return config.max_position_embeddings - taken
+
+
+def set_dropout(config: AutoConfig, probability: float) -> None:
+    """Set every dropout probability of a model's config."""
+    for key in list(config.to_dict()):
+        if key.endswith(("dropout", "_pdrop", "dropout_prob")):
+            setattr(config, key, probability)
+
+
+def build_head(config: AutoConfig, num_outputs: int) -> nn.Module:
+    """The head that the model's family has for classification and regression."""
+    if config.model_type == "gpt2":
+        return LastTokenHead(config.n_embd, num_outputs)
+    dropout = config.classifier_dropout
+    dropout = config.hidden_dropout_prob if dropout is None else dropout
+    return FirstTokenHead(config.hidden_size, num_outputs, dropout, config.model_type == "roberta")
+
+
+@torch.no_grad()
+def initialise(head: nn.Module, std: float, generator: torch.Generator) -> None:
+    """Draw the head's matrices from N(0, std^2) and zero its biases, as transformers does."""
+    for parameter in head.parameters():
+        if parameter.ndim > 1:
+            parameter.normal_(0.0, std, generator=generator)
+        else:
+            parameter.zero_()
+
+
+def load_backbone(folder: Path, config: AutoConfig) -> nn.Module:
+    """The pretrained model without pooler and language-model head; a missing weight is an error."""
+    options = {} if config.model_type == "gpt2" else {"add_pooling_layer": False}
+    try:
+        backbone, report = AutoModel.from_pretrained(
+            folder,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            **options,
+        )
+    except SafetensorError as error:
+        raise ValueError(f"The weights in {folder} cannot be read ({error}).") from None
+    lost = sorted(report["missing_keys"]) + [str(key) for key in report["mismatched_keys"]]
+    if lost:
+        raise ValueError(f"The weights in {folder} lack {lost[0]} ({len(lost)} tensors in all).")
+    return backbone
+
+
+@torch.no_grad()
+def load_pooler(folder: Path, head: FirstTokenHead) -> None:
+    """BERT's pooler is part of the pretrained model: take it from the checkpoint where it has one."""
+    for file in weight_files(folder):
+        with safe_open(file, "pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 (not a dict)
+                for part in ("weight", "bias"):
+                    if name.endswith(f"pooler.dense.{part}"):
+                        getattr(head.dense, part).copy_(tensors.get_tensor(name))
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model folder."""
+    single = folder / "model.safetensors"
+    files = [single] if single.is_file() else sorted(folder.glob("model-*-of-*.safetensors"))
+    if not files:
+        raise ValueError(
+            f"{folder} holds no model.safetensors; weights in other formats are not read."
+        )
+    return files
+
+
+def hash_files(files: list[Path]) -> str:
+    """The sha256 of one file, or of the hashes of several in order."""
+    digests = []
+    for path in files:
+        with path.open("rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return (
+        digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    )
+
+
+class SplitLinear(nn.Module):
+    """GPT-2's fused projection as three linear layers, so that q, k and v are adapted one by one."""
+
+    def __init__(self, fused: Conv1D) -> None:
+        super().__init__()
+        weights, biases = fused.weight.chunk(3, dim=1), fused.bias.chunk(3)
+        self.q, self.k, self.v = map(linear_from_conv, weights, biases)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat((self.q(x), self.k(x), self.v(x)), dim=-1)
+
+
+def linear_from_conv(weight: Tensor, bias: Tensor) -> nn.Linear:
+    """A linear layer from a Conv1D's weight [d_in, d_out]."""
+    d_in, d_out = weight.shape
+    linear = nn.Linear(d_in, d_out, device="meta")
+    linear.weight = nn.Parameter(weight.detach().t().contiguous())
+    linear.bias = nn.Parameter(bias.detach().clone())
+    return linear
+
+
+def plain_linears(backbone: nn.Module) -> None:
+    """Turn GPT-2's Conv1D and fused projections into nn.Linear; other models have nothing else."""
+    for name, module in list(backbone.named_modules()):
+        if isinstance(module, Conv1D):
+            fused = name.endswith("c_attn")
+            plain = SplitLinear(module) if fused else linear_from_conv(module.weight, module.bias)
+            replace_module(backbone, name, plain)
+
+
+class CastLinear(nn.Linear):
+    """A linear layer that casts its weights to the input's dtype at use."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.to(input.dtype)
+        return F.linear(input, self.weight.to(input.dtype), bias)
+
+
+class CastLayerNorm(nn.LayerNorm):
+    """A layer norm computed in float32, whatever it is given."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.float()).to(input.dtype)
+
+
+class CastEmbedding(nn.Embedding):
+    """An embedding that gives bfloat16, also while its own table trains in float32."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input).to(torch.bfloat16)
+
+
+CASTING = {nn.Linear: CastLinear, nn.LayerNorm: CastLayerNorm, nn.Embedding: CastEmbedding}
+
+
+def store_matrices(backbone: nn.Module, dtype: torch.dtype) -> None:
+    """Hold linear and embedding tables in `dtype`; biases and norms stay in float32.
+
+    It comes before a method adapts the model, so that every method starts from the same rounded weights.
+    """
+    if dtype == torch.float32:
+        return
+    for module in backbone.modules():
+        if type(module) in CASTING:
+            module.__class__ = CASTING[type(module)]
+        if isinstance(module, nn.Linear | nn.Embedding):
+            module.weight.data = module.weight.data.to(dtype)
+
+
+def float_masters(model: nn.Module) -> None:
+    """Hold whatever trains in float32."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()

@@ -1,0 +1,107 @@
+"""What a finished run comes to: its result, and the files beside it."""
+
+from typing import Any
+
+import numpy as np
+
+from experiments import evaluation
+from experiments.config import describe
+from experiments.evaluation import Evaluated
+from experiments.files import write_tensors
+from experiments.job import Job
+from experiments.measure import count_parameters, flops_per_token, latency, memory_kind
+from experiments.recorder import Recorder
+from experiments.results import Origin, Result, provenance, write_predictions
+
+LATENCY_BATCH = 32
+
+
+def collect(
+    job: Job,
+    recorder: Recorder,
+    evaluated: dict[str, Evaluated],
+    failure: str | None,
+    origin: Origin,
+) -> Result:
+    """The result of a run, complete or diverged."""
+    run = job.run
+    return Result(
+        status="diverged" if failure else "complete",
+        failure=failure,
+        label=run.label,
+        seed=run.seed,
+        primary=evaluation.primary(run.task, evaluated) if evaluated else {},
+        scores=evaluation.scores(run.task, evaluated),
+        cost=cost(job, recorder, evaluated),
+        telemetry=run.variant.telemetry(job.loaded.model.backbone),
+        examples=count_examples(job, evaluated),
+        fingerprint=recorder.key,
+        config=describe(run),
+        choices=dict(origin.choices),
+        overrides=list(origin.overrides),
+        paper=run.paper if origin.keeps_paper() else None,
+        provenance=provenance(job.device),
+        folder=recorder.folder,
+    )
+
+
+def write(job: Job, evaluated: dict[str, Evaluated], result: Result) -> None:
+    """Write adapter, head and predictions, then the result that declares them complete."""
+    if evaluated:
+        model = job.loaded.model
+        folder = result.folder
+        write_tensors(folder / "adapter.safetensors", job.run.variant.learned_state(model.backbone))
+        write_tensors(folder / "head.safetensors", dict(model.head.state_dict()))
+        write_predictions(folder, evaluation.predictions(job.run.task, evaluated))
+        result.cost["bytes"] = {
+            part: (folder / f"{part}.safetensors").stat().st_size for part in ("adapter", "head")
+        }
+    result.write()
+
+
+def cost(job: Job, recorder: Recorder, evaluated: dict[str, Evaluated]) -> dict[str, Any]:
+    """Parameters, seconds, memory, arithmetic and latency of the run."""
+    clock = recorder.clock
+    lengths = job.examples.lengths.astype(float)
+    # Attention's share per token, averaged over tokens: long texts hold more of them.
+    length = float((lengths**2).sum() / lengths.sum())
+    per_token = flops_per_token(job.loaded.model.backbone, length)
+    phases = recorder.costs
+    found = {
+        "parameters": count_parameters(job.loaded.model),
+        "seconds": {name: phase.seconds for name, phase in phases.items()},
+        "peak_mib": {name: phase.peak_mib for name, phase in phases.items()},
+        "memory": memory_kind(job.device, phases["train"]),
+        "restarts": recorder.restarts,
+        "steps": clock.summary(),
+        "flops": {
+            "forward_per_token": per_token["forward"],
+            "training_per_token": per_token["training"],
+            "training": per_token["training"] * clock.tokens,
+        },
+    }
+    # The steps of every process that took part, where the phase only knows the last.
+    found["seconds"]["train"] = sum(clock.seconds())
+    if evaluated:
+        split = next(iter({**job.data.score, **job.data.predict}.values()))
+        rows = np.arange(min(LATENCY_BATCH, len(split)))
+        batch = evaluation.encoded(job.loaded, split.take(rows), job.run.train).batch(rows)
+        found["latency"] = latency(job.loaded.model, batch.to(job.device))
+    return found
+
+
+def count_examples(job: Job, evaluated: dict[str, Evaluated]) -> dict[str, Any]:
+    """How many examples there were by split, how many were cut or left out, and where from."""
+    data = job.data
+    splits = {"train": data.train, **data.score, **data.predict}
+    return {
+        "source": {name: split.origin for name, split in splits.items()},
+        "available": {name: len(split) for name, split in splits.items()},
+        "trained_on": len(job.examples),
+        "skipped": {name: split.skipped for name, split in splits.items() if split.skipped},
+        "truncated": {
+            "train": job.examples.truncated,
+            **{name: item.truncated for name, item in evaluated.items()},
+        },
+        "task_version": job.run.task.version,
+    }

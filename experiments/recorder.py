@@ -1,0 +1,236 @@
+"""What a training run leaves behind while it goes: history, checkpoints, snapshots, progress."""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from experiments.batches import Batch
+from experiments.files import append_line, write_lines, write_tensors
+from experiments.job import Job
+from experiments.measure import Clock, Cost
+from experiments.training import State, Watch
+from variants.base import adapter_layers, copy_exactly
+
+
+class Diverged(ArithmeticError):
+    """The loss is not a number any more, or many times what it was at first."""
+
+
+@dataclass
+class Recorder(Watch):
+    """Listens to a run in its folder, and takes it up again where its last checkpoint left it."""
+
+    job: Job
+    folder: Path
+    key: dict[str, Any]  # the run's fingerprint: a checkpoint must agree with it to be continued
+    listeners: list[Callable[[dict[str, float]], None]]  # told of every logged record
+    history: list[dict[str, float]] = field(default_factory=list)
+    restarts: int = 0
+
+    def __post_init__(self) -> None:
+        self.train = self.job.run.train
+        self.clock = Clock(self.job.device)
+        self.costs = {phase: Cost() for phase in ("prepare", "train", "evaluate")}
+
+    def begin(self, state: State, total: int) -> int:
+        self.state, self.total = state, total
+        self.saved_at = time.monotonic()
+        self.snapshots = snapshot_steps(self.train.snapshots, total)
+        self.clear_window()
+        start = self.restore() if self.checkpoint.exists() else 0
+        write_lines(self.folder / "history.jsonl", self.history)
+        return start
+
+    def before(self, step: int) -> None:
+        self.clock.start()
+
+    def seen(self, batch: Batch, outputs: Tensor) -> None:
+        self.clock.count(batch)
+        self.outputs.append(outputs)
+        self.labels.append(batch.labels)
+
+    def after(self, step: int, loss: Tensor, norm: Tensor) -> None:
+        self.clock.stop()
+        self.losses.append(loss)
+        if step % self.train.log_every == 0 or step == self.total:
+            self.log(step, float(norm))
+            # Only here, where no half-filled window would have to be kept.
+            if (
+                step == self.total
+                or time.monotonic() - self.saved_at >= self.train.checkpoint_every
+            ):
+                self.save(step)
+        if step in self.snapshots:
+            write_tensors(
+                self.folder / "snapshots" / f"step-{step:07d}.safetensors", self.learned()
+            )
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoint.safetensors"
+
+    def learned(self) -> dict[str, Tensor]:
+        return self.state.variant.learned_state(self.state.model.backbone)
+
+    def clear_window(self) -> None:
+        self.losses: list[Tensor] = []
+        self.outputs: list[Tensor] = []
+        self.labels: list[Tensor | None] = []
+
+    def log(self, step: int, norm: float) -> None:
+        """Write the means since the last record; raises Diverged where training has gone wrong."""
+        loss = float(torch.stack(self.losses).mean())
+        first = self.history[0]["loss"] if self.history else loss
+        record = {"step": step, "loss": loss, "gradient_norm": norm}
+        if math.isfinite(loss) and math.isfinite(norm):
+            record |= self.details()
+        self.history.append(record)
+        append_line(self.folder / "history.jsonl", record)
+        self.clear_window()
+        for listener in self.listeners:
+            listener(record)
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise Diverged(f"The loss is {loss} and the gradient's norm {norm} at step {step}.")
+        if loss > self.train.explode * first:
+            raise Diverged(
+                f"The loss is {loss:.4g} at step {step}, over {self.train.explode:g} times the "
+                f"{first:.4g} it began with (train.explode)."
+            )
+
+    def details(self) -> dict[str, float]:
+        """Learning rates, the metric on the batches since the last record, and the method's telemetry."""
+        outputs = torch.cat(self.outputs).cpu().numpy()
+        labels = np.concatenate([part.numpy() for part in self.labels if part is not None])
+        task = self.job.run.task
+        telemetry = self.state.variant.telemetry(self.state.model.backbone)
+        return {
+            f"train_{task.primary}": task.score(labels, outputs)[task.primary],
+            "lr": self.state.schedule.get_last_lr()[0],
+            **telemetry,
+        }
+
+    def save(self, step: int) -> None:
+        """Write all that continuing from this step needs, in one file, in one move."""
+        tensors = flatten(self.moving()) | {
+            "clock.steps": torch.tensor(self.clock.seconds(), dtype=torch.float64)
+        }
+        about = {
+            "step": step,
+            "key": self.key,
+            "prepare": vars(self.costs["prepare"]),
+            "restarts": self.restarts,
+            "history": self.history,
+            "schedule": self.state.schedule.last_epoch,
+            "tokens": [self.clock.tokens, self.clock.padded],
+        }
+        write_tensors(self.checkpoint, tensors, {"about": json.dumps(about)})
+        self.saved_at = time.monotonic()
+
+    def moving(self) -> dict[str, dict[str, Tensor]]:
+        """Every tensor that training changes, by group."""
+        state = self.state
+        adam = state.optimizer.state_dict()["state"]
+        random = {"cpu": torch.get_rng_state()}
+        if torch.cuda.is_available():
+            random["cuda"] = torch.cuda.get_rng_state()
+        return {
+            "learned": self.learned(),
+            "buffer": adapter_buffers(state.model.backbone),
+            "head": dict(state.model.head.state_dict()),
+            "optimizer": {
+                f"{i}.{key}": torch.as_tensor(value)
+                for i, entry in adam.items()
+                for key, value in entry.items()
+            },
+            "random": random,
+        }
+
+    def restore(self) -> int:
+        """Continue from the checkpoint: everything as it was after its step."""
+        about, tensors = read_checkpoint(self.checkpoint)
+        if about["key"] != self.key:
+            raise ValueError(
+                f"{self.folder} holds the unfinished run of another configuration or other data; "
+                "delete it, or choose another folder."
+            )
+        groups = unflatten(tensors)
+        state = self.state
+        state.variant.load_state(state.model.backbone, groups.get("learned", {}))
+        copy_exactly(adapter_buffers(state.model.backbone), groups.get("buffer", {}))
+        copy_exactly(dict(state.model.head.state_dict()), groups["head"])
+        state.optimizer.load_state_dict(
+            {
+                "state": optimizer_entries(groups.get("optimizer", {})),
+                "param_groups": state.optimizer.state_dict()["param_groups"],
+            }
+        )
+        # One step short of where it was, then a step: that sets the learning rates too.
+        behind = {"last_epoch": about["schedule"] - 1, "_step_count": about["schedule"] + 1}
+        state.schedule.load_state_dict(state.schedule.state_dict() | behind)
+        state.schedule.step()
+        torch.set_rng_state(groups["random"]["cpu"])
+        if "cuda" in groups["random"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state(groups["random"]["cuda"])
+        self.history[:] = about["history"]
+        self.costs["prepare"] = Cost(**about["prepare"])
+        self.restarts = about["restarts"] + 1
+        self.clock.steps = groups["clock"]["steps"].tolist()
+        self.clock.tokens, self.clock.padded = about["tokens"]
+        return about["step"]
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What a checkpoint says of itself, and its tensors."""
+    try:
+        with safe_open(path, "pt") as file:
+            about = json.loads(file.metadata()["about"])
+            return about, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} cannot be read ({error}); delete it to start over.") from None
+
+
+def optimizer_entries(tensors: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    """The per-parameter entries of an optimizer's state from their flat names."""
+    entries: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        index, _, key = name.partition(".")
+        entries.setdefault(int(index), {})[key] = tensor
+    return entries
+
+
+def adapter_buffers(backbone: torch.nn.Module) -> dict[str, Tensor]:
+    """The bookkeeping of the method: buffers of adapter layers, those of their bases left out."""
+    return {
+        f"{name}.{key}": buffer
+        for name, layer in adapter_layers(backbone)
+        for key, buffer in layer.named_buffers()
+        if not key.startswith("base.")
+    }
+
+
+def flatten(groups: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
+    """`{group: {name: tensor}}` as `{group.name: tensor}`."""
+    return {f"{g}.{name}": t for g, tensors in groups.items() for name, t in tensors.items()}
+
+
+def unflatten(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """The inverse of `flatten`."""
+    groups: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        group, _, key = name.partition(".")
+        groups.setdefault(group, {})[key] = tensor
+    return groups
+
+
+def snapshot_steps(count: int, total: int) -> set[int]:
+    """`count` steps evenly spaced over the run, the last one its end."""
+    return {round(total * k / count) for k in range(1, count + 1)} if count else set()

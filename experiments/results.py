@@ -1,0 +1,163 @@
+"""One folder per run: what it says, what it holds, and whether it is complete."""
+
+import json
+import platform
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from experiments.files import whole, write_json
+
+SCHEMA = 1
+PACKAGES = (
+    "torch", "transformers", "tokenizers", "datasets", "numpy", "scipy", "scikit-learn", "hydra-core",
+)  # fmt: skip
+# Overrides that leave a published setting what it is.
+HARMLESS = (
+    "experiment",
+    "seed",
+    "tracker",
+    "data.dir",
+    "train.device",
+    "train.checkpoint_every",
+    "data",
+    "hydra",
+)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How a run was asked for: Hydra's choices of group files, and the overrides as typed."""
+
+    choices: dict[str, str] = field(default_factory=dict)
+    overrides: Sequence[str] = ()
+
+    def keeps_paper(self) -> bool:
+        """Whether a published setting was taken as it is, but for its seed and where it runs."""
+        keys = [part.lstrip("+~").partition("=")[0] for part in self.overrides]
+        return all(
+            key in HARMLESS or key.startswith(tuple(f"{h}." for h in HARMLESS)) for key in keys
+        )
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came out of a run, and all that is needed to judge and repeat it."""
+
+    status: str  # complete | diverged
+    label: dict[str, str]
+    seed: int
+    primary: dict[str, Any]  # metric, score, interval, examples
+    scores: dict[str, dict[str, float]]  # by split
+    cost: dict[str, Any]
+    telemetry: dict[str, float]
+    examples: dict[str, Any]  # counts and origins by split
+    fingerprint: dict[str, Any]  # settings, data hashes, weights hash
+    config: dict[str, Any]
+    choices: dict[str, str]
+    overrides: list[str]
+    paper: str | None
+    provenance: dict[str, Any]
+    failure: str | None = None
+    schema: int = SCHEMA
+    folder: Path = field(default=Path(), compare=False)
+
+    @cached_property
+    def predictions(self) -> pd.DataFrame:
+        """One row per evaluated example."""
+        return pd.read_parquet(self.folder / "predictions.parquet")
+
+    @cached_property
+    def history(self) -> pd.DataFrame:
+        """One row per logged step."""
+        return pd.read_json(self.folder / "history.jsonl", lines=True)
+
+    def write(self) -> None:
+        """Write result.json, the last file of a run, and take away the mark of an unfinished one."""
+        content = asdict(self)
+        del content["folder"]
+        write_json(self.folder / "result.json", content)
+        (self.folder / UNFINISHED).unlink(missing_ok=True)
+        (self.folder / "checkpoint.safetensors").unlink(missing_ok=True)
+
+
+UNFINISHED = "UNFINISHED"
+
+
+def mark_unfinished(folder: Path) -> None:
+    """Say in the folder that it holds no result yet."""
+    with whole(folder / UNFINISHED) as file:
+        file.write_text(
+            "This run has no result yet. The same command takes it up where it stopped.\n"
+        )
+
+
+def read_result(folder: Path) -> Result:
+    """The result of a finished run.
+
+    Raises ValueError for a folder without one, or one of another schema.
+    """
+    path = folder / "result.json"
+    if not path.is_file():
+        raise ValueError(f"{folder} holds no finished run: there is no result.json in it.")
+    try:
+        content = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not valid JSON ({error}).") from None
+    if content.get("schema") != SCHEMA:
+        raise ValueError(
+            f"{path} has schema {content.get('schema')}, and this version reads {SCHEMA}."
+        )
+    return Result(**content, folder=folder)
+
+
+def write_predictions(folder: Path, frame: pd.DataFrame) -> None:
+    """Write one row per evaluated example."""
+    with whole(folder / "predictions.parquet") as file:
+        frame.to_parquet(file, index=False)
+
+
+def provenance(device: torch.device) -> dict[str, Any]:
+    """Code, packages and machine behind a result."""
+    return {
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git": git_state(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def git_state() -> dict[str, Any] | None:
+    """Commit and whether the tree differs from it; None outside a git checkout."""
+
+    def ask(*command: str) -> str:
+        root = Path(__file__).parent
+        return subprocess.run(
+            ["git", *command], cwd=root, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain"))}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def device_name(device: torch.device) -> str:
+    """The processor's own name."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

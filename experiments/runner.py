@@ -1,0 +1,84 @@
+"""One run from settings to result: the whole story on one screen."""
+
+from pathlib import Path
+
+from experiments import evaluation, outcome
+from experiments.config import Run, describe
+from experiments.console import Console
+from experiments.evaluation import Evaluated
+from experiments.job import Job, fingerprint, start
+from experiments.measure import measure
+from experiments.probe import Trial
+from experiments.randomness import derived_seed, seed_everything
+from experiments.recorder import Diverged, Recorder
+from experiments.results import Origin, Result, mark_unfinished, read_result
+from experiments.training import fit
+
+
+def execute(run: Run, out: Path, origin: Origin | None = None) -> Result:
+    """Carry out a run in the folder `out`, or take it up again there, or read what it gave.
+
+    Raises Diverged, with the result written, where training went wrong.
+    """
+    data = run.task.load(run.data)
+    key = fingerprint(run, data)
+    if (out / "result.json").exists():
+        return finished(out, key)
+    mark_unfinished(out)
+    job = start(run, data)
+    with Console(job, out) as console, run.tracker.start(out, run.title, describe(run)) as tracked:
+        recorder = Recorder(job, out, key, listeners=[console.log, tracked.log])
+        prepare(job, recorder)
+        failure = train(job, recorder)
+        evaluated = {} if failure else evaluate(job, recorder)
+        result = outcome.collect(job, recorder, evaluated, failure, origin or Origin())
+        outcome.write(job, evaluated, result)
+        tracked.summarise(result)
+    if failure:
+        raise Diverged(f"{failure} It is recorded in {out / 'result.json'}.")
+    console.show(result)
+    return result
+
+
+def finished(out: Path, key: dict) -> Result:
+    """The result in the folder, where it is that of this very run."""
+    result = read_result(out)
+    if result.fingerprint != key:
+        changed = [name for name in key if result.fingerprint.get(name) != key[name]]
+        raise ValueError(
+            f"{out} holds the result of another run (the {' and the '.join(changed)} differ); "
+            "delete it, or choose another folder."
+        )
+    if result.failure:
+        raise Diverged(f"{out} holds a diverged run: {result.failure} Delete it to try again.")
+    print(f"Already done: {out / 'result.json'}")
+    return result
+
+
+def prepare(job: Job, recorder: Recorder) -> None:
+    """Let the method look at data or train briefly; a run taken up again has that behind it."""
+    if not recorder.checkpoint.exists():
+        with measure(job.device, recorder.costs["prepare"]):
+            trial = Trial(job.loaded.model, job.run.variant, job.examples, job.plan, job.run.seed)
+            job.run.variant.prepare(job.loaded.model.backbone, trial.probe())
+
+
+def train(job: Job, recorder: Recorder) -> str | None:
+    """Train; returns what went wrong where the loss did."""
+    # Again: methods have drawn different amounts, and all start dropout from here.
+    seed_everything(derived_seed(job.run.seed, "training"))
+    with measure(job.device, recorder.costs["train"]):
+        try:
+            fit(job.loaded.model, job.run.variant, job.batches, job.plan, recorder)
+        except Diverged as error:
+            return str(error)
+    return None
+
+
+def evaluate(job: Job, recorder: Recorder) -> dict[str, Evaluated]:
+    """The trained model's outputs on every split that is scored or predicted."""
+    with measure(job.device, recorder.costs["evaluate"]):
+        return {
+            name: evaluation.on_split(job.loaded, split, job.run.train)
+            for name, split in {**job.data.score, **job.data.predict}.items()
+        }

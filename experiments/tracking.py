@@ -1,0 +1,73 @@
+"""wandb behind two calls; offline unless asked otherwise, and without an account."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.results import Result
+
+MODES = ("offline", "online", "disabled")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tracker:
+    """How a run is shown to wandb."""
+
+    mode: str  # offline | online | disabled
+    project: str
+    entity: str | None
+    group: str | None
+    tags: list[str]
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ValueError(f"tracker.mode must be one of {', '.join(MODES)}, got '{self.mode}'.")
+
+    @contextmanager
+    def start(self, folder: Path, name: str, config: dict[str, Any]) -> Iterator["Tracked"]:
+        """Track a run in its own folder, from its start to its end, good or bad."""
+        if self.mode == "disabled":
+            yield Tracked(None)
+            return
+        import wandb  # takes a moment, so only where it is used
+
+        if self.mode == "online" and not (os.environ.get("WANDB_API_KEY") or wandb.api.api_key):
+            raise ValueError(
+                "tracker.mode is 'online' and wandb has no key: run 'wandb login', "
+                "or set tracker.mode=offline and 'wandb sync' the run later."
+            )
+        # As a context manager wandb marks a run that raises as failed.
+        with wandb.init(
+            mode=self.mode,
+            project=self.project,
+            entity=self.entity,
+            group=self.group,
+            tags=self.tags,
+            name=name,
+            dir=folder,
+            config=config,
+            settings=wandb.Settings(console="off", silent=True, init_timeout=30),
+        ) as run:
+            yield Tracked(run)
+
+
+class Tracked:
+    """A run under way."""
+
+    def __init__(self, run: Any) -> None:
+        self.run = run
+
+    def log(self, record: dict[str, float]) -> None:
+        """Send one record of the history."""
+        if self.run is not None:
+            self.run.log(record, step=int(record["step"]))
+
+    def summarise(self, result: Result) -> None:
+        """Send what came out."""
+        if self.run is not None:
+            self.run.summary.update(
+                {"status": result.status, "scores": result.scores, "cost": result.cost}
+            )

@@ -1,0 +1,177 @@
+"""The training loop: one for every method, resumable at any step."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+
+from experiments.batches import Batch, Batches
+from experiments.models import PRECISIONS, Model
+from variants.base import Progress, Variant, decay_groups
+
+# Factor on the learning rate after a share of the steps behind the warm-up.
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "linear": lambda done: 1.0 - done,
+    "cosine": lambda done: (1.0 + math.cos(math.pi * done)) / 2,
+    "constant": lambda done: 1.0,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """How a run trains; a step is an optimiser step."""
+
+    epochs: float  # length of the run
+    batch_size: int  # examples per step
+    accumulate: int  # parts a batch is computed in; changes memory, not the gradient
+    examples: int | None  # a fixed random subset of the train split; null: all of it
+    max_length: int  # tokens; longer texts are cut and counted
+    head_lr: float  # the task head's rate, the same for every method
+    weight_decay: float  # on matrices; never on norms and biases
+    schedule: str
+    warmup: float  # fraction of all steps
+    clip: float | None  # largest gradient norm
+    precision: str  # fp32, or bf16: frozen matrices in bfloat16, what trains in float32
+    checkpointing: bool  # recompute activations in the backward pass
+    device: str  # auto, cpu, cuda, cuda:1 ...
+    eval_batch_size: int
+    snapshots: int  # adapter states kept, evenly spaced, the last one at the end
+    explode: float  # stop when the loss is this many times what it was at first
+    log_every: int  # steps
+    checkpoint_every: float  # seconds
+
+    def __post_init__(self) -> None:
+        positive = (
+            "epochs",
+            "batch_size",
+            "accumulate",
+            "max_length",
+            "eval_batch_size",
+            "log_every",
+        )
+        for name in (*positive, "explode"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"train.{name} must be positive, got {getattr(self, name)}.")
+        for name in ("head_lr", "weight_decay", "snapshots", "checkpoint_every"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"train.{name} must not be negative, got {getattr(self, name)}.")
+        for name in ("examples", "clip"):
+            if getattr(self, name) is not None and getattr(self, name) <= 0:
+                raise ValueError(
+                    f"train.{name} must be positive or null, got {getattr(self, name)}."
+                )
+        if not 0 <= self.warmup <= 1:
+            raise ValueError(f"train.warmup is a fraction of all steps, got {self.warmup}.")
+        for name, known in (("precision", tuple(PRECISIONS)), ("schedule", tuple(SCHEDULES))):
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"train.{name} must be one of {', '.join(known)}, got '{getattr(self, name)}'."
+                )
+
+    def pick_device(self) -> torch.device:
+        """The device asked for; `auto` is a GPU where there is one."""
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if self.device.partition(":")[0] not in ("cpu", "cuda"):
+            raise ValueError(f"train.device must be auto, cpu or cuda, got '{self.device}'.")
+        if self.device.startswith("cuda") and not torch.cuda.is_available():
+            raise ValueError(
+                f"train.device is '{self.device}', and this machine has no CUDA device."
+            )
+        return torch.device(self.device)
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Optimiser steps of the whole run, at least one."""
+        return max(1, round(self.epochs * steps_per_epoch))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how fast to train."""
+
+    train: Train
+    lr: float  # of the method's parameters
+    total: int  # steps
+
+
+def build_optimizer(
+    model: Model, variant: Variant, plan: Plan
+) -> tuple[torch.optim.Optimizer, list[nn.Parameter]]:
+    """AdamW over the method's groups and the head's, and everything that trains."""
+    train = plan.train
+    groups = variant.param_groups(model.backbone, plan.lr, train.weight_decay)
+    groups += decay_groups(model.head, train.head_lr, train.weight_decay)
+    optimizer = torch.optim.AdamW(groups)
+    return optimizer, [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def build_schedule(optimizer: torch.optim.Optimizer, plan: Plan) -> LambdaLR:
+    """The learning rates of every step: warm-up, then the named schedule."""
+    factor = SCHEDULES[plan.train.schedule]
+    warmup = round(plan.train.warmup * plan.total)
+
+    def at(step: int) -> float:
+        if step < warmup:
+            return step / warmup
+        return factor((step - warmup) / max(1, plan.total - warmup))
+
+    return LambdaLR(optimizer, at)
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything that moves while a run trains."""
+
+    model: Model
+    variant: Variant
+    optimizer: torch.optim.Optimizer
+    schedule: LambdaLR
+
+
+class Watch:
+    """What a training run tells its surroundings; this one does not listen."""
+
+    def begin(self, state: State, total: int) -> int:
+        """The run starts; returns the number of steps it has behind it."""
+        return 0
+
+    def before(self, step: int) -> None:
+        """A step starts."""
+
+    def seen(self, batch: Batch, outputs: Tensor) -> None:
+        """A part of a batch went through the model."""
+
+    def after(self, step: int, loss: Tensor, norm: Tensor) -> None:
+        """A step is complete: its mean loss, and the norm of its gradient before clipping."""
+
+
+def fit(model: Model, variant: Variant, batches: Batches, plan: Plan, watch: Watch) -> None:
+    """Train for `plan.total` steps, or for what the watch says is left of them."""
+    device = next(model.parameters()).device
+    optimizer, trained = build_optimizer(model, variant, plan)
+    schedule = build_schedule(optimizer, plan)
+    start = watch.begin(State(model, variant, optimizer, schedule), plan.total)
+    model.train()
+    for step in range(start + 1, plan.total + 1):
+        watch.before(step)
+        parts = list(batches.parts(step))
+        labels_in_step = sum(len(part.rows) for part in parts)
+        loss = torch.zeros((), device=device)
+        for part in parts:
+            loss_sum, outputs = model.loss(part.to(device))
+            part_loss = loss_sum / labels_in_step + variant.penalty(model.backbone) / len(parts)
+            part_loss.backward()
+            loss += part_loss.detach()
+            watch.seen(part, outputs.detach())
+        progress = Progress(step, plan.total)
+        variant.after_backward(model.backbone, progress)
+        norm = nn.utils.clip_grad_norm_(trained, plan.train.clip or math.inf)
+        optimizer.step()
+        schedule.step()
+        variant.after_step(model.backbone, progress)
+        optimizer.zero_grad()
+        watch.after(step, loss, norm)

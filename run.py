@@ -1,0 +1,34 @@
+"""Compose, read, execute, write: `python run.py variant=dora task=sst2`, `--help` lists the settings."""
+
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException
+from omegaconf import DictConfig, OmegaConf
+
+import experiments.identity  # noqa: F401 (the resolver that names a run's folder)
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def main(cfg: DictConfig) -> float:
+    """Run one cell and return its primary score, which is what a sweeper sees."""
+    # Here and not above, so that --help and a mistyped name answer at once.
+    from experiments.config import read
+    from experiments.recorder import Diverged
+    from experiments.results import Origin
+    from experiments.runner import execute
+
+    hydra_config = HydraConfig.get()
+    choices = OmegaConf.to_container(hydra_config.runtime.choices)
+    origin = Origin(choices, list(hydra_config.overrides.task))
+    try:
+        result = execute(read(cfg), Path(hydra_config.runtime.output_dir), origin)
+    except (ValueError, OSError, Diverged) as error:
+        # Hydra prints this kind as one line; HYDRA_FULL_ERROR=1 shows where it came from.
+        raise CompactHydraException(str(error)) from error
+    return result.primary["score"]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,220 @@
+"""The contract between a method and everything else: one layer class, one method class.
+
+A method is an `AdapterLayer` (the equation) and a `Variant` (hyper-parameters and hooks). The training
+loop calls every hook of every method in the same order, so no method is named outside its own file.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Optimiser step `step` of `total`, counted from 1."""
+
+    step: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What `Variant.prepare` may use of the run: a stratified share, in (0, 1], of the train split.
+
+    The head takes part in `fit` and is as before afterwards; no batch of the main run is used up.
+    """
+
+    fit: Callable[[float, int], None]  # train on this share for this many steps, at a constant rate
+    batches: Callable[[float], Iterable[Any]]  # this share, in order; `inputs` feed the backbone
+
+
+class AdapterLayer(nn.Module):
+    """A frozen linear layer with a trainable update, usable wherever the linear layer was.
+
+    Parameters define the function, buffers are bookkeeping. `base` is anything with `weight`
+    [d_out, d_in], `bias` and `forward`.
+    """
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.base = base.requires_grad_(False)
+
+    def merged_weight(self) -> Tensor:
+        """The weight [d_out, d_in], at least float32, of the linear layer this one equals in eval mode."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x [..., d_in] to [..., d_out]; by default through `update`, where a method has one."""
+        return self.update(x, self.base(x))
+
+    def update(self, x: Tensor, y: Tensor) -> Tensor:
+        """The layer's output for input x, given y = base(x): the form that lets runs share one base."""
+        bias = self.base.bias
+        return F.linear(
+            x, self.merged_weight().to(x.dtype), None if bias is None else bias.to(x.dtype)
+        )
+
+    @torch.no_grad()
+    def merge(self) -> nn.Module:
+        """The plain linear layer that computes the same function, rounded once to the base's dtype."""
+        weight = self.merged_weight().to(self.base.weight.dtype)
+        d_out, d_in = weight.shape
+        linear = nn.Linear(d_in, d_out, bias=False, device="meta")
+        # The base's own class, so that a backbone whose linears cast at use keeps doing so.
+        linear.__class__ = type(self.base) if isinstance(self.base, nn.Linear) else nn.Linear
+        linear.weight = nn.Parameter(weight, requires_grad=False)
+        linear.bias = self.base.bias
+        return linear.train(self.training)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One method as an immutable set of hyper-parameters; all state lives in the model's tensors."""
+
+    lr: float  # learning rate of what the method trains; the task head has its own
+
+    def adapt(self, model: nn.Module) -> None:
+        """Choose what trains in `model` and put the method's layers into it, in place."""
+        raise NotImplementedError
+
+    def prepare(self, model: nn.Module, probe: Probe) -> None:
+        """Look at data, or train briefly, before the main run."""
+
+    def param_groups(
+        self, model: nn.Module, lr: float, weight_decay: float
+    ) -> list[dict[str, Any]]:
+        """Optimiser groups over the trainable parameters; norms and biases are not decayed."""
+        return decay_groups(model, lr, weight_decay)
+
+    def penalty(self, model: nn.Module) -> Tensor | float:
+        """A term added to the task loss."""
+        return 0.0
+
+    def after_backward(self, model: nn.Module, progress: Progress) -> None:
+        """Gradients are complete and not clipped yet: read or rewrite them."""
+
+    def after_step(self, model: nn.Module, progress: Progress) -> None:
+        """Parameters have moved, gradients are still there: prune, reallocate, write back."""
+
+    def learned_state(self, model: nn.Module) -> dict[str, Tensor]:
+        """What, loaded over the adapted pretrained model, restores the fine-tuned one.
+
+        Trainable parameters and every parameter an adapter layer added, trained or not: LoRA-FA's
+        frozen random A is part of the function too.
+        """
+        added = {id(p) for _, layer in adapter_layers(model) for p in added_parameters(layer)}
+        return {
+            name: parameter.detach()
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad or id(parameter) in added
+        }
+
+    def load_state(self, model: nn.Module, state: Mapping[str, Tensor]) -> None:
+        """Restore `learned_state`, structure first where the method has one."""
+        copy_exactly(self.learned_state(model), state)
+
+    def telemetry(self, model: nn.Module) -> dict[str, float]:
+        """Scalars worth logging beside the loss."""
+        return {}
+
+
+def adapter_layers(model: nn.Module) -> Iterator[tuple[str, AdapterLayer]]:
+    """Every adapter layer of the model with its dotted name."""
+    for name, module in model.named_modules():
+        if isinstance(module, AdapterLayer):
+            yield name, module
+
+
+def added_parameters(layer: AdapterLayer) -> Iterator[nn.Parameter]:
+    """The parameters of an adapter layer that are not its base's."""
+    base = {id(p) for p in layer.base.parameters()}
+    return (p for p in layer.parameters() if id(p) not in base)
+
+
+def replace_linears(
+    model: nn.Module, targets: Iterable[str], wrap: Callable[[nn.Linear], nn.Module]
+) -> None:
+    """Replace each linear layer whose dotted name ends in one of `targets` by `wrap(linear)`.
+
+    Raises ValueError for a target that matches nothing.
+    """
+    linears = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
+    chosen: dict[str, nn.Linear] = {}
+    for target in targets:
+        matches = {n: m for n, m in linears.items() if f".{n}".endswith(f".{target}")}
+        if not matches:
+            raise ValueError(unknown_target(target, linears))
+        chosen |= matches
+    for name, linear in chosen.items():
+        replace_module(model, name, wrap(linear))
+
+
+def unknown_target(target: str, linears: Iterable[str]) -> str:
+    """The sentence that says which linear layers there are instead of `target`."""
+    known = list(dict.fromkeys(name.rpartition(".")[2] for name in linears))
+    near = get_close_matches(target, known, n=1, cutoff=0.5)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    return f"No linear layer is named '{target}'.{hint} This model has: {', '.join(sorted(known))}."
+
+
+def replace_module(model: nn.Module, name: str, new: nn.Module) -> None:
+    """Put `new` where the sub-module with this dotted name was."""
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, new)
+
+
+def merge(model: nn.Module) -> None:
+    """Replace every adapter layer by the plain linear layer of equal function, in place."""
+    for name, layer in list(adapter_layers(model)):
+        replace_module(model, name, layer.merge())
+
+
+def decay_groups(module: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+    """Optimiser groups of a module's trainable parameters: matrices decayed, vectors not."""
+    trainable = [p for p in module.parameters() if p.requires_grad]
+    matrices = [p for p in trainable if p.ndim > 1]
+    vectors = [p for p in trainable if p.ndim <= 1]
+    groups = [
+        {"params": matrices, "lr": lr, "weight_decay": weight_decay},
+        {"params": vectors, "lr": lr, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+@torch.no_grad()
+def copy_exactly(target: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> None:
+    """Copy tensors by name; a missing, unexpected or misshapen one is an error and nothing is copied."""
+    missing, unexpected = (
+        sorted(target.keys() - source.keys()),
+        sorted(source.keys() - target.keys()),
+    )
+    if missing or unexpected:
+        raise ValueError(
+            f"The stored tensors do not fit this model: missing {shorten(missing)}, "
+            f"unexpected {shorten(unexpected)}."
+        )
+    for name, tensor in target.items():
+        if tensor.shape != source[name].shape:
+            raise ValueError(
+                f"Tensor '{name}' has shape {list(source[name].shape)} in the file, "
+                f"and {list(tensor.shape)} in the model."
+            )
+    for name, tensor in target.items():
+        tensor.copy_(source[name])
+
+
+def shorten(names: list[str], most: int = 3) -> str:
+    """The first few names and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return (", ".join(names[:most]) + more) or "none"
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """The tensor in float32, or in float64 where it is that already."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

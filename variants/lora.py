@@ -1,0 +1,70 @@
+"""LoRA: W = W0 + s B A, s = alpha / r.  Hu et al., 2021, arXiv:2106.09685, Sec. 4.1, Eq. (3).
+
+With `rslora`, s = alpha / sqrt(r).  Kalajdzievski, 2023, arXiv:2312.03732.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+
+from variants.base import AdapterLayer, Variant, at_least_float32, replace_linears
+
+
+class LoRALayer(AdapterLayer):
+    """y = W0 x + s B A dropout(x), with A [r, d_in] and B [d_out, r]."""
+
+    def __init__(self, base: nn.Module, rank: int, scale: float, dropout: float) -> None:
+        super().__init__(base)
+        d_out, d_in = base.weight.shape
+        like = {
+            "dtype": torch.promote_types(base.weight.dtype, torch.float32),
+            "device": base.weight.device,
+        }
+        self.A = nn.Parameter(torch.empty(rank, d_in, **like))
+        self.B = nn.Parameter(torch.zeros(d_out, rank, **like))
+        # U(-1/sqrt(d_in), 1/sqrt(d_in)) as in the authors' code; the paper only says Gaussian.
+        nn.init.kaiming_uniform_(self.A, a=5**0.5)
+        self.scale = scale
+        self.dropout = nn.Dropout(dropout)
+
+    def merged_weight(self) -> Tensor:
+        return at_least_float32(self.base.weight) + self.scale * self.B @ self.A
+
+    def update(self, x: Tensor, y: Tensor) -> Tensor:
+        return y + self.branch(self.dropout(x))
+
+    def branch(self, x: Tensor) -> Tensor:
+        """s B A x, without a d_out x d_in product."""
+        return F.linear(F.linear(x, self.A.to(x.dtype)), self.B.to(x.dtype)) * self.scale
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoRA(Variant):
+    """A rank-r update beside each target layer."""
+
+    rank: int  # r
+    alpha: float  # s = alpha / r
+    dropout: float  # probability, on the input of the update only
+    rslora: bool  # s = alpha / sqrt(r) instead
+    targets: list[str]  # names of linear layers, or ends of their dotted names
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"rank must be at least 1, got {self.rank}.")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}.")
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / (self.rank**0.5 if self.rslora else self.rank)
+
+    def adapt(self, model: nn.Module) -> None:
+        model.requires_grad_(False)
+        replace_linears(model, self.targets, self.wrap)
+
+    def wrap(self, linear: nn.Module) -> nn.Module:
+        """The adapter layer that takes the place of `linear`."""
+        return LoRALayer(linear, self.rank, self.scale, self.dropout)
