@@ -1,11 +1,11 @@
-"""Compose, read, execute, write: `python run.py variant=dora task=sst2`, `--help` lists the settings."""
+"""Compose, read, execute, write: `python run.py variant=dora task=sst2`, or `--help`."""
 
 from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 import experiments.identity  # noqa: F401 (the resolver that names a run's folder)
 
@@ -20,8 +20,7 @@ def main(cfg: DictConfig) -> float:
     from experiments.runner import execute
 
     hydra_config = HydraConfig.get()
-    choices = OmegaConf.to_container(hydra_config.runtime.choices)
-    origin = Origin(choices, list(hydra_config.overrides.task))
+    origin = Origin(dict(hydra_config.runtime.choices), list(hydra_config.overrides.task))
     try:
         result = execute(read(cfg), Path(hydra_config.runtime.output_dir), origin)
     except (ValueError, OSError, Diverged) as error:

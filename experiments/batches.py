@@ -93,7 +93,7 @@ class Batches:
         return -(-len(self.data) // self.batch_size)
 
     def rows(self, step: int) -> np.ndarray:
-        """The examples of optimiser step `step` (from 1); every epoch is a permutation of its own."""
+        """The examples of optimiser step `step`, from 1; each epoch is a permutation of its own."""
         epoch, position = divmod(step - 1, self.steps_per_epoch)
         order = numpy_generator(self.seed, "order", epoch).permutation(len(self.data))
         return order[position * self.batch_size : (position + 1) * self.batch_size]
@@ -101,7 +101,7 @@ class Batches:
     def parts(self, step: int) -> Iterator[Batch]:
         """The batch of one step, in up to `accumulate` parts of examples of like length.
 
-        A sum over examples does not mind their order, and short ones need no padding to the longest.
+        A sum over examples does not mind their order, and short ones need less padding.
         """
         rows = self.rows(step)
         by_length = rows[np.argsort(self.data.lengths[rows], kind="stable")]

@@ -1,4 +1,4 @@
-"""From Hydra's composed config to typed, frozen objects; a DictConfig goes no further than this file."""
+"""From Hydra's composed config to typed, frozen objects; no DictConfig goes past this file."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
@@ -64,7 +64,7 @@ def read(cfg: DictConfig) -> Run:
 
 
 def build(section: str, node: DictConfig) -> Any:
-    """The object that `node._target_` names; that dataclass is the schema of its names and types."""
+    """The object that `node._target_` names; that dataclass is the schema of names and types."""
     if OmegaConf.is_missing(node, "_target_") or "_target_" not in node:
         raise ValueError(f"{section} has no _target_, so it is not known what it is.")
     cls = get_class(node._target_)

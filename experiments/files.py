@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -34,6 +34,19 @@ def write_tensors(
     cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with whole(path) as file:
         save_file(cpu, file, metadata={"format": "pt", **(about or {})})
+
+
+def read_tensors(path: Path, way_on: str) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """What a safetensors file says of itself, and its tensors.
+
+    Raises ValueError, ending in the way on, where the file is missing, truncated or something else.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return file.metadata() or {}, tensors
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); {way_on}.") from None
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -9,7 +9,8 @@ import torch
 from experiments.batches import Batches, Encoded, encode
 from experiments.config import Run, describe
 from experiments.identity import identity
-from experiments.models import Loaded, float_masters
+from experiments.layers import float_masters
+from experiments.models import Loaded
 from experiments.randomness import numpy_generator, seed_everything, torch_generator
 from experiments.tasks.base import Data, Split
 from experiments.training import Plan

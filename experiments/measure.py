@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 import torch.nn as nn
+from transformers import PreTrainedModel
 
 from experiments.batches import Batch
 from experiments.models import Model
@@ -69,7 +70,7 @@ def read_peak(device: torch.device) -> float:
 
 @dataclass
 class Clock:
-    """Seconds of each training step and the tokens it processed; survives a restart with the run."""
+    """Seconds of each training step and its tokens; a run taken up again keeps them."""
 
     device: torch.device
     steps: list[float] = field(default_factory=list)
@@ -134,12 +135,12 @@ def count_parameters(model: Model) -> dict[str, int]:
     }
 
 
-def flops_per_token(backbone: nn.Module, length: float) -> dict[str, float]:
+def flops_per_token(backbone: PreTrainedModel, length: float) -> dict[str, float]:
     """Floating-point operations per token of the forward pass and of a whole training step.
 
     A linear layer [d_out, d_in] costs 2 d_in d_out forward, as much for the gradient of its input,
-    which nothing below the lowest trained parameter needs, and as much for that of its weight where it
-    trains. Attention over `length` tokens costs 4 length width per layer forward and twice that
+    which nothing below the lowest trained parameter needs, and as much for that of its weight where
+    it trains. Attention over `length` tokens costs 4 length width per layer forward and twice that
     backward. Norms, activations, embeddings and the head are left out.
     """
     forward = backward = 0.0

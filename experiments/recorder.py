@@ -10,18 +10,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from experiments.batches import Batch
-from experiments.files import append_line, write_lines, write_tensors
+from experiments.files import append_line, read_tensors, write_lines, write_tensors
 from experiments.job import Job
 from experiments.measure import Clock, Cost
 from experiments.training import State, Watch
 from variants.base import adapter_layers, copy_exactly
 
 
-class Diverged(ArithmeticError):
+class Diverged(ArithmeticError):  # noqa: N818 (a verdict on a run, not a fault)
     """The loss is not a number any more, or many times what it was at first."""
 
 
@@ -107,14 +106,14 @@ class Recorder(Watch):
             )
 
     def details(self) -> dict[str, float]:
-        """Learning rates, the metric on the batches since the last record, and the method's telemetry."""
+        """Learning rate, metric on the batches since the last record, telemetry of the method."""
         outputs = torch.cat(self.outputs).cpu().numpy()
         labels = np.concatenate([part.numpy() for part in self.labels if part is not None])
         task = self.job.run.task
         telemetry = self.state.variant.telemetry(self.state.model.backbone)
         return {
             f"train_{task.primary}": task.score(labels, outputs)[task.primary],
-            "lr": self.state.schedule.get_last_lr()[0],
+            "lr": float(self.state.schedule.get_last_lr()[0]),
             **telemetry,
         }
 
@@ -156,7 +155,8 @@ class Recorder(Watch):
 
     def restore(self) -> int:
         """Continue from the checkpoint: everything as it was after its step."""
-        about, tensors = read_checkpoint(self.checkpoint)
+        text, tensors = read_tensors(self.checkpoint, "delete it to start over")
+        about = json.loads(text["about"])
         if about["key"] != self.key:
             raise ValueError(
                 f"{self.folder} holds the unfinished run of another configuration or other data; "
@@ -186,16 +186,6 @@ class Recorder(Watch):
         self.clock.steps = groups["clock"]["steps"].tolist()
         self.clock.tokens, self.clock.padded = about["tokens"]
         return about["step"]
-
-
-def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What a checkpoint says of itself, and its tensors."""
-    try:
-        with safe_open(path, "pt") as file:
-            about = json.loads(file.metadata()["about"])
-            return about, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{path} cannot be read ({error}); delete it to start over.") from None
 
 
 def optimizer_entries(tensors: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:

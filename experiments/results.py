@@ -18,7 +18,8 @@ from experiments.files import whole, write_json
 
 SCHEMA = 1
 PACKAGES = (
-    "torch", "transformers", "tokenizers", "datasets", "numpy", "scipy", "scikit-learn", "hydra-core",
+    "torch", "transformers", "tokenizers", "datasets", "numpy", "scipy", "scikit-learn",
+    "hydra-core", "safetensors",
 )  # fmt: skip
 # Overrides that leave a published setting what it is.
 HARMLESS = (
@@ -81,7 +82,7 @@ class Result:
         return pd.read_json(self.folder / "history.jsonl", lines=True)
 
     def write(self) -> None:
-        """Write result.json, the last file of a run, and take away the mark of an unfinished one."""
+        """Write result.json, the last file of a run, and take away what marks it unfinished."""
         content = asdict(self)
         del content["folder"]
         write_json(self.folder / "result.json", content)

@@ -41,7 +41,7 @@ class Tracker:
             )
         # As a context manager wandb marks a run that raises as failed.
         with wandb.init(
-            mode=self.mode,
+            mode=self.mode,  # pyright: ignore[reportArgumentType] (checked above)
             project=self.project,
             entity=self.entity,
             group=self.group,

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from experiments.batches import Batch, Batches
-from experiments.models import PRECISIONS, Model
+from experiments.layers import PRECISIONS
+from experiments.models import Model
 from variants.base import Progress, Variant, decay_groups
 
 # Factor on the learning rate after a share of the steps behind the warm-up.

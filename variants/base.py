@@ -1,13 +1,13 @@
 """The contract between a method and everything else: one layer class, one method class.
 
-A method is an `AdapterLayer` (the equation) and a `Variant` (hyper-parameters and hooks). The training
-loop calls every hook of every method in the same order, so no method is named outside its own file.
+A method is an `AdapterLayer` (the equation) and a `Variant` (hyper-parameters and hooks). The
+training loop calls every hook of every method in one order, so no method is named outside its file.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn as nn
@@ -45,37 +45,47 @@ class AdapterLayer(nn.Module):
         super().__init__()
         self.base = base.requires_grad_(False)
 
+    @property
+    def W0(self) -> Tensor:
+        """The base's weight [d_out, d_in]."""
+        return cast(Tensor, self.base.weight)
+
+    @property
+    def bias(self) -> nn.Parameter | None:
+        """The base's bias [d_out], where it has one."""
+        return cast(nn.Parameter | None, self.base.bias)
+
     def merged_weight(self) -> Tensor:
-        """The weight [d_out, d_in], at least float32, of the linear layer this one equals in eval mode."""
+        """The weight [d_out, d_in] of the linear layer this equals in eval, at least float32."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map x [..., d_in] to [..., d_out]; by default through `update`, where a method has one."""
+        """Map x [..., d_in] to [..., d_out]; by default through `update`."""
         return self.update(x, self.base(x))
 
     def update(self, x: Tensor, y: Tensor) -> Tensor:
-        """The layer's output for input x, given y = base(x): the form that lets runs share one base."""
-        bias = self.base.bias
+        """The output for input x, given y = base(x): the form that lets runs share one base."""
+        bias = self.bias
         return F.linear(
             x, self.merged_weight().to(x.dtype), None if bias is None else bias.to(x.dtype)
         )
 
     @torch.no_grad()
     def merge(self) -> nn.Module:
-        """The plain linear layer that computes the same function, rounded once to the base's dtype."""
-        weight = self.merged_weight().to(self.base.weight.dtype)
+        """The plain linear layer of equal function, rounded once to the base's dtype."""
+        weight = self.merged_weight().to(self.W0.dtype)
         d_out, d_in = weight.shape
         linear = nn.Linear(d_in, d_out, bias=False, device="meta")
         # The base's own class, so that a backbone whose linears cast at use keeps doing so.
         linear.__class__ = type(self.base) if isinstance(self.base, nn.Linear) else nn.Linear
         linear.weight = nn.Parameter(weight, requires_grad=False)
-        linear.bias = self.base.bias
+        linear.register_parameter("bias", self.bias)
         return linear.train(self.training)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """One method as an immutable set of hyper-parameters; all state lives in the model's tensors."""
+    """One method as immutable hyper-parameters; all state lives in the model's tensors."""
 
     lr: float  # learning rate of what the method trains; the task head has its own
 
@@ -189,11 +199,12 @@ def decay_groups(module: nn.Module, lr: float, weight_decay: float) -> list[dict
 
 @torch.no_grad()
 def copy_exactly(target: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> None:
-    """Copy tensors by name; a missing, unexpected or misshapen one is an error and nothing is copied."""
-    missing, unexpected = (
-        sorted(target.keys() - source.keys()),
-        sorted(source.keys() - target.keys()),
-    )
+    """Copy tensors by name.
+
+    Raises ValueError, with nothing copied, for a missing, an unexpected or a misshapen one.
+    """
+    missing = sorted(target.keys() - source.keys())
+    unexpected = sorted(source.keys() - target.keys())
     if missing or unexpected:
         raise ValueError(
             f"The stored tensors do not fit this model: missing {shorten(missing)}, "

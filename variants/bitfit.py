@@ -1,4 +1,4 @@
-"""BitFit: only biases train, those of layer norms included.  Ben-Zaken et al., 2021, arXiv:2106.10199."""
+"""BitFit: only biases train, layer norms' too.  Ben-Zaken et al., 2021, arXiv:2106.10199."""
 
 from dataclasses import dataclass
 

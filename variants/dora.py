@@ -19,7 +19,7 @@ class DoRALayer(LoRALayer):
 
     def __init__(self, base: nn.Module, rank: int, scale: float, dropout: float) -> None:
         super().__init__(base, rank, scale, dropout)
-        self.m = nn.Parameter(at_least_float32(base.weight).norm(dim=1))
+        self.m = nn.Parameter(at_least_float32(self.W0).norm(dim=1))
 
     def merged_weight(self) -> Tensor:
         return (self.m / self.row_norm()).unsqueeze(1) * super().merged_weight()
@@ -36,7 +36,7 @@ class DoRALayer(LoRALayer):
 
     def update(self, x: Tensor, y: Tensor) -> Tensor:
         c = (self.m / self.row_norm()).to(x.dtype)
-        bias = self.base.bias
+        bias = self.bias
         if bias is None:
             return c * (y + self.branch(x))
         # The bias is not part of the weight, so it is not rescaled.
@@ -47,7 +47,7 @@ class DoRALayer(LoRALayer):
         """W0 x + (c - 1) W0 x' + c s B A x' with one mask in x', as the authors' code has it."""
         c = (self.m / self.row_norm()).to(x.dtype)
         dropped = self.dropout(x)
-        base = F.linear(dropped, self.base.weight.to(x.dtype))
+        base = F.linear(dropped, self.W0.to(x.dtype))
         return self.base(x) + (c - 1) * base + c * self.branch(dropped)
 
 

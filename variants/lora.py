@@ -5,7 +5,6 @@ With `rslora`, s = alpha / sqrt(r).  Kalajdzievski, 2023, arXiv:2312.03732.
 
 from dataclasses import dataclass
 
-import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,20 +17,17 @@ class LoRALayer(AdapterLayer):
 
     def __init__(self, base: nn.Module, rank: int, scale: float, dropout: float) -> None:
         super().__init__(base)
-        d_out, d_in = base.weight.shape
-        like = {
-            "dtype": torch.promote_types(base.weight.dtype, torch.float32),
-            "device": base.weight.device,
-        }
-        self.A = nn.Parameter(torch.empty(rank, d_in, **like))
-        self.B = nn.Parameter(torch.zeros(d_out, rank, **like))
+        d_out, d_in = self.W0.shape
+        like = at_least_float32(self.W0)
+        self.A = nn.Parameter(like.new_empty(rank, d_in))
+        self.B = nn.Parameter(like.new_zeros(d_out, rank))
         # U(-1/sqrt(d_in), 1/sqrt(d_in)) as in the authors' code; the paper only says Gaussian.
         nn.init.kaiming_uniform_(self.A, a=5**0.5)
         self.scale = scale
         self.dropout = nn.Dropout(dropout)
 
     def merged_weight(self) -> Tensor:
-        return at_least_float32(self.base.weight) + self.scale * self.B @ self.A
+        return at_least_float32(self.W0) + self.scale * self.B @ self.A
 
     def update(self, x: Tensor, y: Tensor) -> Tensor:
         return y + self.branch(self.dropout(x))

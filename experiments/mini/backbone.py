@@ -16,12 +16,6 @@ from experiments.models import Pretrained
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 SEED = 0
-SIZES = {
-    "hidden_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 256,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +43,13 @@ def build(folder: Path) -> None:
     tokenizer(ids).save_pretrained(folder)
     config = RobertaConfig(
         vocab_size=len(words),
+        hidden_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=256,
         max_position_embeddings=130,
         type_vocab_size=1,
         pad_token_id=1,
-        **SIZES,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)

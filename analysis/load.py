@@ -1,0 +1,64 @@
+"""Finished runs as one tidy table: `python -m analysis.load outputs`."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+SCHEMA = 1
+
+
+def load(folder: str | Path) -> pd.DataFrame:
+    """One row per finished run below `folder`, diverged ones included.
+
+    Raises ValueError where there is none, or one of another schema.
+    """
+    paths = sorted(Path(folder).rglob("result.json"))
+    if not paths:
+        raise ValueError(f"There is no finished run below {folder}.")
+    return pd.DataFrame([row(path) for path in paths])
+
+
+def row(path: Path) -> dict[str, Any]:
+    """The figures of one run."""
+    try:
+        result = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not valid JSON ({error}).") from None
+    if result.get("schema") != SCHEMA:
+        raise ValueError(f"{path} has schema {result.get('schema')}, and this reads {SCHEMA}.")
+    primary, cost = result["primary"], result["cost"]
+    low, high = primary.get("interval", (None, None))
+    return {
+        **{key: result["label"][key] for key in ("task", "model", "variant")},
+        "seed": result["seed"],
+        "status": result["status"],
+        "metric": primary.get("metric"),
+        "score": primary.get("score"),
+        "low": low,
+        "high": high,
+        "trained": cost["parameters"]["trained"],
+        "train_seconds": cost["seconds"]["train"],
+        "train_peak_mib": cost["peak_mib"]["train"],
+        "folder": str(path.parent),
+    }
+
+
+def main() -> None:
+    """Print the table of all runs below a folder."""
+    try:
+        runs = load(sys.argv[1] if len(sys.argv) > 1 else "outputs")
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    table = Table(*runs.columns.drop("folder"))
+    for _, run in runs.drop(columns="folder").iterrows():
+        table.add_row(*(f"{v:.4g}" if isinstance(v, float) else f"{v}" for v in run))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

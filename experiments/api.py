@@ -1,0 +1,33 @@
+"""The command line as a function: the same run from Python or a notebook."""
+
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from experiments.config import read
+from experiments.results import Origin, Result
+from experiments.runner import execute
+
+CONF = Path(__file__).parents[1] / "conf"
+
+
+def run(*overrides: str, out: str | Path | None = None) -> Result:
+    """What `python run.py OVERRIDES` does, for example `run("variant=dora", "task=sst2")`.
+
+    The result lies in the same folder as from the command line, below the working directory,
+    unless `out` names another.
+    """
+    cfg = composed(*overrides)
+    origin = Origin(dict(cfg.hydra.runtime.choices), list(overrides))
+    return execute(read(cfg), Path(out or cfg.hydra.run.dir), origin)
+
+
+def composed(*overrides: str) -> DictConfig:
+    """Hydra's config for these overrides, its own part included."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("config", overrides=list(overrides), return_hydra_config=True)
+    # The name of the run's folder is written in terms of Hydra's choices.
+    HydraConfig.instance().set_config(cfg)
+    return cfg

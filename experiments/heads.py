@@ -1,0 +1,66 @@
+"""Task heads: one small module per family of backbones, trained by every method."""
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+FAMILIES = ("roberta", "bert", "gpt2")
+
+
+class FirstTokenHead(nn.Module):
+    """RoBERTa's and BERT's head: dropout, dense, tanh, dropout, projection of the first token.
+
+    BERT has its pooler in the place of the dense layer and no dropout before it.
+    """
+
+    def __init__(self, width: int, num_outputs: int, dropout: float, before: bool) -> None:
+        super().__init__()
+        self.dense = nn.Linear(width, width)
+        self.out_proj = nn.Linear(width, num_outputs)
+        self.dropout = nn.Dropout(dropout)
+        self.before = before
+
+    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        first = hidden[:, 0]
+        first = self.dropout(first) if self.before else first
+        return self.out_proj(self.dropout(torch.tanh(self.dense(first))))
+
+
+class LastTokenHead(nn.Module):
+    """GPT-2's head: a projection of the last real token, without a bias."""
+
+    def __init__(self, width: int, num_outputs: int) -> None:
+        super().__init__()
+        self.score = nn.Linear(width, num_outputs, bias=False)
+
+    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        last = mask.sum(dim=1) - 1
+        return self.score(hidden[torch.arange(len(hidden), device=hidden.device), last])
+
+
+def build_head(config: PreTrainedConfig, num_outputs: int) -> nn.Module:
+    """The head that the model's family has for classification and regression.
+
+    Raises ValueError for a family that has none here.
+    """
+    if config.model_type not in FAMILIES:
+        raise ValueError(
+            f"There is no head for models of type '{config.model_type}'; "
+            f"known are: {', '.join(FAMILIES)}."
+        )
+    if config.model_type == "gpt2":
+        return LastTokenHead(config.n_embd, num_outputs)
+    dropout = config.classifier_dropout
+    dropout = config.hidden_dropout_prob if dropout is None else dropout
+    return FirstTokenHead(config.hidden_size, num_outputs, dropout, config.model_type == "roberta")
+
+
+@torch.no_grad()
+def initialise(head: nn.Module, std: float, generator: torch.Generator) -> None:
+    """Draw the head's matrices from N(0, std^2) and zero its biases, as transformers does."""
+    for parameter in head.parameters():
+        if parameter.ndim > 1:
+            parameter.normal_(0.0, std, generator=generator)
+        else:
+            parameter.zero_()
