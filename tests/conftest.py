@@ -1,0 +1,144 @@
+"""Tiny random models of every family, and runs on the built-in sentences."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import (
+    BertConfig,
+    BertModel,
+    GPT2Config,
+    GPT2Model,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaModel,
+)
+
+from experiments.api import composed
+from experiments.batches import Batch, encode
+from experiments.config import Run, read
+from experiments.mini import backbone, sentences
+from experiments.models import Model
+
+os.environ.setdefault("WANDB_MODE", "disabled")
+torch.set_num_threads(1)
+
+ROOT = Path(__file__).parents[1]
+VARIANTS = sorted(path.stem for path in (ROOT / "conf/variant").glob("*.yaml"))
+PRESET = {"roberta": "roberta_base", "bert": "minilm", "gpt2": "gpt2"}
+QUICK = ("data.train=64", "data.dev=32", "train.epochs=3", "tracker.mode=disabled", "train.device=cpu")
+
+
+def bert_tokenizer(ids: dict[str, int]) -> PreTrainedTokenizerFast:
+    words = Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))
+    words.normalizer = normalizers.Lowercase()
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"])],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        unk_token="[UNK]",
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+
+
+def gpt2_tokenizer(ids: dict[str, int]) -> PreTrainedTokenizerFast:
+    words = Tokenizer(models.WordLevel(ids, unk_token="<|endoftext|>"))
+    words.normalizer = normalizers.Lowercase()
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        unk_token="<|endoftext|>",
+        eos_token="<|endoftext|>",
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+def save_tiny(family: str, folder: Path) -> None:
+    """A two-layer model of random weights with the tokenizer that fits it."""
+    words = sentences.vocabulary()
+    special = {
+        "roberta": backbone.SPECIAL,
+        "bert": ["[PAD]", "[UNK]", "[CLS]", "[SEP]"],
+        "gpt2": ["<|endoftext|>"],
+    }[family]
+    ids = {word: i for i, word in enumerate([*special, *words])}
+    build = {"roberta": backbone.tokenizer, "bert": bert_tokenizer, "gpt2": gpt2_tokenizer}[family]
+    build(ids).save_pretrained(folder)
+    torch.manual_seed(0)
+    encoder = {
+        "vocab_size": len(ids), "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "intermediate_size": 64, "max_position_embeddings": 140,
+    }  # fmt: skip
+    if family == "roberta":
+        model = RobertaModel(RobertaConfig(**encoder, type_vocab_size=1), add_pooling_layer=False)
+    elif family == "bert":
+        model = BertModel(BertConfig(**encoder))
+    else:
+        model = GPT2Model(
+            GPT2Config(vocab_size=len(ids), n_embd=32, n_layer=2, n_head=4, n_positions=140)
+        )
+    for parameter in model.parameters():  # biases are zero by default, and would hide mistakes
+        parameter.data += 0.02 * torch.randn_like(parameter)
+    model.save_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a tiny model by family."""
+    folders: dict[str, Path] = {}
+
+    def folder(family: str) -> Path:
+        if family not in folders:
+            folders[family] = tmp_path_factory.mktemp(family)
+            save_tiny(family, folders[family])
+        return folders[family]
+
+    return folder
+
+
+@dataclass
+class Case:
+    """A variant adapted to a tiny model, with a batch to look at."""
+
+    run: Run
+    model: Model
+    batch: Batch
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny: Callable[[str], Path]) -> Callable[..., Run]:
+    """A run of a variant on a tiny model and generated sentences."""
+
+    def make(variant: str, *overrides: str, family: str = "roberta") -> Run:
+        model = [f"model={PRESET[family]}", f"model.path={tiny(family)}", "model.lr_scale=1.0"]
+        if family == "bert":
+            model += ["model.package=null", "model.sha256=null"]
+        return read(composed(f"variant={variant}", *model, *QUICK, *overrides))
+
+    return make
+
+
+@pytest.fixture
+def case(tiny_run: Callable[..., Run]) -> Callable[..., Case]:
+    """A run's model, pretrained and not adapted yet, in evaluation mode."""
+
+    def make(variant: str, *overrides: str, family: str = "roberta") -> Case:
+        run = tiny_run(variant, *overrides, family=family)
+        generator = torch.Generator().manual_seed(0)
+        loaded = run.model.load(run.task.num_outputs, generator, run.train.precision)
+        split = run.task.load(run.data).train
+        encoded = encode(loaded.tokenizer, split, run.train.max_length)
+        return Case(run, loaded.model.eval(), encoded.batch(split.ids[:8]))
+
+    return make
