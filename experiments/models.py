@@ -28,6 +28,7 @@ from experiments import hub
 from experiments.batches import Batch
 from experiments.heads import FirstTokenHead, build_head, initialise
 from experiments.layers import PRECISIONS, plain_linears, store_matrices
+from variants.base import at_least_float32
 
 
 class Model(nn.Module):
@@ -39,9 +40,9 @@ class Model(nn.Module):
         self.head = head
 
     def forward(self, batch: Batch) -> Tensor:
-        """Outputs [n, num_outputs] in float32."""
+        """Outputs [n, num_outputs], at least float32."""
         hidden = self.backbone(**batch.inputs).last_hidden_state
-        return self.head(hidden.float(), batch.inputs["attention_mask"])
+        return self.head(at_least_float32(hidden), batch.inputs["attention_mask"])
 
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The sum of the examples' losses, and the outputs [n, num_outputs]."""
@@ -74,6 +75,12 @@ class Pretrained:
     dropout: float | None  # the backbone's and the head's; null: as in the checkpoint's config
     lr_scale: float  # multiplies every variant's learning rate
     linears: dict[str, list[str]]  # named groups of linear layers, for a variant's targets
+
+    def __post_init__(self) -> None:
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            raise ValueError(f"model.dropout must be null or lie in [0, 1), got {self.dropout}.")
+        if self.lr_scale <= 0:
+            raise ValueError(f"model.lr_scale must be positive, got {self.lr_scale}.")
 
     @property
     def note(self) -> str:

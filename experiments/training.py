@@ -1,6 +1,7 @@
 """The training loop: one for every method, resumable at any step."""
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -67,6 +68,10 @@ class Train:
                 )
         if not 0 <= self.warmup <= 1:
             raise ValueError(f"train.warmup is a fraction of all steps, got {self.warmup}.")
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+            raise ValueError(
+                f"train.device must be auto, cpu, cuda or cuda:NUMBER, got '{self.device}'."
+            )
         for name, known in (("precision", tuple(PRECISIONS)), ("schedule", tuple(SCHEDULES))):
             if getattr(self, name) not in known:
                 raise ValueError(
@@ -77,13 +82,14 @@ class Train:
         """The device asked for; `auto` is a GPU where there is one."""
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        if self.device.partition(":")[0] not in ("cpu", "cuda"):
-            raise ValueError(f"train.device must be auto, cpu or cuda, got '{self.device}'.")
-        if self.device.startswith("cuda") and not torch.cuda.is_available():
+        device = torch.device(self.device)
+        found = torch.cuda.device_count()
+        if device.type == "cuda" and (device.index or 0) >= found:
             raise ValueError(
-                f"train.device is '{self.device}', and this machine has no CUDA device."
+                f"train.device is '{self.device}', and this machine has {found or 'no'} CUDA "
+                f"device{'' if found == 1 else 's'}."
             )
-        return torch.device(self.device)
+        return device
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """Optimiser steps of the whole run, at least one."""
@@ -161,12 +167,12 @@ def fit(model: Model, variant: Variant, batches: Batches, plan: Plan, watch: Wat
         watch.before(step)
         parts = list(batches.parts(step))
         labels_in_step = sum(len(part.rows) for part in parts)
-        loss = torch.zeros((), device=device)
+        losses = []
         for part in parts:
             loss_sum, outputs = model.loss(part.to(device))
             part_loss = loss_sum / labels_in_step + variant.penalty(model.backbone) / len(parts)
             part_loss.backward()
-            loss += part_loss.detach()
+            losses.append(part_loss.detach())
             watch.seen(part, outputs.detach())
         progress = Progress(step, plan.total)
         variant.after_backward(model.backbone, progress)
@@ -175,4 +181,4 @@ def fit(model: Model, variant: Variant, batches: Batches, plan: Plan, watch: Wat
         schedule.step()
         variant.after_step(model.backbone, progress)
         optimizer.zero_grad()
-        watch.after(step, loss, norm)
+        watch.after(step, torch.stack(losses).sum(), norm)

