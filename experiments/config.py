@@ -1,11 +1,14 @@
 """From Hydra's composed config to typed, frozen objects; no DictConfig goes past this file."""
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from difflib import get_close_matches
-from typing import Any
+from importlib import import_module
+from types import UnionType
+from typing import Any, cast, get_args, get_origin
 
-from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -30,6 +33,19 @@ class Run:
     seed: int
     paper: str | None = None  # the published setting this is, where it is one
 
+    def __post_init__(self) -> None:
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise ValueError(f"seed must be a whole number, got {self.seed!r}.")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed must lie in [0, 2^63), got {self.seed}.")
+        for field in fields(self):
+            value, kind = getattr(self, field.name), cast(type, field.type)
+            if not isinstance(value, kind):
+                name = getattr(kind, "__name__", str(kind))
+                raise ValueError(f"{field.name} must be of type {name}, got {value!r}.")
+        if self.variant.lr < 0:
+            raise ValueError(f"variant.lr must not be negative, got {self.variant.lr}.")
+
     @property
     def label(self) -> dict[str, str]:
         """The names a result is listed under; the data source is part of the task's."""
@@ -50,16 +66,15 @@ def read(cfg: DictConfig) -> Run:
 
     Raises ValueError naming the wrong key or value and the near right one.
     """
-    given = {str(key): cfg[key] for key in cfg if key != "hydra"}
+    with naming():
+        given = {str(key): cfg[key] for key in cfg if key != "hydra"}
     check_names("config", given, [f.name for f in fields(Run)])
     built = {
         key: build(key, node) if OmegaConf.is_dict(node) else node for key, node in given.items()
     }
     missing = [f.name for f in fields(Run) if f.name not in built and f.name != "paper"]
     if missing:
-        raise ValueError(f"config has no section '{missing[0]}'.")
-    if isinstance(built["seed"], bool) or not isinstance(built["seed"], int):
-        raise ValueError(f"seed must be a whole number, got {built['seed']!r}.")
+        raise ValueError(f"config has no '{missing[0]}'.")
     return Run(**built)
 
 
@@ -67,19 +82,46 @@ def build(section: str, node: DictConfig) -> Any:
     """The object that `node._target_` names; that dataclass is the schema of names and types."""
     if OmegaConf.is_missing(node, "_target_") or "_target_" not in node:
         raise ValueError(f"{section} has no _target_, so it is not known what it is.")
-    cls = get_class(node._target_)
-    try:
+    with naming(section):
+        cls = schema(section, node._target_)
         given = {str(key): node[key] for key in node if key != "_target_"}
         check_names(section, given, [f.name for f in fields(cls)], cls.__name__)
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), given))
+        check_lists(section, given, cls)
+        built = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), given))
+    for name, value in vars(built).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{section}.{name} must be a finite number, got {value}.")
+    return built
+
+
+def schema(section: str, target: Any) -> Any:
+    """The dataclass that a dotted name stands for."""
+    module, _, name = str(target).rpartition(".")
+    try:
+        cls = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"{section}._target_ '{target}' is not to be had: {error}.") from None
+    if not (isinstance(cls, type) and is_dataclass(cls)):
+        raise ValueError(f"{section}._target_ must name a dataclass, got '{target}'.")
+    return cls
+
+
+@contextmanager
+def naming(section: str = "") -> Iterator[None]:
+    """Make an error of OmegaConf one sentence that begins with the key."""
+    try:
+        yield
     except OmegaConfBaseException as error:
-        key = f"{section}.{error.full_key}" if error.full_key else section
-        raise ValueError(f"{key}: {first_line(error)}") from None
+        key = error.full_key or section
+        # The key is told from the top where a reference is broken, else from the section.
+        if section and key.partition(".")[0] != section:
+            key = f"{section}.{key}"
+        raise ValueError(f"{key}: {first_line(error)}.") from None
 
 
 def first_line(error: OmegaConfBaseException) -> str:
     """What went wrong, without the lines in which OmegaConf repeats the key."""
-    return (error.msg or str(error)).splitlines()[0]
+    return (error.msg or str(error)).splitlines()[0].rstrip(".")
 
 
 def check_names(section: str, given: Iterable[str], known: list[str], owner: str = "It") -> None:
@@ -91,6 +133,15 @@ def check_names(section: str, given: Iterable[str], known: list[str], owner: str
             raise ValueError(
                 f"{section} has no setting '{name}'.{hint} {owner} has: {', '.join(known)}."
             )
+
+
+def check_lists(section: str, given: dict[str, Any], cls: Any) -> None:
+    """Raise for a single value where a list is due, which OmegaConf says in terms of its own."""
+    for field in fields(cls):
+        value = given.get(field.name)
+        kinds = get_args(field.type) if isinstance(field.type, UnionType) else [field.type]
+        if any(get_origin(kind) is list for kind in kinds) and isinstance(value, str | int | float):
+            raise ValueError(f"{section}.{field.name} must be a list such as [{value}].")
 
 
 def describe(run: Run) -> dict[str, Any]:

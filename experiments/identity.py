@@ -6,9 +6,10 @@ It imports next to nothing, so that composing a config and finding its typos tak
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 # What decides where and how a run is carried out, and not what comes out of it.
 NOT_IDENTITY = ("tracker", "train.device", "train.checkpoint_every", "train.log_every")
@@ -28,15 +29,19 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def cell_id(*, _root_: DictConfig) -> str:
     """A short hash over every setting that can change the result (Hydra resolver `cell_id`)."""
-    config = {
-        str(key): OmegaConf.to_container(_root_[key], resolve=True)
-        if OmegaConf.is_config(_root_[key])
-        else _root_[key]
-        for key in _root_
-        if key != "hydra"
-    }
+    try:
+        config = plain(_root_, resolve=True)
+    except OmegaConfBaseException:
+        # The folder needs some name, so that reading the config can say what is wrong with it.
+        config = plain(_root_, resolve=False)
     text = json.dumps(identity(config), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def plain(config: DictConfig, resolve: bool) -> dict[str, Any]:
+    """A config without Hydra's part as plain data."""
+    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    return cast(dict[str, Any], OmegaConf.to_container(own, resolve=resolve))
 
 
 OmegaConf.register_new_resolver("cell_id", cell_id, replace=True)

@@ -1,6 +1,8 @@
 """Tiny random models of every family, and runs on the built-in sentences."""
 
 import os
+import runpy
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +32,13 @@ torch.set_num_threads(1)
 ROOT = Path(__file__).parents[1]
 VARIANTS = sorted(path.stem for path in (ROOT / "conf/variant").glob("*.yaml"))
 PRESET = {"roberta": "roberta_base", "bert": "minilm", "gpt2": "gpt2"}
-QUICK = ("data.train=64", "data.dev=32", "train.epochs=3", "tracker.mode=disabled", "train.device=cpu")
+QUICK = (
+    "data.train=64",
+    "data.dev=32",
+    "train.epochs=3",
+    "tracker.mode=disabled",
+    "train.device=cpu",
+)
 
 
 def bert_tokenizer(ids: dict[str, int]) -> PreTrainedTokenizerFast:
@@ -142,3 +150,41 @@ def case(tiny_run: Callable[..., Run]) -> Callable[..., Case]:
         return Case(run, loaded.model.eval(), encoded.batch(split.ids[:8]))
 
     return make
+
+
+@dataclass
+class Answer:
+    """What a command left on the screen, and its exit code."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def said(self) -> str:
+        """The one line for the user: Hydra says above it which run, below it how to see more."""
+        lines = [line for line in self.err.splitlines() if line.strip()]
+        return lines[-2] if lines[-1].startswith("Set the environment variable") else lines[-1]
+
+
+@pytest.fixture
+def shell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., Answer]:
+    """`python run.py ...` in a folder of its own, without the seconds a new process takes."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str, script: Path = ROOT / "run.py") -> Answer:
+        monkeypatch.setattr("sys.argv", [str(script), *arguments])
+        capfd.readouterr()
+        code = 0
+        try:
+            runpy.run_path(str(script), run_name="__main__")
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+            if isinstance(stop.code, str):  # as the interpreter does
+                print(stop.code, file=sys.stderr)
+        out, err = capfd.readouterr()
+        return Answer(code, out, err)
+
+    return call

@@ -152,7 +152,7 @@ def replace_linears(
 ) -> None:
     """Replace each linear layer whose dotted name ends in one of `targets` by `wrap(linear)`.
 
-    Raises ValueError for a target that matches nothing.
+    Raises ValueError for a target that matches nothing, and where there is no target.
     """
     linears = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
     chosen: dict[str, nn.Linear] = {}
@@ -161,6 +161,8 @@ def replace_linears(
         if not matches:
             raise ValueError(unknown_target(target, linears))
         chosen |= matches
+    if not chosen:
+        raise ValueError("targets must name at least one linear layer, got none.")
     for name, linear in chosen.items():
         replace_module(model, name, wrap(linear))
 

@@ -1,0 +1,331 @@
+"""Configuration: every file builds, every mistake is named, and one run has one folder."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.errors import CompactHydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from experiments.api import composed
+from experiments.config import Run, describe, read, schema
+from experiments.identity import NOT_IDENTITY, cell_id, identity
+from experiments.tasks.tables import HubFiles
+from experiments.training import Train
+
+CONF = Path(__file__).parents[1] / "conf"
+FILES = sorted(path for path in CONF.glob("*/*.yaml"))
+SECTIONS = [path for path in FILES if path.parent.name not in ("experiment", "study")]
+MISTAKES = (ValueError, CompactHydraException, MissingConfigException)
+
+
+def name(path: Path) -> str:
+    return f"{path.parent.name}={path.stem}"
+
+
+def choose(path: Path) -> DictConfig:
+    """The config with this file chosen, and what it leaves to the command line."""
+    return composed(name(path), *(["data.dir=texts"] if path.stem == "local" else []))
+
+
+def section(path: Path) -> DictConfig:
+    """The settings in a file, which stand one level deeper where it chooses other files too."""
+    content = OmegaConf.load(path)
+    assert isinstance(content, DictConfig)
+    return content.get(path.parent.name, content)
+
+
+def message(*overrides: str) -> str:
+    """What is said of a mistake, with the cause that Hydra prints below it."""
+    with pytest.raises(MISTAKES) as caught:
+        read(composed(*overrides))
+    error = caught.value
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else ""
+    return f"{error}\n{cause}"
+
+
+def written(folder: Path, file: str, text: str) -> str:
+    """The override that lets Hydra find a file of one's own."""
+    path = folder / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return f"hydra.searchpath=[file://{folder}]"
+
+
+def without(text: str, key: str) -> str:
+    return "".join(line for line in text.splitlines(True) if not line.startswith(f"{key}:"))
+
+
+# Files and what they are read as
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_every_file_composes_and_builds(path: Path):
+    if path.parent.name == "study":
+        pytest.skip("a study is a list of runs")
+    run = read(choose(path))
+    assert isinstance(run, Run)
+    assert run.paper is None or path.parent.name == "experiment"
+
+
+@pytest.mark.parametrize("path", SECTIONS, ids=name)
+def test_a_file_has_every_setting_of_its_class_and_no_other(path: Path):
+    given = section(path)
+    cls = schema(path.parent.name, given._target_)
+    fields = dataclasses.fields(cls)
+    assert {str(key) for key in given} == {"_target_", *(f.name for f in fields)}
+    assert [f.name for f in fields if f.default is not dataclasses.MISSING] == []
+    assert [f.name for f in fields if f.default_factory is not dataclasses.MISSING] == []
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "task").glob("*.yaml")), ids=name)
+def test_the_hub_files_of_a_task_have_every_setting(path: Path):
+    hub = section(path).hub
+    assert hub is None or set(hub) == {f.name for f in dataclasses.fields(HubFiles)}
+
+
+@pytest.mark.parametrize("path", SECTIONS, ids=name)
+def test_a_name_inside_a_file_is_that_of_the_file(path: Path):
+    given = section(path)
+    assert given.get("name", path.stem) == path.stem
+    if path.parent.name == "variant":
+        assert given._target_.split(".")[:2] == ["variants", path.stem]
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_what_a_run_says_of_itself_reads_as_an_equal_run(path: Path):
+    if path.parent.name == "study":
+        pytest.skip("a study is a list of runs")
+    run = read(choose(path))
+    stored = json.loads(json.dumps(describe(run)))
+    assert read(OmegaConf.create(stored)) == run
+
+
+@pytest.mark.parametrize("data", ["local", "hub"])
+def test_real_data_chooses_a_training_of_its_size_and_the_command_line_wins(data: str):
+    overrides = [f"data={data}", *(["data.dir=texts"] if data == "local" else [])]
+    assert composed(*overrides).train == OmegaConf.load(CONF / "train/glue.yaml")
+    for order in ([*overrides, "train=mini"], ["train=mini", *overrides]):
+        assert composed(*order).train == OmegaConf.load(CONF / "train/mini.yaml")
+    assert composed(*overrides, "train.epochs=7").train.epochs == 7
+
+
+# Mistakes
+
+TYPOS = {
+    "variant=dorra": "Could not find 'variant/dorra'\n\nAvailable options in 'variant':\n\tbitfit",
+    "task=sst": "Could not find 'task/sst'",
+    "+experiment=nope": "Could not find 'experiment/nope'",
+    "variant.rnak=4": "Key 'rnak' is not in struct",
+    "+variant.rnak=4": "variant has no setting 'rnak'. Did you mean 'rank'? LoRA has: lr, rank, ",
+    "+trian.epochs=3": "config has no setting 'trian'. Did you mean 'train'? It has: variant, task",
+    "+task.hub.pth=x": "task.hub.pth: Key 'pth' not in 'HubFiles'.",
+    "train.schedule=linaer": "train.schedule must be one of linear, cosine, constant, got 'linaer'",
+    "train.precision=fp16": "train.precision must be one of fp32, bf16, got 'fp16'.",
+    "train.device=gpu": "train.device must be auto, cpu, cuda or cuda:NUMBER, got 'gpu'.",
+    "train.device=cpu:x": "train.device must be auto, cpu, cuda or cuda:NUMBER, got 'cpu:x'.",
+    "tracker.mode=onlin": "tracker.mode must be one of offline, online, disabled, got 'onlin'.",
+    "task.predict_on=[ax]": "Task 'sst2' has no split 'ax'. It has: dev, train.",
+    "task.metrics=[acuracy]": "Did you mean 'accuracy'?",
+    "variant._target_=variants.lora.Lora": "module 'variants.lora' has no attribute 'Lora'.",
+    "variant._target_=variants.lorra.LoRA": "No module named 'variants.lorra'.",
+    "variant._target_=pathlib.Path": "variant._target_ must name a dataclass, got 'pathlib.Path'.",
+}
+VALUES = {
+    "variant.rank=four": "variant.rank: Value 'four' of type 'str' could not be converted to Int",
+    "variant.rank=4.5": "variant.rank: Value '4.5' of type 'float' could not be converted to Int",
+    "variant.rank=null": "variant.rank: Incompatible value 'None' for field of type 'int'.",
+    "variant.rank=0": "rank must be at least 1, got 0.",
+    "variant.lr=-1": "variant.lr must not be negative, got -1.0.",
+    "variant.lr=nan": "variant.lr must be a finite number, got nan.",
+    "variant.targets=query": "variant.targets must be a list such as [query].",
+    "task.labels=0": "task.labels must be a list such as [0].",
+    "train.explode=inf": "train.explode must be a finite number, got inf.",
+    "train.epochs=inf": "train.epochs must be a finite number, got inf.",
+    "train.epochs=0": "train.epochs must be positive, got 0.0.",
+    "train.batch_size=0": "train.batch_size must be positive, got 0.",
+    "train.accumulate=0": "train.accumulate must be positive, got 0.",
+    "train.snapshots=-1": "train.snapshots must not be negative, got -1.",
+    "train.examples=0": "train.examples must be positive or null, got 0.",
+    "train.warmup=2": "train.warmup is a fraction of all steps, got 2.0.",
+    "model.dropout=2": "model.dropout must be null or lie in [0, 1), got 2.0.",
+    "model.lr_scale=0": "model.lr_scale must be positive, got 0.0.",
+    "seed=one": "seed must be a whole number, got 'one'.",
+    "seed=1.5": "seed must be a whole number, got 1.5.",
+    "seed=true": "seed must be a whole number, got True.",
+    "seed=-1": "seed must lie in [0, 2^63), got -1.",
+    "seed=99999999999999999999": "seed must lie in [0, 2^63), got 99999999999999999999.",
+    "paper=3": "paper must be of type str | None, got 3.",
+}
+GAPS = {
+    "~seed": "config has no 'seed'.",
+    "~variant": "config has no 'variant'.",
+    "~variant.alpha": "variant.alpha: Structured config of type `LoRA` has missing mandatory value",
+    "~variant._target_": "variant has no _target_, so it is not known what it is.",
+    "variant.alpha=???": "variant.alpha: Missing mandatory value",
+    "~task.hub.path": "task.hub.path: Structured config of type `HubFiles` has missing mandatory",
+    "data=local": "data.dir: Missing mandatory value",
+    "variant.targets=${model.linears.al}": (
+        "variant.targets: Interpolation key 'model.linears.al' not found."
+    ),
+    "variant.targets=[${model.linears.al}]": (
+        "variant.targets[0]: Interpolation key 'model.linears.al' not found."
+    ),
+    "seed=${model.sede}": "seed: Interpolation key 'model.sede' not found.",
+}
+
+
+@pytest.mark.parametrize("override", [*TYPOS, *VALUES, *GAPS])
+def test_a_mistake_is_named(override: str):
+    assert {**TYPOS, **VALUES, **GAPS}[override] in message(override)
+
+
+@pytest.mark.parametrize("override", [*VALUES, *GAPS])
+def test_a_wrong_value_is_one_sentence_that_begins_with_its_key(override: str):
+    said = message(override).strip()
+    key = override.lstrip("+~").partition("=")[0]
+    assert "\n" not in said and said.endswith(".")
+    assert key == "data" or key.rpartition(".")[2] in said.partition(" must")[0].partition(":")[0]
+
+
+def test_a_typo_in_a_yaml_file_is_named_with_the_near_word(tmp_path: Path):
+    text = (CONF / "variant/lora.yaml").read_text().replace("rank:", "rnak:")
+    found = written(tmp_path, "variant/mine.yaml", text)
+    assert message(found, "variant=mine").startswith(
+        "variant has no setting 'rnak'. Did you mean 'rank'? LoRA has: lr, rank, alpha, "
+    )
+
+
+@pytest.mark.parametrize("key", [f.name for f in dataclasses.fields(Train)])
+def test_a_key_deleted_from_a_yaml_file_is_missed(key: str, tmp_path: Path):
+    text = without((CONF / "train/mini.yaml").read_text(), key)
+    found = written(tmp_path, "train/mine.yaml", text)
+    assert message(found, "train=mine").startswith(
+        f"train.{key}: Structured config of type `Train` has missing mandatory value: {key}"
+    )
+
+
+def test_a_misspelt_section_of_a_preset_is_named_with_the_near_word(tmp_path: Path):
+    preset = "# @package _global_\ntrian: {epochs: 3}\n"
+    found = written(tmp_path, "experiment/mine.yaml", preset)
+    assert message(found, "experiment=mine").startswith(
+        "config has no setting 'trian'. Did you mean 'train'? It has: variant, task, data, model, "
+    )
+
+
+def test_a_section_that_a_preset_empties_is_missed(tmp_path: Path):
+    found = written(tmp_path, "experiment/mine.yaml", "# @package _global_\ntrain: null\n")
+    assert message(found, "experiment=mine").startswith("train must be of type Train, got None.")
+
+
+@pytest.mark.parametrize(
+    ("targets", "said"),
+    [
+        (
+            "[qury]",
+            "No linear layer is named 'qury'. Did you mean 'query'? "
+            "This model has: dense, key, query, value.",
+        ),
+        ("[]", "targets must name at least one linear layer, got none."),
+    ],
+)
+def test_a_target_that_matches_nothing_is_named(
+    targets: str, said: str, tiny_run: Callable[..., Run], case: Callable[..., Any]
+):
+    case = case("lora", f"variant.targets={targets}")
+    with pytest.raises(ValueError) as caught:
+        case.run.variant.adapt(case.model.backbone)
+    assert str(caught.value) == said
+
+
+# One run, one folder
+
+SAMPLE = ["task=mrpc", "model.dropout=0.1", "train.examples=8", "model.revision=a", "paper=p"]
+
+
+def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value of nested dicts and lists with its dotted path."""
+    items = node.items() if isinstance(node, dict) else enumerate(node)
+    for key, value in items:
+        if isinstance(value, dict | list) and value:
+            yield from leaves(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value
+
+
+def changed(value: Any) -> Any:
+    """Another value, whatever it is."""
+    return not value if isinstance(value, bool) else f"{value}x" if value else 1
+
+
+def folder(cfg: DictConfig) -> str:
+    return cfg.hydra.run.dir
+
+
+PLAIN = describe(read(composed(*SAMPLE)))
+
+
+@pytest.mark.parametrize("path", [path for path, _ in leaves(PLAIN)])
+def test_the_folder_follows_every_setting_that_can_change_the_result(path: str):
+    config = OmegaConf.create(PLAIN)
+    other = OmegaConf.create(PLAIN)
+    OmegaConf.update(other, path, changed(OmegaConf.select(config, path)))
+    harmless = path.startswith("tracker.") or path in NOT_IDENTITY
+    assert (cell_id(_root_=other) == cell_id(_root_=config)) == harmless
+
+
+def test_only_these_settings_do_not_change_the_result():
+    assert set(NOT_IDENTITY) == {
+        "tracker", "train.device", "train.checkpoint_every", "train.log_every"
+    }  # fmt: skip
+
+
+def test_the_folder_does_not_depend_on_the_order_of_keys():
+    def reverse(node: Any) -> Any:
+        if not isinstance(node, dict):
+            return node
+        return {key: reverse(node[key]) for key in reversed(list(node))}
+
+    config, other = OmegaConf.create(PLAIN), OmegaConf.create(reverse(PLAIN))
+    assert list(other) == list(reversed(list(config)))
+    assert cell_id(_root_=other) == cell_id(_root_=config)
+
+
+def test_the_identity_leaves_the_description_of_the_run_as_it_is():
+    before = json.dumps(PLAIN)
+    identity(PLAIN)
+    assert json.dumps(PLAIN) == before
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["tracker.mode=disabled", "train.device=cpu", "train.log_every=1", "hydra.verbose=true"],
+)
+def test_where_and_how_a_run_is_carried_out_leaves_its_folder(override: str):
+    assert folder(composed(override)) == folder(composed())
+
+
+def test_another_seed_or_setting_is_another_folder():
+    folders = {
+        folder(composed(o)) for o in ("seed=0", "seed=1", "variant.rank=4", "train.epochs=1")
+    }
+    assert len(folders) == 4
+
+
+def test_the_folder_is_the_same_alone_in_a_multirun_and_from_python(
+    shell: Callable[..., Any], tmp_path: Path
+):
+    small = ["data.train=32", "data.dev=16", "train.epochs=1", "tracker.mode=disabled"]
+    several = shell("-m", "seed=1,2", *small)
+    assert several.code == 0
+    for seed in (1, 2):
+        expected = tmp_path / folder(composed(f"seed={seed}", *small))
+        assert (expected / "result.json").is_file()
+    alone = shell("seed=2", *small)
+    assert f"Already done: {expected.relative_to(tmp_path)}" in alone.out.replace(
+        f"{tmp_path}/", ""
+    )
