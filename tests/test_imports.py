@@ -1,0 +1,129 @@
+"""Who may import whom, what may be imported at all, and where a method may be named."""
+
+import ast
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ("run", "experiments", "variants", "analysis", "tests")
+# What a room may import of the project; a name stands for itself and for all that lies in it.
+ALLOWED: dict[str, tuple[str, ...]] = {
+    "run": ("experiments",),
+    "experiments": ("experiments", "variants.base"),
+    "variants": ("variants",),
+    "analysis": ("analysis",),
+}
+# The one part of the analysis that opens adapters.
+EXCEPTIONS: dict[str, tuple[str, ...]] = {
+    "analysis/geometry.py": ("analysis", "experiments.adapters", "variants")
+}
+METHODS = {path.stem for path in (ROOT / "conf" / "variant").glob("*.yaml")}
+# Methods whose name is an English word as well; only a string that is just this word counts.
+WORDS = {"full"}
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+PINS = [
+    Requirement(line)
+    for line in (ROOT / "constraints.txt").read_text().splitlines()
+    if not line.startswith("#")
+]
+
+
+def files(room: str) -> list[Path]:
+    """The Python files of one room; `run` is a single one."""
+    return [ROOT / "run.py"] if room == "run" else sorted((ROOT / room).rglob("*.py"))
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Dotted names of everything a file imports, also inside functions."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path} has a relative import; name the package."
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def within(name: str, allowed: tuple[str, ...]) -> bool:
+    return any(name == place or name.startswith(f"{place}.") for place in allowed)
+
+
+def third_party(path: Path) -> set[str]:
+    """The packages from outside that a file imports."""
+    names = {name.partition(".")[0] for name in imported(path)}
+    beside = (
+        {file.stem for file in path.parent.glob("*.py")} if path.parent.name == "tests" else set()
+    )
+    return names - sys.stdlib_module_names - set(ROOMS) - beside
+
+
+def declared(*extras: str) -> list[Requirement]:
+    """What the project, with these extras, asks for."""
+    groups = [PROJECT["dependencies"], *(EXTRAS[extra] for extra in extras)]
+    return [Requirement(line) for group in groups for line in group]
+
+
+def canonical(requirements: list[Requirement]) -> set[str]:
+    return {canonicalize_name(requirement.name) for requirement in requirements}
+
+
+def code(path: Path) -> str:
+    """A file's code without comments and docstrings."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, DOCUMENTED) and ast.get_docstring(node) is not None:
+            node.body[0] = ast.Pass()
+    return ast.unparse(tree)
+
+
+@pytest.mark.parametrize("room", ALLOWED)
+def test_a_room_imports_only_what_lies_below_it(room: str) -> None:
+    for path in files(room):
+        place = path.relative_to(ROOT).as_posix()
+        inside = [name for name in imported(path) if name.partition(".")[0] in ROOMS]
+        wrong = [n for n in inside if not within(n, EXCEPTIONS.get(place, ALLOWED[room]))]
+        assert not wrong, f"{place} must not import {', '.join(wrong)}."
+
+
+def test_variants_need_nothing_but_torch() -> None:
+    for path in files("variants"):
+        assert third_party(path) <= {"torch"}, path
+
+
+def test_peft_is_imported_by_tests_alone() -> None:
+    for room in ALLOWED:
+        for path in files(room):
+            assert "peft" not in third_party(path), path
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_import_is_a_declared_dependency(room: str) -> None:
+    known = canonical(declared(*(e for e in EXTRAS if room == "tests" or e != "test")))
+    distributions = packages_distributions()
+    for path in files(room):
+        for name in third_party(path):
+            names = {canonicalize_name(n) for n in distributions.get(name, [name])}
+            assert names & known, f"{path} imports {name}, which pyproject.toml does not declare."
+
+
+def test_no_code_above_the_methods_names_one() -> None:
+    words = [f"'{word}'" for word in WORDS] + [rf"\b{name}\b" for name in METHODS - WORDS]
+    pattern = re.compile("|".join(words), re.IGNORECASE)
+    for path in [*files("run"), *files("experiments"), ROOT / "variants" / "base.py"]:
+        text = code(path).replace(PROJECT["name"], "")
+        assert not pattern.findall(text), f"{path} names {pattern.findall(text)}."
+
+
+def test_every_pinned_version_lies_in_its_declared_range() -> None:
+    pins = {canonicalize_name(pin.name): next(iter(pin.specifier)).version for pin in PINS}
+    for wanted in declared(*EXTRAS):
+        assert pins[canonicalize_name(wanted.name)] in wanted.specifier, str(wanted)
