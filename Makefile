@@ -16,8 +16,9 @@ PY := $(VENV)/bin/python
 run: $(VENV)/installed
 	$(PY) run.py $(ARGS)
 
+# One thread: the models are tiny, and where cores are busy a second one only waits.
 test: $(VENV)/installed-test
-	$(PY) -m pytest -q $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q $(ARGS)
 
 check: $(VENV)/installed-test
 	$(PY) -m ruff check .
@@ -32,11 +33,11 @@ setup: $(VENV)/installed-$(EXTRAS)
 
 # A stamp for each choice of extras, so that a run installs no test tools and a second call nothing.
 # Editable, because conf/ is read from where it lies and the package names are too generic to share.
-$(VENV)/installed: $(VENV)/bin/pip pyproject.toml constraints.txt
+$(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/bin/pip
 	$(PY) -m pip install -q -c constraints.txt -e .
 	touch $@
 
-$(VENV)/installed-%: $(VENV)/bin/pip pyproject.toml constraints.txt
+$(VENV)/installed-%: pyproject.toml constraints.txt | $(VENV)/bin/pip
 	$(PY) -m pip install -q -c constraints.txt -e '.[$*]'
 	touch $@ $(VENV)/installed
 
