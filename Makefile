@@ -11,7 +11,7 @@ VENV ?= .venv
 EXTRAS ?= test
 PY := $(VENV)/bin/python
 
-.PHONY: run test check format setup clean
+.PHONY: run test check lint types format setup clean
 
 run: $(VENV)/installed
 	$(PY) run.py $(ARGS)
@@ -20,9 +20,13 @@ run: $(VENV)/installed
 test: $(VENV)/installed-test
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q $(ARGS)
 
-check: $(VENV)/installed-test
+check: lint types
+
+lint: $(VENV)/installed-test
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+
+types: $(VENV)/installed-test
 	$(PY) -m pyright --pythonpath $(PY)
 
 format: $(VENV)/installed-test
