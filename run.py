@@ -1,11 +1,12 @@
 """Compose, read, execute, write: `python run.py variant=dora task=sst2`, or `--help`."""
 
 from pathlib import Path
+from typing import cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 import experiments.identity  # noqa: F401 (the resolver that names a run's folder)
 
@@ -20,9 +21,12 @@ def main(cfg: DictConfig) -> float:
     from experiments.runner import execute
 
     hydra_config = HydraConfig.get()
-    origin = Origin(dict(hydra_config.runtime.choices), list(hydra_config.overrides.task))
+    # As typed: a reference in an override is not resolved.
+    overrides = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)
     try:
-        result = execute(read(cfg), Path(hydra_config.runtime.output_dir), origin)
+        run = read(cfg)
+        origin = Origin(dict(hydra_config.runtime.choices), cast(list[str], overrides))
+        result = execute(run, Path(hydra_config.runtime.output_dir), origin)
     except (ValueError, OSError, Diverged) as error:
         # Hydra prints this kind as one line; HYDRA_FULL_ERROR=1 shows where it came from.
         raise CompactHydraException(str(error)) from error

@@ -20,8 +20,9 @@ def run(*overrides: str, out: str | Path | None = None) -> Result:
     unless `out` names another.
     """
     cfg = composed(*overrides)
+    described = read(cfg)
     origin = Origin(dict(cfg.hydra.runtime.choices), list(overrides))
-    return execute(read(cfg), Path(out or cfg.hydra.run.dir), origin)
+    return execute(described, Path(out or cfg.hydra.run.dir), origin)
 
 
 def composed(*overrides: str) -> DictConfig:

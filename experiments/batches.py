@@ -70,6 +70,12 @@ def encode(tokenizer: PreTrainedTokenizerBase, split: Split, max_length: int) ->
     if len(texts) == 2 and tokenizer.sep_token is None:
         # GPT-2 has no separator: its tokenizer would run the two texts together.
         texts = [[f"{a}{tokenizer.eos_token}{b}" for a, b in zip(*texts, strict=True)]]
+    special = tokenizer.num_special_tokens_to_add(pair=len(texts) == 2)
+    if max_length <= special:
+        raise ValueError(
+            f"train.max_length must leave room for text beside {special} special tokens, "
+            f"got {max_length}."
+        )
     whole = tokenizer(*texts, add_special_tokens=True, truncation=False, verbose=False)
     cut = tokenizer(*texts, add_special_tokens=True, truncation=True, max_length=max_length)
     names = [n for n in ("input_ids", "token_type_ids") if n in tokenizer.model_input_names]

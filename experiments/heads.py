@@ -39,16 +39,17 @@ class LastTokenHead(nn.Module):
         return self.score(hidden[torch.arange(len(hidden), device=hidden.device), last])
 
 
-def build_head(config: PreTrainedConfig, num_outputs: int) -> nn.Module:
-    """The head that the model's family has for classification and regression.
-
-    Raises ValueError for a family that has none here.
-    """
-    if config.model_type not in FAMILIES:
+def check_family(where: str, kind: str | None) -> None:
+    """Raise ValueError for a family of models that has no head here."""
+    if kind not in FAMILIES:
         raise ValueError(
-            f"There is no head for models of type '{config.model_type}'; "
+            f"{where} is of a model of type '{kind}', and there is no head for it; "
             f"known are: {', '.join(FAMILIES)}."
         )
+
+
+def build_head(config: PreTrainedConfig, num_outputs: int) -> nn.Module:
+    """The head that the model's family has for classification and regression."""
     if config.model_type == "gpt2":
         return LastTokenHead(config.n_embd, num_outputs)
     dropout = config.classifier_dropout

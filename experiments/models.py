@@ -5,13 +5,16 @@ every method at one seed.
 """
 
 import hashlib
+import json
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import (
@@ -26,9 +29,12 @@ from transformers.utils import logging as transformers_logging
 
 from experiments import hub
 from experiments.batches import Batch
-from experiments.heads import FirstTokenHead, build_head, initialise
+from experiments.heads import FirstTokenHead, build_head, check_family, initialise
 from experiments.layers import PRECISIONS, plain_linears, store_matrices
 from variants.base import at_least_float32
+
+# The sets of files that one tokenizer is made from: the fast one's, GPT-2's and RoBERTa's, BERT's.
+TOKENIZER_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("vocab.txt",))
 
 
 class Model(nn.Module):
@@ -91,12 +97,13 @@ class Pretrained:
         """The local folder with config, tokenizer and weights, downloaded if need be."""
         if self.package is not None:
             module, _, inside = self.package.partition("/")
-            spec = find_spec(module)
+            spec = find_spec(module.partition(".")[0]) and find_spec(module)
             if spec is not None and spec.submodule_search_locations:
                 return Path(spec.submodule_search_locations[0]) / inside
-        if Path(self.path).is_dir():
-            return Path(self.path)
-        if self.path.startswith((".", "/", "~")) or self.path.count("/") > 1:
+        folder = Path(self.path).expanduser()
+        if self.path and folder.is_dir():
+            return folder
+        if not self.path or self.path.startswith((".", "/", "~")) or self.path.count("/") > 1:
             raise ValueError(f"model.path: there is no folder '{self.path}'.")
         patterns = ["*.json", "*.txt", "*.safetensors", "*.model"]
         return hub.snapshot(self.path, "model", patterns, self.revision)
@@ -115,7 +122,7 @@ class Pretrained:
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
         folder = self.folder()
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = read_config(folder)
         if self.dropout is not None:
             set_dropout(config, self.dropout)
         head = build_head(config, num_outputs)
@@ -125,8 +132,47 @@ class Pretrained:
             load_pooler(folder, head)
         plain_linears(backbone)
         store_matrices(backbone, PRECISIONS[precision])
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = read_tokenizer(folder, config.vocab_size)
         return Loaded(Model(backbone, head), tokenizer, positions(config))
+
+
+def read_config(folder: Path) -> PreTrainedConfig:
+    """What a model folder says of its architecture."""
+    path = folder / "config.json"
+    check_family(str(path), read_object(path).get("model_type"))
+    try:
+        return AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (ValueError, OSError, StrictDataclassError) as error:
+        raise ValueError(f"{path} cannot be read ({' '.join(str(error).split())}).") from None
+
+
+def read_tokenizer(folder: Path, size: int) -> PreTrainedTokenizerBase:
+    """The tokenizer in a model folder, which may have no more tokens than the model's table.
+
+    Without its files transformers would make an empty one, for which every word is unknown.
+    """
+    if not any(all((folder / name).is_file() for name in names) for names in TOKENIZER_FILES):
+        raise ValueError(f"{folder} holds no tokenizer: there is no {TOKENIZER_FILES[0][0]} in it.")
+    path = folder / TOKENIZER_FILES[0][0]
+    if path.is_file() and not {"model", "added_tokens"} <= read_object(path).keys():
+        raise ValueError(f"{path} does not describe a tokenizer.")
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    if len(tokenizer) > size:
+        raise ValueError(
+            f"The tokenizer in {folder} has {len(tokenizer)} tokens, and its model {size}."
+        )
+    return tokenizer
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The content of a JSON file that holds one object."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read ({error}).") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold one JSON object.")
+    return content
 
 
 def positions(config: PreTrainedConfig) -> int:
@@ -153,11 +199,17 @@ def load_backbone(folder: Path, config: PreTrainedConfig) -> PreTrainedModel:
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are reported too, and an error below
             **options,
         )
     except SafetensorError as error:
         raise ValueError(f"The weights in {folder} cannot be read ({error}).") from None
-    lost = sorted(report["missing_keys"]) + [str(key) for key in report["mismatched_keys"]]
+    for name, found, expected in sorted(report["mismatched_keys"]):
+        raise ValueError(
+            f"The weights in {folder} do not fit its config.json: {name} has shape {list(found)}, "
+            f"and {list(expected)} was expected."
+        )
+    lost = sorted(report["missing_keys"])
     if lost:
         raise ValueError(f"The weights in {folder} lack {lost[0]} ({len(lost)} tensors in all).")
     return backbone

@@ -21,6 +21,7 @@ PACKAGES = (
     "torch", "transformers", "tokenizers", "datasets", "numpy", "scipy", "scikit-learn",
     "hydra-core", "safetensors",
 )  # fmt: skip
+CHOSEN = ("variant", "model", "task", "data", "train", "tracker")  # one file each
 # Overrides that leave a published setting what it is.
 HARMLESS = (
     "experiment",
@@ -41,11 +42,20 @@ class Origin:
     choices: dict[str, str] = field(default_factory=dict)
     overrides: Sequence[str] = ()
 
+    def __post_init__(self) -> None:
+        for group in CHOSEN:
+            # Hydra knows of no choice for variant=[lora,dora], and puts the second over the first.
+            if self.choices and self.choices.get(group) is None:
+                raise ValueError(f"{group} takes one file; several are a multirun: -m {group}=A,B.")
+
     def keeps_paper(self) -> bool:
         """Whether a published setting was taken as it is, but for its seed and where it runs."""
-        keys = [part.lstrip("+~").partition("=")[0] for part in self.overrides]
+        parts = [part.lstrip("+~").partition("=") for part in self.overrides]
         return all(
-            key in HARMLESS or key.startswith(tuple(f"{h}." for h in HARMLESS)) for key in keys
+            # Several presets at once are none of them.
+            (key in HARMLESS or key.startswith(tuple(f"{h}." for h in HARMLESS)))
+            and not (key == "experiment" and value.startswith("["))
+            for key, _, value in parts
         )
 
 

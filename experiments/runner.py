@@ -20,6 +20,9 @@ def execute(run: Run, out: Path, origin: Origin | None = None) -> Result:
 
     Raises Diverged, with the result written, where training went wrong.
     """
+    # What this machine cannot do is said before anything is downloaded.
+    run.train.pick_device()
+    run.tracker.check_key()
     data = run.task.load(run.data)
     key = fingerprint(run, data)
     if (out / "result.json").exists():

@@ -26,6 +26,18 @@ class Tracker:
         if self.mode not in MODES:
             raise ValueError(f"tracker.mode must be one of {', '.join(MODES)}, got '{self.mode}'.")
 
+    def check_key(self) -> None:
+        """Raise ValueError where a run is to go online and nobody is logged in."""
+        if self.mode != "online" or os.environ.get("WANDB_API_KEY"):
+            return
+        import wandb
+
+        if not wandb.api.api_key:
+            raise ValueError(
+                "tracker.mode is 'online' and wandb has no key: run 'wandb login', "
+                "or set tracker.mode=offline and 'wandb sync' the run later."
+            )
+
     @contextmanager
     def start(self, folder: Path, name: str, config: dict[str, Any]) -> Iterator["Tracked"]:
         """Track a run in its own folder, from its start to its end, good or bad."""
@@ -34,11 +46,6 @@ class Tracker:
             return
         import wandb  # takes a moment, so only where it is used
 
-        if self.mode == "online" and not (os.environ.get("WANDB_API_KEY") or wandb.api.api_key):
-            raise ValueError(
-                "tracker.mode is 'online' and wandb has no key: run 'wandb login', "
-                "or set tracker.mode=offline and 'wandb sync' the run later."
-            )
         # As a context manager wandb marks a run that raises as failed.
         with wandb.init(
             mode=self.mode,  # pyright: ignore[reportArgumentType] (checked above)

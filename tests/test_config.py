@@ -131,6 +131,7 @@ TYPOS = {
     "tracker.mode=onlin": "tracker.mode must be one of offline, online, disabled, got 'onlin'.",
     "task.predict_on=[ax]": "Task 'sst2' has no split 'ax'. It has: dev, train.",
     "task.metrics=[acuracy]": "Did you mean 'accuracy'?",
+    "model.path=texts": "model=mini_roberta is made on the spot and reads no files: ",
     "variant._target_=variants.lora.Lora": "module 'variants.lora' has no attribute 'Lora'.",
     "variant._target_=variants.lorra.LoRA": "No module named 'variants.lorra'.",
     "variant._target_=pathlib.Path": "variant._target_ must name a dataclass, got 'pathlib.Path'.",
@@ -244,7 +245,7 @@ def test_a_target_that_matches_nothing_is_named(
 
 # One run, one folder
 
-SAMPLE = ["task=mrpc", "model.dropout=0.1", "train.examples=8", "model.revision=a", "paper=p"]
+SAMPLE = ["task=mrpc", "model=roberta_base", "model.revision=a", "train.examples=8", "paper=p"]
 
 
 def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -22,6 +22,14 @@ SEED = 0
 class StandIn(Pretrained):
     """A RoBERTa of random weights over the words of the built-in sentences."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.path or self.package or self.revision:
+            raise ValueError(
+                f"model={self.name} is made on the spot and reads no files: leave path, package "
+                "and revision empty, or choose another model, such as model=roberta_base."
+            )
+
     @property
     def note(self) -> str:
         return (
