@@ -1,5 +1,6 @@
 """Compose, read, execute, write: `python run.py variant=dora task=sst2`, or `--help`."""
 
+import sys
 from pathlib import Path
 from typing import cast
 
@@ -34,4 +35,8 @@ def main(cfg: DictConfig) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        print("Interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
+        sys.exit(130)  # as a shell reports SIGINT

@@ -1,10 +1,13 @@
 """Trained adapters: what a finished run's folder holds, back in a model."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from omegaconf import OmegaConf
+from torch import Tensor
 
 from experiments.config import Run, read
 from experiments.files import read_tensors
@@ -40,9 +43,16 @@ def restore(folder: Path, device: str = "cpu") -> Trained:
         )
     loaded = load_adapted(run, torch.device(device))
     model = loaded.model
-    _, adapter = read_tensors(folder / "adapter.safetensors", "run it again")
-    run.variant.load_state(model.backbone, adapter)
-    _, head = read_tensors(folder / "head.safetensors", "run it again")
-    copy_exactly(dict(model.head.state_dict()), head)
+    load(folder / "adapter.safetensors", partial(run.variant.load_state, model.backbone))
+    load(folder / "head.safetensors", partial(copy_exactly, dict(model.head.state_dict())))
     model.eval()
     return Trained(run, result, loaded)
+
+
+def load(path: Path, take: Callable[[dict[str, Tensor]], None]) -> None:
+    """Hand over the tensors of a file; raises ValueError naming it where they do not fit."""
+    _, tensors = read_tensors(path, "run it again")
+    try:
+        take(tensors)
+    except ValueError as error:
+        raise ValueError(f"{path} is not of this run: {error}") from None

@@ -63,5 +63,8 @@ def write_lines(path: Path, records: list[dict[str, float]]) -> None:
 
 def append_line(path: Path, record: dict[str, float]) -> None:
     """Add one record to a JSON-lines file."""
-    with path.open("a") as file:
-        file.write(json.dumps(record) + "\n")
+    try:
+        with path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+    except OSError as error:
+        raise OSError(f"{path} could not be written: {error}") from error

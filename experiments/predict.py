@@ -54,10 +54,13 @@ def main() -> None:
         if not isinstance(task, TextTask):
             raise ValueError(f"Task '{task.name}' is not one of classes or scores.")
         if arguments.text and len(arguments.text) != len(task.text):
+            many = "one text" if len(task.text) == 1 else f"{len(task.text)} texts"
             raise ValueError(
-                f"Task '{task.name}' takes {len(task.text)} texts ({', '.join(task.text)}), "
+                f"Task '{task.name}' takes {many} ({', '.join(task.text)}), "
                 f"got {len(arguments.text)}."
             )
+        if arguments.text and not task.allow_empty and not all(map(str.strip, arguments.text)):
+            raise ValueError("--text is empty, and so would be the answer.")
         texts = [tuple(arguments.text)] if arguments.text else read_texts(task, arguments.file)
         table = predict(trained, texts)
         table = pd.concat([pd.DataFrame(texts, columns=task.text), table], axis=1)

@@ -156,6 +156,10 @@ class Recorder(Watch):
     def restore(self) -> int:
         """Continue from the checkpoint: everything as it was after its step."""
         text, tensors = read_tensors(self.checkpoint, "delete it to start over")
+        if "about" not in text:
+            raise ValueError(
+                f"{self.checkpoint} is no checkpoint of a run; delete it to start over."
+            )
         about = json.loads(text["about"])
         if about["key"] != self.key:
             raise ValueError(

@@ -6,6 +6,7 @@ It lets every command run on a bare machine. Nothing it scores says anything abo
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -59,9 +60,12 @@ def build(folder: Path) -> None:
         type_vocab_size=1,
         pad_token_id=1,
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), TemporaryDirectory(dir=folder) as beside:
         torch.manual_seed(SEED)
-        RobertaModel(config, add_pooling_layer=False).save_pretrained(folder)
+        RobertaModel(config, add_pooling_layer=False).save_pretrained(beside)
+        # The weights last, and whole: they are what says that the folder is complete.
+        for name in ("config.json", "model.safetensors"):
+            (Path(beside) / name).replace(folder / name)
 
 
 def tokenizer(ids: dict[str, int]) -> PreTrainedTokenizerFast:
