@@ -2,18 +2,20 @@
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 import torch.nn as nn
-from transformers import PreTrainedModel
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.batches import Batch
 from experiments.models import Model
-from variants.base import AdapterLayer, adapter_layers, replace_module
+from variants.base import adapter_layers, replace_module
 
 MIB = 2**20
 
@@ -135,48 +137,26 @@ def count_parameters(model: Model) -> dict[str, int]:
     }
 
 
-def flops_per_token(backbone: PreTrainedModel, length: float) -> dict[str, float]:
-    """Floating-point operations per token of the forward pass and of a whole training step.
+def count_flops(
+    model: Model, penalty: Callable[[], Tensor | float], parts: Sequence[Batch]
+) -> dict[str, float]:
+    """Floating-point operations per token place, padding included, of one training step.
 
-    A linear layer [d_out, d_in] costs 2 d_in d_out forward, as much for the gradient of its input,
-    which nothing below the lowest trained parameter needs, and as much for that of its weight where
-    it trains. Attention over `length` tokens costs 4 length width per layer forward and twice that
-    backward. Norms, activations, embeddings and the head are left out.
+    Counted as 2 m n k for each product of matrices that the step really makes, forward and
+    backward, the method's own and recomputed ones too; elementwise work is left out.
     """
-    forward = backward = 0.0
-    below = not trains(backbone, nn.Embedding)
-    for module in backbone.modules():
-        if isinstance(module, nn.Linear):
-            cost = 2.0 * module.weight.numel()
-            forward += cost
-            backward += 0.0 if below else cost
-            backward += cost if module.weight.requires_grad else 0.0
-        elif isinstance(module, AdapterLayer):
-            below = False
-            base = {id(p) for p in module.base.parameters()}
-            for parameter in module.parameters():
-                if id(parameter) not in base and parameter.ndim > 1:
-                    forward += 2.0 * parameter.numel()
-                    backward += (4.0 if parameter.requires_grad else 2.0) * parameter.numel()
-        if any(p.requires_grad for p in module.parameters(recurse=False)):
-            below = False
-    config = backbone.config
-    attention = 4.0 * length * config.hidden_size * config.num_hidden_layers
-    trained = backward > 0
+    model.train()
+    places = sum(part.inputs["input_ids"].numel() for part in parts)
+    # PyTorch has no count for its fused attention on CPUs, and one for the products it stands for.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as forward:
+        loss = torch.stack([model.loss(part)[0] for part in parts]).sum() + penalty()
+    with FlopCounterMode(display=False) as backward:
+        loss.backward()
+    model.zero_grad()
     return {
-        "forward": forward + attention,
-        "training": forward + backward + attention * (3.0 if trained else 1.0),
+        "forward_per_token": forward.get_total_flops() / places,
+        "training_per_token": (forward.get_total_flops() + backward.get_total_flops()) / places,
     }
-
-
-def trains(backbone: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether any module of this kind has a parameter that trains."""
-    return any(
-        p.requires_grad
-        for module in backbone.modules()
-        if isinstance(module, kind)
-        for p in module.parameters(recurse=False)
-    )
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from experiments.config import describe
 from experiments.evaluation import Evaluated
 from experiments.files import write_tensors
 from experiments.job import Job
-from experiments.measure import count_parameters, flops_per_token, latency, memory_kind
+from experiments.measure import count_parameters, count_flops, latency, memory_kind
 from experiments.recorder import Recorder
 from experiments.results import Origin, Result, provenance, write_predictions
 
@@ -62,23 +62,18 @@ def write(job: Job, evaluated: dict[str, Evaluated], result: Result) -> None:
 def cost(job: Job, recorder: Recorder, evaluated: dict[str, Evaluated]) -> dict[str, Any]:
     """Parameters, seconds, memory, arithmetic and latency of the run."""
     clock = recorder.clock
-    lengths = job.examples.lengths.astype(float)
-    # Attention's share per token, averaged over tokens: long texts hold more of them.
-    length = float((lengths**2).sum() / lengths.sum())
-    per_token = flops_per_token(job.loaded.model.backbone, length)
+    model, variant = job.loaded.model, job.run.variant
+    parts = [part.to(job.device) for part in job.batches.parts(1)]
+    flops = count_flops(model, lambda: variant.penalty(model.backbone), parts)
     phases = recorder.costs
     found = {
-        "parameters": count_parameters(job.loaded.model),
+        "parameters": count_parameters(model),
         "seconds": {name: phase.seconds for name, phase in phases.items()},
         "peak_mib": {name: phase.peak_mib for name, phase in phases.items()},
         "memory": memory_kind(job.device, phases["train"]),
         "restarts": recorder.restarts,
         "steps": clock.summary(),
-        "flops": {
-            "forward_per_token": per_token["forward"],
-            "training_per_token": per_token["training"],
-            "training": per_token["training"] * clock.tokens,
-        },
+        "flops": flops | {"training": flops["training_per_token"] * clock.padded},
     }
     # The steps of every process that took part, where the phase only knows the last.
     found["seconds"]["train"] = sum(clock.seconds())
@@ -86,7 +81,7 @@ def cost(job: Job, recorder: Recorder, evaluated: dict[str, Evaluated]) -> dict[
         split = next(iter({**job.data.score, **job.data.predict}.values()))
         rows = np.arange(min(LATENCY_BATCH, len(split)))
         batch = evaluation.encoded(job.loaded, split.take(rows), job.run.train).batch(rows)
-        found["latency"] = latency(job.loaded.model, batch.to(job.device))
+        found["latency"] = latency(model, batch.to(job.device))
     return found
 
 
