@@ -93,8 +93,8 @@ def rows(result: Result) -> list[tuple[str, str]]:
     lines = [
         (
             primary["metric"],
-            f"{primary['score']:.4f}   95 % of resamples in [{low:.4f}, {high:.4f}], "
-            f"{primary['examples']:,} examples",
+            f"{primary['score']:.4f}   95 % interval {low:.4f} to {high:.4f}, "
+            f"over {primary['examples']:,} examples",
         ),
         *(
             (f"{split} {metric}", f"{score:.4f}")
