@@ -49,6 +49,17 @@ def outputs(model: Model, data: Encoded, batch_size: int) -> np.ndarray:
     return result.numpy()
 
 
+def not_finite(evaluated: Mapping[str, Evaluated]) -> str | None:
+    """What is to be said where the last steps broke the model, or None."""
+    for name, item in evaluated.items():
+        broken = int((~np.isfinite(item.outputs)).any(axis=1).sum())
+        if broken:
+            return (
+                f"The outputs of {broken} of {len(item.outputs)} examples of {name} are no numbers."
+            )
+    return None
+
+
 def scores(task: Task, evaluated: Mapping[str, Evaluated]) -> dict[str, dict[str, float]]:
     """Every metric of the task on every split that has labels."""
     return {

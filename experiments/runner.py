@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import torch
+
 from experiments import evaluation, outcome
 from experiments.config import Run, describe
 from experiments.console import Console
@@ -34,6 +36,8 @@ def execute(run: Run, out: Path, origin: Origin | None = None) -> Result:
         prepare(job, recorder)
         failure = train(job, recorder)
         evaluated = {} if failure else evaluate(job, recorder)
+        if failure := failure or evaluation.not_finite(evaluated):
+            evaluated = {}
         result = outcome.collect(job, recorder, evaluated, failure, origin or Origin())
         outcome.write(job, evaluated, result)
         tracked.summarise(result)
@@ -75,6 +79,11 @@ def train(job: Job, recorder: Recorder) -> str | None:
             fit(job.loaded.model, job.run.variant, job.batches, job.plan, recorder)
         except Diverged as error:
             return str(error)
+        except torch.OutOfMemoryError as error:
+            raise ValueError(
+                "The GPU has too little memory for this run: raise train.accumulate or lower "
+                f"train.batch_size ({str(error).splitlines()[0]})."
+            ) from error
     return None
 
 

@@ -46,8 +46,7 @@ class Tracker:
             return
         import wandb  # takes a moment, so only where it is used
 
-        # As a context manager wandb marks a run that raises as failed.
-        with wandb.init(
+        run = wandb.init(
             mode=self.mode,  # pyright: ignore[reportArgumentType] (checked above)
             project=self.project,
             entity=self.entity,
@@ -57,8 +56,14 @@ class Tracker:
             dir=folder,
             config=config,
             settings=wandb.Settings(console="off", silent=True, init_timeout=30),
-        ) as run:
+        )
+        failed = 1
+        # Not as a context manager: that prints a traceback of its own.
+        try:
             yield Tracked(run)
+            failed = 0
+        finally:
+            run.finish(exit_code=failed)
 
 
 class Tracked:

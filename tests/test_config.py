@@ -130,6 +130,8 @@ TYPOS = {
     "train.device=cpu:x": "train.device must be auto, cpu, cuda or cuda:NUMBER, got 'cpu:x'.",
     "tracker.mode=onlin": "tracker.mode must be one of offline, online, disabled, got 'onlin'.",
     "task.predict_on=[ax]": "Task 'sst2' has no split 'ax'. It has: dev, train.",
+    "task.predict_on=[dev]": "Split 'dev' is in score_on, and so needs no place in predict_on.",
+    "task.score_on=[]": "score_on must name at least one split, got none.",
     "task.metrics=[acuracy]": "Did you mean 'accuracy'?",
     "model.path=texts": "model=mini_roberta is made on the spot and reads no files: ",
     "variant._target_=variants.lora.Lora": "module 'variants.lora' has no attribute 'Lora'.",

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from experiments.api import composed
@@ -343,6 +344,13 @@ def refused_diverged(answer: Any) -> str:
     return answer.said
 
 
+def test_a_run_whose_last_step_breaks_the_model_is_diverged(tmp_path: Path):
+    # The loss of the only step is computed before the weights move.
+    with pytest.raises(Diverged, match=r"The outputs of 32 of 32 examples of dev are no numbers\."):
+        execute(small("variant.lr=1e30", "train.batch_size=64", "train.warmup=0"), tmp_path)
+    assert read_result(tmp_path).status == "diverged"
+
+
 def test_predicting_with_a_diverged_run_is_an_error(tmp_path: Path, capsys):
     with pytest.raises(Diverged):
         execute(small("variant.lr=1e30", "train.log_every=1"), tmp_path)
@@ -529,8 +537,36 @@ def limit_file_size() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (40 * 1024, 40 * 1024))
 
 
+@pytest.mark.parametrize("mode", ["disabled", "offline"])
+def test_an_error_under_way_is_one_line_however_the_run_is_tracked(
+    mode: str, shell: Shell, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(*_: Any) -> None:
+        raise OSError("There is no room left.")
+
+    monkeypatch.setattr(Recorder, "save", fail)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    assert refused(shell(*SMALL, f"tracker.mode={mode}")) == "There is no room left."
+
+
+def test_a_stand_in_that_cannot_be_written_is_one_line_and_made_anew_later(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(self: Any, folder: str) -> None:
+        (Path(folder) / "model.safetensors").write_bytes(b"half")
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setattr("transformers.RobertaModel.save_pretrained", fail)
+        said = refused(shell(*SMALL))
+    assert said.startswith(f"{tmp_path}/lora-assay/mini_roberta-") and "No space left" in said
+    assert shell(*SMALL).code == 0
+
+
 @pytest.mark.slow
 def test_a_full_disk_is_one_line_and_what_was_earned_stays(tmp_path: Path):
+    small().model.folder()  # made while there is room
     run = process(*SMALL, *OFTEN, folder=tmp_path, preexec_fn=limit_file_size)
     _, error = run.communicate(timeout=120)
     assert run.returncode != 0 and "Traceback" not in error

@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from safetensors import SafetensorError
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaModel
 from transformers.utils import logging as transformers_logging
@@ -65,7 +66,10 @@ def build(folder: Path) -> None:
     transformers_logging.disable_progress_bar()
     with torch.random.fork_rng(devices=[]), TemporaryDirectory(dir=folder) as beside:
         torch.manual_seed(SEED)
-        RobertaModel(config, add_pooling_layer=False).save_pretrained(beside)
+        try:
+            RobertaModel(config, add_pooling_layer=False).save_pretrained(beside)
+        except SafetensorError as error:
+            raise OSError(f"{folder} could not be written: {error}") from error
         # The weights last, and whole: they are what says that the folder is complete.
         for name in ("config.json", "model.safetensors"):
             (Path(beside) / name).replace(folder / name)

@@ -38,6 +38,12 @@ class TextTask(Task):
             raise ValueError(f"text must name one or two columns, got {len(self.text)}.")
         check_metrics(self.metrics, self.labels)
         check_classes(self.labels, self.names)
+        if not self.score_on:
+            raise ValueError("score_on must name at least one split, got none.")
+        for split in {*self.score_on} & {*self.predict_on}:
+            raise ValueError(
+                f"Split '{split}' is in score_on, and so needs no place in predict_on."
+            )
         on_hub = self.hub.files if self.hub else {}
         known = sorted(self.files | on_hub)
         for split in ["train", *self.score_on, *self.predict_on]:
