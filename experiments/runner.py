@@ -26,6 +26,8 @@ def execute(run: Run, out: Path, origin: Origin | None = None) -> Result:
     run.train.pick_device()
     run.tracker.check_key()
     data = run.task.load(run.data)
+    if not data.score:
+        raise ValueError("task.score_on must name at least one split, got none.")
     key = fingerprint(run, data)
     if (out / "result.json").exists():
         return finished(out, key)

@@ -131,7 +131,6 @@ TYPOS = {
     "tracker.mode=onlin": "tracker.mode must be one of offline, online, disabled, got 'onlin'.",
     "task.predict_on=[ax]": "Task 'sst2' has no split 'ax'. It has: dev, train.",
     "task.predict_on=[dev]": "Split 'dev' is in score_on, and so needs no place in predict_on.",
-    "task.score_on=[]": "score_on must name at least one split, got none.",
     "task.metrics=[acuracy]": "Did you mean 'accuracy'?",
     "model.path=texts": "model=mini_roberta is made on the spot and reads no files: ",
     "variant._target_=variants.lora.Lora": "module 'variants.lora' has no attribute 'Lora'.",
@@ -329,6 +328,4 @@ def test_the_folder_is_the_same_alone_in_a_multirun_and_from_python(
         expected = tmp_path / folder(composed(f"seed={seed}", *small))
         assert (expected / "result.json").is_file()
     alone = shell("seed=2", *small)
-    assert f"Already done: {expected.relative_to(tmp_path)}" in alone.out.replace(
-        f"{tmp_path}/", ""
-    )
+    assert alone.code == 0 and "Already done" in alone.out and expected.name in alone.out

@@ -77,6 +77,7 @@ def process(*arguments: str, folder: Path, **options: Any) -> subprocess.Popen:
         ("data=local", "data.dir: Missing mandatory value"),
         ("train.max_length=129", "train.max_length is 129, and mini_roberta reads at most 128 to"),
         ("train.max_length=2", "train.max_length must leave room for text beside 2 special tokens"),
+        ("task.score_on=[]", "task.score_on must name at least one split, got none."),
         ("task=own", "The built-in sentences have no task 'own', use data=local data.dir=FOLDER."),
     ],
 )

@@ -38,8 +38,6 @@ class TextTask(Task):
             raise ValueError(f"text must name one or two columns, got {len(self.text)}.")
         check_metrics(self.metrics, self.labels)
         check_classes(self.labels, self.names)
-        if not self.score_on:
-            raise ValueError("score_on must name at least one split, got none.")
         for split in {*self.score_on} & {*self.predict_on}:
             raise ValueError(
                 f"Split '{split}' is in score_on, and so needs no place in predict_on."
