@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.models import Pretrained
+from experiments.results import title
 from experiments.tasks.base import Task
 from experiments.tasks.sources import Source
 from experiments.tracking import Tracker
@@ -58,7 +59,7 @@ class Run:
     @property
     def title(self) -> str:
         """The labels and the seed in one line."""
-        return "/".join([*self.label.values(), f"s{self.seed}"])
+        return title(self.label, self.seed)
 
 
 def read(cfg: DictConfig) -> Run:

@@ -13,7 +13,7 @@ from experiments.results import Result
 
 
 class Console:
-    """Progress while a run trains, a table at its end; one line each where nobody watches."""
+    """Progress while a run trains, where somebody watches."""
 
     def __init__(self, job: Job, folder: Path) -> None:
         self.rich = RichConsole()
@@ -64,24 +64,28 @@ class Console:
             parts.append(f"{self.metric.replace('_', ' ')} {record[self.metric]:.3f}")
         self.progress.update(self.bar, completed=record["step"], description="  ".join(parts))
 
-    def show(self, result: Result) -> None:
-        """Print what came out, and how to look at it."""
-        if not self.rich.is_terminal:
-            primary = result.primary
-            print(
-                f"{self.job.run.title}: {primary['metric']} {primary['score']:.4f} -> {self.folder}"
-            )
-            return
-        table = Table(show_header=False, title=self.job.run.title, title_justify="left")
-        for name, value in rows(result):
-            table.add_row(name, value)
-        self.rich.print(table)
-        self.rich.print(
-            f'Try it:      python -m experiments.predict {self.folder} --text "..."\n'
-            f"All results: python -m analysis.load outputs",
-            highlight=False,
-            soft_wrap=True,
-        )
+
+def show(result: Result) -> None:
+    """Print what came out, and how to look at it."""
+    rich, folder, primary = RichConsole(), shown(result.folder), result.primary
+    if not rich.is_terminal:
+        print(f"{result.title}: {primary['metric']} {primary['score']:.4f} -> {folder}")
+        return
+    table = Table(show_header=False, title=result.title, title_justify="left")
+    for name, value in rows(result):
+        table.add_row(name, value)
+    rich.print(table)
+    rich.print(
+        f'Ask it:      python -m experiments.predict {folder} --text "..."\n'
+        "All results: python -m analysis.load outputs",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def shown(path: Path) -> Path:
+    """A path as short as it can be said."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def rows(result: Result) -> list[tuple[str, str]]:
@@ -115,7 +119,7 @@ def rows(result: Result) -> list[tuple[str, str]]:
         ),
         ("peak memory", f"{peak:,.0f} MiB ({cost['memory']})" if peak else cost["memory"]),
         ("adapter", f"{cost['bytes']['adapter'] / 1024:,.0f} KiB"),
-        ("result", str(result.folder)),
+        ("result", str(shown(result.folder))),
     ]
     cut = result.examples["truncated"]
     if any(cut.values()):

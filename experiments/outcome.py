@@ -9,7 +9,7 @@ from experiments.config import describe
 from experiments.evaluation import Evaluated
 from experiments.files import write_tensors
 from experiments.job import Job
-from experiments.measure import count_parameters, count_flops, latency, memory_kind
+from experiments.measure import count_flops, count_parameters, latency, memory_kind
 from experiments.recorder import Recorder
 from experiments.results import Origin, Result, provenance, write_predictions
 

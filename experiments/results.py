@@ -3,7 +3,7 @@
 import json
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 
 from experiments.files import whole, write_json
+from experiments.identity import NOT_IDENTITY
 
 SCHEMA = 1
 PACKAGES = (
@@ -22,17 +23,8 @@ PACKAGES = (
     "hydra-core", "safetensors",
 )  # fmt: skip
 CHOSEN = ("variant", "model", "task", "data", "train", "tracker")  # one file each
-# Overrides that leave a published setting what it is.
-HARMLESS = (
-    "experiment",
-    "seed",
-    "tracker",
-    "data.dir",
-    "train.device",
-    "train.checkpoint_every",
-    "data",
-    "hydra",
-)
+# Overrides that leave a published setting what it is: which seed, and where it runs.
+HARMLESS = ("seed", "data.dir", "hydra", *NOT_IDENTITY)
 
 
 @dataclass(frozen=True)
@@ -52,9 +44,10 @@ class Origin:
         """Whether a published setting was taken as it is, but for its seed and where it runs."""
         parts = [part.lstrip("+~").partition("=") for part in self.overrides]
         return all(
-            # Several presets at once are none of them.
-            (key in HARMLESS or key.startswith(tuple(f"{h}." for h in HARMLESS)))
-            and not (key == "experiment" and value.startswith("["))
+            # Several presets at once are none of them, and a copy of the data is the data.
+            (key == "experiment" and not value.startswith("["))
+            or (key, value) == ("data", "local")
+            or any(key == name or key.startswith(f"{name}.") for name in HARMLESS)
             for key, _, value in parts
         )
 
@@ -81,6 +74,11 @@ class Result:
     schema: int = SCHEMA
     folder: Path = field(default=Path(), compare=False)
 
+    @property
+    def title(self) -> str:
+        """The labels and the seed in one line."""
+        return title(self.label, self.seed)
+
     @cached_property
     def predictions(self) -> pd.DataFrame:
         """One row per evaluated example."""
@@ -98,6 +96,11 @@ class Result:
         write_json(self.folder / "result.json", content)
         (self.folder / UNFINISHED).unlink(missing_ok=True)
         (self.folder / "checkpoint.safetensors").unlink(missing_ok=True)
+
+
+def title(label: Mapping[str, str], seed: int) -> str:
+    """The name of a run in one line."""
+    return "/".join([*label.values(), f"s{seed}"])
 
 
 UNFINISHED = "UNFINISHED"

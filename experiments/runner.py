@@ -6,7 +6,7 @@ import torch
 
 from experiments import evaluation, outcome
 from experiments.config import Run, describe
-from experiments.console import Console
+from experiments.console import Console, show
 from experiments.evaluation import Evaluated
 from experiments.job import Job, fingerprint, start
 from experiments.measure import measure
@@ -45,7 +45,7 @@ def execute(run: Run, out: Path, origin: Origin | None = None) -> Result:
         tracked.summarise(result)
     if failure:
         raise Diverged(f"{failure} It is recorded in {out / 'result.json'}.")
-    console.show(result)
+    show(result)
     return result
 
 
@@ -60,7 +60,8 @@ def finished(out: Path, key: dict) -> Result:
         )
     if result.failure:
         raise Diverged(f"{out} holds a diverged run: {result.failure} Delete it to try again.")
-    print(f"Already done: {out / 'result.json'}")
+    print("Already done:")
+    show(result)
     return result
 
 

@@ -1,4 +1,4 @@
-"""What every variant owes, over conf/variant/*.yaml: a new method is tested once its YAML exists."""
+"""What every variant owes, over conf/variant/*.yaml: a method is tested once its YAML exists."""
 
 from collections.abc import Callable
 
@@ -199,9 +199,7 @@ def test_telemetry_is_numbers(case: Callable[..., Case], variant: str) -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_variant_is_frozen_and_has_a_file_of_its_name(
-    tiny_run: Callable, variant: str
-) -> None:
+def test_a_variant_is_frozen_and_has_a_file_of_its_name(tiny_run: Callable, variant: str) -> None:
     run = tiny_run(variant)
     assert isinstance(run.variant, Variant)
     assert run.label["variant"] == variant

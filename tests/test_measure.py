@@ -62,9 +62,7 @@ def test_lora_on_roberta_base_has_the_papers_count() -> None:
 
 
 @pytest.mark.parametrize("variant", ["full", "lora", "head_only"])
-def test_operations_follow_the_closed_formula(
-    tiny_run: Callable[..., Run], variant: str
-) -> None:
+def test_operations_follow_the_closed_formula(tiny_run: Callable[..., Run], variant: str) -> None:
     job = begin(tiny_run(variant, "train.batch_size=8", "train.accumulate=1"))
     (batch,) = job.batches.parts(1)
     tokens = batch.inputs["input_ids"].numel()

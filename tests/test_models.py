@@ -166,7 +166,8 @@ def test_the_real_minilm_gives_transformers_features(case: Callable, tiny_run: C
     loaded = run.model.load(2, torch_generator(0, "head"), "fp32")
     folder = run.model.folder()
     theirs = BertForSequenceClassification.from_pretrained(folder).bert.eval()
-    tokens = loaded.tokenizer(["a quiet film about rivers", "no"], padding=True, return_tensors="pt")
+    texts = ["a quiet film about rivers", "no"]
+    tokens = loaded.tokenizer(texts, padding=True, return_tensors="pt")
     with torch.no_grad():
         ours = loaded.model.backbone.eval()(**tokens).last_hidden_state
         torch.testing.assert_close(ours, theirs(**tokens).last_hidden_state, rtol=1e-5, atol=1e-5)

@@ -8,10 +8,11 @@ import json
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from experiments.hub import snapshot
 from experiments.mini import sentences
-from experiments.tasks.tables import Part, Table, near, numbered, parquet_columns, pick, read_table
+from experiments.tasks.tables import Part, Table, near, numbered, pick, place, read_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,11 +67,8 @@ class Hub(Source):
         folder = snapshot(hub.path, "dataset", [pattern], hub.revision)
         paths = sorted(folder.glob(pattern))
         names = [hub.columns.get(column, column) for column in part.columns]
-        parts = [parquet_columns(path, names) for path in paths]
-        columns = {
-            column: [value for values in parts for value in values[name]]
-            for column, name in zip(part.columns, names, strict=True)
-        }
+        values = hub_columns(f"{hub.path}/{pattern}", paths, names)
+        columns = {column: values[name] for column, name in zip(part.columns, names, strict=True)}
         sha256 = hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
         # The folder of a snapshot is named by its commit.
         origin = f"{hub.path}@{folder.name}/{pattern}"
@@ -105,3 +103,18 @@ def siblings(folder: Path) -> str:
     if not folder.parent.is_dir():
         return ""
     return near(folder.name, [path.name for path in folder.parent.iterdir()])
+
+
+def hub_columns(where: str, paths: list[Path], names: list[str]) -> dict[str, list[Any]]:
+    """The named columns of a downloaded data set."""
+    from datasets import Dataset, disable_progress_bars  # takes a second, so only where used
+    from datasets.exceptions import DatasetGenerationError
+
+    disable_progress_bars()
+    try:
+        rows = Dataset.from_parquet([str(path) for path in paths], keep_in_memory=True)
+    except DatasetGenerationError as error:
+        raise ValueError(f"{where} cannot be read ({error.__cause__}).") from None
+    for name in names:
+        place(where, rows.column_names, name)
+    return {name: list(rows[name]) for name in names}
