@@ -153,8 +153,16 @@ class Recorder(Watch):
             "random": random,
         }
 
-    def restore(self) -> int:
-        """Continue from the checkpoint: everything as it was after its step."""
+    def restore_model(self) -> None:
+        """Put back the model as it was: the method's structure, on which the optimizer is built."""
+        self.about, self.groups = self.read_checkpoint()
+        model = self.job.loaded.model
+        self.job.run.variant.load_state(model.backbone, self.groups.get("learned", {}))
+        copy_exactly(adapter_buffers(model.backbone), self.groups.get("buffer", {}))
+        copy_exactly(dict(model.head.state_dict()), self.groups["head"])
+
+    def read_checkpoint(self) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
+        """What the checkpoint says of itself, and its tensors by group."""
         text, tensors = read_tensors(self.checkpoint, "delete it to start over")
         if "about" not in text:
             raise ValueError(
@@ -166,11 +174,11 @@ class Recorder(Watch):
                 f"{self.folder} holds the unfinished run of another configuration or other data; "
                 "delete it, or choose another folder."
             )
-        groups = unflatten(tensors)
-        state = self.state
-        state.variant.load_state(state.model.backbone, groups.get("learned", {}))
-        copy_exactly(adapter_buffers(state.model.backbone), groups.get("buffer", {}))
-        copy_exactly(dict(state.model.head.state_dict()), groups["head"])
+        return about, unflatten(tensors)
+
+    def restore(self) -> int:
+        """Continue from the checkpoint: everything beside the model as it was after its step."""
+        state, about, groups = self.state, self.about, self.groups
         state.optimizer.load_state_dict(
             {
                 "state": optimizer_entries(groups.get("optimizer", {})),

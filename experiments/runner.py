@@ -67,7 +67,9 @@ def finished(out: Path, key: dict) -> Result:
 
 def prepare(job: Job, recorder: Recorder) -> None:
     """Let the method look at data or train briefly; a run taken up again has that behind it."""
-    if not recorder.checkpoint.exists():
+    if recorder.checkpoint.exists():
+        recorder.restore_model()
+    else:
         with measure(job.device, recorder.costs["prepare"]):
             trial = Trial(job.loaded.model, job.run.variant, job.examples, job.plan, job.run.seed)
             job.run.variant.prepare(job.loaded.model.backbone, trial.probe())

@@ -77,7 +77,7 @@ class AdapterLayer(nn.Module):
         d_out, d_in = weight.shape
         linear = nn.Linear(d_in, d_out, bias=False, device="meta")
         # The base's own class, so that a backbone whose linears cast at use keeps doing so.
-        linear.__class__ = type(self.base) if isinstance(self.base, nn.Linear) else nn.Linear
+        linear.__class__ = linear_class(self.base)
         linear.weight = nn.Parameter(weight, requires_grad=False)
         linear.register_parameter("bias", self.bias)
         return linear.train(self.training)
@@ -134,6 +134,11 @@ class Variant:
         return {}
 
 
+def linear_class(base: nn.Module) -> type[nn.Linear]:
+    """The class of linear layer that `base` is, or was before it was quantised."""
+    return type(base) if isinstance(base, nn.Linear) else cast(type[nn.Linear], base.linear_class)
+
+
 def adapter_layers(model: nn.Module) -> Iterator[tuple[str, AdapterLayer]]:
     """Every adapter layer of the model with its dotted name."""
     for name, module in model.named_modules():
@@ -147,10 +152,8 @@ def added_parameters(layer: AdapterLayer) -> Iterator[nn.Parameter]:
     return (p for p in layer.parameters() if id(p) not in base)
 
 
-def replace_linears(
-    model: nn.Module, targets: Iterable[str], wrap: Callable[[nn.Linear], nn.Module]
-) -> None:
-    """Replace each linear layer whose dotted name ends in one of `targets` by `wrap(linear)`.
+def target_linears(model: nn.Module, targets: Iterable[str]) -> dict[str, nn.Linear]:
+    """The linear layers whose dotted names end in one of `targets`, by name.
 
     Raises ValueError for a target that matches nothing, and where there is no target.
     """
@@ -163,7 +166,14 @@ def replace_linears(
         chosen |= matches
     if not chosen:
         raise ValueError("targets must name at least one linear layer, got none.")
-    for name, linear in chosen.items():
+    return chosen
+
+
+def replace_linears(
+    model: nn.Module, targets: Iterable[str], wrap: Callable[[nn.Linear], nn.Module]
+) -> None:
+    """Replace each target linear layer by `wrap(linear)`."""
+    for name, linear in target_linears(model, targets).items():
         replace_module(model, name, wrap(linear))
 
 
