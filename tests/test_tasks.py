@@ -73,7 +73,7 @@ def task(name: str, **changes: Any) -> TextTask:
 
 
 def local(folder: Path) -> Local:
-    return Local(name="local", dir=str(folder))
+    return Local(dir=str(folder))
 
 
 def write(path: Path, header: list[str] | None, rows: list[list[str]]) -> Path:
@@ -166,7 +166,7 @@ def test_the_hub_gives_the_same_rows_as_the_files(name: str, tmp_path: Path, mon
         columns |= {"label": examples.labels, "idx": examples.ids}
         pyarrow.parquet.write_table(pyarrow.table(columns), path)
     monkeypatch.setattr(sources, "snapshot", lambda *wanted: commit)
-    there = read.load(Hub(name="hub"))
+    there = read.load(Hub())
     assert there.train.texts == here.train.texts
     np.testing.assert_array_equal(there.train.labels, here.train.labels)
     assert list(there.score) == list(here.score)
@@ -176,7 +176,7 @@ def test_the_hub_gives_the_same_rows_as_the_files(name: str, tmp_path: Path, mon
 @pytest.mark.parametrize("name", GLUE)
 def test_the_built_in_sentences_serve_every_glue_task(name: str):
     read = task(name)
-    data = read.load(Mini(name="mini", train=2000, dev=500, seed=0))
+    data = read.load(Mini(train=2000, dev=500, seed=0))
     assert data.train.labels is not None
     assert len(data.train) == 2000
     if read.labels is not None:
@@ -204,7 +204,7 @@ def test_the_built_in_sentences_are_equal_in_every_process():
 
 def test_the_built_in_sentences_know_no_task_of_ones_own():
     with pytest.raises(ValueError, match=r"no task 'own', use data=local.*They have: cola, sst2"):
-        task("own").load(Mini(name="mini", train=8, dev=8, seed=0))
+        task("own").load(Mini(train=8, dev=8, seed=0))
 
 
 def test_the_diagnostic_set_is_predicted_on_request_without_labels(tmp_path: Path):
@@ -477,7 +477,7 @@ def test_an_unlabelled_train_split_is_an_error_and_one_to_predict_is_not(tmp_pat
 
 def test_a_task_without_hub_files_says_what_to_do():
     with pytest.raises(ValueError, match=r"no hub files for split 'train'; use data=local"):
-        task("own").load(Hub(name="hub"))
+        task("own").load(Hub())
 
 
 SETTINGS = {

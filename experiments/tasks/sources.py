@@ -19,7 +19,10 @@ from experiments.tasks.tables import Part, Table, near, numbered, pick, place, r
 class Source(ABC):
     """One place that data comes from."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What results call it; no setting, so that no result can be mislabelled."""
+        return type(self).__name__.lower()
 
     @abstractmethod
     def table(self, part: Part) -> Table:

@@ -1,0 +1,117 @@
+"""What people do with finished runs: read them, list them, ask them, from Python and the shell."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import VARIANTS
+
+from analysis.load import load
+from experiments import predict as predict_command
+from experiments.adapters import restore
+from experiments.api import run as run_from_python
+from experiments.config import Run
+from experiments.predict import predict
+from experiments.results import Origin, read_result
+from experiments.runner import execute
+
+TINY = ("data.train=64", "data.dev=32", "train.epochs=2", "train.device=cpu")
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_restored_run_predicts_what_it_predicted(
+    tiny_run: Callable[..., Run], tmp_path: Path, variant: str
+) -> None:
+    run = tiny_run(variant)
+    result = execute(run, tmp_path)
+    dev = run.task.load(run.data).score["dev"]
+    found = predict(restore(tmp_path), dev.texts)
+    stored = result.predictions
+    assert list(found["prediction"]) == [run.task.names[p] for p in stored["prediction"]]
+    outputs = torch.tensor(np.stack(stored["outputs"]))
+    shares = torch.softmax(outputs, dim=1)[:, 1].numpy()
+    np.testing.assert_allclose(found["p(positive)"], shares, rtol=1e-4)
+
+
+def test_a_score_is_predicted_as_a_number(tiny_run: Callable[..., Run], tmp_path: Path) -> None:
+    run = tiny_run("lora", "task=stsb")
+    result = execute(run, tmp_path)
+    pair = run.task.load(run.data).score["dev"].texts[:1]
+    found = predict(restore(tmp_path), pair)
+    assert found["prediction"][0] == pytest.approx(result.predictions["prediction"][0], rel=1e-4)
+
+
+def test_the_command_answers_for_a_text_and_for_a_file(
+    tiny_run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    execute(tiny_run("lora"), tmp_path / "run")
+
+    def ask(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["predict", str(tmp_path / "run"), *arguments])
+        predict_command.main()
+        return capsys.readouterr().out
+
+    assert "p(positive)" in ask("--text", "the film was good")
+    (tmp_path / "texts.csv").write_text("sentence\nthe film was good\nthe film was bad\n")
+    ask("--file", str(tmp_path / "texts.csv"), "--out", str(tmp_path / "answers.csv"))
+    answers = pd.read_csv(tmp_path / "answers.csv")
+    assert list(answers["sentence"]) == ["the film was good", "the film was bad"]
+    assert set(answers["prediction"]) <= {"negative", "positive"}
+
+
+def test_a_run_from_python_is_the_run_of_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shell: Callable
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    overrides = ("variant=dora", "task=sst2", "tracker.mode=disabled", *TINY)
+    result = run_from_python(*overrides)
+    assert result.folder.parts[:5] == ("outputs", "mini", "sst2", "mini_roberta", "dora")
+    assert list(result.history["step"]) == [4]
+    assert set(result.predictions["split"]) == {"dev"}
+    again = read_result(result.folder)
+    assert again.fingerprint == result.fingerprint and again.scores == result.scores
+    assert again.choices["variant"] == "dora" and again.overrides == list(overrides)
+
+
+def test_all_runs_are_one_table(tiny_run: Callable[..., Run], tmp_path: Path) -> None:
+    for variant in ("lora", "full"):
+        for seed in (0, 1):
+            execute(tiny_run(variant, f"seed={seed}"), tmp_path / variant / str(seed))
+    table = load(tmp_path)
+    assert sorted(zip(table["variant"], table["seed"], strict=True)) == [
+        ("full", 0), ("full", 1), ("lora", 0), ("lora", 1),
+    ]  # fmt: skip
+    assert set(table["task"]) == {"mini/sst2"}
+    assert (table["low"] <= table["score"]).all() and (table["score"] <= table["high"]).all()
+
+
+def test_no_run_below_a_folder_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no finished run"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "kept"),
+    [
+        (["experiment=lora-sst2-roberta_base"], True),
+        (["experiment=lora-sst2-roberta_base", "seed=3", "train.device=cuda"], True),
+        (["experiment=lora-sst2-roberta_base", "data=local", "data.dir=GLUE"], True),
+        (["experiment=lora-sst2-roberta_base", "variant=dora"], False),
+        (["experiment=lora-sst2-roberta_base", "data=mini"], False),
+        (["experiment=lora-sst2-roberta_base", "train.epochs=1"], False),
+    ],
+)
+def test_a_papers_name_stays_only_with_the_papers_setting(overrides: list[str], kept: bool) -> None:
+    assert Origin({}, overrides).keeps_paper() is kept
+
+
+def test_every_task_runs_and_pools_its_splits(tiny_run: Callable[..., Run], tmp_path: Path) -> None:
+    result = execute(tiny_run("lora", "task=mnli"), tmp_path)
+    assert set(result.scores) == {"dev_matched", "dev_mismatched"}
+    assert result.primary["examples"] == 64
+    mean = np.mean([scores["accuracy"] for scores in result.scores.values()])
+    assert result.primary["score"] == pytest.approx(mean)
