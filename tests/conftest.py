@@ -5,6 +5,7 @@ import runpy
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,7 @@ class Case:
 def tiny_run(tiny: Callable[[str], Path]) -> Callable[..., Run]:
     """A run of a variant on a tiny model and generated sentences."""
 
+    @cache  # composing takes longer than most of what is tested; a run is immutable
     def make(variant: str, *overrides: str, family: str = "roberta") -> Run:
         model = [f"model={PRESET[family]}", f"model.path={tiny(family)}", "model.lr_scale=1.0"]
         if family == "bert":

@@ -1,0 +1,124 @@
+"""LoRA-drop: the probe, what it keeps and shares, and what it must leave alone."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from experiments.config import Run
+from experiments.job import start
+from experiments.probe import Trial, strata
+from experiments.runner import execute
+from variants.lora_drop import lora_layers, measure_importance, smallest_cover
+
+
+def trial(run: Run) -> tuple[Trial, torch.nn.Module]:
+    job = start(run, run.task.load(run.data))
+    return Trial(job.loaded.model, run.variant, job.examples, job.plan, run.seed), job.loaded.model
+
+
+def test_the_fewest_layers_that_reach_the_threshold_are_kept() -> None:
+    shares = {"a": 0.1, "b": 0.5, "c": 0.15, "d": 0.25}
+    assert smallest_cover(shares, 0.5) == {"b"}
+    assert smallest_cover(shares, 0.51) == {"b", "d"}
+    assert smallest_cover(shares, 0.75) == {"b", "d"}
+    assert smallest_cover(shares, 1.0) == {"a", "b", "c", "d"}
+
+
+def test_importance_is_the_share_of_squared_outputs_over_real_tokens(tiny_run: Callable) -> None:
+    run = tiny_run("lora_drop", "variant.share=0.5")
+    probe, model = trial(run)
+    layers = lora_layers(model.backbone)
+    torch.manual_seed(0)
+    for layer in layers.values():
+        layer.B.data.normal_()
+    found = measure_importance(model.backbone, probe.batches(0.5))
+    inputs: dict[str, list[torch.Tensor]] = {name: [] for name in layers}
+    hooks = [
+        layer.register_forward_pre_hook(lambda m, x, name=name: inputs[name].append(x[0]))
+        for name, layer in layers.items()
+    ]
+    sums = dict.fromkeys(layers, 0.0)
+    model.eval()
+    with torch.no_grad():
+        for batch in probe.batches(0.5):
+            for row in range(len(batch.rows)):  # one by one, so that there is no padding
+                length = int(batch.inputs["attention_mask"][row].sum())
+                model.backbone(input_ids=batch.inputs["input_ids"][row : row + 1, :length])
+                for name, layer in layers.items():
+                    delta = layer.merged_weight() - layer.W0
+                    sums[name] += float((inputs[name].pop() @ delta.T).pow(2).sum())
+    for hook in hooks:
+        hook.remove()
+    total = sum(sums.values())
+    for name, value in sums.items():
+        assert found[name] == pytest.approx(value / total, rel=1e-4)
+    assert sum(found.values()) == pytest.approx(1.0)
+
+
+def test_the_probe_leaves_the_head_as_it_was_and_the_factors_fresh(tiny_run: Callable) -> None:
+    run = tiny_run("lora_drop", "variant.steps=5", "variant.threshold=0.5")
+    probe, model = trial(run)
+    head = {name: tensor.clone() for name, tensor in model.head.state_dict().items()}
+    run.variant.prepare(model.backbone, probe.probe())
+    assert all(torch.equal(head[name], t) for name, t in model.head.state_dict().items())
+    layers = lora_layers(model.backbone)
+    assert not any(layer.B.any() for layer in layers.values())
+    assert all(layer.A.any() for layer in layers.values())
+    pairs = {id(layer.A) for layer in layers.values()}
+    assert 1 < len(pairs) < len(layers) == 4
+
+
+def test_the_probe_uses_up_no_batch_of_the_main_run(tiny_run: Callable, tmp_path: Path) -> None:
+    """All layers kept and the factors equal, the first loss is LoRA's."""
+    first = {}
+    for variant, extra in (("lora", []), ("lora_drop", ["variant.threshold=1.0"])):
+        run = tiny_run(variant, "train.log_every=1", "variant.lr=0.01", *extra)
+        result = execute(run, tmp_path / variant)
+        first[variant] = result.history["loss"].iloc[0]
+    assert first["lora_drop"] == first["lora"]
+
+
+def test_sharing_can_be_by_name_and_ranking_by_block(tiny_run: Callable) -> None:
+    for unit, shared_per, groups in (("matrix", "name", 2), ("matrix", "shape", 1)):
+        run = tiny_run(
+            "lora_drop", f"variant.unit={unit}", f"variant.shared_per={shared_per}",
+            "variant.threshold=0.0001", "variant.steps=3",
+        )  # fmt: skip
+        probe, model = trial(run)
+        run.variant.prepare(model.backbone, probe.probe())
+        pairs = {id(layer.A) for layer in lora_layers(model.backbone).values()}
+        assert len(pairs) == 1 + groups  # one kept, and one in common per group
+    run = tiny_run("lora_drop", "variant.unit=block", "variant.threshold=0.0001")
+    probe, model = trial(run)
+    run.variant.prepare(model.backbone, probe.probe())
+    layers = lora_layers(model.backbone)
+    own = {name.split(".")[2] for name, layer in layers.items()
+           if sum(layer.A is other.A for other in layers.values()) == 1}  # fmt: skip
+    assert len(own) == 1, "both matrices of one block keep a pair of their own"
+
+
+def test_without_reset_the_probes_factors_go_on(tiny_run: Callable) -> None:
+    run = tiny_run("lora_drop", "variant.reset=false", "variant.steps=5")
+    probe, model = trial(run)
+    run.variant.prepare(model.backbone, probe.probe())
+    assert all(layer.B.any() for layer in lora_layers(model.backbone).values())
+
+
+def test_the_share_is_stratified_seeded_and_of_its_size(tiny_run: Callable) -> None:
+    probe, _ = trial(tiny_run("lora_drop", "data.train=400"))
+    rows = probe.rows(0.1)
+    assert len(rows) == 40 and np.array_equal(rows, probe.rows(0.1))
+    labels = probe.data.labels
+    assert labels[rows].mean() == pytest.approx(labels.mean(), abs=0.02)
+    scores = np.linspace(0, 5, 50, dtype=np.float32)
+    assert np.bincount(strata(scores)).tolist() == [10] * 5
+
+
+def test_probe_time_is_reported_apart(tiny_run: Callable, tmp_path: Path) -> None:
+    result = execute(tiny_run("lora_drop", "variant.steps=3"), tmp_path)
+    assert result.cost["seconds"]["prepare"] > 0.001
+    assert result.cost["steps"]["steps"] == 6
+    assert result.telemetry["pairs"] >= 1

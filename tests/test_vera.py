@@ -1,0 +1,108 @@
+"""VeRA: one random pair for all layers, two trained vectors in each."""
+
+from collections.abc import Callable
+
+import peft
+import pytest
+import torch
+import torch.nn as nn
+from torch.testing import assert_close
+
+from variants.base import adapter_layers
+from variants.vera import VeRA, VeRALayer, draw_projections
+
+SETTINGS = {"lr": 1.0, "rank": 4, "d_initial": 0.1, "dropout": 0.0}
+
+
+def two_shapes() -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 10), nn.Linear(10, 3), nn.Linear(3, 6))
+
+
+def test_projections_are_those_that_peft_draws_from_a_key() -> None:
+    # Measured with PEFT 0.21.2 and torch 2.13 on a CPU, key 0.
+    A, B = draw_projections(2, 4, 3, seed=0)
+    assert_close(A, torch.tensor([
+        [-0.009169445, 0.65700656, -1.0080204, -0.90133756],
+        [-0.47171584, 0.32842436, -0.024266092, 0.97108734],
+    ]))  # fmt: skip
+    assert_close(B, torch.tensor([
+        [-0.15370919, 0.45832238], [-0.52344841, -0.34046122], [-1.65471208, -1.14710629],
+    ]))  # fmt: skip
+    wide, _ = draw_projections(1024, 768, 768, seed=0)
+    assert_close(wide[0, :3], torch.tensor([-0.00066174765, 0.04741536, -0.0727476]))
+
+
+def test_all_layers_share_one_pair_and_slice_it(case: Callable) -> None:
+    model = two_shapes()
+    VeRA(**SETTINGS, projection_seed=3, targets=["0", "1", "2"]).adapt(model)
+    layers = [layer for _, layer in adapter_layers(model)]
+    assert len({id(layer.A) for layer in layers}) == len({id(layer.B) for layer in layers}) == 1
+    assert layers[0].A.shape == (4, 10) and layers[0].B.shape == (10, 4)
+    A, B = layers[1].projections()
+    assert A.shape == (4, 10) and B.shape == (3, 4)
+    assert torch.equal(B, layers[0].B[:3])
+    model.double()  # moving keeps them one tensor
+    assert len({id(layer.A) for layer in layers}) == 1
+
+
+def test_only_the_vectors_train_and_the_count_is_the_papers() -> None:
+    model = two_shapes()
+    VeRA(**SETTINGS, projection_seed=0, targets=["0", "1", "2"]).adapt(model)
+    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    assert {n.rpartition(".")[2] for n in trained} == {"b", "d"}
+    assert sum(p.numel() for p in trained.values()) == 3 * 4 + (10 + 3 + 6)
+    for _, layer in adapter_layers(model):
+        assert (layer.d == 0.1).all() and not layer.b.any()
+
+
+def test_no_vector_is_decayed() -> None:
+    model = two_shapes()
+    variant = VeRA(**SETTINGS, projection_seed=0, targets=["0"])
+    variant.adapt(model)
+    assert all(group["weight_decay"] == 0 for group in variant.param_groups(model, 1.0, 0.1))
+
+
+def test_an_adapter_of_other_projections_is_refused() -> None:
+    first, second = two_shapes(), two_shapes()
+    one = VeRA(**SETTINGS, projection_seed=0, targets=["0"])
+    other = VeRA(**SETTINGS, projection_seed=1, targets=["0"])
+    one.adapt(first)
+    other.adapt(second)
+    with pytest.raises(ValueError, match="projection_seed 1"):
+        other.load_state(second, one.learned_state(first))
+    state = one.learned_state(first)
+    state["projection.sha256"] = state["projection.sha256"].clone()
+    state["projection.sha256"][0] ^= 1
+    with pytest.raises(ValueError, match="sha256 differs"):
+        one.load_state(first, state)
+
+
+def test_neither_projection_is_stored() -> None:
+    model = two_shapes()
+    variant = VeRA(**SETTINGS, projection_seed=0, targets=["0", "2"])
+    variant.adapt(model)
+    assert set(variant.learned_state(model)) == {
+        "0.b", "0.d", "2.b", "2.d", "projection.seed", "projection.sha256",
+    }  # fmt: skip
+
+
+def test_output_and_gradients_are_those_of_peft() -> None:
+    torch.manual_seed(0)
+    base = nn.Sequential(nn.Linear(6, 10)).double()
+    config = peft.VeraConfig(r=4, target_modules=["0"], projection_prng_key=5)
+    theirs = peft.get_peft_model(nn.Sequential(nn.Linear(6, 10)).double(), config).double()
+    theirs.base_model.model[0].base_layer.load_state_dict(base[0].state_dict())
+    VeRA(**SETTINGS, projection_seed=5, targets=["0"]).adapt(base)
+    layer = base[0]
+    assert isinstance(layer, VeRALayer)
+    their = theirs.base_model.model[0]
+    with torch.no_grad():
+        for vector, name in ((layer.b, "vera_lambda_b"), (layer.d, "vera_lambda_d")):
+            vector.copy_(torch.randn_like(vector))
+            getattr(their, name)["default"].copy_(vector)
+    x = torch.randn(5, 6, dtype=torch.float64)
+    assert_close(base(x), theirs(x))
+    base(x).pow(2).sum().backward()
+    theirs(x).pow(2).sum().backward()
+    assert_close(layer.b.grad, their.vera_lambda_b["default"].grad)
+    assert_close(layer.d.grad, their.vera_lambda_d["default"].grad)

@@ -1,0 +1,160 @@
+"""LoRA-drop: layers whose update does little share one LoRA.  Zhou et al., 2024, arXiv:2402.07721.
+
+The importance of a layer is the share of ||dW x||^2 that it has after a short training. The most
+important layers that together reach the threshold keep a LoRA of their own. What the paper leaves
+open is a setting here.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from variants.base import Probe, adapter_layers, copy_exactly
+from variants.lora import LoRA, LoRALayer
+
+OWNERS = "owners"  # in a saved state: the layer, by number, whose factors each layer uses
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoRADrop(LoRA):
+    """LoRA that looks at data first, and then gives most layers one pair in common."""
+
+    share: float  # of the train split, stratified, that the probe trains on and looks at
+    steps: int  # of the probe
+    threshold: float  # T: share of the importance that layers with a LoRA of their own reach
+    unit: str  # what is ranked: each matrix, or each block with its matrices together
+    shared_per: str  # one pair in common for all matrices of one shape, or of one name and shape
+    reset: bool  # start the main run from fresh factors
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.share <= 1:
+            raise ValueError(f"share must lie in (0, 1], got {self.share}.")
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, since B starts at zero, got {self.steps}.")
+        if not 0 < self.threshold <= 1:
+            raise ValueError(f"threshold must lie in (0, 1], got {self.threshold}.")
+        for name, known in (("unit", ("matrix", "block")), ("shared_per", ("shape", "name"))):
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"{name} must be {' or '.join(known)}, got '{getattr(self, name)}'."
+                )
+
+    def prepare(self, model: nn.Module, probe: Probe) -> None:
+        probe.fit(self.share, self.steps)
+        importance = measure_importance(model, probe.batches(self.share))
+        units: dict[str, float] = {}
+        for name, value in importance.items():
+            units[self.unit_of(name)] = units.get(self.unit_of(name), 0.0) + value
+        kept = smallest_cover(units, self.threshold)
+        layers = lora_layers(model)
+        if self.reset:
+            for layer in layers.values():
+                nn.init.kaiming_uniform_(layer.A, a=5**0.5)
+                nn.init.zeros_(layer.B)
+        first: dict[Any, str] = {}
+        owners = {
+            name: name
+            if self.unit_of(name) in kept
+            else first.setdefault(self.group_of(name, layer), name)
+            for name, layer in layers.items()
+        }
+        share_factors(layers, owners)
+
+    def unit_of(self, name: str) -> str:
+        """The matrix itself, or the numbered block it stands in."""
+        parts = name.split(".")
+        numbers = [i for i, part in enumerate(parts) if part.isdigit()]
+        whole = self.unit == "matrix" or not numbers
+        return name if whole else ".".join(parts[: numbers[-1] + 1])
+
+    def group_of(self, name: str, layer: LoRALayer) -> tuple[Any, ...]:
+        """What layers must have in common to share one pair."""
+        return (*layer.W0.shape, name.rpartition(".")[2] if self.shared_per == "name" else "")
+
+    def learned_state(self, model: nn.Module) -> dict[str, Tensor]:
+        """Every pair once, and which layer uses whose."""
+        layers = lora_layers(model)
+        number = {id(layer.A): i for i, layer in reversed(list(enumerate(layers.values())))}
+        owners = torch.tensor([number[id(layer.A)] for layer in layers.values()])
+        return super().learned_state(model) | {OWNERS: owners}
+
+    def load_state(self, model: nn.Module, state: Mapping[str, Tensor]) -> None:
+        layers = lora_layers(model)
+        names = list(layers)
+        numbers = state[OWNERS].tolist() if OWNERS in state else []
+        if len(numbers) != len(names) or not all(0 <= n < len(names) for n in numbers):
+            raise ValueError(
+                f"The stored tensors do not fit this model: '{OWNERS}' must name one of "
+                f"{len(names)} layers for each."
+            )
+        share_factors(layers, {name: names[n] for name, n in zip(names, numbers, strict=True)})
+        factors = {name: tensor for name, tensor in state.items() if name != OWNERS}
+        copy_exactly(super().learned_state(model), factors)
+
+    def telemetry(self, model: nn.Module) -> dict[str, float]:
+        """How many pairs there are, and which layers have one of their own."""
+        layers = lora_layers(model)
+        users: dict[int, int] = {}
+        for layer in layers.values():
+            users[id(layer.A)] = users.get(id(layer.A), 0) + 1
+        own = {f"own/{name}": float(users[id(layer.A)] == 1) for name, layer in layers.items()}
+        return {"pairs": float(len(users)), **own}
+
+
+def lora_layers(model: nn.Module) -> dict[str, LoRALayer]:
+    """The model's LoRA layers by name."""
+    return {n: layer for n, layer in adapter_layers(model) if isinstance(layer, LoRALayer)}
+
+
+@torch.no_grad()
+def measure_importance(model: nn.Module, batches: Iterable[Any]) -> dict[str, float]:
+    """Each layer's share of the sum of ||s B A x||^2 over all real tokens, dropout off."""
+    layers = lora_layers(model)
+    device = next(model.parameters()).device
+    sums = {name: torch.zeros((), dtype=torch.float64, device=device) for name in layers}
+    mask = torch.empty(0)
+
+    def hook(name: str) -> Any:
+        def add(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            squares = layers[name].branch(inputs[0]).double().pow(2).sum(dim=-1)
+            sums[name] += (squares * mask).sum()
+
+        return add
+
+    hooks = [layer.register_forward_pre_hook(hook(name)) for name, layer in layers.items()]
+    training = model.training
+    model.eval()
+    for batch in batches:
+        mask = batch.inputs["attention_mask"]
+        model(**batch.inputs)
+    model.train(training)
+    for handle in hooks:
+        handle.remove()
+    values = {name: float(value) for name, value in sums.items()}
+    total = sum(values.values())
+    if not total > 0:
+        raise ValueError("The probe left every update at zero or not a number: nothing to compare.")
+    return {name: value / total for name, value in values.items()}
+
+
+def smallest_cover(importance: dict[str, float], threshold: float) -> set[str]:
+    """The fewest units, most important first, whose shares reach `threshold` in [0, 1]."""
+    kept, reached = set[str](), 0.0
+    for name in sorted(importance, key=lambda name: -importance[name]):
+        # The shares of all add up to one but for rounding.
+        if reached >= threshold - 1e-12:
+            break
+        kept.add(name)
+        reached += importance[name]
+    return kept
+
+
+def share_factors(layers: dict[str, LoRALayer], owners: dict[str, str]) -> None:
+    """Give each layer the factors of its owner, as the same parameters."""
+    for name, owner in owners.items():
+        layers[name].A, layers[name].B = layers[owner].A, layers[owner].B

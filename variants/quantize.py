@@ -1,0 +1,143 @@
+"""Frozen linear layers of few bits: NF4 in blocks, and integers in groups along the input.
+
+NF4: Dettmers et al., 2023, arXiv:2305.14314, Sec. 3.
+Groups: Xu et al., 2023, arXiv:2309.14717, Eq. (1).
+"""
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+
+from variants.base import at_least_float32, linear_class
+
+# The 16 levels as in the authors' code; the paper prints another construction.
+NF4 = (
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635,
+    -0.18477343022823334, -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725,
+    0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941,
+    0.7229568362236023, 1.0,
+)  # fmt: skip
+
+
+class Frozen(torch.autograd.Function):
+    """x W^T for a frozen layer that makes W anew in the backward pass and does not keep it."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, layer: "QuantLinear") -> Tensor:
+        ctx.layer = layer
+        return F.linear(x, layer.weight.to(x.dtype))
+
+    @staticmethod
+    def backward(ctx, *gradients: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = gradients
+        return gradient @ ctx.layer.weight.to(gradient.dtype), None
+
+
+class QuantLinear(nn.Module):
+    """A frozen linear layer whose weight [d_out, d_in] is stored in few bits."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.shape = linear.weight.shape
+        self.linear_class = linear_class(linear)  # what it becomes again when merged
+        self.bias = linear.bias
+        self.stored_dtype = linear.weight.dtype
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight that the stored bits stand for, in the dtype it came in."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = Frozen.apply(x, self)
+        return y if self.bias is None else y + self.bias.to(x.dtype)
+
+
+class NF4Linear(QuantLinear):
+    """Blocks of the flattened weight, each scaled by its largest entry, in 16 levels.
+
+    With `double`, the scales are themselves held in 8 bits: their mean, and per 256 of them one
+    largest deviation.
+    """
+
+    def __init__(self, linear: nn.Linear, block: int, double: bool) -> None:
+        super().__init__(linear)
+        self.block = block
+        flat = at_least_float32(linear.weight.detach()).flatten()
+        padded = F.pad(flat, (0, -len(flat) % (2 * block))).view(-1, block)
+        scales = padded.abs().amax(dim=1)
+        levels = torch.tensor(NF4, dtype=flat.dtype, device=flat.device)
+        midpoints = (levels[1:] + levels[:-1]) / 2
+        normal = padded / scales.clamp_min(torch.finfo(flat.dtype).tiny)[:, None]
+        codes = torch.bucketize(normal, midpoints).to(torch.uint8).view(-1, 2)
+        self.codes: Tensor
+        self.levels: Tensor
+        self.register_buffer("codes", codes[:, 0] << 4 | codes[:, 1])
+        self.register_buffer("levels", levels, persistent=False)
+        self.store_scales(scales, double)
+
+    def store_scales(self, scales: Tensor, double: bool) -> None:
+        """Keep one scale per block, in full or in 8 bits."""
+        self.doubled = double
+        self.plain_scales: Tensor
+        self.scale_codes: Tensor
+        self.scale_steps: Tensor
+        self.scale_mean: Tensor
+        if not double:
+            self.register_buffer("plain_scales", scales)
+            return
+        mean = scales.mean()
+        centred = F.pad(scales - mean, (0, -len(scales) % 256)).view(-1, 256)
+        steps = centred.abs().amax(dim=1, keepdim=True) / 127
+        codes = (centred / steps.clamp_min(torch.finfo(scales.dtype).tiny)).round().to(torch.int8)
+        self.register_buffer("scale_codes", codes.flatten()[: len(scales)].clone())
+        self.register_buffer("scale_steps", steps[:, 0])
+        self.register_buffer("scale_mean", mean)
+
+    @property
+    def scales(self) -> Tensor:
+        """The largest entry of each block, as stored."""
+        if not self.doubled:
+            return self.plain_scales
+        steps = self.scale_steps.repeat_interleave(256)[: len(self.scale_codes)]
+        return self.scale_codes * steps + self.scale_mean
+
+    @property
+    def weight(self) -> Tensor:
+        codes = torch.stack((self.codes >> 4, self.codes & 15), dim=1).flatten().int()
+        flat = (self.levels[codes].view(-1, self.block) * self.scales[:, None]).flatten()
+        return flat[: self.shape.numel()].view(self.shape).to(self.stored_dtype)
+
+
+class GroupLinear(QuantLinear):
+    """W = step q + low per row and group of inputs, with integers q of few bits.
+
+    `step` and `low` are [d_out, groups]; q [d_out, d_in] takes a byte each, whatever `bits` is.
+    """
+
+    def __init__(self, linear: nn.Linear, bits: int, group: int) -> None:
+        super().__init__(linear)
+        d_out, d_in = linear.weight.shape
+        if d_in % group:
+            raise ValueError(f"group must divide d_in={d_in}, got {group}.")
+        self.group = group
+        grouped = at_least_float32(linear.weight.detach()).view(d_out, -1, group)
+        low, high = grouped.amin(dim=2), grouped.amax(dim=2)
+        step = (high - low) / (2**bits - 1)
+        # A group of equal entries has step 0: its codes are 0 and `low` says all.
+        safe = torch.where(step > 0, step, torch.ones_like(step))
+        q = ((grouped - low[..., None]) / safe[..., None]).round().to(torch.uint8)
+        self.q: Tensor
+        self.step: Tensor
+        self.low: Tensor
+        self.register_buffer("q", q.view(d_out, d_in))
+        self.register_buffer("step", step)
+        self.register_buffer("low", low)
+
+    @property
+    def weight(self) -> Tensor:
+        grouped = (
+            self.q.view(*self.step.shape, self.group) * self.step[..., None] + self.low[..., None]
+        )
+        return grouped.view(self.shape)

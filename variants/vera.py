@@ -1,0 +1,131 @@
+"""VeRA: W = W0 + diag(b) B diag(d) A, with one frozen random A, B for all layers.
+
+Kopiczko et al., 2023, arXiv:2310.11454, Eq. (2).
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+
+from variants.base import (
+    AdapterLayer,
+    Variant,
+    adapter_layers,
+    at_least_float32,
+    copy_exactly,
+    replace_module,
+    target_linears,
+)
+
+SEED, SHA256 = "projection.seed", "projection.sha256"
+
+
+class VeRALayer(AdapterLayer):
+    """y = W0 x + b * (B (d * (A dropout(x)))), with d [r], b [d_out] trained.
+
+    A [r, widest input] and B [widest output, r] are shared; a layer takes the first d_in columns
+    of A and the first d_out rows of B.
+    """
+
+    def __init__(self, base: nn.Module, A: nn.Parameter, B: nn.Parameter, d: float, dropout: float):
+        super().__init__(base)
+        self.A, self.B = A, B
+        self.d = nn.Parameter(torch.full_like(A[:, 0], d))
+        self.b = nn.Parameter(torch.zeros_like(B[: len(self.W0), 0]))
+        self.dropout = nn.Dropout(dropout)
+
+    def projections(self) -> tuple[Tensor, Tensor]:
+        """This layer's part of A [r, d_in] and B [d_out, r]."""
+        d_out, d_in = self.W0.shape
+        return self.A[:, :d_in], self.B[:d_out]
+
+    def merged_weight(self) -> Tensor:
+        A, B = self.projections()
+        return at_least_float32(self.W0) + self.b[:, None] * ((B * self.d) @ A)
+
+    def update(self, x: Tensor, y: Tensor) -> Tensor:
+        A, B = (projection.to(x.dtype) for projection in self.projections())
+        inner = self.d.to(x.dtype) * F.linear(self.dropout(x), A)
+        return y + self.b.to(x.dtype) * F.linear(inner, B)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VeRA(Variant):
+    """Two vectors per layer around a random product that every layer shares."""
+
+    rank: int  # r
+    d_initial: float  # start of every entry of d; b starts at zero
+    dropout: float  # probability, on the input of the update only
+    projection_seed: int  # A and B are drawn from it and not stored
+    targets: list[str]
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"rank must be at least 1, got {self.rank}.")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}.")
+
+    def adapt(self, model: nn.Module) -> None:
+        model.requires_grad_(False)
+        linears = target_linears(model, self.targets)
+        widest_out = max(linear.weight.shape[0] for linear in linears.values())
+        widest_in = max(linear.weight.shape[1] for linear in linears.values())
+        A, B = draw_projections(self.rank, widest_in, widest_out, self.projection_seed)
+        like = at_least_float32(next(iter(linears.values())).weight)
+        # Parameters and not buffers: moving a module keeps a shared parameter one tensor.
+        A = nn.Parameter(A.to(like), requires_grad=False)
+        B = nn.Parameter(B.to(like), requires_grad=False)
+        for name, linear in linears.items():
+            replace_module(model, name, VeRALayer(linear, A, B, self.d_initial, self.dropout))
+
+    def learned_state(self, model: nn.Module) -> dict[str, Tensor]:
+        """The vectors, and instead of A and B their seed and their hash."""
+        return self.vectors(model) | {
+            SEED: torch.tensor(self.projection_seed),
+            SHA256: projections_hash(model),
+        }
+
+    def load_state(self, model: nn.Module, state: Mapping[str, Tensor]) -> None:
+        for key, own in (
+            (SEED, torch.tensor(self.projection_seed)),
+            (SHA256, projections_hash(model)),
+        ):
+            if key not in state or not torch.equal(state[key].cpu(), own):
+                raise ValueError(
+                    f"The adapter's shared projections are not those of projection_seed "
+                    f"{self.projection_seed} on this model ({key} differs)."
+                )
+        vectors = {name: t for name, t in state.items() if name not in (SEED, SHA256)}
+        copy_exactly(self.vectors(model), vectors)
+
+    def vectors(self, model: nn.Module) -> dict[str, Tensor]:
+        """Every d and b by name."""
+        return {
+            f"{name}.{part}": getattr(layer, part).detach()
+            for name, layer in adapter_layers(model)
+            for part in ("d", "b")
+        }
+
+
+def draw_projections(rank: int, d_in: int, d_out: int, seed: int) -> tuple[Tensor, Tensor]:
+    """A [r, d_in], then B [d_out, r], Kaiming-uniform from one CPU generator, as in PEFT."""
+    generator = torch.Generator().manual_seed(seed)
+    A, B = torch.empty(rank, d_in), torch.empty(d_out, rank)
+    for projection in (A, B):
+        nn.init.kaiming_uniform_(projection, generator=generator)
+    return A, B
+
+
+def projections_hash(model: nn.Module) -> Tensor:
+    """The sha256 [32] of the shared A and B, as they stand in the model."""
+    layer = next(layer for _, layer in adapter_layers(model))
+    assert isinstance(layer, VeRALayer)
+    digest = hashlib.sha256()
+    for projection in (layer.A, layer.B):
+        digest.update(projection.detach().float().cpu().contiguous().numpy().tobytes())
+    return torch.tensor(list(digest.digest()), dtype=torch.uint8)
