@@ -42,6 +42,21 @@ def measure(device: torch.device, cost: Cost) -> Iterator[None]:
         cost.peak_mib = read_peak(device) if resettable else None
 
 
+@contextmanager
+def enough_memory() -> Iterator[None]:
+    """Make running out of memory one sentence, on a GPU and on a CPU."""
+    try:
+        yield
+    except RuntimeError as error:
+        # On a CPU it has no class of its own.
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            raise ValueError(
+                "There is too little memory for this run: raise train.accumulate, or lower "
+                f"train.batch_size or the method's size ({str(error).splitlines()[0]})."
+            ) from error
+        raise
+
+
 def memory_kind(device: torch.device, cost: Cost) -> str:
     """What the peaks are peaks of."""
     if cost.peak_mib is None:

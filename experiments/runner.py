@@ -2,14 +2,12 @@
 
 from pathlib import Path
 
-import torch
-
 from experiments import evaluation, outcome
 from experiments.config import Run, describe
 from experiments.console import Console, show
 from experiments.evaluation import Evaluated
 from experiments.job import Job, fingerprint, start
-from experiments.measure import measure
+from experiments.measure import enough_memory, measure
 from experiments.probe import Trial
 from experiments.randomness import derived_seed, seed_everything
 from experiments.recorder import Diverged, Recorder
@@ -32,7 +30,8 @@ def execute(run: Run, out: Path, origin: Origin | None = None) -> Result:
     if (out / "result.json").exists():
         return finished(out, key)
     mark_unfinished(out)
-    job = start(run, data)
+    with enough_memory():
+        job = start(run, data)
     with Console(job, out) as console, run.tracker.start(out, run.title, describe(run)) as tracked:
         recorder = Recorder(job, out, key, listeners=[console.log, tracked.log])
         prepare(job, recorder)
@@ -79,16 +78,11 @@ def train(job: Job, recorder: Recorder) -> str | None:
     """Train; returns what went wrong where the loss did."""
     # Again: methods have drawn different amounts, and all start dropout from here.
     seed_everything(derived_seed(job.run.seed, "training"))
-    with measure(job.device, recorder.costs["train"]):
+    with measure(job.device, recorder.costs["train"]), enough_memory():
         try:
             fit(job.loaded.model, job.run.variant, job.batches, job.plan, recorder)
         except Diverged as error:
             return str(error)
-        except torch.OutOfMemoryError as error:
-            raise ValueError(
-                "The GPU has too little memory for this run: raise train.accumulate or lower "
-                f"train.batch_size ({str(error).splitlines()[0]})."
-            ) from error
     return None
 
 

@@ -117,7 +117,7 @@ def test_real_data_chooses_a_training_of_its_size_and_the_command_line_wins(data
 # Mistakes
 
 TYPOS = {
-    "variant=dorra": "Could not find 'variant/dorra'\n\nAvailable options in 'variant':\n\tbitfit",
+    "variant=dorra": "Could not find 'variant/dorra'\n\nAvailable options in 'variant':\n\t",
     "task=sst": "Could not find 'task/sst'",
     "+experiment=nope": "Could not find 'experiment/nope'",
     "variant.rnak=4": "Key 'rnak' is not in struct",

@@ -593,3 +593,9 @@ def test_a_run_that_is_interrupted_says_so_and_goes_on_later(tmp_path: Path):
     assert (folder / "UNFINISHED").is_file()
     assert not (folder / "result.json").exists()
     assert load_file(folder / "checkpoint.safetensors")
+
+
+def test_too_little_memory_is_one_line(shell: Callable) -> None:
+    answer = shell("variant.rank=1000000000", "tracker.mode=disabled", "data.train=32")
+    assert answer.code == 1
+    assert answer.said.startswith("There is too little memory for this run")

@@ -18,6 +18,7 @@ from variants.base import (
     Variant,
     adapter_layers,
     at_least_float32,
+    check_adapter,
     replace_linears,
 )
 
@@ -94,6 +95,7 @@ class AdaLoRA(Variant):
     targets: list[str]
 
     def __post_init__(self) -> None:
+        check_adapter(self.rank, self.dropout)
         if not 1 <= self.target_rank <= self.rank:
             raise ValueError(
                 f"target_rank must lie in 1 to rank={self.rank}, got {self.target_rank}."

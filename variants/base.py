@@ -197,6 +197,14 @@ def merge(model: nn.Module) -> None:
         replace_module(model, name, layer.merge())
 
 
+def check_adapter(rank: int, dropout: float) -> None:
+    """Raise ValueError for a rank or a dropout probability that no adapter can have."""
+    if rank < 1:
+        raise ValueError(f"rank must be at least 1, got {rank}.")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout must lie in [0, 1), got {dropout}.")
+
+
 def decay_groups(module: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
     """Optimiser groups of a module's trainable parameters: matrices decayed, vectors not."""
     trainable = [p for p in module.parameters() if p.requires_grad]

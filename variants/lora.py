@@ -9,7 +9,13 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from variants.base import AdapterLayer, Variant, at_least_float32, replace_linears
+from variants.base import (
+    AdapterLayer,
+    Variant,
+    at_least_float32,
+    check_adapter,
+    replace_linears,
+)
 
 
 class LoRALayer(AdapterLayer):
@@ -48,10 +54,7 @@ class LoRA(Variant):
     targets: list[str]  # names of linear layers, or ends of their dotted names
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ValueError(f"rank must be at least 1, got {self.rank}.")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}.")
+        check_adapter(self.rank, self.dropout)
 
     @property
     def scale(self) -> float:

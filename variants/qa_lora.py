@@ -12,7 +12,13 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from variants.base import AdapterLayer, Variant, at_least_float32, replace_linears
+from variants.base import (
+    AdapterLayer,
+    Variant,
+    at_least_float32,
+    check_adapter,
+    replace_linears,
+)
 from variants.quantize import GroupLinear
 
 
@@ -63,10 +69,7 @@ class QALoRA(Variant):
     targets: list[str]
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ValueError(f"rank must be at least 1, got {self.rank}.")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}.")
+        check_adapter(self.rank, self.dropout)
         if self.bits not in (2, 3, 4, 8):
             raise ValueError(f"bits must be 2, 3, 4 or 8, got {self.bits}.")
         if self.group < 1:

@@ -17,6 +17,7 @@ from variants.base import (
     Variant,
     adapter_layers,
     at_least_float32,
+    check_adapter,
     copy_exactly,
     replace_module,
     target_linears,
@@ -65,10 +66,7 @@ class VeRA(Variant):
     targets: list[str]
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ValueError(f"rank must be at least 1, got {self.rank}.")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}.")
+        check_adapter(self.rank, self.dropout)
 
     def adapt(self, model: nn.Module) -> None:
         model.requires_grad_(False)
