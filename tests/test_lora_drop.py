@@ -6,7 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from experiments import evaluation
+from experiments.adapters import restore
 from experiments.config import Run
 from experiments.job import start
 from experiments.probe import Trial, strata
@@ -122,3 +125,16 @@ def test_probe_time_is_reported_apart(tiny_run: Callable, tmp_path: Path) -> Non
     assert result.cost["seconds"]["prepare"] > 0.001
     assert result.cost["steps"]["steps"] == 6
     assert result.telemetry["pairs"] >= 1
+
+
+def test_shared_factors_are_saved_once_and_restored(tiny_run: Callable, tmp_path: Path) -> None:
+    run = tiny_run("lora_drop", "variant.threshold=0.0001", "variant.lr=0.02")
+    result = execute(run, tmp_path)
+    stored = load_file(tmp_path / "adapter.safetensors")
+    assert len([name for name in stored if name.endswith(".A")]) == result.telemetry["pairs"] == 2
+    restored = restore(tmp_path).loaded
+    layers = lora_layers(restored.model.backbone)
+    assert len({id(layer.A) for layer in layers.values()}) == 2
+    dev = run.task.load(run.data).score["dev"]
+    outputs = evaluation.on_split(restored, dev, run.train).outputs
+    np.testing.assert_array_equal(outputs, np.stack(result.predictions["outputs"]))
