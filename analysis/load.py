@@ -7,7 +7,8 @@ from typing import Any
 
 import pandas as pd
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
+from rich.table import Column, Table
 
 SCHEMA = 1
 
@@ -54,10 +55,25 @@ def main() -> None:
         runs = load(sys.argv[1] if len(sys.argv) > 1 else "outputs")
     except ValueError as error:
         sys.exit(f"error: {error}")
-    table = Table(*runs.columns.drop("folder"))
-    for _, run in runs.drop(columns="folder").iterrows():
-        table.add_row(*(f"{v:.4g}" if isinstance(v, float) else f"{v}" for v in run))
-    Console().print(table)
+    Console().print(shown(runs))
+
+
+def shown(runs: pd.DataFrame) -> Table:
+    """The table as it fits on a screen."""
+    table = Table(Column("run", overflow="fold"), "seed", "score", "trained", "seconds", "MiB")
+    for run in runs.to_dict("records"):
+        name = "/".join(str(run[key]) for key in ("task", "model", "variant"))
+        score = run["status"]
+        if score == "complete":
+            score = f"{run['score']:.3f} [{run['low']:.3f}, {run['high']:.3f}]"
+        cost = (f"{run['trained']:,}", f"{run['train_seconds']:,.0f}", mib(run["train_peak_mib"]))
+        table.add_row(name, str(run["seed"]), escape(score), *cost)
+    return table
+
+
+def mib(value: float | None) -> str:
+    """A peak of memory, or that there is none."""
+    return "not measured" if value is None or pd.isna(value) else f"{value:,.0f}"
 
 
 if __name__ == "__main__":

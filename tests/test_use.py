@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,15 @@ import pandas as pd
 import pytest
 import torch
 from conftest import VARIANTS
+from rich.console import Console
 
-from analysis.load import load
+from analysis.load import load, shown
 from experiments import predict as predict_command
 from experiments.adapters import restore
 from experiments.api import run as run_from_python
 from experiments.config import Run
 from experiments.predict import predict
+from experiments.recorder import Diverged
 from experiments.results import Origin, read_result
 from experiments.runner import execute
 
@@ -87,6 +90,17 @@ def test_all_runs_are_one_table(tiny_run: Callable[..., Run], tmp_path: Path) ->
     ]  # fmt: skip
     assert set(table["task"]) == {"mini/sst2"}
     assert (table["low"] <= table["score"]).all() and (table["score"] <= table["high"]).all()
+
+
+def test_the_table_of_runs_fits_on_a_screen(tiny_run: Callable[..., Run], tmp_path: Path) -> None:
+    execute(tiny_run("lora"), tmp_path / "good")
+    with pytest.raises(Diverged):
+        execute(tiny_run("lora", "variant.lr=1e30", "train.log_every=1"), tmp_path / "bad")
+    console = Console(width=80, record=True, file=StringIO())
+    console.print(shown(load(tmp_path)))
+    text = console.export_text()
+    assert "diverged" in text and "…" not in text
+    assert f"{load(tmp_path / 'good')['score'][0]:.3f} [" in text
 
 
 def test_no_run_below_a_folder_is_an_error(tmp_path: Path) -> None:
