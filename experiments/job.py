@@ -57,7 +57,7 @@ def load_adapted(run: Run, device: torch.device) -> Loaded:
     float_masters(loaded.model)
     loaded.model.to(device)
     if run.train.checkpointing:
-        # The re-entrant form gives no gradient to adapters above a frozen embedding.
+        # The re-entrant form gives no gradient to a block whose input needs none.
         loaded.model.backbone.gradient_checkpointing_enable({"use_reentrant": False})
     return loaded
 

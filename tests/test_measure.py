@@ -14,6 +14,10 @@ from experiments.job import start
 from experiments.measure import Clock, Cost, count_flops, count_parameters, latency, measure
 from experiments.runner import execute
 from variants.base import adapter_layers, replace_linears
+from variants.bitfit import BitFit
+from variants.full import Full
+from variants.head_only import HeadOnly
+from variants.last_k import LastK
 from variants.lora import LoRA
 
 CPU = torch.device("cpu")
@@ -59,6 +63,26 @@ def test_lora_on_roberta_base_has_the_papers_count() -> None:
     LoRA(**settings, targets=["query", "value"]).adapt(model)
     # Hu et al. 2021, Table 2, prints 0.3M: 2 x 24 x 768 x 8.
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == 294_912
+
+
+def test_baselines_have_the_counts_of_the_published_models() -> None:
+    from transformers import GPT2Config, GPT2Model, RobertaConfig, RobertaModel
+
+    with torch.device("meta"):
+        roberta = RobertaModel(
+            RobertaConfig(vocab_size=50265, max_position_embeddings=514, type_vocab_size=1),
+            add_pooling_layer=False,
+        )
+        gpt2 = GPT2Model(GPT2Config(n_embd=1024, n_layer=24, n_head=16))
+    for variant, model, count in (
+        (Full(lr=1.0), roberta, 124_055_040),
+        (BitFit(lr=1.0), roberta, 102_144),
+        # FT-Top2 in Hu et al. 2021, Table 3, prints 25.19M.
+        (LastK(lr=1.0, k=2), gpt2, 25_192_448),
+        (HeadOnly(lr=0.0), gpt2, 0),
+    ):
+        variant.adapt(model)
+        assert sum(p.numel() for p in model.parameters() if p.requires_grad) == count
 
 
 @pytest.mark.parametrize("variant", ["full", "lora", "head_only"])
