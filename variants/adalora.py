@@ -14,6 +14,7 @@ from torch import Tensor
 
 from variants.base import (
     AdapterLayer,
+    Foreign,
     Progress,
     Variant,
     adapter_layers,
@@ -21,6 +22,7 @@ from variants.base import (
     check_adapter,
     replace_linears,
 )
+from variants.foreign import state
 
 FACTORS = ("A", "B", "E")
 
@@ -110,10 +112,15 @@ class AdaLoRA(Variant):
 
     def adapt(self, model: nn.Module) -> None:
         model.requires_grad_(False)
-        scale = self.alpha / (self.rank + 1e-5)
-        replace_linears(
-            model, self.targets, lambda linear: AdaLoRALayer(linear, self.rank, scale, self.dropout)
-        )
+        replace_linears(model, self.targets, self.wrap)
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / (self.rank + 1e-5)
+
+    def wrap(self, linear: nn.Module) -> nn.Module:
+        """The adapter layer that takes the place of `linear`."""
+        return AdaLoRALayer(linear, self.rank, self.scale, self.dropout)
 
     def penalty(self, model: nn.Module) -> Tensor | float:
         """gamma times the mean of ||A A^T - I|| and ||B^T B - I|| over all layers."""
@@ -155,6 +162,51 @@ class AdaLoRA(Variant):
         if step >= end:
             return last
         return int((first - last) * (1 - (step - start) / (end - start)) ** 3 + last)
+
+    def to_peft(self, model: nn.Module) -> Foreign:
+        """A plain LoRA with E in the place of A's row lengths, which keeps a fixed rank pattern."""
+        config = {"peft_type": "LORA", "r": self.rank, "lora_dropout": self.dropout}
+        return Foreign(
+            library="peft",
+            config=config | {"lora_alpha": self.scale * self.rank, "use_rslora": False},
+            layers={
+                name: {
+                    "lora_A.weight": (layer.E[:, None] * layer.A).detach(),
+                    "lora_B.weight": layer.B.detach(),
+                }
+                for name, layer in adapter_layers(model)
+                if isinstance(layer, AdaLoRALayer)
+            },
+        )
+
+    @staticmethod
+    def from_foreign(form: Foreign) -> tuple[Variant, dict[str, Tensor]] | None:
+        config = form.config
+        if config.get("peft_type") != "ADALORA":
+            return None
+        rank, total = config["init_r"], config["total_step"]
+        found = {}
+        for name, tensor in state(form, {"A": "lora_A", "B": "lora_B", "E": "lora_E"}).items():
+            factor = tensor[:, 0] if name.endswith(".E") else tensor
+            missing = rank - factor.shape[1 if name.endswith(".B") else 0]
+            # PEFT cuts away what was pruned; with E = 0 it is the same function.
+            sides = (0, 0, 0, missing) if name.endswith(".A") else (0, missing)
+            found[name] = F.pad(factor, sides)
+        variant = AdaLoRA(
+            lr=0.0,
+            rank=rank,
+            target_rank=config["target_r"],
+            alpha=float(config["lora_alpha"]),
+            dropout=float(config.get("lora_dropout", 0.0)),
+            warmup=config.get("tinit", 0) / total,
+            final=max(config.get("tfinal", 0), 1) / total,
+            interval=config.get("deltaT", 1),
+            beta1=float(config.get("beta1", 0.85)),
+            beta2=float(config.get("beta2", 0.85)),
+            gamma=float(config.get("orth_reg_weight", 0.5)),
+            targets=list(form.layers),
+        )
+        return variant, found
 
     def telemetry(self, model: nn.Module) -> dict[str, float]:
         """How many triplets each layer has, and all together."""

@@ -14,6 +14,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+from variants.foreign import Foreign
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -132,6 +134,21 @@ class Variant:
     def telemetry(self, model: nn.Module) -> dict[str, float]:
         """Scalars worth logging beside the loss."""
         return {}
+
+    def to_peft(self, model: nn.Module) -> Foreign:
+        """What PEFT would have stored for the same function; raises ValueError without a form."""
+        raise ValueError(
+            f"{type(self).__name__} has no form in PEFT's checkpoint format; merge it instead."
+        )
+
+    @staticmethod
+    def from_foreign(form: Foreign) -> "tuple[Variant, dict[str, Tensor]] | None":
+        """The method and its learned state, or None where the form is that of another method.
+
+        Asked of the class that defines it only, not of those that inherit it. The learning rate is
+        not in any file and becomes 0.
+        """
+        return None
 
 
 def linear_class(base: nn.Module) -> type[nn.Linear]:

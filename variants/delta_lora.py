@@ -6,14 +6,14 @@ through which A and B get no gradient.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from variants.base import Progress, adapter_layers
+from variants.base import Foreign, Progress, adapter_layers
 from variants.lora import LoRA, LoRALayer
 
 
@@ -76,6 +76,20 @@ class DeltaLoRA(LoRA):
             for _, layer in adapter_layers(model):
                 assert isinstance(layer, DeltaLoRALayer)
                 layer.start()
+
+    def to_peft(self, model: nn.Module) -> Foreign:
+        """One LoRA of rank 2 r: s [(1 + ratio) B, -ratio B_k] [A; A_k]."""
+        form = super().to_peft(model)
+        layers = dict(form.layers)
+        for name, layer in adapter_layers(model):
+            assert isinstance(layer, DeltaLoRALayer)
+            if layer.A_k is not None and layer.B_k is not None:
+                B = torch.cat(((1 + self.ratio) * layer.B, -self.ratio * layer.B_k), dim=1)
+                A = torch.cat((layer.A, layer.A_k))
+                layers[name] = {"lora_A.weight": A.detach(), "lora_B.weight": B.detach()}
+        rank = len(next(iter(layers.values()))["lora_A.weight"])
+        config = form.config | {"r": rank, "lora_alpha": self.scale * rank, "use_rslora": False}
+        return replace(form, config=config, layers=layers)
 
     def load_state(self, model: nn.Module, state: Mapping[str, Tensor]) -> None:
         for name, layer in adapter_layers(model):

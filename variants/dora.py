@@ -3,15 +3,18 @@
 The norm runs over the inputs of each output neuron: m has one entry per row of W [d_out, d_in].
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from variants.base import at_least_float32
+from variants.base import Foreign, Variant, adapter_layers, at_least_float32
+from variants.foreign import FACTORS, even, low_rank_settings, state
 from variants.lora import LoRA, LoRALayer
+
+MAGNITUDE = "lora_magnitude_vector"
 
 
 class DoRALayer(LoRALayer):
@@ -57,3 +60,23 @@ class DoRA(LoRA):
 
     def wrap(self, linear: nn.Module) -> nn.Module:
         return DoRALayer(linear, self.rank, self.scale, self.dropout)
+
+    def to_peft(self, model: nn.Module) -> Foreign:
+        form = super().to_peft(model)
+        magnitudes = {
+            name: layer.m.detach()
+            for name, layer in adapter_layers(model)
+            if isinstance(layer, DoRALayer)
+        }
+        return replace(
+            form,
+            config=form.config | {"use_dora": True},
+            layers={name: t | {MAGNITUDE: magnitudes[name]} for name, t in form.layers.items()},
+        )
+
+    @staticmethod
+    def from_foreign(form: Foreign) -> tuple[Variant, dict[str, Tensor]] | None:
+        if form.config.get("peft_type") != "LORA" or not form.config.get("use_dora"):
+            return None
+        form = even(form)
+        return DoRA(**low_rank_settings(form)), state(form, FACTORS | {"m": MAGNITUDE})

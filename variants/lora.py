@@ -11,11 +11,14 @@ from torch import Tensor
 
 from variants.base import (
     AdapterLayer,
+    Foreign,
     Variant,
+    adapter_layers,
     at_least_float32,
     check_adapter,
     replace_linears,
 )
+from variants.foreign import FACTORS, even, low_rank_settings, state
 
 
 class LoRALayer(AdapterLayer):
@@ -67,3 +70,29 @@ class LoRA(Variant):
     def wrap(self, linear: nn.Module) -> nn.Module:
         """The adapter layer that takes the place of `linear`."""
         return LoRALayer(linear, self.rank, self.scale, self.dropout)
+
+    def to_peft(self, model: nn.Module) -> Foreign:
+        return Foreign(
+            library="peft",
+            config={
+                "peft_type": "LORA",
+                "r": self.rank,
+                "lora_alpha": self.alpha,
+                "lora_dropout": self.dropout,
+                "use_rslora": self.rslora,
+            },
+            layers={
+                name: {"lora_A.weight": layer.A.detach(), "lora_B.weight": layer.B.detach()}
+                for name, layer in adapter_layers(model)
+                if isinstance(layer, LoRALayer)
+            },
+        )
+
+    @staticmethod
+    def from_foreign(form: Foreign) -> tuple[Variant, dict[str, Tensor]] | None:
+        config = form.config
+        ours = config.get("peft_type") == "LORA" and not config.get("use_dora")
+        if form.library == "peft" and not ours:
+            return None
+        form = even(form)
+        return LoRA(**low_rank_settings(form)), state(form, FACTORS)

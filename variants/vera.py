@@ -14,6 +14,7 @@ from torch import Tensor
 
 from variants.base import (
     AdapterLayer,
+    Foreign,
     Variant,
     adapter_layers,
     at_least_float32,
@@ -22,8 +23,10 @@ from variants.base import (
     replace_module,
     target_linears,
 )
+from variants.foreign import state
 
 SEED, SHA256 = "projection.seed", "projection.sha256"
+VECTORS = {"d": "vera_lambda_d", "b": "vera_lambda_b"}
 
 
 class VeRALayer(AdapterLayer):
@@ -101,12 +104,55 @@ class VeRA(Variant):
         vectors = {name: t for name, t in state.items() if name not in (SEED, SHA256)}
         copy_exactly(self.vectors(model), vectors)
 
+    def to_peft(self, model: nn.Module) -> Foreign:
+        found = {n: layer for n, layer in adapter_layers(model) if isinstance(layer, VeRALayer)}
+        pair = next(iter(found.values()))
+        return Foreign(
+            library="peft",
+            config={
+                "peft_type": "VERA",
+                "r": self.rank,
+                "projection_prng_key": self.projection_seed,
+                "save_projection": True,
+                "vera_dropout": self.dropout,
+                "d_initial": self.d_initial,
+            },
+            layers={
+                name: {VECTORS["d"]: layer.d.detach(), VECTORS["b"]: layer.b.detach()}
+                for name, layer in found.items()
+            },
+            shared={"vera_A": pair.A.detach(), "vera_B": pair.B.detach()},
+        )
+
+    @staticmethod
+    def from_foreign(form: Foreign) -> tuple[Variant, dict[str, Tensor]] | None:
+        config = form.config
+        if config.get("peft_type") != "VERA":
+            return None
+        seed = config.get("projection_prng_key", 0)
+        variant = VeRA(
+            lr=0.0,
+            rank=config["r"],
+            d_initial=float(config.get("d_initial", 0.1)),
+            dropout=float(config.get("vera_dropout", 0.0)),
+            projection_seed=seed,
+            targets=list(form.layers),
+        )
+        for name in ("vera_A", "vera_B"):
+            if name not in form.shared:
+                raise ValueError(
+                    f"The checkpoint lacks {name}: without the projections it was trained with, "
+                    "those drawn from its key cannot be verified."
+                )
+        stored = pair_hash(form.shared["vera_A"], form.shared["vera_B"])
+        return variant, state(form, VECTORS) | {SEED: torch.tensor(seed), SHA256: stored}
+
     def vectors(self, model: nn.Module) -> dict[str, Tensor]:
         """Every d and b by name."""
         return {
             f"{name}.{part}": getattr(layer, part).detach()
             for name, layer in adapter_layers(model)
-            for part in ("d", "b")
+            for part in VECTORS
         }
 
 
@@ -123,7 +169,12 @@ def projections_hash(model: nn.Module) -> Tensor:
     """The sha256 [32] of the shared A and B, as they stand in the model."""
     layer = next(layer for _, layer in adapter_layers(model))
     assert isinstance(layer, VeRALayer)
+    return pair_hash(layer.A, layer.B)
+
+
+def pair_hash(A: Tensor, B: Tensor) -> Tensor:
+    """The sha256 [32] of two projections in float32."""
     digest = hashlib.sha256()
-    for projection in (layer.A, layer.B):
+    for projection in (A, B):
         digest.update(projection.detach().float().cpu().contiguous().numpy().tobytes())
     return torch.tensor(list(digest.digest()), dtype=torch.uint8)
