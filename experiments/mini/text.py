@@ -1,0 +1,296 @@
+"""Unlabelled text of the built-in suite: short passages that hang together.
+
+The passages carry what the tasks need and no label says: which words are near in meaning, what is a
+kind of what, how number travels through a sentence, and, through the words that join sentences,
+what follows from what. All of it is grammatical and consistent.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from experiments.mini import grammar, lexicon
+from experiments.mini.grammar import Claim, Deed, Draw, Event, article, sentence
+from experiments.mini.logic import CONTRADICTION, ENTAILMENT, NEUTRAL, claims, deeds
+
+EVERYTHING = grammar.words()
+KINDS = lexicon.LIVING + lexicon.MADE
+LIKED = ["we liked it", "people loved it", "we recommend it", "it was a success", "it pleased us"]
+DISLIKED = [
+    *["we disliked it", "people hated it", "we avoid it", "it was a failure"],
+    "it disappointed us",
+]
+# The words that tell how sentences relate stand alone: none can be guessed from words beside it.
+SHORTLY, STILL = ["therefore", "so", "overall"], ["still", "nevertheless", "yet"]
+SAME, OTHER = ["namely", "equivalently", "likewise"], ["separately", "meanwhile", "later"]
+AGREE, DIFFER = "They agree.", "They differ."
+ANSWERS, MISSES = "That answers it.", "That misses it."
+COUNTS = ["none", "one", "two", "three", "four", "five"]
+RELATED = {
+    ENTAILMENT: (["therefore", "thus", "hence"], "That follows."),
+    NEUTRAL: (["perhaps", "maybe", "possibly"], "That depends."),
+    CONTRADICTION: (["impossibly", "falsely", "wrongly"], "That fails."),
+}
+# What a model should be made to guess more often than other words.
+TELLING = frozenset(
+    [
+        *(word for verdict in LIKED + DISLIKED for word in verdict.split()[-2:]),
+        *[*SHORTLY, *STILL, *SAME, *OTHER, *COUNTS],
+        *["agree", "differ", "answers", "misses", "follows", "depends", "fails"],
+        *(word for words, _ in RELATED.values() for word in words),
+    ]
+) - {"it", "us", "a"}
+
+
+def join(connective: str, text: str) -> str:
+    """A sentence that begins with a connective."""
+    return sentence(f"{connective}, {text}")
+
+
+def reviews(draw: Draw) -> list[str]:
+    """An opinion, and what goes with it."""
+    noun, positive = draw.one(lexicon.REVIEWED), draw.chance(0.5)
+    first = sentence(grammar.opinion(draw, noun, positive, EVERYTHING))
+    verdict = draw.one(LIKED if positive else DISLIKED)
+    kind = draw.below(10)
+    if kind < 4:
+        return [first, join(draw.one(SHORTLY), verdict)]
+    if kind < 5:
+        against = draw.one(DISLIKED if positive else LIKED)
+        return [first, join(draw.one(STILL), against)]
+    if kind < 6:
+        return [sentence(verdict), first]
+    same = grammar.judgement(draw, f"the {noun}", positive, draw.below(2), EVERYTHING)
+    if kind < 8:
+        again = grammar.judgement(draw, f"the {noun}", positive, draw.below(2), EVERYTHING)
+        return [sentence(again), join(draw.one(SAME), same)]
+    if kind < 9:
+        one = draw.some(EVERYTHING.good if positive else EVERYTHING.bad, 3)
+        return [
+            sentence(f"the {noun} was {one[0]} and {one[1]}"),
+            join("overall", f"it was {one[2]}"),
+        ]
+    opposite, true = lexicon.BAD, lexicon.GOOD
+    if not positive:
+        opposite, true = true, opposite
+    return [
+        sentence(f"the {noun} was {draw.one(grammar.DENIALS[:2])} {draw.one(opposite)}"),
+        sentence(f"on the contrary, it was {draw.one(true)}"),
+    ]
+
+
+ALL_NOUNS = [noun for kind in KINDS for noun in kind]
+
+
+def agreements(draw: Draw) -> list[str]:
+    """One or two sentences with agreement over a distance."""
+    if draw.chance(0.25):
+        plural = draw.chance(0.5)
+        noun = draw.one(ALL_NOUNS)
+        word = draw.one(["these", "those"] if plural else ["this", "that"])
+        be, it = ("are", "they") if plural else ("is", "it")
+        return [
+            sentence(f"{word} {grammar.number(noun, plural)} {be} {draw.one(lexicon.STATES)}"),
+            sentence(f"{it} {grammar.predicate(draw, plural)}"),
+        ]
+    return [
+        sentence(grammar.agreement(draw, ALL_NOUNS, lexicon.PERSONS, right=True))
+        for _ in range(1 + draw.below(2))
+    ]
+
+
+def some_event(draw: Draw) -> Event:
+    kind = draw.one([0, 0, 1, 1, 2])
+    return grammar.event(draw, EVERYTHING, kind, draw.chance(0.3), draw.chance(0.2))
+
+
+def changed(draw: Draw, event: Event, words: grammar.Words) -> Event:
+    """Another event of the same people and things."""
+    can_swap = bool(event.receiver) or event.verb in lexicon.DEEDS
+    if can_swap and draw.chance(0.6):
+        return grammar.swapped(event)
+    if event.day and draw.chance(0.3):
+        return replace(event, day=draw.other(lexicon.DAYS, event.day))
+    for pool in (words.deeds, words.works, lexicon.TRANSFERS):
+        if event.verb in pool:
+            return replace(event, verb=draw.other(pool, event.verb))
+    raise ValueError(f"No pool of verbs holds {event.verb}.")
+
+
+def paraphrases(draw: Draw) -> list[str]:
+    """An event told twice, or two events, and a word on which it is."""
+    one, same = some_event(draw), draw.chance(0.5)
+    two = one if same else changed(draw, one, EVERYTHING)
+    first = sentence(grammar.statement(draw, one))
+    if draw.chance(0.6):
+        return [first, join(draw.one(SAME if same else OTHER), grammar.statement(draw, two))]
+    return [first, sentence(grammar.statement(draw, two)), AGREE if same else DIFFER]
+
+
+def asked(event: Event) -> list[str]:
+    """What may be asked of an event."""
+    parts = ["agent", "patient", "whole"]
+    return parts + [part for part in ("receiver", "day", "place") if getattr(event, part)]
+
+
+def questions(draw: Draw) -> list[str]:
+    """Two questions with a word on whether they are the same one."""
+    one = replace(some_event(draw), day="", place="")
+    part = draw.one(asked(one))
+    two, second = one, part
+    same = draw.chance(0.5)
+    if not same:
+        if draw.chance(0.3):
+            second = draw.other(asked(one), part)
+        else:
+            two = changed(draw, one, EVERYTHING)
+    pair = [grammar.question(draw, event, what) for event, what in ((one, part), (two, second))]
+    if draw.chance(0.4):
+        said = draw.one(SAME if same else OTHER)
+        return [sentence(pair[0], "?"), sentence(f"{said}, {pair[1]}", "?")]
+    return [*(sentence(text, "?") for text in pair), AGREE if same else DIFFER]
+
+
+def answers(draw: Draw) -> list[str]:
+    """An event, a question and its reply, or a question and a sentence that may answer it."""
+    one = some_event(draw)
+    part = draw.one([part for part in asked(one) if part != "whole"])
+    if draw.chance(0.5):
+        reply = getattr(one, part)
+        return [
+            sentence(grammar.statement(draw, one)),
+            sentence(grammar.question(draw, one, part), "?"),
+            sentence(reply),
+        ]
+    good = draw.chance(0.5)
+    told = one if good else unanswering(draw, one, part, EVERYTHING)
+    return [
+        sentence(grammar.question(draw, one, part), "?"),
+        sentence(grammar.statement(draw, told)),
+        ANSWERS if good else MISSES,
+    ]
+
+
+def unanswering(draw: Draw, event: Event, part: str, words: grammar.Words) -> Event:
+    """An event that does not answer the question after a part of another."""
+    if part in ("day", "place") and draw.chance(0.5):
+        other, pool = ("place", lexicon.PLACES) if part == "day" else ("day", lexicon.DAYS)
+        return replace(event, **{part: "", other: getattr(event, other) or draw.one(pool)})
+    other = replace(event, day="") if part not in ("day", "place") else event
+    return replace(changed(draw, other, words), day=event.day)
+
+
+def reports(draw: Draw) -> list[str]:
+    """Two reports, and in how many points they agree."""
+    one, two, points = compared(draw, EVERYTHING)
+    return [
+        sentence(grammar.statement(draw, one)),
+        sentence(grammar.statement(draw, two)),
+        f"Points shared: {COUNTS[points]}.",
+    ]
+
+
+def compared(draw: Draw, words: grammar.Words) -> tuple[Event, Event, int]:
+    """Two events, and how many of their five parts are the same."""
+    one = grammar.event(draw, words, draw.below(2), day=True, place=True)
+    deed = one.verb in lexicon.DEEDS
+    changes = draw.below(6)
+    parts = draw.some(["agent", "verb", "patient", "day", "place"], changes)
+    two = one
+    if deed and "agent" in parts and "patient" in parts and draw.chance(0.7):
+        two = grammar.swapped(two)
+    else:
+        if "agent" in parts:
+            two = replace(two, agent=draw.other(words.people, one.agent, one.patient))
+        if "patient" in parts:
+            pool = words.people if deed else [f"the {noun}" for noun in words.objects]
+            two = replace(two, patient=draw.other(pool, one.agent, one.patient, two.agent))
+    if "verb" in parts:
+        two = replace(two, verb=draw.other(words.deeds if deed else words.works, one.verb))
+    if "day" in parts:
+        two = replace(two, day=draw.other(lexicon.DAYS, one.day))
+    if "place" in parts:
+        two = replace(two, place=draw.other(lexicon.PLACES, one.place))
+    return one, two, 5 - changes
+
+
+def kinds(draw: Draw) -> list[str]:
+    """What is a kind of what."""
+    kind = draw.one(KINDS)
+    top, one, two = kind[0], *draw.some(kind[1:], 2)
+    verb = draw.one(lexicon.GROWN if kind in lexicon.LIVING else lexicon.WORN)
+    return draw.one(
+        [
+            [sentence(f"{article(one.one)} is {article(top.one)}")],
+            [sentence(f"{one.many} and {two.many} are {top.many}")],
+            [
+                sentence(f"{article(one.one)} {verb.past}"),
+                sentence(f"therefore, {article(top.one)} {verb.past}"),
+            ],
+            [
+                sentence(f"{article(one.one)} {verb.past}"),
+                sentence(f"the {top.one} was {article(one.one)}"),
+            ],
+        ]
+    )
+
+
+def inferences(draw: Draw) -> list[str]:
+    """Two statements, and whether the second follows from the first."""
+    label = draw.one([ENTAILMENT, ENTAILMENT, NEUTRAL, CONTRADICTION])
+    kind = draw.one(KINDS)
+    pair: tuple[Claim, Claim] | tuple[Deed, Deed]
+    if draw.chance(0.55):
+        verbs = lexicon.GROWN if kind in lexicon.LIVING else lexicon.WORN
+        pair = claims(draw, label, kind, draw.one(verbs))
+    else:
+        pair = deeds(draw, label, kind, draw.one(lexicon.OWNED), draw.one(EVERYTHING.people))
+    first, second = (said.text(draw) for said in pair)
+    connectives, verdict = RELATED[label]
+    if draw.chance(0.6):
+        return [sentence(first), join(draw.one(connectives), second)]
+    return [sentence(first), sentence(second), verdict]
+
+
+def sizes(draw: Draw) -> list[str]:
+    """A thing that did not fit, and which of the two was to blame."""
+    thing, box = draw.one(lexicon.OBJECTS), draw.one(lexicon.CONTAINERS)
+    big = draw.chance(0.5)
+    size = draw.one(lexicon.BIG if big else lexicon.SMALL)
+    first = sentence(grammar.misfit(draw, thing, box, size))
+    blamed, other = (thing, box) if big else (box, thing)
+    kind = draw.below(4)
+    if kind == 0:
+        return [first, sentence(f"the {blamed} was too {size}")]
+    if kind == 1:
+        return [first, sentence(f"it was the {blamed} that was too {size}")]
+    if kind == 2:
+        return [first, sentence(f"it was not the {other} that was too {size}")]
+    another = draw.one(lexicon.BIG if big else lexicon.SMALL)
+    return [first, sentence(f"{draw.one(SAME)}, the {blamed} was too {another}")]
+
+
+def places(draw: Draw) -> list[str]:
+    """A place to eat, described, or its fields alone."""
+    venue = grammar.venue(draw)
+    return [grammar.described(draw, venue) if draw.chance(0.8) else venue.meaning()]
+
+
+WRITERS: list[Callable[[Draw], list[str]]] = [
+    *[reviews] * 18,
+    *[agreements] * 14,
+    *[paraphrases] * 20,
+    *[questions] * 9,
+    *[answers] * 9,
+    *[reports] * 8,
+    *[kinds] * 4,
+    *[inferences] * 18,
+    *[sizes] * 5,
+    *[places] * 5,
+]
+
+
+def passages(seed: int) -> Iterator[list[str]]:
+    """Passages of one to four sentences without end, the same ones for a seed everywhere."""
+    draw = Draw(f"text {seed}")
+    while True:
+        yield draw.one(WRITERS)(draw)
