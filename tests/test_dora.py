@@ -1,0 +1,237 @@
+"""DoRA: the norm in two forms, when it is computed, and what it does to W and to the gradient."""
+
+from collections.abc import Callable
+from copy import deepcopy
+
+import pytest
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+from torch.testing import assert_close
+
+from variants.base import adapter_layers
+from variants.dora import DoRA, DoRALayer
+
+SETTINGS = {"lr": 1.0, "rank": 2, "alpha": 4.0, "dropout": 0.0, "rslora": False, "targets": ["0"]}
+
+
+def layer(d_in: int = 12, d_out: int = 5, rank: int = 2, dropout: float = 0.0) -> DoRALayer:
+    """A layer that has been trained for a while."""
+    torch.manual_seed(0)
+    made = DoRALayer(nn.Linear(d_in, d_out), rank, scale=1.5, dropout=dropout)
+    nn.init.normal_(made.B, std=0.3)
+    nn.init.uniform_(made.m, 0.5, 2.0)
+    return made
+
+
+def exact_norm(made: DoRALayer) -> Tensor:
+    W0, A, B = (tensor.detach().double() for tensor in (made.W0, made.A, made.B))
+    return (W0 + made.scale * B @ A).norm(dim=1)
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[DoRALayer]:
+    """The layers whose norm was computed, one entry for each time."""
+    computed: list[DoRALayer] = []
+    right = DoRALayer.new_norm
+
+    def new_norm(self: DoRALayer) -> Tensor:
+        computed.append(self)
+        return right(self)
+
+    monkeypatch.setattr(DoRALayer, "new_norm", new_norm)
+    return computed
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("d_out", "d_in", "rank"), [(384, 384, 8), (96, 768, 8), (64, 1536, 64)])
+def test_both_forms_of_the_norm_are_exact_to_float32(
+    d_out: int, d_in: int, rank: int, dtype: torch.dtype
+) -> None:
+    made = layer(d_in, d_out, rank)
+    made.base.weight.data = made.base.weight.data.to(dtype)
+    with torch.no_grad():
+        for norm in (made.plain_norm(), made.gram_norm(), made.row_norm()):
+            assert norm.dtype == torch.float32
+            assert_close(norm.double(), exact_norm(made), rtol=5e-7, atol=0)
+
+
+def test_the_short_form_stays_exact_where_the_update_takes_a_row_away() -> None:
+    made = layer(512, 6, 2)
+    with torch.no_grad():
+        nearly = -(made.B @ made.A) * made.scale * (1 + 1e-3)
+        made.base.weight.copy_(nearly)
+        assert_close(made.gram_norm().double(), exact_norm(made), rtol=1e-3, atol=0)
+        assert_close(made.gram_norm(), made.plain_norm())
+
+
+def test_low_ranks_of_wide_layers_take_the_short_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    short = torch.zeros(4)
+    monkeypatch.setattr(DoRALayer, "gram_norm", lambda self: short)
+    assert layer(128, 4, rank=2).new_norm() is short
+    assert layer(127, 4, rank=2).new_norm() is not short
+
+
+def step(made: DoRALayer, optimizer: torch.optim.Optimizer) -> None:
+    x = torch.randn(3, made.A.shape[1], dtype=made.A.dtype)
+    made(x).square().sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("options", [{"fused": True}, {"foreach": True}, {"foreach": False}])
+def test_a_step_of_any_optimiser_makes_the_norm_new(options: dict) -> None:
+    made = layer()
+    optimizer = torch.optim.AdamW([made.A, made.B, made.m], lr=0.1, **options)
+    for _ in range(3):
+        step(made, optimizer)
+        assert_close(made.row_norm(), exact_norm(made).float())
+
+
+@torch.no_grad()
+def write_data(made: DoRALayer) -> None:
+    made.B.data.mul_(2)
+
+
+@torch.no_grad()
+def replace_data(made: DoRALayer) -> None:
+    made.A.data = made.A + 1
+
+
+@torch.no_grad()
+def copy_one(made: DoRALayer) -> None:
+    made.B.copy_(made.B + 1)
+
+
+def load_state(made: DoRALayer) -> None:
+    made.load_state_dict({name: t + 0.5 for name, t in made.state_dict().items()})
+
+
+@torch.no_grad()
+def load_base(made: DoRALayer) -> None:
+    made.base.weight.copy_(made.base.weight * 3)
+
+
+def rescale(made: DoRALayer) -> None:
+    made.scale = 0.1
+
+
+def double(made: DoRALayer) -> None:
+    made.double()
+
+
+@pytest.mark.parametrize("rank", [2, 20])  # each form once
+@pytest.mark.parametrize(
+    "change", [write_data, replace_data, copy_one, load_state, load_base, rescale, double]
+)
+def test_the_norm_is_new_when_a_tensor_changed(change: Callable, rank: int) -> None:
+    made = layer(d_in=256, rank=rank)
+    before = made.row_norm()
+    change(made)
+    after = made.row_norm()
+    assert after is not before
+    assert_close(after.double(), exact_norm(made), rtol=5e-7, atol=0)
+
+
+def test_a_norm_in_float64_has_its_precision() -> None:
+    made = layer(512, 6, 2)
+    made.row_norm()
+    made.double()
+    assert made.row_norm().dtype == torch.float64
+    assert_close(made.row_norm(), exact_norm(made), rtol=1e-13, atol=0)
+
+
+def test_a_copy_has_a_norm_of_its_own() -> None:
+    made = layer()
+    made.row_norm()
+    copy = deepcopy(made)
+    with torch.no_grad():
+        copy.B.add_(1)
+    assert_close(copy.row_norm(), exact_norm(copy).float())
+    assert_close(made.row_norm(), exact_norm(made).float())
+
+
+def test_a_norm_from_inference_can_be_used_in_training() -> None:
+    made = layer()
+    x = torch.randn(3, 12)
+    with torch.inference_mode():
+        made.eval()(x)
+    made.train()(x).sum().backward()
+    assert made.m.grad is not None
+
+
+def test_the_parts_of_a_batch_and_an_evaluation_need_one_norm(
+    tiny_run: Callable, counted: list[DoRALayer]
+) -> None:
+    from experiments.job import start
+    from experiments.training import Watch, fit
+
+    run = tiny_run("dora", "train.epochs=1", "train.batch_size=16", "train.accumulate=4")
+    job = start(run, run.task.load(run.data))
+    model = job.loaded.model
+    fit(model, run.variant, job.batches, job.plan, Watch())
+    layers = [made for _, made in adapter_layers(model.backbone)]
+    assert [counted.count(made) for made in layers] == [job.plan.total] * len(layers)
+    counted.clear()
+    with torch.no_grad():
+        for part in job.batches.parts(1):
+            model.eval()(part)
+    assert [counted.count(made) for made in layers] == [1] * len(layers)
+
+
+def test_a_row_of_w_is_as_long_as_its_magnitude() -> None:
+    made = layer()
+    assert_close(made.merged_weight().norm(dim=1), made.m)
+
+
+def test_twice_the_magnitude_is_twice_the_weight_and_the_same_bias() -> None:
+    made, x = layer(), torch.randn(3, 12)
+    before = made(x)
+    with torch.no_grad():
+        made.m.mul_(2)
+    bias = made.bias
+    assert_close(made(x) - bias, 2 * (before - bias))
+
+
+def test_with_the_norm_for_magnitude_it_is_lora() -> None:
+    made, x = layer(), torch.randn(3, 12)
+    with torch.no_grad():
+        made.m.copy_(made.row_norm())
+        weight = made.W0 + made.scale * made.B @ made.A
+    assert_close(made(x), F.linear(x, weight, made.bias))
+
+
+def test_the_gradients_are_those_of_eq_11() -> None:
+    made = layer().double()
+    x, g = torch.randn(7, 12).double(), torch.randn(7, 5).double()
+    made(x).backward(g)
+    with torch.no_grad():
+        G = g.T @ x  # dL/dW'
+        V = made.W0 + made.scale * made.B @ made.A
+        C = V.norm(dim=1)
+        dV = (made.m / C)[:, None] * G  # C is a constant
+        assert_close(made.m.grad, (G * V / C[:, None]).sum(dim=1))
+        assert_close(made.B.grad, made.scale * dV @ made.A.T)
+        assert_close(made.A.grad, made.scale * made.B.T @ dV)
+
+
+def test_dropout_draws_one_mask_for_both_branches() -> None:
+    made = layer(dropout=0.5)
+    x = torch.randn(4, 12)
+    torch.manual_seed(3)
+    found = made(x)
+    torch.manual_seed(3)
+    dropped = F.dropout(x, 0.5)
+    c = made.m / exact_norm(made).float()
+    branch = made.scale * dropped @ made.A.T @ made.B.T
+    expected = made.base(x) + (c - 1) * (dropped @ made.W0.T) + c * branch
+    assert_close(found, expected)
+
+
+def test_the_magnitude_starts_as_the_norm_of_w_and_counts_one_per_output() -> None:
+    model = nn.Sequential(nn.Linear(12, 5))
+    DoRA(**SETTINGS).adapt(model)
+    assert torch.equal(model[0].m, model[0].W0.norm(dim=1))
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert trained == 2 * (12 + 5) + 5
