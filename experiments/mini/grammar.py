@@ -412,9 +412,11 @@ def described(draw: Draw, venue: Venue) -> str:
             )
         )
     opening = f"{venue.name} is {article(kind)}{place}{near}"
-    if place and draw.chance(0.3):
+    if draw.chance(0.3):
+        opening = f"there is {article(kind)} called {venue.name}{place}{near}"
+    elif place and draw.chance(0.3):
         opening = f"in the {venue.area}, {venue.name} is {article(kind)}{near}"
     if not extras:
         return sentence(opening)
-    tail = " and ".join(extras)
+    tail = " and ".join(extras if draw.chance(0.7) else extras[::-1])
     return sentence(draw.one([f"{opening} that {tail}", f"{opening}. It {tail}"]))

@@ -70,23 +70,24 @@ class Person(NamedTuple):
     self: str
 
 
+# In an order that gives every split both genders.
 PERSONS = [
     Person("woman", "women", "herself"),
-    Person("man", "men", "himself"),
     Person("girl", "girls", "herself"),
+    Person("man", "men", "himself"),
     Person("boy", "boys", "himself"),
-    Person("queen", "queens", "herself"),
     Person("king", "kings", "himself"),
-    Person("princess", "princesses", "herself"),
     Person("prince", "princes", "himself"),
+    Person("queen", "queens", "herself"),
+    Person("princess", "princesses", "herself"),
     Person("actress", "actresses", "herself"),
-    Person("monk", "monks", "himself"),
     Person("mother", "mothers", "herself"),
+    Person("monk", "monks", "himself"),
     Person("father", "fathers", "himself"),
-    Person("daughter", "daughters", "herself"),
     Person("son", "sons", "himself"),
-    Person("aunt", "aunts", "herself"),
     Person("uncle", "uncles", "himself"),
+    Person("daughter", "daughters", "herself"),
+    Person("aunt", "aunts", "herself"),
 ]
 
 # --- Events ------------------------------------------------------------------------------------
