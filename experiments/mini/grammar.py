@@ -287,6 +287,77 @@ def swapped(event: Event) -> Event:
     return replace(event, agent=event.patient, patient=event.agent)
 
 
+# --- Events that relate --------------------------------------------------------------------------
+
+
+def some_event(draw: Draw, words: Words) -> Event:
+    """Any event, mostly without its circumstances."""
+    kind = draw.one([0, 0, 1, 1, 2])
+    return event(draw, words, kind, day=draw.chance(0.3), place=draw.chance(0.2))
+
+
+def changed(draw: Draw, event: Event, words: Words) -> Event:
+    """Another event of the same people and things."""
+    can_swap = bool(event.receiver) or event.verb in lexicon.DEEDS
+    if can_swap and draw.chance(0.6):
+        return swapped(event)
+    if event.day and draw.chance(0.3):
+        return replace(event, day=draw.other(lexicon.DAYS, event.day))
+    for pool in (words.deeds, words.works, lexicon.TRANSFERS):
+        if event.verb in pool:
+            return replace(event, verb=draw.other(pool, event.verb))
+    raise ValueError(f"No pool of verbs holds {event.verb}.")
+
+
+def asked(event: Event) -> list[str]:
+    """What may be asked of an event."""
+    parts = ["agent", "patient", "whole"]
+    return parts + [part for part in ("receiver", "day", "place") if getattr(event, part)]
+
+
+def unanswering(draw: Draw, event: Event, part: str, words: Words) -> Event:
+    """An event that does not answer the question after a part of another."""
+    if part in ("day", "place") and draw.chance(0.5):
+        other, pool = ("place", lexicon.PLACES) if part == "day" else ("day", lexicon.DAYS)
+        return replace(event, **{part: "", other: getattr(event, other) or draw.one(pool)})
+    # Another day alone would not do.
+    return replace(changed(draw, replace(event, day=""), words), day=event.day)
+
+
+def inquiries(draw: Draw, words: Words, same: bool) -> tuple[str, str]:
+    """Two questions without their marks, which ask the same or not."""
+    one = replace(some_event(draw, words), day="", place="")
+    part = draw.one(asked(one))
+    if same:
+        return question(draw, one, part), question(draw, one, part)
+    if draw.chance(0.3):
+        return question(draw, one, part), question(draw, one, draw.other(asked(one), part))
+    return question(draw, one, part), question(draw, changed(draw, one, words), part)
+
+
+def compared(draw: Draw, words: Words, changes: int) -> tuple[Event, Event]:
+    """Two events of five parts, so many of which are not the same."""
+    one = event(draw, words, draw.below(2), day=True, place=True)
+    deed = one.verb in lexicon.DEEDS
+    parts = draw.some(["agent", "verb", "patient", "day", "place"], changes)
+    two = one
+    if deed and "agent" in parts and "patient" in parts and draw.chance(0.7):
+        two = swapped(two)
+    else:
+        if "agent" in parts:
+            two = replace(two, agent=draw.other(words.people, one.agent, one.patient))
+        if "patient" in parts:
+            pool = words.people if deed else [f"the {noun}" for noun in words.objects]
+            two = replace(two, patient=draw.other(pool, one.agent, one.patient, two.agent))
+    if "verb" in parts:
+        two = replace(two, verb=draw.other(words.deeds if deed else words.works, one.verb))
+    if "day" in parts:
+        two = replace(two, day=draw.other(lexicon.DAYS, one.day))
+    if "place" in parts:
+        two = replace(two, place=draw.other(lexicon.PLACES, one.place))
+    return one, two
+
+
 # --- Kinds of things ---------------------------------------------------------------------------
 
 QUANTIFIERS = {

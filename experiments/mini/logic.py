@@ -5,7 +5,7 @@ There is always at least one thing of every kind, and a kind holds more than any
 
 from experiments.mini import lexicon
 from experiments.mini.grammar import Claim, Deed, Draw
-from experiments.mini.lexicon import Noun, Verb
+from experiments.mini.lexicon import Noun
 
 ENTAILMENT, NEUTRAL, CONTRADICTION = "entailment", "neutral", "contradiction"
 
@@ -50,8 +50,9 @@ def nouns(draw: Draw, kind: list[Noun], way: str) -> tuple[Noun, Noun]:
     return (top, member) if way == "down" else (member, top)
 
 
-def claims(draw: Draw, label: str, kind: list[Noun], verb: Verb) -> tuple[Claim, Claim]:
+def claims(draw: Draw, label: str, kind: list[Noun]) -> tuple[Claim, Claim]:
     """Two quantified statements of which the second relates to the first as wanted."""
+    verb = draw.one(lexicon.GROWN if kind in lexicon.LIVING else lexicon.WORN)
     first, second, way = draw.one(CASES[label])
     one, two = nouns(draw, kind, way)
     return Claim(first, one, verb), Claim(second, two, verb)
@@ -69,8 +70,9 @@ def settled(denied: tuple[bool, bool], ways: set[str]) -> str:
     return N if (wider if first else narrower) else C
 
 
-def deeds(draw: Draw, label: str, kind: list[Noun], verb: Verb, agent: str) -> tuple[Deed, Deed]:
+def deeds(draw: Draw, label: str, kind: list[Noun], agent: str) -> tuple[Deed, Deed]:
     """Two statements on what somebody did, related as wanted."""
+    verb = draw.one(lexicon.OWNED)
     while True:
         denied = draw.chance(0.5), draw.chance(0.5)
         way = draw.one(["same", "down", "up"])

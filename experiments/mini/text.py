@@ -6,10 +6,9 @@ what follows from what. All of it is grammatical and consistent.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 from experiments.mini import grammar, lexicon
-from experiments.mini.grammar import Claim, Deed, Draw, Event, article, sentence
+from experiments.mini.grammar import Claim, Deed, Draw, article, sentence
 from experiments.mini.logic import CONTRADICTION, ENTAILMENT, NEUTRAL, claims, deeds
 
 EVERYTHING = grammar.words()
@@ -98,52 +97,20 @@ def agreements(draw: Draw) -> list[str]:
     ]
 
 
-def some_event(draw: Draw) -> Event:
-    kind = draw.one([0, 0, 1, 1, 2])
-    return grammar.event(draw, EVERYTHING, kind, draw.chance(0.3), draw.chance(0.2))
-
-
-def changed(draw: Draw, event: Event, words: grammar.Words) -> Event:
-    """Another event of the same people and things."""
-    can_swap = bool(event.receiver) or event.verb in lexicon.DEEDS
-    if can_swap and draw.chance(0.6):
-        return grammar.swapped(event)
-    if event.day and draw.chance(0.3):
-        return replace(event, day=draw.other(lexicon.DAYS, event.day))
-    for pool in (words.deeds, words.works, lexicon.TRANSFERS):
-        if event.verb in pool:
-            return replace(event, verb=draw.other(pool, event.verb))
-    raise ValueError(f"No pool of verbs holds {event.verb}.")
-
-
 def paraphrases(draw: Draw) -> list[str]:
     """An event told twice, or two events, and a word on which it is."""
-    one, same = some_event(draw), draw.chance(0.5)
-    two = one if same else changed(draw, one, EVERYTHING)
+    one, same = grammar.some_event(draw, EVERYTHING), draw.chance(0.5)
+    two = one if same else grammar.changed(draw, one, EVERYTHING)
     first = sentence(grammar.statement(draw, one))
     if draw.chance(0.6):
         return [first, join(draw.one(SAME if same else OTHER), grammar.statement(draw, two))]
     return [first, sentence(grammar.statement(draw, two)), AGREE if same else DIFFER]
 
 
-def asked(event: Event) -> list[str]:
-    """What may be asked of an event."""
-    parts = ["agent", "patient", "whole"]
-    return parts + [part for part in ("receiver", "day", "place") if getattr(event, part)]
-
-
 def questions(draw: Draw) -> list[str]:
     """Two questions with a word on whether they are the same one."""
-    one = replace(some_event(draw), day="", place="")
-    part = draw.one(asked(one))
-    two, second = one, part
     same = draw.chance(0.5)
-    if not same:
-        if draw.chance(0.3):
-            second = draw.other(asked(one), part)
-        else:
-            two = changed(draw, one, EVERYTHING)
-    pair = [grammar.question(draw, event, what) for event, what in ((one, part), (two, second))]
+    pair = grammar.inquiries(draw, EVERYTHING, same)
     if draw.chance(0.4):
         said = draw.one(SAME if same else OTHER)
         return [sentence(pair[0], "?"), sentence(f"{said}, {pair[1]}", "?")]
@@ -152,8 +119,8 @@ def questions(draw: Draw) -> list[str]:
 
 def answers(draw: Draw) -> list[str]:
     """An event, a question and its reply, or a question and a sentence that may answer it."""
-    one = some_event(draw)
-    part = draw.one([part for part in asked(one) if part != "whole"])
+    one = grammar.some_event(draw, EVERYTHING)
+    part = draw.one([part for part in grammar.asked(one) if part != "whole"])
     if draw.chance(0.5):
         reply = getattr(one, part)
         return [
@@ -162,7 +129,7 @@ def answers(draw: Draw) -> list[str]:
             sentence(reply),
         ]
     good = draw.chance(0.5)
-    told = one if good else unanswering(draw, one, part, EVERYTHING)
+    told = one if good else grammar.unanswering(draw, one, part, EVERYTHING)
     return [
         sentence(grammar.question(draw, one, part), "?"),
         sentence(grammar.statement(draw, told)),
@@ -170,47 +137,15 @@ def answers(draw: Draw) -> list[str]:
     ]
 
 
-def unanswering(draw: Draw, event: Event, part: str, words: grammar.Words) -> Event:
-    """An event that does not answer the question after a part of another."""
-    if part in ("day", "place") and draw.chance(0.5):
-        other, pool = ("place", lexicon.PLACES) if part == "day" else ("day", lexicon.DAYS)
-        return replace(event, **{part: "", other: getattr(event, other) or draw.one(pool)})
-    other = replace(event, day="") if part not in ("day", "place") else event
-    return replace(changed(draw, other, words), day=event.day)
-
-
 def reports(draw: Draw) -> list[str]:
     """Two reports, and in how many points they agree."""
-    one, two, points = compared(draw, EVERYTHING)
+    points = draw.below(6)
+    one, two = grammar.compared(draw, EVERYTHING, 5 - points)
     return [
         sentence(grammar.statement(draw, one)),
         sentence(grammar.statement(draw, two)),
         f"Points shared: {COUNTS[points]}.",
     ]
-
-
-def compared(draw: Draw, words: grammar.Words) -> tuple[Event, Event, int]:
-    """Two events, and how many of their five parts are the same."""
-    one = grammar.event(draw, words, draw.below(2), day=True, place=True)
-    deed = one.verb in lexicon.DEEDS
-    changes = draw.below(6)
-    parts = draw.some(["agent", "verb", "patient", "day", "place"], changes)
-    two = one
-    if deed and "agent" in parts and "patient" in parts and draw.chance(0.7):
-        two = grammar.swapped(two)
-    else:
-        if "agent" in parts:
-            two = replace(two, agent=draw.other(words.people, one.agent, one.patient))
-        if "patient" in parts:
-            pool = words.people if deed else [f"the {noun}" for noun in words.objects]
-            two = replace(two, patient=draw.other(pool, one.agent, one.patient, two.agent))
-    if "verb" in parts:
-        two = replace(two, verb=draw.other(words.deeds if deed else words.works, one.verb))
-    if "day" in parts:
-        two = replace(two, day=draw.other(lexicon.DAYS, one.day))
-    if "place" in parts:
-        two = replace(two, place=draw.other(lexicon.PLACES, one.place))
-    return one, two, 5 - changes
 
 
 def kinds(draw: Draw) -> list[str]:
@@ -240,10 +175,9 @@ def inferences(draw: Draw) -> list[str]:
     kind = draw.one(KINDS)
     pair: tuple[Claim, Claim] | tuple[Deed, Deed]
     if draw.chance(0.55):
-        verbs = lexicon.GROWN if kind in lexicon.LIVING else lexicon.WORN
-        pair = claims(draw, label, kind, draw.one(verbs))
+        pair = claims(draw, label, kind)
     else:
-        pair = deeds(draw, label, kind, draw.one(lexicon.OWNED), draw.one(EVERYTHING.people))
+        pair = deeds(draw, label, kind, draw.one(EVERYTHING.people))
     first, second = (said.text(draw) for said in pair)
     connectives, verdict = RELATED[label]
     if draw.chance(0.6):
