@@ -10,7 +10,7 @@ from huggingface_hub import constants, errors
 PATIENCE = 4.0  # seconds until a hub that does not answer counts as out of reach
 
 WAYS_ON = {
-    "dataset": "data=local data.dir=FOLDER reads files you have, data=mini the built-in sentences",
+    "dataset": "data=local data.dir=FOLDER reads files you have, data=mini the built-in suite",
     "model": "model.path=FOLDER reads files you have",
 }
 

@@ -1,11 +1,13 @@
-"""Tiny random models of every family, and runs on the built-in sentences."""
+"""Tiny random models of every family, and runs on the built-in suite."""
 
 import os
+import re
 import runpy
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -24,7 +26,7 @@ from transformers import (
 from experiments.api import composed
 from experiments.batches import Batch, encode
 from experiments.config import Run, read
-from experiments.mini import backbone, sentences
+from experiments.mini.text import passages
 from experiments.models import Model
 
 os.environ.setdefault("WANDB_MODE", "disabled")
@@ -40,6 +42,24 @@ QUICK = (
     "tracker.mode=disabled",
     "train.device=cpu",
 )
+
+
+def roberta_tokenizer(ids: dict[str, int]) -> PreTrainedTokenizerFast:
+    words = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
+    words.normalizer = normalizers.Lowercase()
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.post_processor = processors.RobertaProcessing(("</s>", ids["</s>"]), ("<s>", ids["<s>"]))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        bos_token="<s>",
+        eos_token="</s>",
+        sep_token="</s>",
+        cls_token="<s>",
+        unk_token="<unk>",
+        pad_token="<pad>",
+        mask_token="<mask>",
+        model_input_names=["input_ids", "attention_mask"],
+    )
 
 
 def bert_tokenizer(ids: dict[str, int]) -> PreTrainedTokenizerFast:
@@ -73,16 +93,23 @@ def gpt2_tokenizer(ids: dict[str, int]) -> PreTrainedTokenizerFast:
     )
 
 
+@cache
+def vocabulary() -> list[str]:
+    """The words of the built-in suite, as the tiny tokenizers split them."""
+    texts = (sentence for passage in islice(passages(0), 10000) for sentence in passage)
+    return sorted({word for text in texts for word in re.findall(r"\w+|[^\w\s]+", text.lower())})
+
+
 def save_tiny(family: str, folder: Path) -> None:
     """A two-layer model of random weights with the tokenizer that fits it."""
-    words = sentences.vocabulary()
+    words = vocabulary()
     special = {
-        "roberta": backbone.SPECIAL,
+        "roberta": ["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
         "bert": ["[PAD]", "[UNK]", "[CLS]", "[SEP]"],
         "gpt2": ["<|endoftext|>"],
     }[family]
     ids = {word: i for i, word in enumerate([*special, *words])}
-    build = {"roberta": backbone.tokenizer, "bert": bert_tokenizer, "gpt2": gpt2_tokenizer}[family]
+    build = {"roberta": roberta_tokenizer, "bert": bert_tokenizer, "gpt2": gpt2_tokenizer}[family]
     build(ids).save_pretrained(folder)
     torch.manual_seed(0)
     encoder = {

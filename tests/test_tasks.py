@@ -20,7 +20,7 @@ from hydra.utils import get_class
 from omegaconf import OmegaConf
 
 from experiments import hub
-from experiments.mini import sentences
+from experiments.mini import tasks as mini
 from experiments.tasks import sources
 from experiments.tasks.base import Data, Split, Task
 from experiments.tasks.sources import Hub, Local, Mini
@@ -100,7 +100,7 @@ def write(path: Path, header: list[str] | None, rows: list[list[str]]) -> Path:
 
 def made_up(name: str, split: str, size: int) -> list[list[str]]:
     """Rows in the released layout; columns that no task reads are filled with a dash."""
-    columns = sentences.rows(name, split, size, seed=1)
+    columns = mini.rows(name, split, size, seed=1)
     return [[columns[c][i] if c in columns else "-" for c in HEADERS[name]] for i in range(size)]
 
 
@@ -139,7 +139,7 @@ def test_a_task_file_has_its_own_name_and_all_settings(path: Path):
 def test_a_glue_task_reads_the_released_layout(name: str, suffix: str, tmp_path: Path):
     read = released(name, tmp_path, suffix)
     data = read.load(local(tmp_path))
-    expected = sentences.rows(name, "train", 12, seed=1)
+    expected = mini.rows(name, "train", 12, seed=1)
     texts = list(zip(*(expected[column] for column in read.text), strict=True))
     assert data.train.texts == texts
     assert list(data.score) == read.score_on
@@ -173,38 +173,63 @@ def test_the_hub_gives_the_same_rows_as_the_files(name: str, tmp_path: Path, mon
     assert there.train.origin.startswith("nyu-mll/glue@commit/")
 
 
+def built_in(**changes: Any) -> Mini:
+    """The built-in suite at its default settings, some of them changed."""
+    node = OmegaConf.load(ROOT / "conf/data/mini.yaml")
+    return Mini(**{str(key): node[key] for key in node if key != "_target_"} | changes)
+
+
 @pytest.mark.parametrize("name", GLUE)
-def test_the_built_in_sentences_serve_every_glue_task(name: str):
+def test_the_built_in_suite_serves_every_glue_task(name: str):
     read = task(name)
-    data = read.load(Mini(train=2000, dev=500, seed=0))
+    scored = [split for split in mini.SPLITS[name] if split != "train"]
+    data = dataclasses.replace(read, score_on=scored).load(built_in(train=200, dev=30, test=40))
     assert data.train.labels is not None
-    assert len(data.train) == 2000
+    assert len(data.train) == 200
     if read.labels is not None:
         assert set(data.train.labels) == set(range(read.num_outputs))
-    vocabulary = set(sentences.vocabulary())
-    for split in data.score.values():
-        assert len(split) == 500
-        assert not {texts[0] for texts in split.texts} & {texts[0] for texts in data.train.texts}
-        assert {word for texts in split.texts for word in " ".join(texts).split()} <= vocabulary
+    for split, examples in data.score.items():
+        assert len(examples) == (40 if split.startswith("test") or split == "ax" else 30)
+        assert examples.origin == f"built-in suite, mini/{name} {split}, seed 0, noise 0.0"
 
 
-def test_the_built_in_sentences_are_equal_in_every_process():
-    code = "from experiments.mini.sentences import rows; print(rows('mnli', 'ax', 40, 3))"
-    for seed in ("1", "2"):
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            env=os.environ | {"PYTHONHASHSEED": seed},
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert done.stdout.strip() == str(sentences.rows("mnli", "ax", 40, 3))
+def test_the_built_in_suite_knows_no_task_and_no_split_of_ones_own():
+    with pytest.raises(ValueError, match=r"no task 'own', use data=local.*It has: cola, sst2"):
+        task("own").load(built_in())
+    asked = task("sst2", files={"train": "t.tsv", "tets": "t.tsv"}, score_on=["tets"])
+    with pytest.raises(ValueError, match=r"no split 'tets' of task 'sst2'.*'test'.*train, dev, te"):
+        asked.load(built_in())
 
 
-def test_the_built_in_sentences_know_no_task_of_ones_own():
-    with pytest.raises(ValueError, match=r"no task 'own', use data=local.*They have: cola, sst2"):
-        task("own").load(Mini(train=8, dev=8, seed=0))
+def test_a_rate_of_noise_beyond_half_is_an_error():
+    with pytest.raises(ValueError, match=r"data.noise must be at least 0 and below 0.5, got 0.5"):
+        built_in(noise=0.5)
+
+
+TESTS = {
+    "cola": ["index", "sentence"],
+    "sst2": ["index", "sentence"],
+    "mrpc": ["index", "#1 ID", "#2 ID", "#1 String", "#2 String"],
+    "stsb": HEADERS["stsb"][:-1],
+    "qqp": ["id", "question1", "question2"],
+    "mnli": HEADERS["mnli"][:-2],
+    "qnli": HEADERS["qnli"][:-1],
+    "rte": HEADERS["rte"][:-1],
+    "wnli": HEADERS["wnli"][:-1],
+}
+
+
+@pytest.mark.parametrize("name", GLUE)
+def test_the_released_test_file_is_predicted_on_request_without_labels(name: str, tmp_path: Path):
+    read = released(name, tmp_path)
+    for split in [split for split in read.files if split.startswith("test")]:
+        columns = mini.rows(name, split, 6, seed=1)
+        rows = [[columns[c][i] if c in columns else "-" for c in TESTS[name]] for i in range(6)]
+        write(tmp_path / read.files[split], TESTS[name], rows)
+        data = dataclasses.replace(read, predict_on=[split]).load(local(tmp_path))
+        assert data.predict[split].labels is None
+        texts = list(zip(*(columns[column] for column in read.text), strict=True))
+        assert data.predict[split].texts == texts
 
 
 def test_the_diagnostic_set_is_predicted_on_request_without_labels(tmp_path: Path):

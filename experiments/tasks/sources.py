@@ -1,4 +1,4 @@
-"""Where rows come from: a local folder, the Hugging Face hub, or the built-in sentences.
+"""Where rows come from: a local folder, the Hugging Face hub, or the built-in suite.
 
 A source hands out columns as they stand in the data; what they mean is the task's business.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.hub import snapshot
-from experiments.mini import sentences
+from experiments.mini import tasks
 from experiments.tasks.tables import Part, Table, near, numbered, pick, place, read_table
 
 
@@ -80,22 +80,36 @@ class Hub(Source):
 
 @dataclass(frozen=True, kw_only=True)
 class Mini(Source):
-    """The built-in sentences: made on the spot, equal on every machine."""
+    """The built-in suite: rows made on the spot, equal on every machine."""
 
     train: int  # rows of the train split
-    dev: int  # rows of every other split
+    dev: int  # rows of every split but train and test
+    test: int  # rows of every test split
     seed: int
+    noise: float  # share of the labels, in every split, that are wrong
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.noise < 0.5:
+            raise ValueError(f"data.noise must be at least 0 and below 0.5, got {self.noise}.")
 
     def table(self, part: Part) -> Table:
-        if part.task not in sentences.FIELDS:
+        if part.task not in tasks.FIELDS:
             raise ValueError(
-                f"The built-in sentences have no task '{part.task}', use data=local "
-                f"data.dir=FOLDER.{near(part.task, sentences.FIELDS)} "
-                f"They have: {', '.join(sentences.FIELDS)}."
+                f"The built-in suite has no task '{part.task}', use data=local "
+                f"data.dir=FOLDER.{near(part.task, tasks.FIELDS)} "
+                f"It has: {', '.join(tasks.FIELDS)}."
             )
-        size = self.train if part.split == "train" else self.dev
-        columns = sentences.rows(part.task, part.split, size, self.seed)
-        origin = f"built-in sentences, {part.task} {part.split}, seed {self.seed}"
+        if part.split not in tasks.SPLITS[part.task]:
+            known = tasks.SPLITS[part.task]
+            raise ValueError(
+                f"The built-in suite has no split '{part.split}' of task '{part.task}'."
+                f"{near(part.split, known)} It has: {', '.join(known)}."
+            )
+        size = {"train": self.train, "test": self.test}.get(tasks.lot(part.split), self.dev)
+        columns = tasks.rows(part.task, part.split, size, self.seed, self.noise)
+        origin = (
+            f"built-in suite, mini/{part.task} {part.split}, seed {self.seed}, noise {self.noise}"
+        )
         chosen = {column: pick(origin, columns, column) for column in part.columns}
         text = json.dumps(columns, sort_keys=True)
         return numbered(origin, chosen, hashlib.sha256(text.encode()).hexdigest())

@@ -22,7 +22,7 @@ class TextTask(Task):
     """A task told by a table: which columns hold the texts and the label, and what is scored."""
 
     files: dict[str, str]  # split -> file below data.dir
-    header: list[str] | None  # column names of files without a header line
+    header: dict[str, list[str]] | None  # split -> column names, where its file has no header line
     hub: HubFiles | None  # null: the task is only local
     text: list[str]  # one or two columns
     label: str
@@ -78,7 +78,7 @@ class TextTask(Task):
                 split=split,
                 columns=[*self.text, self.label] if labelled else self.text,
                 file=self.files.get(split),
-                header=self.header,
+                header=(self.header or {}).get(split),
                 hub=self.hub,
                 skip_malformed=self.skip_malformed,
             )
