@@ -1,6 +1,7 @@
 """Files written whole or not at all: first beside their place, then moved into it."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,28 @@ def whole(path: Path) -> Iterator[Path]:
         raise OSError(f"{path} could not be written: {error}") from error
 
 
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder that takes the place of `path` when the block ends well.
+
+    Raises ValueError where `path` holds something already, OSError where it cannot be written.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ValueError(f"{path} exists and is not empty; choose another folder, or delete it.")
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    try:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        yield unfinished
+        if path.is_dir():
+            path.rmdir()
+        unfinished.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise OSError(f"{path} could not be written: {error}") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
 def write_tensors(
     path: Path, tensors: dict[str, Tensor], about: dict[str, str] | None = None
 ) -> None:
@@ -47,6 +70,17 @@ def read_tensors(path: Path, way_on: str) -> tuple[dict[str, str], dict[str, Ten
             return file.metadata() or {}, tensors
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} cannot be read ({error}); {way_on}.") from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The content of a JSON file that holds one object."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read ({error}).") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold one JSON object.")
+    return content
 
 
 def write_json(path: Path, content: Any) -> None:

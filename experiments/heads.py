@@ -1,5 +1,7 @@
 """Task heads: one small module per family of backbones, trained by every method."""
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn as nn
 from torch import Tensor
@@ -55,6 +57,32 @@ def build_head(config: PreTrainedConfig, num_outputs: int) -> nn.Module:
     dropout = config.classifier_dropout
     dropout = config.hidden_dropout_prob if dropout is None else dropout
     return FirstTokenHead(config.hidden_size, num_outputs, dropout, config.model_type == "roberta")
+
+
+# What transformers calls the modules of these heads.
+IN_TRANSFORMERS = {
+    "roberta": {"dense": "classifier.dense", "out_proj": "classifier.out_proj"},
+    "bert": {"dense": "bert.pooler.dense", "out_proj": "classifier"},
+    "gpt2": {"score": "score"},
+}
+
+
+def as_in_transformers(state: Mapping[str, Tensor], family: str) -> dict[str, Tensor]:
+    """A head's tensors under the names that transformers' classifiers give them."""
+    names = IN_TRANSFORMERS[family]
+    split = {name: name.rpartition(".") for name in state}
+    return {f"{names[split[n][0]]}.{split[n][2]}": tensor for n, tensor in state.items()}
+
+
+def from_transformers(state: Mapping[str, Tensor], family: str) -> dict[str, Tensor]:
+    """The head's tensors among those of a classifier of transformers."""
+    ours = {theirs: name for name, theirs in IN_TRANSFORMERS[family].items()}
+    split = {name: name.rpartition(".") for name in state}
+    return {
+        f"{ours[module]}.{part}": state[name]
+        for name, (module, _, part) in split.items()
+        if module in ours
+    }
 
 
 @torch.no_grad()

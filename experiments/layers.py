@@ -1,5 +1,7 @@
 """The model boundary: whatever a checkpoint holds becomes plain linear layers of one precision."""
 
+from typing import cast
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -18,6 +20,11 @@ class SplitLinear(nn.Module):
         super().__init__()
         weights, biases = fused.weight.chunk(3, dim=1), fused.bias.chunk(3)
         self.q, self.k, self.v = map(linear_from_conv, weights, biases)
+
+    @property
+    def parts(self) -> dict[str, nn.Module]:
+        """The projections by name, in the order of the fused one's outputs."""
+        return {"q": self.q, "k": self.k, "v": self.v}
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat((self.q(x), self.k(x), self.v(x)), dim=-1)
@@ -39,6 +46,21 @@ def plain_linears(backbone: nn.Module) -> None:
             fused = name.endswith("c_attn")
             plain = SplitLinear(module) if fused else linear_from_conv(module.weight, module.bias)
             replace_module(backbone, name, plain)
+
+
+def as_loaded(backbone: nn.Module, like: nn.Module) -> dict[str, Tensor]:
+    """The weights of a plain backbone under the names and in the layout of `like`, as transformers
+    builds the same model: GPT-2's projections fused and transposed again."""
+    state = {name: t for name, t in backbone.state_dict().items() if name in like.state_dict()}
+    for name, module in like.named_modules():
+        if isinstance(module, Conv1D):
+            ours = backbone.get_submodule(name)
+            parts = ours.parts if isinstance(ours, SplitLinear) else {"": ours}
+            weights = [cast(Tensor, part.weight) for part in parts.values()]
+            state[f"{name}.weight"] = torch.cat([w.float() for w in weights]).t().contiguous()
+            biases = [cast(Tensor, part.bias) for part in parts.values()]
+            state[f"{name}.bias"] = torch.cat([b.float() for b in biases])
+    return state
 
 
 class CastLinear(nn.Linear):

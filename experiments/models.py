@@ -5,11 +5,9 @@ every method at one seed.
 """
 
 import hashlib
-import json
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn as nn
@@ -29,6 +27,7 @@ from transformers.utils import logging as transformers_logging
 
 from experiments import hub
 from experiments.batches import Batch
+from experiments.files import read_object
 from experiments.heads import FirstTokenHead, build_head, check_family, initialise
 from experiments.layers import PRECISIONS, plain_linears, store_matrices
 from variants.base import at_least_float32
@@ -87,11 +86,6 @@ class Pretrained:
             raise ValueError(f"model.dropout must be null or lie in [0, 1), got {self.dropout}.")
         if self.lr_scale <= 0:
             raise ValueError(f"model.lr_scale must be positive, got {self.lr_scale}.")
-
-    @property
-    def note(self) -> str:
-        """What a reader of the score must know of this model."""
-        return ""
 
     def folder(self) -> Path:
         """The local folder with config, tokenizer and weights, downloaded if need be."""
@@ -162,17 +156,6 @@ def read_tokenizer(folder: Path, size: int) -> PreTrainedTokenizerBase:
             f"The tokenizer in {folder} has {len(tokenizer)} tokens, and its model {size}."
         )
     return tokenizer
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """The content of a JSON file that holds one object."""
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read ({error}).") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold one JSON object.")
-    return content
 
 
 def positions(config: PreTrainedConfig) -> int:

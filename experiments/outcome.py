@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 
 from experiments import evaluation
+from experiments.adapters import saved
 from experiments.config import describe
 from experiments.evaluation import Evaluated
-from experiments.files import write_tensors
 from experiments.job import Job
 from experiments.measure import count_flops, count_parameters, latency, memory_kind
 from experiments.recorder import Recorder
@@ -48,13 +48,12 @@ def collect(
 def write(job: Job, evaluated: dict[str, Evaluated], result: Result) -> None:
     """Write adapter, head and predictions, then the result that declares them complete."""
     if evaluated:
-        model = job.loaded.model
         folder = result.folder
-        write_tensors(folder / "adapter.safetensors", job.run.variant.learned_state(model.backbone))
-        write_tensors(folder / "head.safetensors", dict(model.head.state_dict()))
+        saved.write(saved.of_run(job.run, job.loaded, result.fingerprint["model"]), folder)
         write_predictions(folder, evaluation.predictions(job.run.task, evaluated))
         result.cost["bytes"] = {
-            part: (folder / f"{part}.safetensors").stat().st_size for part in ("adapter", "head")
+            "adapter": (folder / saved.ADAPTER).stat().st_size,
+            "head": (folder / saved.HEAD).stat().st_size,
         }
     result.write()
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from experiments import evaluation
-from experiments.adapters import Trained, restore
+from experiments.adapters.saved import Trained, restore
 from experiments.tasks.base import Split
 from experiments.tasks.tables import Part, read_table
 from experiments.tasks.text import TextTask

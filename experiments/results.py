@@ -144,12 +144,17 @@ def provenance(device: torch.device) -> dict[str, Any]:
     return {
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "git": git_state(),
-        "packages": {name: version(name) for name in PACKAGES},
+        "packages": package_versions(),
         "python": platform.python_version(),
         "system": platform.platform(),
         "device": device_name(device),
         "threads": torch.get_num_threads(),
     }
+
+
+def package_versions() -> dict[str, str]:
+    """The versions of what a result or an adapter depends on."""
+    return {name: version(name) for name in PACKAGES}
 
 
 def git_state() -> dict[str, Any] | None:

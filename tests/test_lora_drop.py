@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from experiments import evaluation
-from experiments.adapters import restore
+from experiments.adapters.saved import restore
 from experiments.config import Run
 from experiments.job import start
 from experiments.probe import Trial, strata

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from analysis.load import load, shown
 from experiments import predict as predict_command
-from experiments.adapters import restore
+from experiments.adapters.saved import restore
 from experiments.api import run as run_from_python
 from experiments.config import Run
 from experiments.predict import predict

@@ -202,8 +202,8 @@ def unknown_target(target: str, linears: Iterable[str]) -> str:
     return f"No linear layer is named '{target}'.{hint} This model has: {', '.join(sorted(known))}."
 
 
-def replace_module(model: nn.Module, name: str, new: nn.Module) -> None:
-    """Put `new` where the sub-module with this dotted name was."""
+def replace_module(model: nn.Module, name: str, new: nn.Module | nn.Parameter) -> None:
+    """Put `new` where the sub-module, or the parameter, with this dotted name was."""
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, new)
 
