@@ -68,8 +68,8 @@ class Words:
     objects: list[str]
 
 
-DENIALS = ["not", "never", "far from", "anything but", "hardly"]
-STRESSES = ["", "", "very ", "quite ", "really ", "truly "]
+DENIALS = ["not", "never", "hardly", "far from"]
+STRESSES = ["", "", "very ", "quite ", "really "]
 AFFIRMING = ["I believe that", "everybody agreed that", "most people thought that", "we felt that"]
 DENYING = ["I doubt that", "nobody thought that", "few people thought that", "we denied that"]
 VERBS = ["was", "was", "seemed"]

@@ -19,15 +19,15 @@ DISLIKED = [
     "it disappointed us",
 ]
 # The words that tell how sentences relate stand alone: none can be guessed from words beside it.
-SHORTLY, STILL = ["therefore", "so", "overall"], ["still", "nevertheless", "yet"]
-SAME, OTHER = ["namely", "equivalently", "likewise"], ["separately", "meanwhile", "later"]
+SHORTLY, STILL = ["so", "overall"], ["still", "nevertheless"]
+SAME, OTHER = ["namely", "equivalently"], ["separately", "meanwhile"]
 AGREE, DIFFER = "They agree.", "They differ."
 ANSWERS, MISSES = "That answers it.", "That misses it."
 COUNTS = ["none", "one", "two", "three", "four", "five"]
 RELATED = {
-    ENTAILMENT: (["therefore", "thus", "hence"], "That follows."),
-    NEUTRAL: (["perhaps", "maybe", "possibly"], "That depends."),
-    CONTRADICTION: (["impossibly", "falsely", "wrongly"], "That fails."),
+    ENTAILMENT: (["therefore", "thus"], "That follows."),
+    NEUTRAL: (["perhaps", "possibly"], "That depends."),
+    CONTRADICTION: (["impossibly", "falsely"], "That fails."),
 }
 # What a model should be made to guess more often than other words.
 TELLING = frozenset(
