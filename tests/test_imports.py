@@ -25,6 +25,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 EXCEPTIONS: dict[str, tuple[str, ...]] = {
     "analysis/geometry.py": ("analysis", "experiments.adapters", "variants")
 }
+# What a file of the methods may import beside torch, inside a function that is asked for it.
+OPTIONAL = {"variants/quantize.py": {"bitsandbytes"}}
 METHODS = {path.stem for path in (ROOT / "conf" / "variant").glob("*.yaml")}
 # Methods whose name is an English word as well; only a string that is just this word counts.
 WORDS = {"full"}
@@ -43,9 +45,9 @@ def files(room: str) -> list[Path]:
     return [ROOT / "run.py"] if room == "run" else sorted((ROOT / room).rglob("*.py"))
 
 
-def imported(path: Path) -> Iterator[str]:
-    """Dotted names of everything a file imports, also inside functions."""
-    for node in ast.walk(ast.parse(path.read_text())):
+def imported(path: Path, tree: ast.Module | None = None) -> Iterator[str]:
+    """Dotted names of everything a file imports, also inside functions; or a part of its code."""
+    for node in ast.walk(tree or ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -96,7 +98,20 @@ def test_a_room_imports_only_what_lies_below_it(room: str) -> None:
 
 def test_variants_need_nothing_but_torch() -> None:
     for path in files("variants"):
-        assert third_party(path) <= {"torch"}, path
+        optional = OPTIONAL.get(path.relative_to(ROOT).as_posix(), set())
+        assert third_party(path) - {"torch"} == optional, path
+
+
+def test_what_is_optional_is_imported_inside_a_function_and_is_an_extra() -> None:
+    for place, optional in OPTIONAL.items():
+        tree = ast.parse((ROOT / place).read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef):
+                node.body = [ast.Pass()]
+        names = {name.partition(".")[0] for name in imported(ROOT / place, tree)}
+        assert not names & optional, f"{place} imports {names & optional} at once."
+        extras = canonical(declared(*(extra for extra in EXTRAS if extra != "test")))
+        assert optional <= extras - canonical(declared()), place
 
 
 def test_peft_is_imported_by_tests_alone() -> None:

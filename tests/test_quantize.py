@@ -1,16 +1,21 @@
 """Quantised bases: NF4 as bitsandbytes has it, groups that merge exactly."""
 
+import sys
+
 import pytest
 import torch
 import torch.nn as nn
 from scipy.stats import norm
 from torch.testing import assert_close
 
+from variants import quantize
 from variants.base import merge
 from variants.qa_lora import QALoRA, QALoRALayer
-from variants.quantize import NF4, GroupLinear, NF4Linear
+from variants.qlora import QLoRA
+from variants.quantize import NF4, GroupLinear, NF4Linear, check_bitsandbytes
 
 QA = {"lr": 1.0, "rank": 3, "alpha": 6.0, "dropout": 0.0, "targets": ["0"]}
+QLORA = {**QA, "rslora": False, "block": 64, "double": False}
 
 
 def linear(d_in: int = 64, d_out: int = 48) -> nn.Linear:
@@ -90,6 +95,77 @@ def test_nf4_is_that_of_bitsandbytes() -> None:
     assert torch.equal(quantised.codes, codes.flatten())
     assert torch.equal(quantised.scales, state.absmax)
     assert torch.equal(quantised.weight, functional.dequantize_4bit(codes, state))
+
+
+@pytest.mark.parametrize("double", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("block", [64, 128])
+@pytest.mark.parametrize(("d_out", "d_in"), [(48, 64), (5, 7), (33, 70), (3, 1)])
+def test_bitsandbytes_reads_the_same_bits_as_the_same_function(
+    d_out: int, d_in: int, block: int, dtype: torch.dtype, double: bool
+) -> None:
+    plain = linear(d_in, d_out).to(dtype)
+    read = [NF4Linear(plain, block, double, backend) for backend in ("torch", "bitsandbytes")]
+    for name, stored in read[0].state_dict().items():
+        assert torch.equal(stored, read[1].state_dict()[name])
+    x, g = torch.randn(3, d_in).to(dtype), torch.randn(3, d_out).to(dtype)
+    results = []
+    for layer in read:
+        leaf = x.clone().requires_grad_()
+        y = layer(leaf)
+        y.backward(g)
+        assert layer.weight.dtype == dtype
+        results.append((layer.weight, y.detach(), leaf.grad))
+    for one, other in zip(*results, strict=True):
+        assert_close(other, one, rtol=1e-6, atol=1e-7)
+
+
+def test_a_layer_read_by_bitsandbytes_merges_into_the_same_weight() -> None:
+    merged = []
+    for backend in ("torch", "bitsandbytes"):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(64, 48))
+        QLoRA(**QLORA, backend=backend).adapt(model)
+        model[0].B.data.normal_()
+        x = torch.randn(3, 64)
+        before = model(x)
+        assert_close(model[0].merged_weight(), model[0].W0 + 2 * model[0].B @ model[0].A)
+        merge(model)
+        assert_close(model(x), before)
+        merged.append(model[0].weight)
+    assert_close(merged[0], merged[1])
+
+
+def test_a_backend_or_block_that_is_not_there_is_an_error() -> None:
+    with pytest.raises(ValueError, match="backend must be torch or bitsandbytes, got 'cuda'"):
+        QLoRA(**QLORA, backend="cuda")
+    with pytest.raises(ValueError, match=r"block must be one of 64, .* got 100"):
+        QLoRA(**{**QLORA, "block": 100}, backend="bitsandbytes")
+
+
+def test_a_missing_package_is_said_with_its_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(ValueError, match=r'needs the package: pip install -e "\.\[bnb\]"'):
+        QLoRA(**QLORA, backend="bitsandbytes").adapt(nn.Sequential(nn.Linear(64, 48)))
+
+
+def test_a_device_without_kernels_is_said_with_its_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lacks(*_: object) -> None:
+        raise NotImplementedError("no kernel for it")
+
+    monkeypatch.setattr(quantize, "bnb_weight", lacks)
+    check_bitsandbytes.cache_clear()
+    layer = NF4Linear(linear(), 64, False, "bitsandbytes")
+    with pytest.raises(ValueError, match=r"on cpu here, use variant\.backend=torch .* no kernel"):
+        layer(torch.randn(3, 64))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_bitsandbytes_reads_them_on_a_gpu_too() -> None:
+    layer = NF4Linear(linear(), 64, False, "bitsandbytes")
+    expected = layer.weight
+    assert_close(layer.to("cuda").weight.cpu(), expected)
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])

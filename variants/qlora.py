@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch.nn as nn
 
 from variants.lora import LoRA
-from variants.quantize import NF4Linear
+from variants.quantize import BACKENDS, BNB_BLOCKS, NF4Linear
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,7 +14,20 @@ class QLoRA(LoRA):
 
     block: int  # entries that share one scale
     double: bool  # the scales in 8 bits too
+    backend: str  # what reads the stored bits; the function is the same
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.backend not in BACKENDS:
+            raise ValueError(f"backend must be {' or '.join(BACKENDS)}, got '{self.backend}'.")
+        if self.block < 1:
+            raise ValueError(f"block must be at least 1, got {self.block}.")
+        if self.backend == "bitsandbytes" and self.block not in BNB_BLOCKS:
+            raise ValueError(
+                f"block must be one of {', '.join(map(str, BNB_BLOCKS))} with "
+                f"backend=bitsandbytes, got {self.block}."
+            )
 
     def wrap(self, linear: nn.Module) -> nn.Module:
         assert isinstance(linear, nn.Linear)
-        return super().wrap(NF4Linear(linear, self.block, self.double))
+        return super().wrap(NF4Linear(linear, self.block, self.double, self.backend))

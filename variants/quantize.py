@@ -4,6 +4,10 @@ NF4: Dettmers et al., 2023, arXiv:2305.14314, Sec. 3.
 Groups: Xu et al., 2023, arXiv:2309.14717, Eq. (1).
 """
 
+import logging
+from functools import cache
+from typing import Any
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -18,6 +22,10 @@ NF4 = (
     0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941,
     0.7229568362236023, 1.0,
 )  # fmt: skip
+
+
+BACKENDS = ("torch", "bitsandbytes")
+BNB_BLOCKS = (64, 128, 256, 512, 1024)  # those that all its versions have kernels for
 
 
 class Frozen(torch.autograd.Function):
@@ -58,12 +66,15 @@ class NF4Linear(QuantLinear):
     """Blocks of the flattened weight, each scaled by its largest entry, in 16 levels.
 
     With `double`, the scales are themselves held in 8 bits: their mean, and per 256 of them one
-    largest deviation.
+    largest deviation. Torch or bitsandbytes reads the same bits.
     """
 
-    def __init__(self, linear: nn.Linear, block: int, double: bool) -> None:
+    def __init__(self, linear: nn.Linear, block: int, double: bool, backend: str = "torch") -> None:
         super().__init__(linear)
+        if backend == "bitsandbytes":
+            bitsandbytes()
         self.block = block
+        self.backend = backend
         flat = at_least_float32(linear.weight.detach()).flatten()
         padded = F.pad(flat, (0, -len(flat) % (2 * block))).view(-1, block)
         scales = padded.abs().amax(dim=1)
@@ -105,9 +116,57 @@ class NF4Linear(QuantLinear):
 
     @property
     def weight(self) -> Tensor:
+        blocks = self.read_by_bitsandbytes() if self.backend == "bitsandbytes" else self.read()
+        return blocks.flatten()[: self.shape.numel()].view(self.shape).to(self.stored_dtype)
+
+    def read(self) -> Tensor:
+        """The padded weight [blocks, block]."""
         codes = torch.stack((self.codes >> 4, self.codes & 15), dim=1).flatten().int()
-        flat = (self.levels[codes].view(-1, self.block) * self.scales[:, None]).flatten()
-        return flat[: self.shape.numel()].view(self.shape).to(self.stored_dtype)
+        return self.levels[codes].view(-1, self.block) * self.scales[:, None]
+
+    def read_by_bitsandbytes(self) -> Tensor:
+        """The padded weight [blocks, block], by its kernels."""
+        check_bitsandbytes(self.codes.device.type)
+        return bnb_weight(self.codes, self.scales.float(), self.block, self.stored_dtype)
+
+
+def bitsandbytes() -> Any:
+    """bitsandbytes' functions, imported where they are asked for and nowhere else.
+
+    Raises ValueError where the package is missing.
+    """
+    # It complains of kernels from a hub, which are not for training.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    try:
+        from bitsandbytes import functional
+    except ImportError as error:
+        raise ValueError(
+            'variant.backend=bitsandbytes needs the package: pip install -e ".[bnb]" '
+            f"(or variant.backend=torch); importing it says: {error}."
+        ) from None
+    return functional
+
+
+def bnb_weight(codes: Tensor, scales: Tensor, block: int, dtype: torch.dtype) -> Tensor:
+    """What NF4 codes with one scale per block stand for, [blocks, block]."""
+    functional = bitsandbytes()
+    state = functional.QuantState(
+        absmax=scales, shape=(len(scales), block), blocksize=block, quant_type="nf4", dtype=dtype
+    )
+    return functional.dequantize_4bit(codes.view(-1, 1), state)
+
+
+@cache
+def check_bitsandbytes(device: str) -> None:
+    """Raise ValueError where bitsandbytes has no kernels for this type of device."""
+    codes = torch.zeros(32, dtype=torch.uint8, device=device)
+    try:
+        bnb_weight(codes, torch.ones(1, device=device), 64, torch.float32)
+    except (RuntimeError, AttributeError) as error:  # a library that was not found is an attribute
+        raise ValueError(
+            f"bitsandbytes cannot read 4-bit weights on {device} here, use variant.backend=torch "
+            f'or another build of pip install -e ".[bnb]": {error}.'
+        ) from None
 
 
 class GroupLinear(QuantLinear):
