@@ -74,10 +74,16 @@ def test_ranks_importance_and_weights_are_those_of_peft() -> None:
     for step in range(total):
         x = torch.randn(16, 6, generator=generator, dtype=torch.float64)
         y = torch.randn(16, 3, generator=generator, dtype=torch.float64)
+        assert_close(ours(x), theirs(x), rtol=1e-7, atol=1e-10)
         for net in (ours, theirs):
             loss = (net(x) - y).pow(2).mean()
             # The same penalty for both: PEFT adds its own only where the model gives a loss.
             (loss + (method.penalty(net) if net is ours else orthogonality(theirs))).backward()
+        for name, layer in layers.items():
+            their = theirs.base_model.model.get_submodule(name)
+            assert_close(layer.E.grad, their.lora_E["default"].grad[:, 0], rtol=1e-6, atol=1e-9)
+            for factor, tensor in ((layer.A, their.lora_A), (layer.B, their.lora_B)):
+                assert_close(factor.grad, tensor["default"].grad, rtol=1e-6, atol=1e-9)
         optimizers[0].step()
         method.after_step(ours, Progress(step + 1, total))
         optimizers[1].step()
@@ -88,6 +94,7 @@ def test_ranks_importance_and_weights_are_those_of_peft() -> None:
             their = theirs.base_model.model.get_submodule(name)
             assert_close(layer.E, their.lora_E["default"][:, 0], rtol=1e-7, atol=1e-10)
             assert_close(layer.A, their.lora_A["default"], rtol=1e-7, atol=1e-10)
+            assert_close(layer.B, their.lora_B["default"], rtol=1e-7, atol=1e-10)
     assert sum(int((layer.E != 0).sum()) for layer in layers.values()) == 4
     assert_close(ours(x), theirs(x))
 
