@@ -111,21 +111,30 @@ class Pretrained:
             raise ValueError(f"{files[0]} has sha256 {digest}, and {self.sha256} was expected.")
         return digest
 
-    def load(self, num_outputs: int, generator: torch.Generator, precision: str) -> Loaded:
-        """The backbone in evaluation-ready form with plain linears, and a head from `generator`."""
-        transformers_logging.set_verbosity_error()
-        transformers_logging.disable_progress_bar()
-        folder = self.folder()
-        config = read_config(folder)
+    def config(self) -> PreTrainedConfig:
+        """The model's config, with the dropout that was asked for."""
+        config = read_config(self.folder())
         if self.dropout is not None:
             set_dropout(config, self.dropout)
-        head = build_head(config, num_outputs)
-        initialise(head, config.initializer_range, generator)
-        backbone = load_backbone(folder, config)
-        if isinstance(head, FirstTokenHead) and config.model_type == "bert":
-            load_pooler(folder, head)
+        return config
+
+    def backbone(self, precision: str = "fp32") -> PreTrainedModel:
+        """The backbone alone, with plain linears, its matrices held in this precision."""
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+        backbone = load_backbone(self.folder(), self.config())
         plain_linears(backbone)
         store_matrices(backbone, PRECISIONS[precision])
+        return backbone
+
+    def load(self, num_outputs: int, generator: torch.Generator, precision: str) -> Loaded:
+        """The backbone, and a head from `generator`."""
+        folder, config = self.folder(), self.config()
+        head = build_head(config, num_outputs)
+        initialise(head, config.initializer_range, generator)
+        backbone = self.backbone(precision)
+        if isinstance(head, FirstTokenHead) and config.model_type == "bert":
+            load_pooler(folder, head)
         tokenizer = read_tokenizer(folder, config.vocab_size)
         return Loaded(Model(backbone, head), tokenizer, positions(config))
 

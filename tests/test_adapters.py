@@ -15,10 +15,12 @@ from safetensors.torch import load_file, save_file
 from test_contract import FAMILIES, adapted, logits, train_steps
 from transformers import AutoModelForSequenceClassification
 
+from experiments.adapters import __main__ as command
 from experiments.adapters import saved
 from experiments.adapters.merged import write_merged
 from experiments.adapters.swap import Switch
 from experiments.models import Loaded
+from experiments.runner import execute
 
 IN_A_NEW_PROCESS = """
 import sys
@@ -238,3 +240,55 @@ def test_loading_draws_nothing_from_the_global_generator(
     model = saved.load(adapter).model
     assert isinstance(model, nn.Module)
     assert torch.equal(torch.rand(1), expected)
+
+
+@pytest.fixture
+def ask(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """`python -m experiments.adapters ...`: what it prints, or the error it exits with."""
+
+    def call(*words: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["adapters", *map(str, words)])
+        monkeypatch.setenv("COLUMNS", "200")
+        capsys.readouterr()
+        try:
+            command.main()
+        except SystemExit as stop:
+            return str(stop.code)
+        return capsys.readouterr().out
+
+    return call
+
+
+def test_a_run_is_an_adapter_for_the_command_line(
+    tiny_run: Callable, tiny: Callable[[str], Path], tmp_path: Path, ask: Callable[..., str]
+) -> None:
+    execute(tiny_run("dora"), tmp_path / "run")
+    run, plain, theirs, back = (tmp_path / name for name in ("run", "plain", "peft", "back"))
+    shown = ask("inspect", run)
+    for part in ("dora", "rank", "2 query, 2 value", "2 outputs negative, positive", "fp32"):
+        assert part in shown
+    assert "from_pretrained" in ask("merge", run, plain, "--dtype", "bfloat16")
+    assert load_file(plain / "model.safetensors")["classifier.dense.weight"].dtype == torch.bfloat16
+    assert "num_labels=2" in ask("export", run, theirs)
+    asked = ("import", theirs, back, "--model", "roberta_base", "--base", tiny("roberta"))
+    assert "holds the adapter" in ask(*asked)
+    ours, again = saved.read_adapter(run), saved.read_adapter(back)
+    assert all(torch.equal(again.state[name], tensor) for name, tensor in ours.state.items())
+    assert "not empty" in ask(*asked)
+
+
+def test_the_command_line_says_what_is_wrong(
+    tiny: Callable[[str], Path], tmp_path: Path, ask: Callable[..., str]
+) -> None:
+    assert (
+        ask("inspect", tmp_path)
+        == f"error: {tmp_path} holds no adapter: there is no adapter.json in it."
+    )
+    base = ("--model", "roberta_base", "--base", tiny("roberta"))
+    assert "neither a folder with" in ask("import", tmp_path / "nothing", tmp_path / "out", *base)
+    (tmp_path / "lora.bin").write_bytes(b"")
+    assert "give --alpha" in ask("import", tmp_path / "lora.bin", tmp_path / "out", *base)
+    assert "cannot be read" in ask(
+        "import", tmp_path / "lora.bin", tmp_path / "out", *base, "--alpha", 16
+    )
+    assert not (tmp_path / "out").exists()

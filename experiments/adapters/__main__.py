@@ -1,0 +1,141 @@
+"""Trained adapters from the shell: look at one, merge it, write it for PEFT, or read another's.
+
+PATH is a finished run, an adapter's folder, a folder of PEFT's, or a file of loralib's.
+"""
+
+import argparse
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from experiments.adapters.loralib_format import read_loralib
+from experiments.adapters.merged import DTYPES, write_merged
+from experiments.adapters.peft_format import CONFIG, read_peft, write_peft
+from experiments.adapters.saved import ABOUT, Adapter, on_base, read_adapter, write
+from experiments.api import composed
+from experiments.config import build, describe_section
+from experiments.files import whole_folder
+from experiments.models import Pretrained
+
+
+def main() -> None:
+    """The command line."""
+    given = arguments()
+    try:
+        given.action(given)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+def arguments() -> argparse.Namespace:
+    """What was asked for."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.adapters", description=__doc__)
+    actions = parser.add_subparsers(required=True, metavar="inspect|merge|export|import")
+    base = argparse.ArgumentParser(add_help=False)
+    base.add_argument("path", type=Path, metavar="PATH")
+    base.add_argument("--base", help="folder of the base model, where it has moved")
+
+    inspect = actions.add_parser("inspect", parents=[base], help="what it is, and of what size")
+    inspect.set_defaults(action=show)
+
+    merge = actions.add_parser("merge", parents=[base], help="write a plain Hugging Face folder")
+    merge.add_argument("out", type=Path, metavar="OUT")
+    merge.add_argument("--dtype", choices=DTYPES, default="float32", help="of the written weights")
+    merge.set_defaults(action=merged)
+
+    export = actions.add_parser("export", parents=[base], help="write PEFT's checkpoint format")
+    export.add_argument("out", type=Path, metavar="OUT")
+    export.set_defaults(action=exported)
+
+    take = actions.add_parser("import", parents=[base], help="read PEFT's or loralib's format")
+    take.add_argument("out", type=Path, metavar="OUT")
+    take.add_argument("--model", required=True, help="the base, a file in conf/model")
+    take.add_argument("--alpha", type=float, help="of a loralib file, which does not say it")
+    take.set_defaults(action=imported)
+    return parser.parse_args()
+
+
+def show(given: argparse.Namespace) -> None:
+    """Print what an adapter is."""
+    adapter = read_adapter(given.path)
+    settings = describe_section(adapter.variant)
+    method = str(settings.pop("_target_")).rpartition(".")[0].rpartition(".")[2]
+    table = Table(show_header=False)
+    rows: dict[str, Any] = {
+        "method": method,
+        **{name: value for name, value in settings.items() if name != "targets"},
+        "layers": layers(adapter),
+        "tensors": f"{len(adapter.state)}, {numbers(adapter.state):,} numbers",
+        "head": f"{adapter.num_outputs} outputs {', '.join(adapter.names)}".rstrip()
+        if adapter.num_outputs
+        else "none",
+        "base": f"{adapter.model.name} ({adapter.model.path or adapter.model.package})",
+        "weights": adapter.weights,
+        "precision": adapter.precision,
+    }
+    for name, value in rows.items():
+        table.add_row(name, str(value))
+    Console().print(table)
+
+
+def layers(adapter: Adapter) -> str:
+    """How many layers have tensors, by the last part of their names."""
+    names = {name.rpartition(".")[0] for name in adapter.state} - {""}
+    counts = Counter(name.rpartition(".")[2] for name in names)
+    return ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+
+
+def numbers(tensors: dict[str, Any]) -> int:
+    """How many numbers the tensors hold."""
+    return sum(tensor.numel() for tensor in tensors.values())
+
+
+def merged(given: argparse.Namespace) -> None:
+    """Write the model without its adapter."""
+    write_merged(on_base(read_adapter(given.path), given.base), given.out, given.dtype)
+    print(f"{given.out} is read by transformers' from_pretrained.")
+
+
+def exported(given: argparse.Namespace) -> None:
+    """Write the adapter as PEFT would have."""
+    adapter = on_base(read_adapter(given.path), given.base)
+    write_peft(adapter, given.out)
+    outputs = f" with num_labels={adapter.num_outputs}" if adapter.num_outputs else ""
+    print(f"{given.out} is read by PeftModel.from_pretrained, on {adapter.model.path}{outputs}.")
+
+
+def imported(given: argparse.Namespace) -> None:
+    """Read an adapter of another library and write it as ours."""
+    if (given.path / ABOUT).is_file():
+        raise ValueError(f"{given.path} is an adapter of this project already.")
+    base = build("model", composed(f"model={given.model}", *moved(given.base)).model)
+    adapter = other(given.path, base, given.alpha)
+    with whole_folder(given.out) as folder:
+        write(adapter, folder)
+    print(f"{given.out} holds the adapter, for {adapter.model.name}.")
+
+
+def moved(base: str | None) -> list[str]:
+    """The overrides that put the base into another folder."""
+    return [] if base is None else [f"model.path={base}", "model.package=null"]
+
+
+def other(path: Path, base: Pretrained, alpha: float | None) -> Adapter:
+    """The adapter at `path`, whoever wrote it."""
+    if (path / CONFIG).is_file():
+        if alpha is not None:
+            raise ValueError(f"--alpha is for loralib's files; {path / CONFIG} says its own.")
+        return read_peft(path, base)
+    if not path.is_file():
+        raise ValueError(f"{path} is neither a folder with {CONFIG} nor a file of loralib's.")
+    if alpha is None:
+        raise ValueError(f"{path} does not say alpha, which scales the update: give --alpha.")
+    return read_loralib(path, base, alpha)
+
+
+if __name__ == "__main__":
+    main()
