@@ -1,7 +1,7 @@
 """How far words without composition go on the built-in tasks.
 
 A logistic regression (for scores, a ridge regression) on the words, pairs of neighbouring words
-and, for two texts, how many they share: python -m benchmarks.mini_bag_of_words
+and, for two texts, how many they share: python benchmarks/mini_bag_of_words.py
 """
 
 import argparse
