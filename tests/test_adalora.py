@@ -175,3 +175,35 @@ def test_a_bad_schedule_is_an_error() -> None:
         variant(warmup=0.6, final=0.4)
     with pytest.raises(ValueError, match="target_rank must lie in 1 to rank=4"):
         variant(target_rank=5)
+
+
+def test_the_penalty_is_zero_for_orthonormal_factors_and_moves_a_and_b_alone() -> None:
+    net, method = model(), variant(gamma=1.0, rank=2, target_rank=1)
+    method.adapt(net)
+    method.penalty(net).backward()
+    assert net[0].A.grad.any() and net[0].B.grad.any() and net[0].E.grad is None
+    for layer in (net[0], net[2]):
+        nn.init.orthogonal_(layer.A)
+        nn.init.orthogonal_(layer.B)
+    assert float(method.penalty(net).detach()) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_a_pruned_triplet_keeps_its_rows_and_lives_again_between_two_allocations() -> None:
+    net, method = model(), variant(interval=5, warmup=0.0, final=0.2)
+    method.adapt(net)
+    layers = (net[0], net[2])
+    optimizer = torch.optim.AdamW([p for p in net.parameters() if p.requires_grad], lr=0.01)
+    counts = {}
+    for step in range(20):
+        net(torch.randn(8, 6, dtype=torch.float64)).square().sum().backward()
+        optimizer.step()
+        factors = [(layer.A.detach().clone(), layer.B.detach().clone()) for layer in layers]
+        method.after_step(net, Progress(step + 1, 20))
+        optimizer.zero_grad()
+        counts[step] = sum(int((layer.E != 0).sum()) for layer in layers)
+        for layer, (A, B) in zip(layers, factors, strict=True):
+            assert torch.equal(layer.A, A) and torch.equal(layer.B, B)
+    for step in (5, 10, 15):
+        assert counts[step] == method.budget(step, 20, 2) < 8
+    assert counts[6] == counts[9] == counts[14] == 8
+    assert all(counts[step] == 4 for step in range(16, 20))

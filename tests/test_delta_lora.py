@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from variants.base import Progress
 from variants.delta_lora import DeltaLoRA, DeltaLoRALayer
-from variants.lora import LoRALayer
+from variants.lora import LoRA, LoRALayer
 
 SETTINGS = {"lr": 1.0, "rank": 2, "alpha": 3.0, "dropout": 0.0, "rslora": False, "targets": ["0"]}
 TOTAL = 12
@@ -116,3 +116,32 @@ def test_the_saved_state_is_two_pairs(case: Callable) -> None:
     assert set(variant.learned_state(model)) == {"0.A", "0.B"}
     variant.after_step(model, Progress(1, 10))
     assert set(variant.learned_state(model)) == {"0.A", "0.B", "0.A_k", "0.B_k"}
+
+
+def test_without_a_ratio_it_is_lora_to_the_end() -> None:
+    results = []
+    for method in (LoRA(**SETTINGS), DeltaLoRA(**SETTINGS, ratio=0.0, start=0.0)):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(6, 5)).double()
+        method.adapt(model)
+        optimizer = torch.optim.AdamW([model[0].A, model[0].B], lr=0.05)
+        for step in range(1, 6):
+            x, y = data(step)
+            F.mse_loss(model(x), y).backward()
+            optimizer.step()
+            method.after_step(model, Progress(step, 5))
+            optimizer.zero_grad()
+        results.append(model[0])
+    assert_close(results[1].B, results[0].B, rtol=1e-12, atol=1e-12)
+    assert_close(results[1].A, results[0].A, rtol=1e-12, atol=1e-12)
+
+
+def test_without_dropout_w_and_the_product_have_one_gradient() -> None:
+    torch.manual_seed(0)
+    x, g = torch.randn(4, 6).double(), torch.randn(4, 5).double()
+    W = torch.randn(5, 6, dtype=torch.float64, requires_grad=True)
+    product = torch.zeros(5, 6, dtype=torch.float64, requires_grad=True)
+    for dropped, same in ((x, True), (F.dropout(x, 0.5), False)):
+        (F.linear(x, W) + F.linear(dropped, product)).backward(g)
+        assert torch.equal(W.grad, product.grad) == same
+        W.grad = product.grad = None

@@ -1,12 +1,15 @@
 """LoRA-drop: the probe, what it keeps and shares, and what it must leave alone."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.nn as nn
 from safetensors.torch import load_file
+from torch.testing import assert_close
 
 from experiments import evaluation
 from experiments.adapters.saved import restore
@@ -14,7 +17,8 @@ from experiments.config import Run
 from experiments.job import start
 from experiments.probe import Trial, strata
 from experiments.runner import execute
-from variants.lora_drop import lora_layers, measure_importance, smallest_cover
+from variants.lora import LoRALayer
+from variants.lora_drop import lora_layers, measure_importance, share_factors, smallest_cover
 
 
 def trial(run: Run) -> tuple[Trial, torch.nn.Module]:
@@ -138,3 +142,42 @@ def test_shared_factors_are_saved_once_and_restored(tiny_run: Callable, tmp_path
     dev = run.task.load(run.data).score["dev"]
     outputs = evaluation.on_split(restored, dev, run.train).outputs
     np.testing.assert_array_equal(outputs, np.stack(result.predictions["outputs"]))
+
+
+def test_a_shared_pair_is_one_change_of_w_and_its_gradient_the_sum() -> None:
+    torch.manual_seed(0)
+    layers = {name: LoRALayer(nn.Linear(6, 6), 2, 1.5, 0.0).double() for name in "ab"}
+    alone = {name: deepcopy(layer) for name, layer in layers.items()}
+    share_factors(layers, {"a": "a", "b": "a"})
+    for layer in (*alone.values(), layers["a"]):
+        layer.A.data.copy_(alone["a"].A)
+        layer.B.data.copy_(torch.ones_like(layer.B))
+    x = torch.randn(3, 6).double()
+    for pair in (layers, alone):
+        pair["b"](pair["a"](x)).square().sum().backward()
+    for factor in "AB":
+        together = getattr(layers["a"], factor)
+        assert together is getattr(layers["b"], factor)
+        apart = [getattr(layer, factor).grad for layer in alone.values()]
+        assert_close(together.grad, apart[0] + apart[1])
+    changes = [layer.merged_weight() - layer.W0 for layer in layers.values()]
+    assert_close(changes[0], changes[1])
+    count = sum(
+        {id(p): p.numel() for layer in layers.values() for p in (layer.A, layer.B)}.values()
+    )
+    assert count == 2 * (6 + 6)
+
+
+def test_a_layer_without_update_has_no_importance_and_a_model_of_such_is_an_error(
+    tiny_run: Callable,
+) -> None:
+    probe, model = trial(tiny_run("lora_drop"))
+    first, *others = lora_layers(model.backbone).values()
+    with pytest.raises(ValueError, match="left every update at zero"):
+        measure_importance(model.backbone, probe.batches(1.0))
+    with torch.no_grad():
+        for layer in others:
+            layer.B.normal_()
+    found = measure_importance(model.backbone, probe.batches(1.0))
+    assert not first.B.any() and sum(value == 0 for value in found.values()) == 1
+    assert sum(found.values()) == pytest.approx(1.0) and min(found.values()) == 0

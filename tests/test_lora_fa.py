@@ -11,7 +11,7 @@ from peft.optimizers import create_lorafa_optimizer
 from torch.testing import assert_close
 
 from variants.base import Progress, adapter_layers
-from variants.lora import LoRALayer
+from variants.lora import LoRA, LoRALayer
 from variants.lora_fa import LoRAFA
 
 SETTINGS = {"lr": 1.0, "rank": 3, "alpha": 6.0, "dropout": 0.0, "rslora": False, "targets": ["0"]}
@@ -173,3 +173,37 @@ def test_w_moves_within_the_rows_of_a_alone() -> None:
         projector = torch.linalg.pinv(layer.A.detach()) @ layer.A.detach()
         assert delta.abs().max() > 0.01
         assert_close(delta @ projector, delta, rtol=0, atol=1e-12)
+
+
+def test_the_plain_algorithm_is_lora_with_a_rate_of_zero_for_a() -> None:
+    results = []
+    for frozen in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(7, 5))
+        if frozen:
+            LoRAFA(**SETTINGS, corrected=False).adapt(model)
+        else:
+            LoRA(**SETTINGS).adapt(model)
+        layer = model[0]
+        groups = [{"params": [layer.A], "lr": 0.0, "weight_decay": 0.0}, {"params": [layer.B]}]
+        optimizer = torch.optim.AdamW(groups[frozen:], lr=0.1)
+        for step in range(5):
+            x = torch.randn(8, 7, generator=torch.Generator().manual_seed(step))
+            model(x).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        results.append(layer)
+    assert torch.equal(results[0].A, results[1].A) and torch.equal(results[0].B, results[1].B)
+
+
+def test_the_correction_does_nothing_where_it_has_nothing_to_do() -> None:
+    # A A^T = I / s^2.
+    model = nn.Sequential(nn.Linear(7, 5)).double()
+    variant = LoRAFA(**SETTINGS, corrected=True)
+    variant.adapt(model)
+    with torch.no_grad():
+        model[0].A.copy_(torch.eye(3, 7) / model[0].scale)
+    gradient = torch.randn(5, 3, dtype=torch.float64)
+    model[0].B.grad = gradient.clone()
+    variant.after_backward(model, Progress(1, 1))
+    assert_close(model[0].B.grad, gradient)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn as nn
 
 from experiments.job import start
 from experiments.training import build_optimizer, build_schedule
@@ -57,3 +58,19 @@ def test_a_ratio_of_one_trains_as_lora(tiny_run: Callable) -> None:
         results.append(dict(adapter_layers(job.loaded.model.backbone)))
     for name, layer in results[0].items():
         torch.testing.assert_close(results[1][name].B, layer.B)
+
+
+def test_the_first_step_moves_b_by_its_own_rate_and_a_by_decay_alone() -> None:
+    # Adam's first step is the rate times the sign of the gradient, which for A is zero.
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(7, 5)).double()
+    given = {"lr": 1.0, "rank": 2, "alpha": 2.0, "dropout": 0.0, "rslora": False, "targets": ["0"]}
+    variant = LoRAPlus(**given, ratio=8.0, zero="B")
+    variant.adapt(model)
+    A = model[0].A.detach().clone()
+    optimizer = torch.optim.AdamW(variant.param_groups(model, lr=0.01, weight_decay=0.1))
+    model(torch.randn(9, 7).double()).square().sum().backward()
+    optimizer.step()
+    torch.testing.assert_close(model[0].B.abs(), torch.full_like(model[0].B, 0.08))
+    torch.testing.assert_close(model[0].A, A * (1 - 0.01 * 0.1))
+    assert all(group["weight_decay"] == 0.1 for group in optimizer.param_groups)

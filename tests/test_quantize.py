@@ -10,6 +10,7 @@ from torch.testing import assert_close
 
 from variants import quantize
 from variants.base import merge
+from variants.lora import LoRALayer
 from variants.qa_lora import QALoRA, QALoRALayer
 from variants.qlora import QLoRA
 from variants.quantize import NF4, GroupLinear, NF4Linear, check_bitsandbytes
@@ -219,3 +220,28 @@ def test_the_update_is_constant_within_a_group_and_counts_as_in_the_paper() -> N
 def test_a_group_that_does_not_divide_is_an_error() -> None:
     with pytest.raises(ValueError, match="group must divide d_in=64, got 24"):
         GroupLinear(linear(), 4, 24)
+
+
+def test_one_input_per_group_is_lora_on_the_quantised_base_and_one_group_has_rank_one() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 6)).double()
+    QALoRA(**QA, bits=4, group=1).adapt(model)
+    layer, x = model[0], torch.randn(5, 8).double()
+    layer.B.data.normal_()
+    plain = LoRALayer(layer.base, 3, layer.scale, 0.0)
+    plain.A, plain.B = layer.A, layer.B
+    assert_close(layer(x), plain(x))
+    model = nn.Sequential(nn.Linear(8, 6)).double()
+    QALoRA(**QA, bits=4, group=8).adapt(model)
+    model[0].B.data.normal_()
+    assert torch.linalg.matrix_rank(model[0].merged_weight() - model[0].W0) == 1
+
+
+def test_a_constant_block_is_exact_and_an_entry_takes_four_and_a_half_bits() -> None:
+    flat = linear(64, 64)
+    with torch.no_grad():
+        flat.weight.fill_(-0.3)
+    layer = NF4Linear(flat, block=64, double=False)
+    assert torch.equal(layer.weight, flat.weight)
+    stored = sum(t.numel() * t.element_size() for n, t in layer.state_dict().items() if n != "bias")
+    assert 8 * stored / flat.weight.numel() == 4.5

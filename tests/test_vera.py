@@ -9,6 +9,7 @@ import torch.nn as nn
 from torch.testing import assert_close
 
 from variants.base import adapter_layers
+from variants.lora import LoRALayer
 from variants.vera import VeRA, VeRALayer, draw_projections
 
 SETTINGS = {"lr": 1.0, "rank": 4, "d_initial": 0.1, "dropout": 0.0}
@@ -108,3 +109,39 @@ def test_output_and_gradients_are_those_of_peft() -> None:
     assert_close(x.grad, their_x.grad)
     assert_close(layer.b.grad, their.vera_lambda_b["default"].grad)
     assert_close(layer.d.grad, their.vera_lambda_d["default"].grad)
+
+
+def nudged_layer() -> VeRALayer:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 10)).double()
+    VeRA(**SETTINGS, projection_seed=0, targets=["0"]).adapt(model)
+    layer = model[0]
+    assert isinstance(layer, VeRALayer)
+    nn.init.normal_(layer.b)
+    nn.init.normal_(layer.d)
+    return layer
+
+
+def test_only_b_has_a_gradient_in_the_first_step() -> None:
+    layer = nudged_layer()
+    nn.init.zeros_(layer.b)
+    layer(torch.randn(3, 6).double()).square().sum().backward()
+    assert layer.b.grad.any() and not layer.d.grad.any()
+    assert layer.A.grad is None and layer.B.grad is None
+
+
+def test_it_is_the_lora_of_scaled_projections() -> None:
+    layer = nudged_layer()
+    lora = LoRALayer(layer.base, 4, scale=1.0, dropout=0.0)
+    lora.A = nn.Parameter(layer.d[:, None] * layer.A)
+    lora.B = nn.Parameter(layer.b[:, None] * layer.B)
+    x = torch.randn(3, 6).double()
+    assert_close(layer(x), lora(x), rtol=1e-12, atol=1e-12)
+    assert_close(layer.merged_weight(), lora.merged_weight(), rtol=1e-12, atol=1e-12)
+
+
+def test_another_seed_gives_other_projections_of_the_same_spread() -> None:
+    one, two = (draw_projections(256, 768, 768, seed) for seed in (1, 2))
+    assert not torch.equal(one[0], two[0]) and not torch.equal(one[1], two[1])
+    assert float(one[0].std()) == pytest.approx((2 / 768) ** 0.5, rel=0.01)
+    assert float(one[1].std()) == pytest.approx((2 / 256) ** 0.5, rel=0.01)
