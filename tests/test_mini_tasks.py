@@ -1,5 +1,6 @@
 """The built-in tasks: labels that a reader finds again, splits apart, a known ceiling."""
 
+import json
 import os
 import re
 import subprocess
@@ -237,3 +238,26 @@ def test_an_opinion_in_the_text_goes_with_its_verdict():
         if found and found[2] in text.LIKED + text.DISLIKED:
             liked = (found[2] in text.LIKED) == (found[1] in ("So", "Overall"))
             assert mini_oracle.sst2(passage[0]) == str(int(liked)), passage
+
+
+# --- The notebook ------------------------------------------------------------------------------
+
+NOTEBOOK = ROOT / "notebooks/01-built-in-tasks.ipynb"
+
+
+def test_the_notebook_runs_and_is_kept_without_its_outputs(capsys: pytest.CaptureFixture[str]):
+    cells = json.loads(NOTEBOOK.read_text())["cells"]
+    codes = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert not any(cell["outputs"] or cell["execution_count"] for cell in codes)
+    names: dict[str, object] = {}
+    for cell in codes:
+        exec("".join(cell["source"]), names)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) >= 20 * len(tasks.FIELDS)
+
+
+def test_the_notebook_needs_nothing_but_the_built_in_suite():
+    cells = json.loads(NOTEBOOK.read_text())["cells"]
+    source = "\n".join("".join(cell["source"]) for cell in cells)
+    modules = re.findall(r"^\s*(?:from|import) ([\w.]+)", source, re.MULTILINE)
+    assert set(modules) == {"itertools", "experiments.mini"}
