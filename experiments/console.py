@@ -52,8 +52,6 @@ class Console:
             f"seed {job.run.seed}: {len(job.examples):,} of {len(job.data.train):,} examples, "
             f"{job.plan.total:,} steps, {job.device}"
         )
-        if note := job.run.model.note:
-            self.rich.print(f"[yellow]{note}[/]")
         if (self.folder / "checkpoint.safetensors").exists():
             self.rich.print("Continuing from the last checkpoint.")
 

@@ -5,7 +5,8 @@ import re
 import runpy
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -166,19 +167,40 @@ def tiny_run(tiny: Callable[[str], Path]) -> Callable[..., Run]:
     return make
 
 
+@pytest.fixture(scope="session")
+def cases() -> dict[str, tuple[Model, Batch]]:
+    """What `case` has loaded, by all that it depends on."""
+    return {}
+
+
 @pytest.fixture
-def case(tiny_run: Callable[..., Run]) -> Callable[..., Case]:
+def case(
+    tiny_run: Callable[..., Run], cases: dict[str, tuple[Model, Batch]]
+) -> Callable[..., Case]:
     """A run's model, pretrained and not adapted yet, in evaluation mode."""
 
-    def make(variant: str, *overrides: str, family: str = "roberta") -> Case:
+    def make(
+        variant: str, *overrides: str, family: str = "roberta", precision: str | None = None
+    ) -> Case:
         run = tiny_run(variant, *overrides, family=family)
-        generator = torch.Generator().manual_seed(0)
-        loaded = run.model.load(run.task.num_outputs, generator, run.train.precision)
-        split = run.task.load(run.data).train
-        encoded = encode(loaded.tokenizer, split, run.train.max_length)
-        return Case(run, loaded.model.eval(), encoded.batch(split.ids[:8]))
+        if precision is not None:  # quicker than as an override, which is composed anew
+            run = replace(run, train=replace(run.train, precision=precision))
+        key = repr((run.model, run.task, run.data, run.train.precision, run.train.max_length))
+        if key not in cases:
+            cases[key] = load_case(run)
+        model, batch = cases[key]
+        return Case(run, deepcopy(model), batch)
 
     return make
+
+
+def load_case(run: Run) -> tuple[Model, Batch]:
+    """The pretrained model of a run, and the first examples."""
+    generator = torch.Generator().manual_seed(0)
+    loaded = run.model.load(run.task.num_outputs, generator, run.train.precision)
+    split = run.task.load(run.data).train
+    encoded = encode(loaded.tokenizer, split, run.train.max_length)
+    return loaded.model.eval(), encoded.batch(split.ids[:8])
 
 
 @dataclass

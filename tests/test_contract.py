@@ -1,6 +1,8 @@
 """What every variant owes, over conf/variant/*.yaml: a method is tested once its YAML exists."""
 
 from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -31,7 +33,7 @@ def every_case(test: Callable) -> Callable:
 
 def adapted(case: Callable[..., Case], variant: str, family: str, precision: str = "fp32") -> Case:
     """A variant in place, its adapters initialised from a seed."""
-    made = case(variant, f"train.precision={precision}", family=family)
+    made = case(variant, family=family, precision=precision)
     seed_everything(0)
     made.run.variant.adapt(made.model.backbone)
     float_masters(made.model)
@@ -45,6 +47,13 @@ def nudge(model: nn.Module) -> None:
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+
+
+def nudged(case: Callable[..., Case], variant: str, family: str, precision: str = "fp32") -> Case:
+    """A variant in place, away from where it began."""
+    made = adapted(case, variant, family, precision)
+    nudge(made.model)
+    return made
 
 
 def train_steps(made: Case, steps: int = 20) -> None:
@@ -65,6 +74,49 @@ def train_steps(made: Case, steps: int = 20) -> None:
     model.eval()
 
 
+@dataclass
+class Trained:
+    """A trained case, and the backbone's parameters as they were before."""
+
+    case: Case
+    before: dict[str, torch.Tensor]
+
+
+@pytest.fixture(scope="module")
+def known() -> dict[tuple, Trained]:
+    """What `trained` has trained."""
+    return {}
+
+
+@pytest.fixture
+def trained(case: Callable[..., Case], known: dict[tuple, Trained]) -> Callable[..., Trained]:
+    """A case after twenty steps; a copy, as one training serves several tests."""
+
+    def make(*which: str) -> Trained:
+        if which not in known:
+            made = adapted(case, *which)
+            named = made.model.backbone.named_parameters()
+            before = {name: p.detach().clone() for name, p in named}
+            train_steps(made)
+            known[which] = Trained(made, before)
+        made, before = known[which].case, known[which].before
+        return Trained(Case(made.run, deepcopy(made.model), made.batch), before)
+
+    return make
+
+
+@pytest.fixture
+def moved(case: Callable[..., Case], trained: Callable[..., Trained]) -> Callable[..., Case]:
+    """A case that is away from where it began: `nudged` at random, or `trained`."""
+
+    def make(state: str, *which: str) -> Case:
+        if state == "trained":
+            return trained(*which).case
+        return nudged(case, *which)
+
+    return make
+
+
 @torch.no_grad()
 def logits(made: Case) -> torch.Tensor:
     return made.model(made.batch)
@@ -78,7 +130,7 @@ def tolerance(precision: str) -> dict[str, float]:
 def test_an_adapted_model_starts_as_the_pretrained_one(
     case: Callable[..., Case], variant: str, family: str, precision: str
 ) -> None:
-    pretrained = logits(case(variant, f"train.precision={precision}", family=family))
+    pretrained = logits(case(variant, family=family, precision=precision))
     made = adapted(case, variant, family, precision)
     start = logits(made)
     layers = dict(adapter_layers(made.model.backbone))
@@ -94,10 +146,9 @@ def test_an_adapted_model_starts_as_the_pretrained_one(
 @every_case
 @pytest.mark.parametrize("state", ["nudged", "trained"])
 def test_a_layer_is_its_merged_weight(
-    case: Callable[..., Case], variant: str, family: str, precision: str, state: str
+    moved: Callable[..., Case], variant: str, family: str, precision: str, state: str
 ) -> None:
-    made = adapted(case, variant, family, precision)
-    nudge(made.model) if state == "nudged" else train_steps(made)
+    made = moved(state, variant, family, precision)
     dtype = torch.float32 if precision == "fp32" else torch.bfloat16
     for _, layer in adapter_layers(made.model.backbone):
         d_out, d_in = layer.W0.shape
@@ -113,10 +164,9 @@ def test_a_layer_is_its_merged_weight(
 @every_case
 @pytest.mark.parametrize("state", ["nudged", "trained"])
 def test_a_merged_model_has_no_adapter_and_the_same_outputs(
-    case: Callable[..., Case], variant: str, family: str, precision: str, state: str
+    moved: Callable[..., Case], variant: str, family: str, precision: str, state: str
 ) -> None:
-    made = adapted(case, variant, family, precision)
-    nudge(made.model) if state == "nudged" else train_steps(made)
+    made = moved(state, variant, family, precision)
     before = logits(made)
     merge(made.model.backbone)
     assert not any(isinstance(module, AdapterLayer) for module in made.model.modules())
@@ -140,13 +190,12 @@ def test_every_trainable_parameter_is_in_one_optimiser_group_and_float32(
 
 @every_case
 def test_learned_state_restores_the_trained_model(
-    case: Callable[..., Case], variant: str, family: str, precision: str
+    case: Callable[..., Case], trained: Callable, variant: str, family: str, precision: str
 ) -> None:
-    made = adapted(case, variant, family, precision)
-    train_steps(made)
+    made = trained(variant, family, precision).case
     state = {k: t.clone() for k, t in made.run.variant.learned_state(made.model.backbone).items()}
     head = {k: t.clone() for k, t in made.model.head.state_dict().items()}
-    fresh = case(variant, f"train.precision={precision}", family=family)
+    fresh = case(variant, family=family, precision=precision)
     seed_everything(1)
     fresh.run.variant.adapt(fresh.model.backbone)
     float_masters(fresh.model)
@@ -157,12 +206,11 @@ def test_learned_state_restores_the_trained_model(
 
 @every_case
 def test_training_moves_what_trains_and_nothing_else(
-    case: Callable[..., Case], variant: str, family: str, precision: str
+    trained: Callable[..., Trained], variant: str, family: str, precision: str
 ) -> None:
-    made = adapted(case, variant, family, precision)
+    ended = trained(variant, family, precision)
+    made, before = ended.case, ended.before
     backbone = made.model.backbone
-    before = {name: p.detach().clone() for name, p in backbone.named_parameters()}
-    train_steps(made)
     declared = set(made.run.variant.learned_state(backbone))
     moved = {
         name
@@ -185,8 +233,7 @@ def test_gradients_are_the_same_under_checkpointing(
     case: Callable[..., Case], variant: str, family: str
 ) -> None:
     def gradients(checkpointing: bool) -> dict[str, torch.Tensor]:
-        made = adapted(case, variant, family)
-        nudge(made.model)
+        made = nudged(case, variant, family)
         if checkpointing:
             made.model.backbone.gradient_checkpointing_enable({"use_reentrant": False})
         # Training mode, in which alone transformers recomputes, with the same dropout.
@@ -217,3 +264,15 @@ def test_a_variant_is_frozen_and_has_a_file_of_its_name(tiny_run: Callable, vari
     assert run.label["variant"] == variant
     with pytest.raises(AttributeError):
         run.variant.lr = 1.0
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_layer_is_its_merged_weight_to_the_last_digits_of_float64(
+    case: Callable[..., Case], variant: str
+) -> None:
+    made = nudged(case, variant, "roberta")
+    made.model.double()
+    for _, layer in adapter_layers(made.model.backbone):
+        x = torch.randn(3, layer.W0.shape[1], generator=torch.Generator().manual_seed(2)).double()
+        expected = F.linear(x, layer.merged_weight().double(), layer.bias)
+        torch.testing.assert_close(layer(x), expected, rtol=1e-11, atol=1e-12)
