@@ -108,13 +108,14 @@ def build_model(name: str, tokens: int) -> RobertaForMaskedLM | GPT2LMHeadModel:
         eos_token_id=2,
     )
     model = RobertaForMaskedLM(config)
-    for layer in model.roberta.encoder.layer:
-        match_equals(layer.attention.self.query, layer.attention.self.key)
+    for layer in range(LAYERS):
+        match_equals(model.get_submodule(f"roberta.encoder.layer.{layer}.attention.self"))
     return model
 
 
 @torch.no_grad()
-def match_equals(query: nn.Linear, key: nn.Linear) -> None:
+def match_equals(attention: nn.Module) -> None:
     """Let attention look at equal tokens from the start: what relates two texts is found sooner."""
-    nn.init.normal_(query.weight, std=query.in_features**-0.5)
-    key.weight.copy_(query.weight)
+    query, key = attention.get_parameter("query.weight"), attention.get_parameter("key.weight")
+    nn.init.normal_(query, std=WIDTH**-0.5)
+    key.copy_(query)
