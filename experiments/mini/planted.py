@@ -17,7 +17,7 @@ import torch.nn as nn
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from experiments.batches import encode
+from experiments.batches import Encoded, encode
 from experiments.config import build
 from experiments.heads import LastTokenHead
 from experiments.metrics.glue import METRICS, interval
@@ -119,12 +119,14 @@ class Planted(Task):
 
     def split(self, teacher: Teacher, weights: str, name: str, source: Mini) -> Split:
         """One split: texts of the suite, and what the teacher says of them."""
-        texts = draw_texts(source.seed, source.train if name == "train" else source.dev, name)
+        size = {"train": source.train, "dev": source.dev, "test": source.test}[name]
+        texts = draw_texts(source.seed, size, name)
+        data = tokens(teacher.loaded, texts, self.max_length)
         about = {"task": asdict(self), "weights": weights, "texts": texts}
         return Split(
             ids=np.arange(len(texts)),
             texts=[(text,) for text in texts],
-            labels=teacher.labels(states(teacher.loaded, texts, self.max_length)).numpy(),
+            labels=teacher.labels(states(teacher.loaded, data)).numpy(),
             origin=f"planted {self.kind} in {', '.join(teacher.weights)}; {name}, seed {self.seed}",
             # The labels follow from these up to rounding, which machines do not share.
             sha256=hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest(),
@@ -140,10 +142,10 @@ class Planted(Task):
     def teacher(self) -> Teacher:
         """The backbone with the planted change."""
         loaded = self.pretrained().load(1, torch_generator(self.seed, "unused"), "fp32")
-        texts = draw_texts(self.seed, CALIBRATION, "calibration")
-        before = states(loaded, texts, self.max_length)
+        data = tokens(loaded, draw_texts(self.seed, CALIBRATION, "calibration"), self.max_length)
+        before = states(loaded, data)
         changed = self.change(loaded.model.backbone)
-        after = states(loaded, texts, self.max_length)
+        after = states(loaded, data)
         directions = least_explained(before.double(), after.double(), self.mixed)
         mixture = torch.randn(self.mixed, generator=torch_generator(self.seed, "read-out"))
         readout = directions @ mixture.double()
@@ -205,12 +207,16 @@ def draw_texts(seed: int, number: int, split: str) -> list[str]:
     raise AssertionError("The text has no end.")
 
 
+def tokens(loaded: Loaded, texts: list[str], max_length: int) -> Encoded:
+    """Texts as the model reads them."""
+    split = Split(np.arange(len(texts)), [(text,) for text in texts], None, "", "")
+    return encode(loaded.tokenizer, split, max_length)
+
+
 @torch.no_grad()
-def states(loaded: Loaded, texts: list[str], max_length: int) -> Tensor:
+def states(loaded: Loaded, data: Encoded) -> Tensor:
     """The last hidden states [n, width] at the token that the task head looks at."""
     model = loaded.model.eval()
-    split = Split(np.arange(len(texts)), [(text,) for text in texts], None, "", "")
-    data = encode(loaded.tokenizer, split, max_length)
     order = np.argsort(data.lengths, kind="stable")
     found = []
     for start in range(0, len(order), 64):
