@@ -107,3 +107,11 @@ def float_masters(model: nn.Module) -> None:
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+
+
+def tied_output(backbone: nn.Module) -> nn.Linear:
+    """The layer that predicts tokens by the backbone's own embedding table, as one parameter."""
+    table = cast(nn.Embedding, backbone.get_input_embeddings()).weight  # type: ignore[operator]
+    output = CastLinear(table.shape[1], table.shape[0], bias=False, device="meta")
+    output.weight = table
+    return output

@@ -1,0 +1,151 @@
+"""Greedy and beam search in batches, with transformers' generation.
+
+Beam search is the textbook one: a finished text scores its summed log-probability over
+length^length_penalty, the length being that of what was generated, with its end; the search goes
+on until nothing can beat the best. Where transformers differs, this says so.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from experiments.layers import tied_output
+
+
+# Not frozen: OmegaConf cannot fill in a frozen dataclass that is a field of another.
+@dataclass(kw_only=True)
+class Decoding:
+    """How texts are generated."""
+
+    beams: int  # 1: greedy
+    length_penalty: float  # power of the length that a beam's log-probability is divided by
+    no_repeat_ngram: int  # no n-gram of what is generated occurs twice; 0: it may
+    max_tokens: int  # of the generated text, its end included
+    end: list[str]  # texts of one token each that end one, beside the tokenizer's own end
+    batch_size: int  # prompts at a time
+
+    def __post_init__(self) -> None:
+        for name in ("beams", "max_tokens", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"decoding.{name} must be at least 1, got {getattr(self, name)}.")
+        if self.no_repeat_ngram < 0:
+            raise ValueError(
+                f"decoding.no_repeat_ngram must be 0 or more, got {self.no_repeat_ngram}."
+            )
+
+    def end_tokens(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+        """The ids of the tokens that end a text."""
+        ids: list[int] = [cast(int, tokenizer.eos_token_id)]
+        for text in self.end:
+            found = cast(list[int], tokenizer(text, add_special_tokens=False)["input_ids"])
+            if len(found) != 1:
+                raise ValueError(
+                    f"decoding.end: {text!r} must be one token, and is {len(found)} of this model."
+                )
+            ids += found
+        return ids
+
+
+class NoRepeat(LogitsProcessor):
+    """Forbids n-grams that the generated part has already; transformers' own counts the prompt."""
+
+    def __init__(self, size: int, prompt: int) -> None:
+        self.size, self.prompt = size, prompt
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        scores = scores.clone()
+        for row, ids in enumerate(input_ids[:, self.prompt :].tolist()):
+            start = len(ids) - self.size + 1
+            last = ids[start:] if self.size > 1 else []
+            for i in range(max(0, start)):
+                if ids[i : i + self.size - 1] == last:
+                    scores[row, ids[i + self.size - 1]] = -torch.inf
+        return scores
+
+
+def language_model(backbone: PreTrainedModel) -> PreTrainedModel:
+    """The backbone with transformers' language-model head, which is its embedding table."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(backbone.config)
+    setattr(model, model.base_model_prefix, backbone)
+    model.set_output_embeddings(tied_output(backbone))
+    return model
+
+
+@torch.no_grad()
+def generate(
+    backbone: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    decoding: Decoding,
+    end: list[int],
+) -> list[list[int]]:
+    """The generated tokens of each prompt, up to its end and without it.
+
+    Raises ValueError for a prompt that leaves too few positions.
+    """
+    model = language_model(backbone)
+    model.eval()
+    room = backbone.config.max_position_embeddings - decoding.max_tokens
+    longest = max(map(len, prompts), default=0)
+    if longest > room:
+        raise ValueError(
+            f"A prompt has {longest} tokens, and beside decoding.max_tokens={decoding.max_tokens} "
+            f"the model has positions for {room}."
+        )
+    found: dict[int, list[int]] = {}
+    for rows in batches(prompts, decoding.batch_size):
+        for row, tokens in zip(rows, in_batch(model, prompts, rows, decoding, end), strict=True):
+            cut = next((i for i, token in enumerate(tokens) if token in end), len(tokens))
+            found[row] = tokens[:cut]
+    return [found[row] for row in range(len(prompts))]
+
+
+def batches(prompts: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
+    """Numbers of prompts, those of like length together, the longest first."""
+    order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
+    return (order[i : i + size] for i in range(0, len(order), size))
+
+
+def in_batch(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    rows: list[int],
+    decoding: Decoding,
+    end: list[int],
+) -> list[list[int]]:
+    """What these prompts are continued with, padding behind the end included."""
+    width = max(len(prompts[row]) for row in rows)
+    device = next(model.parameters()).device
+    # On the left, so that all continue at the same place.
+    padded = [[end[0]] * (width - len(prompts[row])) + list(prompts[row]) for row in rows]
+    real = [[0] * (width - len(prompts[row])) + [1] * len(prompts[row]) for row in rows]
+    processors = LogitsProcessorList()
+    if decoding.no_repeat_ngram:
+        processors.append(NoRepeat(decoding.no_repeat_ngram, width))
+    tokens = cast(Any, model).generate(
+        torch.tensor(padded, device=device),
+        attention_mask=torch.tensor(real, device=device),
+        generation_config=GenerationConfig(
+            num_beams=decoding.beams,
+            length_penalty=decoding.length_penalty,
+            early_stopping="never" if decoding.beams > 1 else False,
+            max_new_tokens=decoding.max_tokens,
+            do_sample=False,
+            eos_token_id=end,
+            pad_token_id=end[0],
+            bos_token_id=end[0],
+        ),
+        logits_processor=processors,
+    )
+    return tokens[:, width:].tolist()
