@@ -31,8 +31,8 @@ class Recipe:
 
     name: str
     steps: int
-    batch_size: int = 64  # passages
-    lr: float = 3e-3
+    batch_size: int = 32  # passages
+    lr: float = 2e-3
     warmup: float = 0.05  # share of the steps; then the rate falls to zero in a straight line
     weight_decay: float = 0.01
     clip: float = 1.0
