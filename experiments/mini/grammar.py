@@ -88,15 +88,20 @@ def judgement(draw: Draw, thing: str, positive: bool, depth: int, words: Words) 
     return f"{draw.one(AFFIRMING)} {clause}" if draw.chance(0.25) else clause
 
 
-def opinion(draw: Draw, noun: str, positive: bool, words: Words) -> str:
-    """One sentence on the reviewed noun; where it weighs two things, the main clause decides."""
-    depth = draw.one([0, 1, 1, 2])
-    if draw.chance(0.5):
+def opinion(
+    draw: Draw, noun: str, positive: bool, words: Words, depths: Sequence[int], weighed: float
+) -> str:
+    """One sentence on the reviewed noun; where it weighs two things, the main clause decides.
+
+    How often it does is `weighed`, how often a clause is denied a choice from `depths`.
+    """
+    depth = draw.one(depths)
+    if not draw.chance(weighed):
         return judgement(draw, f"the {noun}", positive, depth, words)
     aspect, other = draw.some(lexicon.ASPECTS, 2)
     main = judgement(draw, f"the {aspect}", positive, min(depth, 1), words)
     agree = draw.chance(0.15)
-    side = judgement(draw, f"the {other}", positive == agree, draw.below(2), words)
+    side = judgement(draw, f"the {other}", positive == agree, min(draw.one(depths), 1), words)
     if agree:
         return f"{side}, and {main}"
     return draw.one(
@@ -224,8 +229,6 @@ def core(draw: Draw, event: Event) -> str:
     verb = draw.one(event.verb)
     if draw.chance(0.4):
         return f"{patient} was {verb.participle} by {agent}"
-    if draw.chance(0.2):
-        return f"it was {agent} who {verb.past} {patient}"
     return f"{agent} {verb.past} {patient}"
 
 
@@ -293,7 +296,7 @@ def swapped(event: Event) -> Event:
 def some_event(draw: Draw, words: Words) -> Event:
     """Any event, mostly without its circumstances."""
     kind = draw.one([0, 0, 1, 1, 2])
-    return event(draw, words, kind, day=draw.chance(0.3), place=draw.chance(0.2))
+    return event(draw, words, kind, day=draw.chance(0.2), place=draw.chance(0.1))
 
 
 def changed(draw: Draw, event: Event, words: Words) -> Event:

@@ -56,7 +56,9 @@ def lot(split: str) -> str:
 
 def sst2(draw: Draw, split: str, label: str) -> Row:
     noun = draw.one(lexicon.REVIEWED)
-    return (sentence(grammar.opinion(draw, noun, label == "1", grammar.words(lot(split)))),)
+    words = grammar.words(lot(split))
+    said = grammar.opinion(draw, noun, label == "1", words, depths=(0, 1, 1, 2), weighed=0.5)
+    return (sentence(said),)
 
 
 def cola(draw: Draw, split: str, label: str) -> Row:

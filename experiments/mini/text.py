@@ -8,16 +8,13 @@ what follows from what. All of it is grammatical and consistent.
 from collections.abc import Callable, Iterator
 
 from experiments.mini import grammar, lexicon
-from experiments.mini.grammar import Claim, Deed, Draw, article, sentence
+from experiments.mini.grammar import Claim, Deed, Draw, Event, article, sentence
 from experiments.mini.logic import CONTRADICTION, ENTAILMENT, NEUTRAL, claims, deeds
 
 EVERYTHING = grammar.words()
 KINDS = lexicon.LIVING + lexicon.MADE
-LIKED = ["we liked it", "people loved it", "we recommend it", "it was a success", "it pleased us"]
-DISLIKED = [
-    *["we disliked it", "people hated it", "we avoid it", "it was a failure"],
-    "it disappointed us",
-]
+LIKED = ["we liked it", "people loved it", "it was a success"]
+DISLIKED = ["we disliked it", "people hated it", "it was a failure"]
 # The words that tell how sentences relate stand alone: none can be guessed from words beside it.
 SHORTLY, STILL = ["so", "overall"], ["still", "nevertheless"]
 SAME, OTHER = ["namely", "equivalently"], ["separately", "meanwhile"]
@@ -37,7 +34,7 @@ TELLING = frozenset(
         *["agree", "differ", "answers", "misses", "follows", "depends", "fails"],
         *(word for words, _ in RELATED.values() for word in words),
     ]
-) - {"it", "us", "a"}
+) - {"it", "a"}
 
 
 def join(connective: str, text: str) -> str:
@@ -48,7 +45,9 @@ def join(connective: str, text: str) -> str:
 def reviews(draw: Draw) -> list[str]:
     """An opinion, and what goes with it."""
     noun, positive = draw.one(lexicon.REVIEWED), draw.chance(0.5)
-    first = sentence(grammar.opinion(draw, noun, positive, EVERYTHING))
+    # Mostly plain: where a word alone says nothing, nothing can be learned to begin with.
+    said = grammar.opinion(draw, noun, positive, EVERYTHING, (0, 0, 0, 1, 1, 2), weighed=0.35)
+    first = sentence(said)
     verdict = draw.one(LIKED if positive else DISLIKED)
     kind = draw.below(10)
     if kind < 4:
@@ -58,11 +57,11 @@ def reviews(draw: Draw) -> list[str]:
         return [first, join(draw.one(STILL), against)]
     if kind < 6:
         return [sentence(verdict), first]
-    same = grammar.judgement(draw, f"the {noun}", positive, draw.below(2), EVERYTHING)
+    same = grammar.judgement(draw, f"the {noun}", positive, draw.one([0, 0, 1]), EVERYTHING)
     if kind < 8:
-        again = grammar.judgement(draw, f"the {noun}", positive, draw.below(2), EVERYTHING)
+        again = grammar.judgement(draw, f"the {noun}", positive, draw.one([0, 0, 1]), EVERYTHING)
         return [sentence(again), join(draw.one(SAME), same)]
-    if kind < 9:
+    if kind == 8:
         one = draw.some(EVERYTHING.good if positive else EVERYTHING.bad, 3)
         return [
             sentence(f"the {noun} was {one[0]} and {one[1]}"),
@@ -97,10 +96,17 @@ def agreements(draw: Draw) -> list[str]:
     ]
 
 
+def another(draw: Draw, event: Event) -> Event:
+    """Another event, often of other people: the easy cases lead to the hard ones."""
+    if draw.chance(0.4):
+        return grammar.some_event(draw, EVERYTHING)
+    return grammar.changed(draw, event, EVERYTHING)
+
+
 def paraphrases(draw: Draw) -> list[str]:
     """An event told twice, or two events, and a word on which it is."""
     one, same = grammar.some_event(draw, EVERYTHING), draw.chance(0.5)
-    two = one if same else grammar.changed(draw, one, EVERYTHING)
+    two = one if same else another(draw, one)
     first = sentence(grammar.statement(draw, one))
     if draw.chance(0.6):
         return [first, join(draw.one(SAME if same else OTHER), grammar.statement(draw, two))]
@@ -121,7 +127,7 @@ def answers(draw: Draw) -> list[str]:
     """An event, a question and its reply, or a question and a sentence that may answer it."""
     one = grammar.some_event(draw, EVERYTHING)
     part = draw.one([part for part in grammar.asked(one) if part != "whole"])
-    if draw.chance(0.5):
+    if draw.chance(0.65):
         reply = getattr(one, part)
         return [
             sentence(grammar.statement(draw, one)),
