@@ -35,7 +35,9 @@ class Shipped(Pretrained):
 
     def folder(self) -> Path:
         # The package comes first elsewhere; here a folder that is named is the one that is meant.
-        return replace(self, package=None).folder() if self.path else super().folder()
+        if self.path and self.package:
+            return replace(self, package=None).folder()
+        return super().folder()
 
 
 def train_tokenizer(name: str, texts: Iterable[str]) -> PreTrainedTokenizerFast:

@@ -1,0 +1,157 @@
+"""Do the methods that choose where to put parameters choose where the truth is?
+
+    python benchmarks/planted.py [--seeds N] [OVERRIDES]
+
+The truth (task=planted): updates of rank 4 in the value matrices of the two top layers, and nothing
+else. AdaLoRA may keep as many triplets as are true, LoRA-drop the layers that its threshold asks
+for. Precision is the share of what is kept that lies in planted matrices, recall the share of the
+truth that is kept; `chance` is the precision of keeping without looking. The figure is written to
+outputs/planted.png.
+"""
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from experiments.api import composed, run
+from experiments.config import read
+from experiments.results import Result
+
+FIGURE = Path("outputs/planted.png")
+# For each choice of targets: AdaLoRA's mean rank at the end, so that its budget is the true rank.
+TARGETS = {"query, value": ("[query,value]", 1), "value": ("[value]", 2)}
+METHODS = {"adalora": "rank/", "lora_drop": "own/"}
+COMMON = (
+    "task=planted", "task.score_on=[test]", "train.epochs=12", "data.train=1024",
+    "tracker.mode=disabled",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """What a method kept in each matrix, and what there was to keep."""
+
+    kept: dict[str, float]
+    planted: set[str]
+    each: float  # true amount in each planted matrix
+
+    @property
+    def hits(self) -> float:
+        return sum(kept for name, kept in self.kept.items() if name in self.planted)
+
+    @property
+    def precision(self) -> float:
+        return self.hits / max(sum(self.kept.values()), 1)
+
+    @property
+    def recall(self) -> float:
+        found = [min(self.kept[name], self.each) for name in self.planted]
+        return sum(found) / (self.each * len(self.planted))
+
+    @property
+    def chance(self) -> float:
+        return len(self.planted) / len(self.kept)
+
+
+def outcome(variant: str, targets: str, rank: int, seed: int, overrides: list[str]) -> Result:
+    """One run; the change, the texts and the run have a seed in common."""
+    settings = [f"variant={variant}", *COMMON, f"seed={seed}", f"data.seed={seed}"]
+    settings += [f"task.seed={seed}"]
+    if variant != "head_only":
+        settings.append(f"variant.targets={targets}")
+    if variant == "adalora":
+        settings += [f"variant.target_rank={rank}", "variant.rank=4", "variant.alpha=8"]
+    return run(*settings, *overrides)
+
+
+def allocation(variant: str, result: Result, planted: set[str]) -> Allocation:
+    """What the run's telemetry says of each matrix."""
+    prefix = METHODS[variant]
+    told = result.telemetry.items()
+    kept = {name.removeprefix(prefix): value for name, value in told if name.startswith(prefix)}
+    return Allocation(kept, planted, 4.0 if variant == "adalora" else 1.0)
+
+
+def planted_names(overrides: list[str]) -> set[str]:
+    """The matrices that hold the truth."""
+    task = read(composed(*COMMON, *overrides)).task
+    return set(task.teacher().weights)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def draw(found: dict[str, list[Allocation]]) -> None:
+    """One panel for each method and choice of targets: what every matrix kept, seed by seed."""
+    figure, axes = plt.subplots(1, len(found), figsize=(3.2 * len(found), 3.4), squeeze=False)
+    for axis, (title, allocations) in zip(axes[0], found.items(), strict=True):
+        names = list(allocations[0].kept)
+        values = np.array([[a.kept[name] for name in names] for a in allocations])
+        colours = ["C1" if name in allocations[0].planted else "C0" for name in names]
+        axis.barh(range(len(names)), values.mean(axis=0), color=colours, alpha=0.6)
+        for row in values:
+            axis.plot(row, range(len(names)), "k.", markersize=3)
+        axis.set_yticks(range(len(names)), list(map(short, names)))
+        axis.set_title(title, fontsize=9)
+        axis.set_xlabel("triplets kept" if "adalora" in title else "has its own pair")
+    figure.suptitle("orange: planted; bars: mean over seeds; dots: seeds", fontsize=9)
+    figure.tight_layout()
+    FIGURE.parent.mkdir(exist_ok=True)
+    figure.savefig(FIGURE, dpi=150)
+
+
+def short(name: str) -> str:
+    """The block and the last name of a layer."""
+    parts = name.split(".")
+    return f"{next(part for part in parts if part.isdigit())} {parts[-1]}"
+
+
+def rows(given: argparse.Namespace, overrides: list[str]) -> Iterator[tuple[str, list, list]]:
+    """Each method and choice of targets with its results and allocations over the seeds."""
+    planted = planted_names(overrides)
+    for label, (targets, rank) in TARGETS.items():
+        for variant in METHODS:
+            results = [
+                outcome(variant, targets, rank, seed, overrides) for seed in range(given.seeds)
+            ]
+            found = [allocation(variant, result, planted) for result in results]
+            yield f"{variant}, {label}", results, found
+    for variant in ("lora", "head_only"):
+        results = [outcome(variant, "[value]", 0, seed, overrides) for seed in range(given.seeds)]
+        yield f"{variant}, value" if variant == "lora" else variant, results, []
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=5)
+    given, overrides = parser.parse_known_args()
+    table = Table(box=box.SIMPLE_HEAD)
+    for name in ("method, targets", "pearson", "precision", "recall", "chance", "kept"):
+        table.add_column(name, justify="left" if "," in name else "right", no_wrap=True)
+    panels = {}
+    for title, results, found in rows(given, overrides):
+        scores = [result.primary["score"] for result in results]
+        cells = [spread(scores)]
+        if found:
+            panels[title] = found
+            cells += [spread([a.precision for a in found]), spread([a.recall for a in found])]
+            cells += [f"{found[0].chance:.2f}"]
+            cells += [spread([sum(a.kept.values()) for a in found], 1)]
+        table.add_row(title, *cells)
+    draw(panels)
+    Console().print(table)
+    print(f"Figure: {FIGURE}")
+
+
+def spread(values: list[float], digits: int = 2) -> str:
+    """Mean and standard deviation over the seeds."""
+    error = f" ±{np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.{digits}f}{error}"
+
+
+if __name__ == "__main__":
+    main()
