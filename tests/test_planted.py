@@ -76,19 +76,21 @@ def test_a_student_with_the_teachers_weights_has_no_error_and_the_unmodified_one
     assert error(run, teacher, base) < 1e-10
 
 
-def test_no_linear_read_out_of_the_unmodified_backbone_explains_the_labels(
-    planted_run: Planter, task: Planted, base: Loaded
+def test_the_unmodified_backbone_explains_much_less_of_the_labels_than_of_a_random_read_out(
+    task: Planted, teacher: Teacher, base: Loaded
 ) -> None:
-    data = task.load(planted_run("data.train=1024", "data.dev=512").data)
-    seen = {
-        name: states(base, tokens(base, [t for (t,) in split.texts], 64)).double().numpy()
-        for name, split in (("train", data.train), ("dev", data.score["dev"]))
-    }
-    with_one = {name: np.c_[values, np.ones(len(values))] for name, values in seen.items()}
-    solution = np.linalg.lstsq(with_one["train"], data.train.labels, rcond=None)[0]
-    labels = data.score["dev"].labels
-    left = np.mean((labels - with_one["dev"] @ solution) ** 2) / np.var(labels)
-    assert left > 0.2
+    texts = tokens(base, planted.draw_texts(5, 1000, "train"), 64)
+    before, after = states(base, texts).double(), states(teacher.loaded, texts)
+    before = torch.cat((before, torch.ones(len(before), 1)), dim=1)
+    random = after @ torch.randn(after.shape[1], generator=torch.Generator().manual_seed(0))
+
+    def left(values: torch.Tensor) -> float:
+        """The share of the variance that the best linear read-out does not explain."""
+        train, dev = values.double().split(500)
+        solution = torch.linalg.lstsq(before[:500], train[:, None]).solution[:, 0]
+        return float((dev - before[500:] @ solution).var() / dev.var())
+
+    assert left(teacher.labels(after)) > 0.1 > 0.02 > left(random)
 
 
 def test_labels_are_standardised_and_follow_from_the_settings(run: Run) -> None:
@@ -106,6 +108,13 @@ def test_another_setting_is_other_data(planted_run: Planter, run: Run, change: s
     other = changed.task.load(changed.data).train
     assert first.sha256 != other.sha256
     assert not np.array_equal(first.labels, other.labels)
+
+
+def test_noise_replaces_its_share_of_the_labels(planted_run: Planter, run: Run) -> None:
+    noisy = planted_run("data.noise=0.25")
+    first, other = run.task.load(run.data).train, noisy.task.load(noisy.data).train
+    assert first.texts == other.texts and first.sha256 != other.sha256
+    assert float((first.labels != other.labels).mean()) == pytest.approx(0.25, abs=0.08)
 
 
 def test_splits_share_no_text_and_a_longer_one_begins_like_a_shorter(

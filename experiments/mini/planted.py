@@ -23,8 +23,9 @@ from experiments.heads import LastTokenHead
 from experiments.metrics.glue import METRICS, interval
 from experiments.mini.text import passages
 from experiments.models import Loaded, Pretrained
-from experiments.randomness import derived_seed, torch_generator
-from experiments.tasks.base import Data, Split, Task
+from experiments.randomness import derived_seed, numpy_generator, torch_generator
+from experiments.tasks.base import Data, Split
+from experiments.tasks.labelled import LabelledTask
 from experiments.tasks.sources import Mini, Source
 from variants.base import target_linears
 
@@ -49,7 +50,7 @@ class Teacher:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Planted(Task):
+class Planted(LabelledTask):
     """Regression on a teacher that differs from the run's backbone in a known way."""
 
     model: dict[str, Any]  # the backbone, as a section of the config
@@ -122,11 +123,15 @@ class Planted(Task):
         size = {"train": source.train, "dev": source.dev, "test": source.test}[name]
         texts = draw_texts(source.seed, size, name)
         data = tokens(teacher.loaded, texts, self.max_length)
-        about = {"task": asdict(self), "weights": weights, "texts": texts}
+        labels = teacher.labels(states(teacher.loaded, data)).numpy()
+        generator = numpy_generator(source.seed, "planted noise", name)
+        wrong = generator.random(len(labels)) < source.noise
+        labels[wrong] = generator.standard_normal(wrong.sum())
+        about = {"task": asdict(self), "weights": weights, "texts": texts, "noise": source.noise}
         return Split(
             ids=np.arange(len(texts)),
             texts=[(text,) for text in texts],
-            labels=teacher.labels(states(teacher.loaded, data)).numpy(),
+            labels=labels,
             origin=f"planted {self.kind} in {', '.join(teacher.weights)}; {name}, seed {self.seed}",
             # The labels follow from these up to rounding, which machines do not share.
             sha256=hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest(),
