@@ -201,7 +201,7 @@ and nothing else: its tokenizer reads any text, and what it makes of real text s
 | recipe | {steps:,} steps of {batch_size} passages, AdamW, rate {lr:g} with {warmup:.0%} warm-up \
 and linear decay, weight decay {weight_decay:g}, gradients clipped to norm {clip:g}, no dropout |
 | seed | {seed} |
-| duration | {minutes:.0f} minutes of one processor core |
+| duration | {minutes:.1f} minutes of one processor core |
 | held-out loss | {loss:.4f} nats per guess, with the weights as stored |
 | sha256 of `{weights}` | `{sha256}` |
 
