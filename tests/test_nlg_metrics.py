@@ -391,6 +391,11 @@ def test_outputs_come_back_as_they_were_written(tmp_path: Path) -> None:
     assert read_outputs(tmp_path / "out.tsv") == (mrs, ['A "quiet" bar by the mill', *outputs[1:]])
 
 
+def test_a_plain_file_has_one_output_in_each_line(tmp_path: Path) -> None:
+    (tmp_path / "out.txt").write_text("a bar\n\n the mill \n")
+    assert read_outputs(tmp_path / "out.txt") == (["", "", ""], ["a bar", "", "the mill"])
+
+
 def test_every_line_of_outputs_has_two_columns_as_the_scorer_splits_it(tmp_path: Path) -> None:
     outputs = ["", "two\nlines", "form\x0cfeed", "para\u2029graph", " x "]
     write_outputs(tmp_path / "out.tsv", ["name[A]"] * 5, outputs)

@@ -49,8 +49,13 @@ def write_outputs(path: Path, mrs: Sequence[str], outputs: Sequence[str]) -> Non
 def read_outputs(path: Path) -> tuple[list[str], list[str]]:
     """Meaning representations and their outputs, or references, from a .tsv or .csv file.
 
-    Raises ValueError where the header does not name one column of each.
+    Any other file has one output in each line and no meaning representations, which are empty then.
+    Raises ValueError where the header of a table does not name one column of each.
     """
+    if path.suffix.lower() not in (".tsv", ".csv"):
+        texts = [text.strip() for text in path.read_text(encoding="utf-8").split("\n")]
+        texts = texts if texts[-1] else texts[:-1]
+        return [""] * len(texts), texts
     with path.open(encoding="utf-8-sig", newline="") as file:
         lines = file.readlines()
     delimiter = "\t" if lines and "\t" in lines[0] else ","

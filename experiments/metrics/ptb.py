@@ -13,8 +13,9 @@ LETTER = r"[^\W\d_ª²³¹º¼½¾]"
 WORD = rf"(?:{LETTER}|\d)+(?:_(?:{LETTER}|\d)+)*"
 QUOTE = "['\u2018\u2019\u201b`]"
 APOSTROPHE = "['\u2019]"
-CLITIC = rf"{APOSTROPHE}(?i:s|m|d|ll|re|ve)(?![A-Za-z])"
+CLITIC = "(?:'(?i:s|m|d|ll|re|ve)(?![A-Za-z])|\u2019(?i:s|m|d|ll|re|ve))"
 PLAIN = "[A-Za-z0-9]"
+TAG = r"</?[A-Za-z!?][A-Za-z0-9]*(?:\s[^<>&]*)?/?>"
 # Their full stop belongs to them: in any case, and with a capital.
 ABBREVIATIONS = (
     r"jan|feb|mar|apr|jun|jul|aug|sep|sept|oct|nov|dec|mon|tue|tues|wed|thu|thurs|fri|adm|al|"
@@ -37,8 +38,8 @@ RULES = [
     re.compile(rule)
     for rule in (
         # Markup, and what is written in place of a character.
-        r"(</?[A-Za-z!?][^<>]*>)",
-        r"(&(?:#\d+|amp|lt|gt|quot|nbsp|[A-Za-z](?:acute|grave|circ|uml));)",
+        rf"({TAG})",
+        r"(&(?:#\d+|(?i:amp)|lt|gt|quot|nbsp|[A-Za-z](?:acute|grave|circ|uml));)",
         # Addresses.
         r"((?:https?|ftp)://[^\s<>\"|()]*[^\s<>\"|().,;:!?'])",
         rf"({PLAIN}[\w.-]{{0,60}}(?<=\w)@[\w-]+(?:\.[\w-]+)*,?)",
@@ -65,7 +66,7 @@ RULES = [
         r"([Nn]o\.)[\s\d]",
         # Numbers.
         r"([-+]?[.,:]?\d+(?:[.,:]\d+)*)",
-        r"((?:[A-Z]{1,2})\$)",
+        r"([A-Z]+\$)",
         r"((?:\d+-)?\d+\\?/\d+)",
         # Words with marks inside.
         rf"({PLAIN}[A-Za-z0-9.,]{{0,60}}(?:-(?:(?:[A-Za-z]\.){{2,}}|{PLAIN}+))+)",
@@ -77,7 +78,7 @@ RULES = [
         rf"({WORD})",
         # Runs of one mark are one token.
         r"([!?]{2,}|\*+|_+|#{2,}|<<|>>|-{2,}|[\u2013\u2014]+)",
-        r"([:;=]-?[()DPp])(?!\w)",
+        r"([:;=]-?[()DdPp])(?!\w)",
         r"(.)",
     )
 ]
@@ -115,7 +116,7 @@ UNKNOWN = re.compile(
 # What stands between spaces, but for a single letter that ends a sentence, `No. 5` and markup.
 CHUNK = re.compile(
     rf"[A-Za-z](?=\.\s+(?:{STARTS}|{STARTS.upper()})\b)|[Nn]o\.\s+(?=\d)"
-    r"|</?[A-Za-z][^<>]*>|[^\s\u200b]+"
+    rf"|{TAG}|[^\s\u200b]+"
 )
 
 
@@ -146,6 +147,7 @@ def written(token: str) -> str:
         return ""
     if APART.fullmatch(token):
         token = token.translate(STRAIGHT)
+    token = token.lower()
     for old, new in REPLACED.items():
         token = token.replace(old, new)
-    return token.lower()
+    return token
