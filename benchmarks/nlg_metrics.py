@@ -36,7 +36,7 @@ def sacrebleu(outputs: Texts, references: Given, lowercase: bool) -> float:
     """The library's own score of a corpus; it wants references as columns."""
     most = max(map(len, references))
     columns = [[r[i] if i < len(r) else None for r in references] for i in range(most)]
-    return BLEU(lowercase=lowercase).corpus_score(outputs, columns).score / 100
+    return BLEU(lowercase=lowercase, force=True).corpus_score(outputs, columns).score / 100
 
 
 def segment_nist(outputs: Texts, references: Given) -> float:
