@@ -12,10 +12,15 @@ from transformers import PreTrainedTokenizerBase
 from experiments.randomness import numpy_generator
 from experiments.tasks.base import Split
 
+IGNORED = -100  # in the place of a label: no target here
+
 
 @dataclass(frozen=True)
 class Batch:
-    """Model inputs [n, tokens], labels [n] where there are any, and the rows they come from."""
+    """Model inputs [n, tokens], labels where there are any, and the rows they come from.
+
+    Labels are [n], or [n, tokens] where tokens are to be predicted.
+    """
 
     inputs: dict[str, Tensor]
     labels: Tensor | None
@@ -24,6 +29,13 @@ class Batch:
     def to(self, device: torch.device) -> "Batch":
         inputs = {name: tensor.to(device) for name, tensor in self.inputs.items()}
         return Batch(inputs, None if self.labels is None else self.labels.to(device), self.rows)
+
+    @property
+    def num_labels(self) -> int:
+        """How many losses the batch has: one per example, or one per predicted token."""
+        if self.labels is None or self.labels.ndim == 1:
+            return len(self.rows)
+        return int((self.labels != IGNORED).sum())
 
     @property
     def tokens(self) -> int:
@@ -61,6 +73,21 @@ class Encoded:
         inputs["attention_mask"] = (positions < lengths[:, None]).long()
         labels = None if self.labels is None else torch.from_numpy(self.labels[rows])
         return Batch(inputs, labels, rows)
+
+
+@dataclass(frozen=True)
+class Continued(Encoded):
+    """Texts of which only what follows `starts` [n] is to be predicted."""
+
+    starts: np.ndarray
+
+    def batch(self, rows: np.ndarray) -> Batch:
+        """These examples, their labels the targets' own tokens [n, tokens]."""
+        batch = super().batch(rows)
+        ids, mask = batch.inputs["input_ids"], batch.inputs["attention_mask"]
+        starts = torch.from_numpy(self.starts[rows])[:, None]
+        target = (torch.arange(ids.shape[1]) >= starts) & (mask > 0)
+        return Batch(batch.inputs, ids.masked_fill(~target, IGNORED), rows)
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, split: Split, max_length: int) -> Encoded:

@@ -5,6 +5,7 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console as RichConsole
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -19,7 +20,7 @@ class Console:
         self.rich = RichConsole()
         self.job = job
         self.folder = folder
-        self.metric = f"train_{job.run.task.primary}"
+        self.metric = f"train_{job.run.task.training_metric}"
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -79,6 +80,17 @@ def show(result: Result) -> None:
         highlight=False,
         soft_wrap=True,
     )
+
+
+def show_samples(samples: list[tuple[str, str, str]]) -> None:
+    """Print what was given, what came out, and what was expected."""
+    rich = RichConsole()
+    for given, found, expected in samples if rich.is_terminal else []:
+        table = Table(show_header=False, box=None, padding=(0, 1))
+        for name, text in (("given", given), ("generated", found), ("expected", expected)):
+            table.add_row(f"[dim]{name}[/]", escape(text))
+        rich.print(table)
+        rich.print()
 
 
 def shown(path: Path) -> Path:

@@ -1,38 +1,27 @@
 """A trained model on the splits of its task: outputs per example, scores per split."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 import torch
 
-from experiments.batches import Encoded, encode
-from experiments.models import Loaded, Model
+from experiments.batches import Encoded
+from experiments.models import Model
 from experiments.tasks.base import Split, Task
-from experiments.training import Train
 
 RESAMPLES_SEED = 0  # of the interval's bootstrap: part of the measure, not of the run
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """Outputs [n, num_outputs] of one split beside the examples they belong to."""
+    """What came of one split beside the examples it belongs to: outputs [n, ...], or texts [n]."""
 
     split: Split
     outputs: np.ndarray
     truncated: int  # examples that were longer than the model was given
-
-
-def on_split(loaded: Loaded, split: Split, train: Train) -> Evaluated:
-    """The outputs for every example of a split."""
-    data = encoded(loaded, split, train)
-    return Evaluated(split, outputs(loaded.model, data, train.eval_batch_size), data.truncated)
-
-
-def encoded(loaded: Loaded, split: Split, train: Train) -> Encoded:
-    """A split as token ids, cut like those trained on."""
-    return encode(loaded.tokenizer, split, train.max_length)
+    losses: Mapping[str, float] = field(default_factory=dict)  # scores that follow from no outputs
 
 
 @torch.no_grad()
@@ -52,7 +41,8 @@ def outputs(model: Model, data: Encoded, batch_size: int) -> np.ndarray:
 def not_finite(evaluated: Mapping[str, Evaluated]) -> str | None:
     """What is to be said where the last steps broke the model, or None."""
     for name, item in evaluated.items():
-        broken = int((~np.isfinite(item.outputs)).any(axis=1).sum())
+        numbers = item.outputs if item.outputs.dtype != object else list(item.losses.values())
+        broken = int((~np.isfinite(np.reshape(numbers, (len(numbers), -1)))).any(axis=1).sum())
         if broken:
             return (
                 f"The outputs of {broken} of {len(item.outputs)} examples of {name} are no numbers."
@@ -63,7 +53,7 @@ def not_finite(evaluated: Mapping[str, Evaluated]) -> str | None:
 def scores(task: Task, evaluated: Mapping[str, Evaluated]) -> dict[str, dict[str, float]]:
     """Every metric of the task on every split that has labels."""
     return {
-        name: task.score(item.split.labels, item.outputs)
+        name: task.score(item.split.labels, item.outputs) | dict(item.losses)
         for name, item in evaluated.items()
         if item.split.labels is not None
     }
@@ -84,17 +74,9 @@ def primary(task: Task, evaluated: Mapping[str, Evaluated]) -> dict[str, object]
 
 
 def predictions(task: Task, evaluated: Mapping[str, Evaluated]) -> pd.DataFrame:
-    """One row per example: split, id, label, prediction, outputs."""
+    """One row per example: split, id, and what the task keeps, label and prediction among it."""
     frames = [
-        pd.DataFrame(
-            {
-                "split": name,
-                "id": item.split.ids,
-                "label": np.nan if item.split.labels is None else item.split.labels,
-                "prediction": task.predict(item.outputs),
-                "outputs": list(item.outputs),
-            }
-        )
+        pd.DataFrame({"split": name, "id": item.split.ids, **task.columns(item)})
         for name, item in evaluated.items()
     ]
     return pd.concat(frames, ignore_index=True)

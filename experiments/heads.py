@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 FAMILIES = ("roberta", "bert", "gpt2")
+LANGUAGE_MODELS = ("gpt2",)  # those whose embedding table predicts the next token
 
 
 class FirstTokenHead(nn.Module):
@@ -41,6 +42,13 @@ class LastTokenHead(nn.Module):
         return self.score(hidden[torch.arange(len(hidden), device=hidden.device), last])
 
 
+class NoHead(nn.Module):
+    """In the place of a head: hidden states as they are."""
+
+    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        return hidden
+
+
 def check_family(where: str, kind: str | None) -> None:
     """Raise ValueError for a family of models that has no head here."""
     if kind not in FAMILIES:
@@ -51,7 +59,9 @@ def check_family(where: str, kind: str | None) -> None:
 
 
 def build_head(config: PreTrainedConfig, num_outputs: int) -> nn.Module:
-    """The head that the model's family has for classification and regression."""
+    """The head that the model's family has for classification and regression, if there is one."""
+    if num_outputs == 0:
+        return NoHead()
     if config.model_type == "gpt2":
         return LastTokenHead(config.n_embd, num_outputs)
     dropout = config.classifier_dropout

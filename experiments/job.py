@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from experiments.batches import Batches, Encoded, encode
+from experiments.batches import Batches, Encoded
 from experiments.config import Run, describe
 from experiments.identity import identity
 from experiments.layers import float_masters
@@ -36,7 +36,8 @@ def start(run: Run, data: Data) -> Job:
     train, device = run.train, run.train.pick_device()
     seed_everything(run.seed)
     loaded = load_adapted(run, device)
-    examples = encode(loaded.tokenizer, subset(data.train, train.examples), train.max_length)
+    chosen = subset(data.train, train.examples)
+    examples = run.task.encode(loaded.tokenizer, chosen, train.max_length)
     batches = Batches(examples, train.batch_size, train.accumulate, run.seed)
     total = train.total_steps(batches.steps_per_epoch)
     plan = Plan(train, run.variant.lr * run.model.lr_scale, total)
@@ -47,6 +48,7 @@ def load_adapted(run: Run, device: torch.device) -> Loaded:
     """The pretrained model with the method's layers in place, on its device."""
     generator = torch_generator(run.seed, "head")
     loaded = run.model.load(run.task.num_outputs, generator, run.train.precision)
+    run.task.configure(loaded, run.model.name)
     if run.train.max_length > loaded.max_length:
         raise ValueError(
             f"train.max_length is {run.train.max_length}, and {run.model.name} reads at most "

@@ -26,10 +26,17 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from experiments import hub
-from experiments.batches import Batch
+from experiments.batches import IGNORED, Batch
 from experiments.files import read_object
-from experiments.heads import FirstTokenHead, build_head, check_family, initialise
-from experiments.layers import PRECISIONS, plain_linears, store_matrices
+from experiments.heads import (
+    LANGUAGE_MODELS,
+    FirstTokenHead,
+    NoHead,
+    build_head,
+    check_family,
+    initialise,
+)
+from experiments.layers import PRECISIONS, plain_linears, store_matrices, tied_output
 from variants.base import at_least_float32
 
 # The sets of files that one tokenizer is made from: the fast one's, GPT-2's and RoBERTa's, BERT's.
@@ -57,6 +64,44 @@ class Model(nn.Module):
         if outputs.shape[1] == 1:
             return F.mse_loss(outputs[:, 0], batch.labels, reduction="sum"), outputs
         return F.cross_entropy(outputs, batch.labels, reduction="sum"), outputs
+
+
+class LanguageModel(Model):
+    """A backbone whose embedding table predicts the next token; it has no head to train."""
+
+    def __init__(self, backbone: PreTrainedModel) -> None:
+        super().__init__(backbone, NoHead())
+        self.smoothing = 0.0  # of the labels, in the loss that is trained on
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Per example [n, 2]: the summed negative log-likelihood of its targets, their number."""
+        return self.loss(batch)[1]
+
+    def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The sum of the targets' smoothed losses, and what `forward` gives."""
+        if batch.labels is None:
+            raise ValueError("A batch without targets has no loss.")
+        hidden = self.backbone(**batch.inputs).last_hidden_state
+        # What stands at a place predicts the next one; only there are the many logits computed.
+        targets = batch.labels[:, 1:]
+        places = targets != IGNORED
+        logits = at_least_float32(tied_output(self.backbone)(hidden[:, :-1][places]))
+        logs = torch.log_softmax(logits, dim=-1)
+        losses = -logs.gather(1, targets[places][:, None])[:, 0]
+        total = losses.sum()
+        if self.smoothing:
+            uniform = -logs.mean(dim=-1).sum()
+            total = (1 - self.smoothing) * total + self.smoothing * uniform
+        rows = places.nonzero()[:, 0]
+        sums = losses.new_zeros(len(places)).index_add(0, rows, losses)
+        return total, torch.stack((sums, places.sum(dim=1).to(sums.dtype)), dim=1)
+
+
+def assembled(backbone: PreTrainedModel, num_outputs: int) -> Model:
+    """The backbone with a new head of this width, or, with none, what it is without one."""
+    if num_outputs == 0 and backbone.config.model_type in LANGUAGE_MODELS:
+        return LanguageModel(backbone)
+    return Model(backbone, build_head(backbone.config, num_outputs))
 
 
 @dataclass(frozen=True)
@@ -128,15 +173,14 @@ class Pretrained:
         return backbone
 
     def load(self, num_outputs: int, generator: torch.Generator, precision: str) -> Loaded:
-        """The backbone, and a head from `generator`."""
+        """The backbone, and a head from `generator`; with no outputs, what it is without one."""
         folder, config = self.folder(), self.config()
-        head = build_head(config, num_outputs)
-        initialise(head, config.initializer_range, generator)
-        backbone = self.backbone(precision)
-        if isinstance(head, FirstTokenHead) and config.model_type == "bert":
-            load_pooler(folder, head)
+        model = assembled(self.backbone(precision), num_outputs)
+        initialise(model.head, config.initializer_range, generator)
+        if isinstance(model.head, FirstTokenHead) and config.model_type == "bert":
+            load_pooler(folder, model.head)
         tokenizer = read_tokenizer(folder, config.vocab_size)
-        return Loaded(Model(backbone, head), tokenizer, positions(config))
+        return Loaded(model, tokenizer, positions(config))
 
 
 def read_config(folder: Path) -> PreTrainedConfig:

@@ -51,9 +51,11 @@ def write(job: Job, evaluated: dict[str, Evaluated], result: Result) -> None:
         folder = result.folder
         saved.write(saved.of_run(job.run, job.loaded, result.fingerprint["model"]), folder)
         write_predictions(folder, evaluation.predictions(job.run.task, evaluated))
+        for name, item in evaluated.items():
+            job.run.task.write(folder, name, item)
         result.cost["bytes"] = {
             "adapter": (folder / saved.ADAPTER).stat().st_size,
-            "head": (folder / saved.HEAD).stat().st_size,
+            "head": (folder / saved.HEAD).stat().st_size if job.run.task.num_outputs else 0,
         }
     result.write()
 
@@ -79,8 +81,10 @@ def cost(job: Job, recorder: Recorder, evaluated: dict[str, Evaluated]) -> dict[
     if evaluated:
         split = next(iter({**job.data.score, **job.data.predict}.values()))
         rows = np.arange(min(LATENCY_BATCH, len(split)))
-        batch = evaluation.encoded(job.loaded, split.take(rows), job.run.train).batch(rows)
-        found["latency"] = latency(model, batch.to(job.device))
+        encoded = job.run.task.encode(
+            job.loaded.tokenizer, split.take(rows), job.run.train.max_length
+        )
+        found["latency"] = latency(model, encoded.batch(rows).to(job.device))
     return found
 
 

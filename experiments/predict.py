@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from experiments import evaluation
 from experiments.adapters.saved import Trained, restore
 from experiments.tasks.base import Split
 from experiments.tasks.tables import Part, read_table
@@ -18,7 +17,7 @@ def predict(trained: Trained, texts: list[tuple[str, ...]]) -> pd.DataFrame:
     """One row per text or pair: what the run says, and for classes the probability of each."""
     task = trained.run.task
     split = Split(np.arange(len(texts)), texts, None, "given", "")
-    outputs = evaluation.on_split(trained.loaded, split, trained.run.train).outputs
+    outputs = task.evaluate(trained.loaded, split, trained.run.train).outputs
     predictions = task.predict(outputs)
     if task.regression:
         return pd.DataFrame({"prediction": predictions})

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from experiments.batches import Batch, Batches, Encoded
+from experiments.batches import Batch, Batches, Continued, Encoded
 from experiments.models import Model
 from experiments.randomness import derived_seed
 from experiments.training import Plan, Watch, fit
@@ -72,4 +72,8 @@ def strata(labels: np.ndarray | None) -> np.ndarray | None:
 def take(data: Encoded, rows: np.ndarray) -> Encoded:
     """Some examples of an encoded split."""
     columns = {name: [column[row] for row in rows] for name, column in data.columns.items()}
-    return replace(data, columns=columns, labels=None if data.labels is None else data.labels[rows])
+    per_example = {"labels": data.labels}
+    if isinstance(data, Continued):
+        per_example["starts"] = data.starts
+    found = {n: None if values is None else values[rows] for n, values in per_example.items()}
+    return replace(data, columns=columns, **found)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -107,12 +106,10 @@ class Recorder(Watch):
 
     def details(self) -> dict[str, float]:
         """Learning rate, metric on the batches since the last record, telemetry of the method."""
-        outputs = torch.cat(self.outputs).cpu().numpy()
-        labels = np.concatenate([part.numpy() for part in self.labels if part is not None])
         task = self.job.run.task
         telemetry = self.state.variant.telemetry(self.state.model.backbone)
         return {
-            f"train_{task.primary}": task.score(labels, outputs)[task.primary],
+            f"train_{task.training_metric}": task.training_score(self.labels, self.outputs),
             "lr": float(self.state.schedule.get_last_lr()[0]),
             **telemetry,
         }

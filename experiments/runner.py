@@ -4,7 +4,7 @@ from pathlib import Path
 
 from experiments import evaluation, outcome
 from experiments.config import Run, describe
-from experiments.console import Console, show
+from experiments.console import Console, show, show_samples
 from experiments.evaluation import Evaluated
 from experiments.job import Job, fingerprint, start
 from experiments.measure import enough_memory, measure
@@ -45,6 +45,8 @@ def execute(run: Run, out: Path, origin: Origin | None = None) -> Result:
     if failure:
         raise Diverged(f"{failure} It is recorded in {out / 'result.json'}.")
     show(result)
+    for item in evaluated.values():
+        show_samples(run.task.samples(item))
     return result
 
 
@@ -90,6 +92,6 @@ def evaluate(job: Job, recorder: Recorder) -> dict[str, Evaluated]:
     """The trained model's outputs on every split that is scored or predicted."""
     with measure(job.device, recorder.costs["evaluate"]):
         return {
-            name: evaluation.on_split(job.loaded, split, job.run.train)
+            name: job.run.task.evaluate(job.loaded, split, job.run.train)
             for name, split in {**job.data.score, **job.data.predict}.items()
         }

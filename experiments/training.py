@@ -166,7 +166,7 @@ def fit(model: Model, variant: Variant, batches: Batches, plan: Plan, watch: Wat
     for step in range(start + 1, plan.total + 1):
         watch.before(step)
         parts = list(batches.parts(step))
-        labels_in_step = sum(len(part.rows) for part in parts)
+        labels_in_step = sum(part.num_labels for part in parts)
         losses = []
         for part in parts:
             loss_sum, outputs = model.loss(part.to(device))

@@ -120,9 +120,8 @@ def load(adapter: Adapter, device: str = "cpu") -> Loaded:
     Raises ValueError where the base is not the one trained on, or the tensors do not fit it.
     """
     check_base(adapter)
-    outputs = max(1, adapter.num_outputs)
     with torch.random.fork_rng(devices=[]):  # whatever is drawn here is overwritten
-        loaded = adapter.model.load(outputs, torch.Generator(), adapter.precision)
+        loaded = adapter.model.load(adapter.num_outputs, torch.Generator(), adapter.precision)
         backbone, head = loaded.model.backbone, loaded.model.head
         adapter.variant.adapt(backbone)
     float_masters(backbone)

@@ -11,9 +11,8 @@ import torch
 import torch.nn as nn
 
 from experiments.adapters.saved import Adapter, load_head, load_state
-from experiments.heads import build_head
 from experiments.layers import float_masters
-from experiments.models import Model, Pretrained, read_config
+from experiments.models import Model, Pretrained, assembled
 from variants.base import adapter_layers, replace_module
 
 Parts = dict[str, nn.Module | nn.Parameter]  # what stands where, by dotted name
@@ -25,13 +24,13 @@ class Switch:
     def __init__(self, base: Pretrained, precision: str = "fp32", device: str = "cpu") -> None:
         self.base, self.precision, self.device = base, precision, device
         self.weights = base.weights_hash()
-        loaded = base.load(1, torch.Generator(), precision)
+        loaded = base.load(0, torch.Generator(), precision)
         self.tokenizer = loaded.tokenizer
         self.backbone = loaded.model.eval().to(device).backbone.requires_grad_(False)
         self.bare: Parts = {**dict(self.backbone.named_modules())}
         self.bare |= dict(self.backbone.named_parameters())
         self.adapters: dict[str, Parts] = {}
-        self.models: dict[str | None, Model] = {None: Model(self.backbone, NoHead())}
+        self.models: dict[str | None, Model] = {None: loaded.model}
         self.active: str | None = None
 
     def add(self, name: str, adapter: Adapter) -> None:
@@ -49,12 +48,11 @@ class Switch:
             )
         with self.bare_again():
             own = self.own_parts(adapter)
-        head = NoHead()
+        model = assembled(self.backbone, adapter.num_outputs)
         if adapter.num_outputs:
-            head = build_head(read_config(self.base.folder()), adapter.num_outputs)
-            load_head(adapter, head)
+            load_head(adapter, model.head)
         self.adapters[name] = own
-        self.models[name] = Model(self.backbone, head).eval().to(self.device)
+        self.models[name] = model.eval().to(self.device)
 
     def use(self, name: str | None) -> Model:
         """The model with this adapter, and no other, in its place."""
@@ -101,10 +99,3 @@ class Switch:
         for name, part in parts.items():
             if name:
                 replace_module(self.backbone, name, part)
-
-
-class NoHead(nn.Module):
-    """In the place of a head: hidden states as they are."""
-
-    def forward(self, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        return hidden

@@ -1,11 +1,23 @@
 """What a task owes the runner: examples, outputs to predict from, and a score."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from experiments.tasks.sources import Source
+
+if TYPE_CHECKING:  # these read splits themselves
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+    from experiments.batches import Encoded
+    from experiments.evaluation import Evaluated
+    from experiments.models import Loaded
+    from experiments.training import Train
 
 
 @dataclass(frozen=True)
@@ -68,6 +80,41 @@ class Task(ABC):
     @abstractmethod
     def primary(self) -> str:
         """Name of the metric that runs are compared by."""
+
+    @property
+    @abstractmethod
+    def training_metric(self) -> str:
+        """Name of what is followed while a run trains."""
+
+    @abstractmethod
+    def configure(self, loaded: "Loaded", name: str) -> None:
+        """Set what the task decides of a model; raises ValueError for one that cannot do it."""
+
+    @abstractmethod
+    def encode(
+        self, tokenizer: "PreTrainedTokenizerBase", split: Split, max_length: int
+    ) -> "Encoded":
+        """A split as token ids; what is longer than `max_length` is cut, and counted."""
+
+    @abstractmethod
+    def evaluate(self, loaded: "Loaded", split: Split, train: "Train") -> "Evaluated":
+        """What a model makes of every example of a split."""
+
+    @abstractmethod
+    def training_score(self, labels: "list[Tensor | None]", outputs: "list[Tensor]") -> float:
+        """The training metric of parts of batches."""
+
+    @abstractmethod
+    def columns(self, item: "Evaluated") -> Mapping[str, Any]:
+        """What is kept of every example beside its split and id, by name of the column."""
+
+    @abstractmethod
+    def write(self, folder: Path, name: str, item: "Evaluated") -> None:
+        """Write further files of one split into a run's folder."""
+
+    @abstractmethod
+    def samples(self, item: "Evaluated") -> list[tuple[str, str, str]]:
+        """A few examples for people: what was given, what came out, what was expected."""
 
     @abstractmethod
     def predict(self, outputs: np.ndarray) -> np.ndarray:

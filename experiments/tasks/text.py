@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from experiments.metrics.glue import METRICS, interval
-from experiments.tasks.base import Data, Split, Task
+from experiments.tasks.base import Data, Split
+from experiments.tasks.labelled import LabelledTask
 from experiments.tasks.sources import Source
 from experiments.tasks.tables import HubFiles, Part, Table, near
 
@@ -18,7 +19,7 @@ SCORE_METRICS = ["pearson", "spearman"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextTask(Task):
+class TextTask(LabelledTask):
     """A task told by a table: which columns hold the texts and the label, and what is scored."""
 
     files: dict[str, str]  # split -> file below data.dir

@@ -1,0 +1,55 @@
+"""Tasks with one label per example, a class or a score: what they have in common."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from experiments import evaluation
+from experiments.batches import Encoded, encode
+from experiments.evaluation import Evaluated
+from experiments.models import Loaded
+from experiments.tasks.base import Split, Task
+from experiments.training import Train
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledTask(Task):
+    """The model gives outputs [n, num_outputs], and the task predicts from them."""
+
+    @property
+    def training_metric(self) -> str:
+        return self.primary
+
+    def configure(self, loaded: Loaded, name: str) -> None:
+        """Any model with a head will do."""
+
+    def encode(self, tokenizer: PreTrainedTokenizerBase, split: Split, max_length: int) -> Encoded:
+        return encode(tokenizer, split, max_length)
+
+    def evaluate(self, loaded: Loaded, split: Split, train: Train) -> Evaluated:
+        encoded = self.encode(loaded.tokenizer, split, train.max_length)
+        found = evaluation.outputs(loaded.model, encoded, train.eval_batch_size)
+        return Evaluated(split, found, encoded.truncated)
+
+    def training_score(self, labels: list[Tensor | None], outputs: list[Tensor]) -> float:
+        known = np.concatenate([part.numpy() for part in labels if part is not None])
+        return self.score(known, torch.cat(outputs).cpu().numpy())[self.primary]
+
+    def write(self, folder: Path, name: str, item: Evaluated) -> None:
+        """The table of predictions says all."""
+
+    def samples(self, item: Evaluated) -> list[tuple[str, str, str]]:
+        return []
+
+    def columns(self, item: Evaluated) -> Mapping[str, Any]:
+        return {
+            "label": np.nan if item.split.labels is None else item.split.labels,
+            "prediction": self.predict(item.outputs),
+            "outputs": list(item.outputs),
+        }
