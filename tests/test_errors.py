@@ -496,10 +496,8 @@ def test_the_adapter_of_another_run_does_not_predict(trained: Path, tmp_path: Pa
 
 
 def test_other_base_weights_do_not_predict(trained: Path, capsys):
-    path = trained / "result.json"
-    result = json.loads(path.read_text())
-    result["fingerprint"]["model"] = "abc"
-    path.write_text(json.dumps(result))
+    path = trained / "adapter.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"weights": "abc"}))
     said = ask(capsys, trained, "--text", "a fine film")
     assert said.startswith(f"{trained} was trained on weights with sha256 abc, and model 'mini_rob")
 
