@@ -4,13 +4,19 @@ from pathlib import Path
 
 import torch
 import torch.nn as nn
-from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from experiments.adapters.saved import Adapter, load
 from experiments.files import whole_folder
+from experiments.generation import language_model
 from experiments.heads import as_in_transformers
 from experiments.layers import as_loaded
-from experiments.models import read_config
+from experiments.models import LanguageModel, Model, read_config
 from variants.base import adapter_layers, replace_module
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -22,37 +28,47 @@ def write_merged(adapter: Adapter, out: Path, dtype: str = "float32") -> None:
     Raises ValueError where the folder is not empty, or the adapter does not fit its base.
     """
     loaded = load(adapter)
-    backbone = loaded.model.backbone
-    make_plain(backbone)
-    config = read_config(adapter.model.folder())
+    make_plain(loaded.model.backbone)
     tokenizer = loaded.tokenizer
     if tokenizer.pad_token_id is None:  # GPT-2's: transformers' classifier finds the end by it
         tokenizer.pad_token = tokenizer.eos_token
+    config = read_config(adapter.model.folder())
     config.pad_token_id = tokenizer.pad_token_id
+    model = in_transformers(adapter, loaded.model, config, DTYPES[dtype])
+    with whole_folder(out) as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
+def in_transformers(
+    adapter: Adapter, trained: Model, config: PreTrainedConfig, dtype: torch.dtype
+) -> PreTrainedModel:
+    """The model as transformers has it: a classifier, a language model, or neither."""
     # On the meta device, since every tensor is given.
     with torch.device("meta"):
         if adapter.num_outputs:
-            config.num_labels = adapter.num_outputs
-            config.problem_type = (
-                "regression" if adapter.num_outputs == 1 else "single_label_classification"
-            )
-            if adapter.names:
-                config.id2label = dict(enumerate(adapter.names))
-                config.label2id = {name: code for code, name in enumerate(adapter.names)}
-            model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
+            name_outputs(config, adapter)
+            model = AutoModelForSequenceClassification.from_config(config)
         else:
             options = {} if config.model_type == "gpt2" else {"add_pooling_layer": False}
             model = AutoModel.from_config(config, **options)
     inner = model.base_model
     prefix = f"{model.base_model_prefix}." if inner is not model else ""
-    state = {f"{prefix}{name}": tensor for name, tensor in as_loaded(backbone, inner).items()}
-    if adapter.num_outputs:
-        state |= as_in_transformers(loaded.model.head.state_dict(), config.model_type)
-    rounded = {name: tensor.float().to(DTYPES[dtype]) for name, tensor in state.items()}
+    state = {f"{prefix}{n}": tensor for n, tensor in as_loaded(trained.backbone, inner).items()}
+    state |= as_in_transformers(trained.head.state_dict(), config.model_type)
+    rounded = {name: tensor.float().to(dtype) for name, tensor in state.items()}
     model.load_state_dict(rounded, assign=True)
-    with whole_folder(out) as folder:
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+    return language_model(model) if isinstance(trained, LanguageModel) else model
+
+
+def name_outputs(config: PreTrainedConfig, adapter: Adapter) -> None:
+    """Say in a config what the outputs of the head are."""
+    config.num_labels = adapter.num_outputs
+    regression = adapter.num_outputs == 1
+    config.problem_type = "regression" if regression else "single_label_classification"
+    if adapter.names:
+        config.id2label = dict(enumerate(adapter.names))
+        config.label2id = {name: code for code, name in enumerate(adapter.names)}
 
 
 @torch.no_grad()

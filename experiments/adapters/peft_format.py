@@ -12,7 +12,7 @@ from experiments.adapters.foreign import A
 from experiments.adapters.saved import Adapter, load
 from experiments.files import read_object, read_tensors, whole_folder, write_json, write_tensors
 from experiments.heads import IN_TRANSFORMERS, as_in_transformers
-from experiments.models import Pretrained
+from experiments.models import LanguageModel, Pretrained
 from variants.base import Foreign, adapter_layers
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
@@ -36,7 +36,8 @@ def write_peft(adapter: Adapter, out: Path) -> None:
 
     Raises ValueError where the method or the model has no exact form there.
     """
-    backbone = load(adapter).model.backbone
+    model = load(adapter).model
+    backbone = model.backbone
     for name, layer in adapter_layers(backbone):
         if not isinstance(layer.base, nn.Linear):
             raise ValueError(
@@ -44,7 +45,9 @@ def write_peft(adapter: Adapter, out: Path) -> None:
                 "merge the adapter instead."
             )
     form = foreign.fused(adapter.variant.to_peft(backbone), backbone)
-    inside = f"{backbone.base_model_prefix}." if adapter.num_outputs else ""
+    kind = "SEQ_CLS" if adapter.num_outputs else "FEATURE_EXTRACTION"
+    kind = "CAUSAL_LM" if isinstance(model, LanguageModel) else kind
+    inside = "" if kind == "FEATURE_EXTRACTION" else f"{backbone.base_model_prefix}."
     form = with_patterns(form, inside)
     family = backbone.config.model_type
     head = as_in_transformers(adapter.head, family)
@@ -58,7 +61,7 @@ def write_peft(adapter: Adapter, out: Path) -> None:
         **{f"{ROOT}{name}": tensor for name, tensor in head.items()},
     }
     config = form.config | {
-        "task_type": "SEQ_CLS" if adapter.num_outputs else "FEATURE_EXTRACTION",
+        "task_type": kind,
         "base_model_name_or_path": adapter.model.path,
         "revision": adapter.model.revision,
         "inference_mode": True,

@@ -1,0 +1,203 @@
+"""E2E NLG: layout of source and target, the loss, the texts, and what is kept of them."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import peft
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import Case
+from test_contract import train_steps
+from transformers import AutoModelForCausalLM
+
+from experiments.adapters import saved
+from experiments.adapters.merged import write_merged
+from experiments.adapters.peft_format import read_peft, write_peft
+from experiments.config import Run
+from experiments.evaluation import Evaluated
+from experiments.job import Job, start
+from experiments.metrics import nlg
+from experiments.metrics.challenge import read_outputs
+from experiments.runner import execute
+from experiments.tasks.base import Split
+from experiments.tasks.generation import objects, slots
+from experiments.tasks.sources import Local
+
+SHARED = Path(__file__).parents[2] / "shared" / "data" / "e2e"
+SMALL = ("task=e2e", "data.test=12", "task.decoding.max_tokens=8", "task.metrics=[BLEU,ROUGE_L]")
+
+
+@pytest.fixture
+def run(tiny_run: Callable[..., Run]) -> Callable[..., Run]:
+    return lambda variant="lora", *more: tiny_run(variant, *SMALL, *more, family="gpt2")
+
+
+@pytest.fixture
+def job(run: Callable[..., Run]) -> Callable[..., Job]:
+    def make(variant: str = "lora", *more: str) -> Job:
+        described = run(variant, *more)
+        return start(described, described.task.load(described.data))
+
+    return make
+
+
+def test_slots_are_written_as_the_authors_of_lora_write_them() -> None:
+    text = "name[The Copper], eatType[diner], priceRange[low], familyFriendly[no], area[docks]"
+    written = "name : The Copper | Type : diner | price : low | family friendly : no | area : docks"
+    assert slots(text) == written
+    assert slots("name[Ann's, by the sea]") == "name : Ann's, by the sea"
+    for wrong in ("a plain text", "name[open", "name[a] then more", ""):
+        with pytest.raises(ValueError, match=r"task\.layout=raw"):
+            slots(wrong)
+
+
+def test_a_row_is_source_end_target_end_and_only_the_target_is_trained_on(
+    job: Callable[..., Job],
+) -> None:
+    made = job()
+    tokenizer, task = made.loaded.tokenizer, made.run.task
+    source, target = made.data.train.texts[0]
+    end = tokenizer.eos_token_id
+
+    def ids(text: str) -> list[int]:
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    batch = made.examples.batch(np.array([0, 1]))
+    expected = [*ids(slots(source)), end, *ids(f" {target}"), end]
+    assert batch.inputs["input_ids"][0, : len(expected)].tolist() == expected
+    shown = len(ids(slots(source))) + 1
+    labels = batch.labels[0, : len(expected)]
+    assert (labels[:shown] == -100).all() and labels[shown:].tolist() == expected[shown:]
+    assert batch.num_labels == int((batch.labels != -100).sum())
+    raw = replace(task, layout="raw").encode(tokenizer, made.data.train, 64)
+    assert raw.columns["input_ids"][0][: len(ids(source))] == ids(source)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_loss_is_that_of_pytorch_with_smoothing_and_is_reported_without(
+    job: Callable[..., Job], smoothing: float
+) -> None:
+    made = job("lora", f"task.label_smoothing={smoothing}")
+    model = made.loaded.model.eval()
+    batch = made.examples.batch(np.arange(5))
+    with torch.no_grad():
+        hidden = model.backbone(**batch.inputs).last_hidden_state
+        logits = (hidden @ model.backbone.wte.weight.T)[:, :-1].flatten(0, 1)
+        targets = batch.labels[:, 1:].flatten()
+        loss, outputs = model.loss(batch)
+    expected = F.cross_entropy(logits, targets, reduction="sum", label_smoothing=smoothing)
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-4)
+    plain = F.cross_entropy(logits, targets, reduction="none").view(5, -1).sum(dim=1)
+    torch.testing.assert_close(outputs[:, 0], plain, rtol=1e-5, atol=1e-4)
+    assert outputs[:, 1].tolist() == (batch.labels != -100).sum(dim=1).tolist()
+
+
+def test_a_long_text_loses_its_end_and_is_counted(job: Callable[..., Job]) -> None:
+    made = job()
+    task, tokenizer, train = made.run.task, made.loaded.tokenizer, made.data.train
+    whole = task.encode(tokenizer, train, 64)
+    longest = int(whole.lengths.max())
+    cut = task.encode(tokenizer, train, longest - 1)
+    assert (whole.truncated, cut.truncated) == (0, int((whole.lengths == longest).sum()))
+    with pytest.raises(ValueError, match=r"max_length=3 leaves no room"):
+        task.encode(tokenizer, train, 3)
+
+
+def test_texts_of_one_source_are_its_references(run: Callable[..., Run]) -> None:
+    described = run()
+    split = described.task.load(described.data).score["test"]
+    assert len({source for (source,) in split.texts}) == len(split) < 12
+    assert sum(map(len, split.labels)) == 12
+
+
+def test_a_run_keeps_texts_scores_and_what_a_bootstrap_needs(
+    run: Callable[..., Run], tmp_path: Path
+) -> None:
+    result = execute(run(), tmp_path)
+    assert list(result.scores["test"]) == ["BLEU", "ROUGE_L", "loss"]
+    rows = result.predictions
+    sources, texts = read_outputs(tmp_path / "outputs-test.tsv")
+    assert sources == list(rows["source"])
+    assert texts == [" ".join(text.split()) for text in rows["prediction"]]
+    for metric in ("BLEU", "ROUGE_L"):
+        counts = np.stack(rows[metric])
+        assert nlg.from_statistics(metric, counts) == result.scores["test"][metric]
+    assert result.primary["interval"][0] <= result.primary["score"] <= result.primary["interval"][1]
+    assert {"train_nll", "loss", "lr"} <= set(result.history)
+    assert not (tmp_path / "head.safetensors").exists()
+
+
+def test_ten_texts_are_shown(run: Callable[..., Run]) -> None:
+    task = run().task
+    split = Split(np.arange(30), [(f"s{i}",) for i in range(30)], objects([["r"]] * 30), "", "")
+    item = Evaluated(split, objects([f"text {i}" for i in range(30)]), 0)
+    shown = task.samples(item)
+    assert len(shown) == 10 and shown == task.samples(item)
+    assert all(
+        (given, found, "r") == (given, f"text {given[1:]}", "r") for given, found, _ in shown
+    )
+
+
+def test_a_model_that_predicts_no_tokens_is_refused(tiny_run: Callable[..., Run]) -> None:
+    described = tiny_run("lora", *SMALL, family="roberta")
+    with pytest.raises(ValueError, match="is no language model; choose model=mini_gpt2"):
+        start(described, described.task.load(described.data))
+
+
+def test_parts_of_a_batch_count_by_their_tokens(job: Callable[..., Job]) -> None:
+    made = job("full")
+    whole = made.examples.batch(np.arange(8))
+    parts = [made.examples.batch(np.arange(8)[rows]) for rows in (slice(0, 3), slice(3, 8))]
+    assert sum(part.num_labels for part in parts) == whole.num_labels
+    model = made.loaded.model.eval()
+    with torch.no_grad():
+        sums = sum(model.loss(part)[0] for part in parts)
+        torch.testing.assert_close(sums, model.loss(whole)[0], rtol=1e-5, atol=1e-4)
+
+
+@torch.no_grad()
+def predicted(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    real = inputs["attention_mask"].bool()
+    return model(**inputs).logits[real]
+
+
+def test_a_trained_language_model_is_merged_exported_and_read_back(
+    job: Callable[..., Job], tiny: Callable[[str], Path], tmp_path: Path
+) -> None:
+    made = job()
+    model, batch = made.loaded.model, made.examples.batch(np.arange(4))
+    train_steps(Case(made.run, model, batch), steps=5)
+    inputs = dict(batch.inputs)
+    with torch.no_grad():
+        hidden = model.backbone(**inputs).last_hidden_state
+        expected = (hidden @ model.backbone.wte.weight.T)[inputs["attention_mask"].bool()]
+    close = {"rtol": 1e-4, "atol": 1e-4}
+    saved.write(saved.of_run(made.run, made.loaded, made.run.model.weights_hash()), tmp_path / "a")
+    adapter = saved.read_adapter(tmp_path / "a")
+
+    write_merged(adapter, tmp_path / "merged")
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
+    torch.testing.assert_close(predicted(merged, inputs), expected, **close)
+
+    write_peft(adapter, tmp_path / "peft")
+    base = AutoModelForCausalLM.from_pretrained(tiny("gpt2"))
+    theirs = peft.PeftModel.from_pretrained(base, tmp_path / "peft").eval()
+    torch.testing.assert_close(predicted(theirs, inputs), expected, **close)
+
+    back = saved.load(read_peft(tmp_path / "peft", made.run.model)).model
+    with torch.no_grad():
+        torch.testing.assert_close(back(batch), model(batch), **close)
+
+
+def test_the_official_files_have_their_published_sizes(run: Callable[..., Run]) -> None:
+    if not SHARED.is_dir():
+        pytest.skip("the official data are not beside the project")
+    task = replace(run().task, score_on=["dev", "test"])
+    data = task.load(Local(dir=str(SHARED)))
+    assert len(data.train) == 42_061
+    found = {name: (len(s), sum(map(len, s.labels))) for name, s in data.score.items()}
+    assert found == {"dev": (547, 4_672), "test": (630, 4_693)}
+    assert all(" : " in slots(source) for split in data.score.values() for (source,) in split.texts)
