@@ -11,7 +11,6 @@ import torch.nn as nn
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from experiments import evaluation
 from experiments.adapters.saved import restore
 from experiments.config import Run
 from experiments.job import start
@@ -140,7 +139,7 @@ def test_shared_factors_are_saved_once_and_restored(tiny_run: Callable, tmp_path
     layers = lora_layers(restored.model.backbone)
     assert len({id(layer.A) for layer in layers.values()}) == 2
     dev = run.task.load(run.data).score["dev"]
-    outputs = evaluation.on_split(restored, dev, run.train).outputs
+    outputs = run.task.evaluate(restored, dev, run.train).outputs
     np.testing.assert_array_equal(outputs, np.stack(result.predictions["outputs"]))
 
 

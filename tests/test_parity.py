@@ -111,4 +111,5 @@ def test_fifty_steps_are_those_of_peft(
     head = inner.classifier.modules_to_save["default"].state_dict()
     for name, tensor in ours.head.state_dict().items():
         torch.testing.assert_close(tensor, head[name], **WEIGHTS)
-    assert watch.values[0] > watch.values[-1], "a run that learns nothing shows nothing"
+    moved = [layer.B.abs().max() for _, layer in adapter_layers(ours.backbone)]
+    assert min(moved) > 0.01, "a run that learns nothing shows nothing"

@@ -4,6 +4,7 @@ The layout is that of Hu et al., 2021, arXiv:2106.09685, in their code: the sour
 space and the target, an end token; only the target and its end are trained on.
 """
 
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from experiments import evaluation
 from experiments.batches import Continued
 from experiments.evaluation import Evaluated
 from experiments.generation import Decoding, generate
-from experiments.metrics import nlg
+from experiments.metrics import meteor, nlg
 from experiments.metrics.challenge import group, write_outputs
 from experiments.models import LanguageModel, Loaded
 from experiments.randomness import numpy_generator
@@ -27,6 +28,7 @@ from experiments.tasks.sources import Source
 from experiments.tasks.tables import HubFiles, Part, Table, near
 from experiments.training import Train
 
+log = logging.getLogger(__name__)
 SLOT = re.compile(r"\s*([^\[\],]+)\[([^\]]*)\]\s*(?:,|$)")
 # What Hu et al. call three of the slots.
 RENAMED = {"eatType": "Type", "familyFriendly": "family friendly", "priceRange": "price"}
@@ -117,6 +119,8 @@ class GenerationTask(Task):
                 "choose model=mini_gpt2 or model=gpt2."
             )
         loaded.model.smoothing = self.label_smoothing
+        if "METEOR" in self.metrics and (reason := meteor.missing()):
+            log.info("%s", reason)
 
     def prompt(self, tokenizer: PreTrainedTokenizerBase, source: str) -> list[int]:
         """The tokens that come before the target."""
