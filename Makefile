@@ -1,5 +1,5 @@
 # make run ARGS="variant=dora task=sst2"    one run; the first call makes .venv and installs
-# make test                                 the tests; ARGS="-k dora" picks some
+# make test                                 the tests; ARGS="-k dora" picks some, JOBS=0 is one process
 # make check                                ruff and pyright
 # make setup EXTRAS=test,minilm             only install, with the extras named
 #
@@ -9,6 +9,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 EXTRAS ?= test
+JOBS ?= 2
 PY := $(VENV)/bin/python
 
 .PHONY: run test check lint types format setup clean
@@ -16,9 +17,9 @@ PY := $(VENV)/bin/python
 run: $(VENV)/installed
 	$(PY) run.py $(ARGS)
 
-# One thread: the models are tiny, and where cores are busy a second one only waits.
+# A process for each of two cores, and in each one thread: the models are tiny.
 test: $(VENV)/installed-test
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(JOBS) $(ARGS)
 
 check: lint types
 
