@@ -100,8 +100,8 @@ class Mini(Source):
     @property
     def note(self) -> str:
         return (
-            "Built-in suite: a made-up language. Its small models are pretrained too briefly as yet: "
-            "scores are near chance and say nothing of a method."
+            "Built-in suite: a made-up language. Its small models are pretrained too briefly as "
+            "yet: scores are near chance and say nothing of a method."
         )
 
     def table(self, part: Part) -> Table:
