@@ -175,6 +175,8 @@ def test_a_bad_schedule_is_an_error() -> None:
         variant(warmup=0.6, final=0.4)
     with pytest.raises(ValueError, match="target_rank must lie in 1 to rank=4"):
         variant(target_rank=5)
+    with pytest.raises(ValueError, match=r"beta2 must lie in \[0, 1\), got 1.0"):
+        variant(beta2=1.0)
 
 
 def test_the_penalty_is_zero_for_orthonormal_factors_and_moves_a_and_b_alone() -> None:

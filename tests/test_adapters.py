@@ -54,6 +54,7 @@ def keep(made: Case, folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_new_process_gives_the_same_outputs_and_head(
     case: Callable[..., Case], tmp_path: Path
 ) -> None:

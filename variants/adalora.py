@@ -107,6 +107,9 @@ class AdaLoRA(Variant):
                 "warmup and final are shares of all steps, final above 0, together under 1, "
                 f"got {self.warmup} and {self.final}."
             )
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}.")
         if self.interval < 1:
             raise ValueError(f"interval must be at least 1 step, got {self.interval}.")
 
