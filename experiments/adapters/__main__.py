@@ -1,6 +1,6 @@
 """Trained adapters from the shell: look at one, merge it, write it for PEFT, or read another's.
 
-PATH is a finished run, an adapter's folder, a folder of PEFT's, or a file of loralib's.
+PATH is a finished run or an adapter's folder; for import, a folder of PEFT's or a file of loralib's.
 """
 
 import argparse
@@ -35,11 +35,12 @@ def arguments() -> argparse.Namespace:
     """What was asked for."""
     parser = argparse.ArgumentParser(prog="python -m experiments.adapters", description=__doc__)
     actions = parser.add_subparsers(required=True, metavar="inspect|merge|export|import")
-    base = argparse.ArgumentParser(add_help=False)
-    base.add_argument("path", type=Path, metavar="PATH")
+    path = argparse.ArgumentParser(add_help=False)
+    path.add_argument("path", type=Path, metavar="PATH")
+    base = argparse.ArgumentParser(add_help=False, parents=[path])
     base.add_argument("--base", help="folder of the base model, where it has moved")
 
-    inspect = actions.add_parser("inspect", parents=[base], help="what it is, and of what size")
+    inspect = actions.add_parser("inspect", parents=[path], help="what it is, and of what size")
     inspect.set_defaults(action=show)
 
     merge = actions.add_parser("merge", parents=[base], help="write a plain Hugging Face folder")
