@@ -4,38 +4,38 @@ import argparse
 import sys
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from experiments.adapters.saved import Trained, restore
-from experiments.tasks.base import Split
-from experiments.tasks.tables import Part, read_table
-from experiments.tasks.text import TextTask
+from experiments.tasks.base import Task
+from experiments.tasks.tables import Part, Table, read_table
 
 
 def predict(trained: Trained, texts: list[tuple[str, ...]]) -> pd.DataFrame:
     """One row per text or pair: what the run says, and for classes the probability of each."""
-    task = trained.run.task
-    split = Split(np.arange(len(texts)), texts, None, "given", "")
-    outputs = task.evaluate(trained.loaded, split, trained.run.train).outputs
-    predictions = task.predict(outputs)
-    if task.regression:
-        return pd.DataFrame({"prediction": predictions})
-    exponentials = np.exp(outputs - outputs.max(axis=1, keepdims=True))
-    shares = exponentials / exponentials.sum(axis=1, keepdims=True)
-    columns = {f"p({name})": shares[:, code] for code, name in enumerate(task.names)}
-    return pd.DataFrame({"prediction": [task.names[code] for code in predictions], **columns})
+    return pd.DataFrame(trained.run.task.answers(trained.loaded, texts, trained.run.train))
 
 
-def read_texts(task: TextTask, path: Path) -> list[tuple[str, ...]]:
+def read_texts(task: Task, path: Path) -> list[tuple[str, ...]]:
     """The texts of a csv, tsv, json or parquet file with the task's own text columns."""
     if not path.is_file():
         raise ValueError(f"There is no file {path}.")
     part = Part(
-        task=task.name, split="given", columns=task.text, file=str(path), header=None, hub=None,
+        task=task.name, split="given", columns=task.given, file=str(path), header=None, hub=None,
         skip_malformed=False,
     )  # fmt: skip
     return task.texts(read_table(path, part))
+
+
+def given_texts(task: Task, texts: list[str]) -> list[tuple[str, ...]]:
+    """The one text, or pair, of the command line."""
+    if len(texts) != len(task.given):
+        many = "one text" if len(task.given) == 1 else f"{len(task.given)} texts"
+        raise ValueError(
+            f"Task '{task.name}' takes {many} ({', '.join(task.given)}), got {len(texts)}."
+        )
+    columns = {column: [text] for column, text in zip(task.given, texts, strict=True)}
+    return task.texts(Table("--text", columns, [1], "", unit="row"))
 
 
 def main() -> None:
@@ -50,19 +50,14 @@ def main() -> None:
     try:
         trained = restore(arguments.run)
         task = trained.run.task
-        if not isinstance(task, TextTask):
-            raise ValueError(f"Task '{task.name}' is not one of classes or scores.")
-        if arguments.text and len(arguments.text) != len(task.text):
-            many = "one text" if len(task.text) == 1 else f"{len(task.text)} texts"
-            raise ValueError(
-                f"Task '{task.name}' takes {many} ({', '.join(task.text)}), "
-                f"got {len(arguments.text)}."
-            )
-        if arguments.text and not task.allow_empty and not all(map(str.strip, arguments.text)):
-            raise ValueError("--text is empty, and so would be the answer.")
-        texts = [tuple(arguments.text)] if arguments.text else read_texts(task, arguments.file)
+        if not task.given:
+            raise ValueError(f"Task '{task.name}' is not asked about texts of one's own.")
+        if arguments.text:
+            texts = given_texts(task, arguments.text)
+        else:
+            texts = read_texts(task, arguments.file)
         table = predict(trained, texts)
-        table = pd.concat([pd.DataFrame(texts, columns=task.text), table], axis=1)
+        table = pd.concat([pd.DataFrame(texts, columns=task.given), table], axis=1)
         if arguments.out:
             table.to_csv(arguments.out, index=False)
     except (ValueError, OSError) as error:

@@ -1,10 +1,13 @@
 """E2E NLG: layout of source and target, the loss, the texts, and what is kept of them."""
 
+import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import peft
 import pytest
 import torch
@@ -13,10 +16,12 @@ from conftest import Case
 from test_contract import train_steps
 from transformers import AutoModelForCausalLM
 
+from experiments import predict
 from experiments.adapters import saved
 from experiments.adapters.merged import write_merged
 from experiments.adapters.peft_format import read_peft, write_peft
-from experiments.config import Run
+from experiments.api import composed
+from experiments.config import Run, read
 from experiments.evaluation import Evaluated
 from experiments.job import Job, start
 from experiments.metrics import nlg
@@ -25,6 +30,7 @@ from experiments.runner import execute
 from experiments.tasks.base import Split
 from experiments.tasks.generation import objects, slots
 from experiments.tasks.sources import Local
+from variants.lora import LoRA
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "e2e"
 SMALL = ("task=e2e", "data.test=12", "task.decoding.max_tokens=8", "task.metrics=[BLEU,ROUGE_L]")
@@ -139,6 +145,62 @@ def test_ten_texts_are_shown(run: Callable[..., Run]) -> None:
     assert all(
         (given, found, "r") == (given, f"text {given[1:]}", "r") for given, found, _ in shown
     )
+
+
+def test_a_trained_run_says_what_it_is_asked(
+    run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = execute(run("dora"), tmp_path / "run")
+    rows = result.predictions[:3]
+    rows[["source"]].rename(columns={"source": "mr"}).to_csv(tmp_path / "asked.csv", index=False)
+    command = ["predict", str(tmp_path / "run"), "--file", str(tmp_path / "asked.csv")]
+    monkeypatch.setattr("sys.argv", [*command, "--out", str(tmp_path / "told.csv")])
+    predict.main()
+    told = pd.read_csv(tmp_path / "told.csv", keep_default_na=False)
+    assert list(told.columns) == ["mr", "prediction"]
+    assert list(told["prediction"]) == list(rows["prediction"])
+    monkeypatch.setattr("sys.argv", ["predict", str(tmp_path / "run"), "--text", "a fine film"])
+    with pytest.raises(SystemExit, match="not a list of slots"):
+        predict.main()
+
+
+@pytest.mark.parametrize("name", ["webnlg", "dart", "e2e_formatted"])
+def test_lines_of_json_as_loras_authors_write_them_are_read(name: str, tmp_path: Path) -> None:
+    rows = [
+        {"context": "Ann : helped : Ben", "completion": "Ann helped Ben .", "cate": True},
+        {"context": "Ann : helped : Ben", "completion": "Ben was helped by Ann .", "cate": True},
+        {"context": "Eric : sold : lamp", "completion": "Eric sold the lamp .", "cate": False},
+    ]
+    for split in ("train", "valid", "test"):
+        lines = "\n".join(json.dumps(row) for row in rows)
+        (tmp_path / f"{split}_formatted.jsonl").write_text(lines + "\n")
+    described = read(composed(f"task={name}", "data=local", f"data.dir={tmp_path}"))
+    found = described.task.load(described.data)
+    assert len(found.train) == 3 and len(found.score["test"]) == 2
+    assert found.score["test"].texts[0] == ("Ann : helped : Ben",)
+    assert list(found.score["test"].labels[0]) == ["Ann helped Ben .", "Ben was helped by Ann ."]
+    job = start(described, found)
+    prompt = described.task.prompt(job.loaded.tokenizer, "Ann : helped : Ben")
+    assert job.loaded.tokenizer.decode(prompt).strip() == "Ann : helped : Ben<|endoftext|>"
+
+
+def test_published_settings_are_those_of_the_paper_and_of_the_code() -> None:
+    paper, code = (
+        read(composed(f"experiment=lora-e2e-gpt2_medium{name}")) for name in ("", "-code")
+    )
+    for described in (paper, code):
+        # Hu et al. 2021, Table 11.
+        assert described.variant == LoRA(
+            lr=2e-4, rank=4, alpha=32.0, dropout=0.1, rslora=False, targets=["q", "v"]
+        )
+        train, decoding = described.train, described.task.decoding
+        assert (train.epochs, train.batch_size, train.weight_decay) == (5, 8, 0.01)
+        assert round(train.warmup * 5 * math.ceil(42061 / 8)) == 500
+        assert described.task.label_smoothing == 0.1 and described.model.dropout == 0.0
+        assert (decoding.beams, decoding.no_repeat_ngram, decoding.max_tokens) == (10, 4, 64)
+    assert (paper.task.decoding.length_penalty, paper.task.decoding.end) == (0.9, [])
+    assert (code.task.decoding.length_penalty, code.task.decoding.end) == (0.8, ["\n\n"])
+    assert (paper.paper, code.paper) == ("lora_table11", "lora_code")
 
 
 def test_a_model_that_predicts_no_tokens_is_refused(tiny_run: Callable[..., Run]) -> None:

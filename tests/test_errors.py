@@ -508,7 +508,7 @@ def test_two_texts_for_a_task_of_one_are_an_error(trained: Path, capsys):
 
 
 def test_a_text_without_words_is_an_error(trained: Path, capsys):
-    assert ask(capsys, trained, "--text", " ").startswith("--text is empty")
+    assert ask(capsys, trained, "--text", " ").startswith("--text, row 1: sentence is empty.")
 
 
 def test_a_table_without_the_texts_is_an_error(trained: Path, tmp_path: Path, capsys):

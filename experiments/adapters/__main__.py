@@ -1,6 +1,7 @@
 """Trained adapters from the shell: look at one, merge it, write it for PEFT, or read another's.
 
-PATH is a finished run or an adapter's folder; for import, a folder of PEFT's or a file of loralib's.
+PATH is a finished run or an adapter's folder; for import, a folder of PEFT's or a file of
+loralib's.
 """
 
 import argparse

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.tasks.sources import Source
+from experiments.tasks.tables import Table
 
 if TYPE_CHECKING:  # these read splits themselves
     from torch import Tensor
@@ -115,6 +116,21 @@ class Task(ABC):
     @abstractmethod
     def samples(self, item: "Evaluated") -> list[tuple[str, str, str]]:
         """A few examples for people: what was given, what came out, what was expected."""
+
+    @property
+    def given(self) -> list[str]:
+        """Columns of the texts that people may ask a trained model about; none: they may not."""
+        return []
+
+    def texts(self, table: Table) -> list[tuple[str, ...]]:
+        """The given texts of every row; raises ValueError for one that is no text."""
+        raise NotImplementedError
+
+    def answers(
+        self, loaded: "Loaded", texts: list[tuple[str, ...]], train: "Train"
+    ) -> Mapping[str, Any]:
+        """What a trained model says of texts, by name of the column."""
+        raise NotImplementedError
 
     @abstractmethod
     def predict(self, outputs: np.ndarray) -> np.ndarray:

@@ -95,9 +95,7 @@ class GenerationTask(Task):
         )  # fmt: skip
         table = source.table(part)
         for column in (self.source, self.target):
-            for row, value in enumerate(table.columns[column]):
-                if not isinstance(value, str) or not value.strip():
-                    raise ValueError(f"{table.where(row)}: {column} must be text, got {value!r}.")
+            check_texts(table, column)
         return table
 
     def grouped(self, source: Source, split: str) -> Split:
@@ -152,13 +150,28 @@ class GenerationTask(Task):
         """A text for every source, and the mean loss per token of the texts it has."""
         encoded = self.encode(loaded.tokenizer, split, train.max_length)
         sums = evaluation.outputs(loaded.model, encoded, train.eval_batch_size).sum(axis=0)
-        prompts = [self.prompt(loaded.tokenizer, source) for (source,) in split.texts]
+        texts = objects(self.continued(loaded, split.texts))
+        return Evaluated(split, texts, encoded.truncated, {"loss": float(sums[0] / sums[1])})
+
+    def continued(self, loaded: Loaded, sources: list[tuple[str, ...]]) -> list[str]:
+        """A generated text for every source."""
+        prompts = [self.prompt(loaded.tokenizer, source) for (source,) in sources]
         end = self.decoding.end_tokens(loaded.tokenizer)
         tokens = generate(loaded.model.backbone, prompts, self.decoding, end)
-        texts = [str(loaded.tokenizer.decode(ids)).strip() for ids in tokens]
-        return Evaluated(
-            split, objects(texts), encoded.truncated, {"loss": float(sums[0] / sums[1])}
-        )
+        return [str(loaded.tokenizer.decode(ids)).strip() for ids in tokens]
+
+    @property
+    def given(self) -> list[str]:
+        return [self.source]
+
+    def texts(self, table: Table) -> list[tuple[str, ...]]:
+        check_texts(table, self.source)
+        return [(source,) for source in table.columns[self.source]]
+
+    def answers(
+        self, loaded: Loaded, texts: list[tuple[str, ...]], train: Train
+    ) -> Mapping[str, Any]:
+        return {"prediction": self.continued(loaded, texts)}
 
     def predict(self, outputs: np.ndarray) -> np.ndarray:
         return outputs
@@ -205,6 +218,13 @@ class GenerationTask(Task):
             (item.split.texts[row][0], str(item.outputs[row]), references[row][0])
             for row in sorted(rows)
         ]
+
+
+def check_texts(table: Table, column: str) -> None:
+    """Raise unless every cell of the column is a text that is not empty."""
+    for row, value in enumerate(table.columns[column]):
+        if not isinstance(value, str) or not value.strip():
+            raise ValueError(f"{table.where(row)}: {column} must be text, got {value!r}.")
 
 
 def end_of(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -4,16 +4,20 @@ Wang et al., 2018, arXiv:1804.07461, Table 1 for GLUE's tasks and metrics.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.special import softmax
 
 from experiments.metrics.glue import METRICS, interval
+from experiments.models import Loaded
 from experiments.tasks.base import Data, Split
 from experiments.tasks.labelled import LabelledTask
 from experiments.tasks.sources import Source
 from experiments.tasks.tables import HubFiles, Part, Table, near
+from experiments.training import Train
 
 SCORE_METRICS = ["pearson", "spearman"]
 
@@ -102,6 +106,23 @@ class TextTask(LabelledTask):
                 if not value.strip() and not self.allow_empty:
                     raise ValueError(f"{table.where(row)}: {column} is empty.")
         return list(zip(*(table.columns[column] for column in self.text), strict=True))
+
+    @property
+    def given(self) -> list[str]:
+        return self.text
+
+    def answers(
+        self, loaded: Loaded, texts: list[tuple[str, ...]], train: Train
+    ) -> Mapping[str, Any]:
+        """A score, or a class with the probability of each."""
+        split = Split(np.arange(len(texts)), texts, None, "given", "")
+        outputs = self.evaluate(loaded, split, train).outputs
+        predictions = self.predict(outputs)
+        if self.regression:
+            return {"prediction": predictions}
+        shares = softmax(outputs, axis=1)
+        columns = {f"p({name})": shares[:, code] for code, name in enumerate(self.names)}
+        return {"prediction": [self.names[code] for code in predictions], **columns}
 
     def codes(self, table: Table) -> np.ndarray:
         """The class codes, int64, or scores, float32, of all rows."""
