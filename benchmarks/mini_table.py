@@ -21,7 +21,7 @@ from experiments.mini.tasks import SPLITS, ceiling
 from experiments.results import Result
 
 VARIANTS = ["head_only", "lora", "dora", "full"]
-RATES: dict[str, float] = {}
+RATES = {"full": 6e-5}
 
 
 def outcome(variant: str, task: str, seed: int, overrides: list[str]) -> Result:

@@ -53,8 +53,6 @@ class Console:
             f"seed {job.run.seed}: {len(job.examples):,} of {len(job.data.train):,} examples, "
             f"{job.plan.total:,} steps, {job.device}"
         )
-        if job.run.data.note:
-            self.rich.print(job.run.data.note)
         if (self.folder / "checkpoint.safetensors").exists():
             self.rich.print("Continuing from the last checkpoint.")
 

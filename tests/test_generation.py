@@ -5,11 +5,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import Case
+from conftest import ROOT, Case
 from transformers import PreTrainedModel
 
 from experiments.generation import Decoding, generate, language_model
+from experiments.models import load_backbone, read_config, read_tokenizer
 
+SHIPPED = ROOT / "experiments/mini/weights/mini_gpt2"
 PROMPTS = [[5, 9, 3], [7, 2, 11, 4, 8, 6], [12], [3, 3, 5, 9]]
 PLAIN = Decoding(
     beams=1, length_penalty=1.0, no_repeat_ngram=0, max_tokens=7, end=[], batch_size=4
@@ -86,6 +88,19 @@ def test_a_search_finds_what_the_plain_reference_finds(
     assert found == expected
     if kind == "greedy":
         assert any(len(tokens) < how.max_tokens for tokens in found), "no text ended"
+
+
+def test_the_published_search_finds_what_the_plain_reference_finds() -> None:
+    backbone = load_backbone(SHIPPED, read_config(SHIPPED))
+    tokenizer = read_tokenizer(SHIPPED, backbone.config.vocab_size)
+    how = Decoding(
+        beams=10, length_penalty=0.9, no_repeat_ngram=4, max_tokens=12, end=[], batch_size=3
+    )
+    texts = ["The Heron is a", "Adam helped", "In the old town, The"]
+    prompts = [tokenizer(text)["input_ids"] for text in texts]
+    end = [*how.end_tokens(tokenizer), *tokenizer(".")["input_ids"]]
+    found = generate(backbone, prompts, how, end)
+    assert found == [reference(backbone, prompt, how, end) for prompt in prompts]
 
 
 @pytest.mark.parametrize("kind", CASES)

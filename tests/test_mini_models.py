@@ -21,6 +21,7 @@ from transformers import (
 from experiments.api import composed
 from experiments.config import build, read
 from experiments.mini import objectives, pretrain
+from experiments.mini.muon import Muon, orthogonal
 from experiments.mini.objectives import Objective, Recipe
 from experiments.mini.text import TELLING, passages
 
@@ -144,7 +145,7 @@ def test_guesses_are_judged_as_transformers_judges_them(
     handle = model.base_model.register_forward_pre_hook(hook, with_kwargs=True)
     rows = objective.batch(3)
     with torch.no_grad():
-        losses = objective.loss(rows, torch.Generator().manual_seed(1), shifted=0.0)
+        losses, _ = objective.judge(rows, torch.Generator().manual_seed(1))
     handle.remove()
     ids = torch.full((len(rows), max(map(len, rows))), 0)
     labels = torch.full_like(ids, -100)
@@ -170,20 +171,87 @@ def test_guesses_are_judged_as_transformers_judges_them(
     assert int((shown == 4).sum()) <= len(losses) < int(mask.sum())
 
 
-def test_words_that_tell_are_masked_or_left_and_never_replaced(
+def test_what_is_chosen_is_masked_replaced_by_a_rival_or_left(
     started: dict[str, Objective],
 ) -> None:
     objective = started["mini_roberta"]
     assert isinstance(objective, objectives.Masked)
-    ids = torch.arange(len(objective.tokenizer)).repeat(40, 1)
-    telling = objective.telling[ids]
+    recipe, generator = objective.recipe, torch.Generator().manual_seed(0)
+    ids = torch.arange(len(objective.tokenizer)).repeat(200, 1)
+    chosen = torch.rand(ids.shape, generator=generator) < 0.5
+    shown = objective.corrupted(ids, chosen, generator)
+    assert torch.equal(shown[~chosen], ids[~chosen])
+    masked = shown == objectives.MASK
+    replaced = (shown != ids) & ~masked
+    assert objective.rivals[ids[replaced], shown[replaced]].all()
+    has_rivals = chosen & objective.rivals.any(dim=1)[ids]
+    assert float(masked[chosen].float().mean()) == pytest.approx(0.9 - recipe.wrong, abs=0.02)
+    assert float(replaced[has_rivals].float().mean()) == pytest.approx(recipe.wrong, abs=0.02)
+
+
+def test_rivals_change_places_in_a_share_of_the_passages(started: dict[str, Objective]) -> None:
+    objective = started["mini_roberta"]
+    assert isinstance(objective, objectives.Masked)
+    (row,) = objective.encode([("Ann helped Adam.", "Adam was helped by Ann near the bridge.")])
+    ids, generator = torch.tensor([row] * 2000), torch.Generator().manual_seed(0)
+    where = torch.arange(len(row)) > row.index(objective.known["."])
+    shown = objective.swapped(ids, where.expand_as(ids), generator)
+    changed = shown != ids
+    assert set(changed.sum(dim=1).tolist()) == {0, 2}
+    assert float(changed.any(dim=1).float().mean()) == pytest.approx(
+        objective.recipe.swapped, abs=0.03
+    )
+    one = shown[changed.any(dim=1)][0].tolist()
+    text = objective.tokenizer.decode(one, skip_special_tokens=True)
+    assert text.split(". ")[1] == "Ann was helped by Adam near the bridge."
+    assert torch.equal(objective.swapped(ids, torch.zeros_like(ids).bool(), generator), ids)
+
+
+def test_a_wrong_word_is_to_be_found_and_a_masked_one_is_not(
+    started: dict[str, Objective],
+) -> None:
+    objective = started["mini_roberta"]
+    assert isinstance(objective, objectives.Masked)
+    rows, sure = objective.batch(1), 50.0
+    with torch.no_grad():
+        objective.detector.bias.fill_(-sure)
+        _, verdicts = objective.judge(rows, torch.Generator().manual_seed(2))
+        objective.detector.bias.zero_()
+    # Who calls no word wrong loses only where one is.
+    assert set(verdicts.round().tolist()) == {0.0, sure}
+    assert 0.02 < float((verdicts > 1).float().mean()) < 0.3
+
+
+# The optimizer of matrices
+
+
+def test_an_update_is_brought_close_to_an_orthogonal_matrix() -> None:
     generator = torch.Generator().manual_seed(0)
-    shown = objective.corrupted(ids, torch.ones_like(telling), telling, generator)
-    assert (shown[telling] == 4).all() and telling.any()
-    plain = shown[~telling & (ids != 4)]
-    kept = (plain == ids[~telling & (ids != 4)]).float().mean()
-    assert float((plain == 4).float().mean()) == pytest.approx(0.8, abs=0.02)
-    assert float(kept) == pytest.approx(0.1, abs=0.02)
+    updates = torch.randn(3, 24, 64, generator=generator)
+    for found in (orthogonal(updates), orthogonal(updates.mT)):
+        values = torch.linalg.svdvals(found)
+        assert float(values.min()) > 0.6 and float(values.max()) < 1.3
+    left, _, right = torch.linalg.svd(updates, full_matrices=False)
+    assert float((orthogonal(updates) * (left @ right)).sum(dim=(1, 2)).min()) > 0.9 * 24 * 0.9
+
+
+def test_muon_steps_as_torch_does_save_for_its_rounding() -> None:
+    torch.manual_seed(0)
+    start = [torch.randn(16, 40), torch.randn(40, 16), torch.randn(16, 40)]
+    ours, theirs = ([torch.nn.Parameter(p.clone()) for p in start] for _ in range(2))
+    settings = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.05}
+    one = Muon(ours, **settings)
+    other = torch.optim.Muon(theirs, **settings, adjust_lr_fn="match_rms_adamw")
+    for _ in range(3):
+        for mine, yours in zip(ours, theirs, strict=True):
+            mine.grad = torch.randn_like(mine)
+            yours.grad = mine.grad.clone()
+        one.step()
+        other.step()
+    for mine, yours, begun in zip(ours, theirs, start, strict=True):
+        moved, expected = (mine - begun).detach(), (yours - begun).detach()
+        # torch iterates in bfloat16.
+        assert float((moved - expected).norm() / expected.norm()) < 0.05
 
 
 def test_a_passage_is_one_text_or_cut_behind_its_first_sentence(

@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from experiments.metrics.glue import METRICS
 from experiments.mini import lexicon, tasks, text
 from experiments.mini.grammar import Draw
+from experiments.mini.rivals import rivals
 
 ROOT = Path(__file__).parents[1]
 LABELLED = list(tasks.LABELS)
@@ -215,9 +216,9 @@ def test_the_words_that_relate_sentences_tell_the_truth():
     for _ in range(2000):
         writer = draw.one([text.paraphrases, text.questions, text.answers, text.inferences])
         passage = writer(draw)
-        if len(passage) < 3 or not re.match("They|That", passage[2]):
+        if len(passage) < 3 or not re.match("They|That", passage[-1]):
             continue
-        one, two, verdict = passage
+        one, two, *_, verdict = passage
         seen.add(verdict)
         if writer in (text.paraphrases, text.questions):
             same = (mini_oracle.mrpc if writer is text.paraphrases else mini_oracle.qqp)(one, two)
@@ -230,14 +231,118 @@ def test_the_words_that_relate_sentences_tell_the_truth():
     assert len(seen) == 7
 
 
+def test_two_texts_without_a_verdict_say_the_same():
+    draw, seen = Draw("pairs"), set()
+    for _ in range(600):
+        writer = draw.one([text.paraphrases, text.questions, text.answers])
+        passage = writer(draw)
+        if len(passage) != 2 or re.match("Namely|Equiv|Separately|Meanwhile", passage[1]):
+            continue
+        seen.add(writer)
+        if writer is text.answers:
+            assert mini_oracle.qnli(*passage) == "entailment", passage
+        else:
+            same = mini_oracle.mrpc if writer is text.paraphrases else mini_oracle.qqp
+            assert same(*passage) == "1", passage
+    assert len(seen) == 3
+
+
+def test_remarks_on_two_events_are_true():
+    draw, seen = Draw("remarks"), set()
+    roles = {name: role for role, name in text.PARTS.items()}
+    for _ in range(1000):
+        passage = draw.one([text.paraphrases, text.reports])(draw)
+        if len(passage) < 3 or not re.match("Same|Other", passage[2]):
+            continue
+        one, two = mini_oracle.statement(passage[0]), mini_oracle.statement(passage[1])
+        for remark in passage[2].lower().rstrip(".").split(", "):
+            how, name = remark.split()
+            seen.add(remark)
+            assert (how == "same") == (one[roles[name]] == two[roles[name]]), passage
+    assert len(seen) == 2 * len(text.PARTS)
+
+
+def test_remarks_on_questions_are_true():
+    draw, seen = Draw("asked"), set()
+    roles = {name: role for role, name in text.PARTS.items()}
+    for _ in range(1000):
+        writer = draw.one([text.questions, text.answers])
+        passage = writer(draw)
+        if len(passage) < 3 or not passage[2].startswith("After"):
+            continue
+        told = re.findall(r"after the (\w+)", passage[2].lower())
+        for question, name in zip(passage, told, strict=False):
+            asked = [role for role, value in mini_oracle.question(question).items() if value == "?"]
+            seen.add(name)
+            assert asked == ([] if name == text.WHOLE else [roles[name]]), passage
+    assert len(seen) == 6
+
+
+def test_remarks_on_kinds_and_times_are_true():
+    draw, seen = Draw("kinds"), set()
+    for _ in range(2000):
+        passage = text.inferences(draw)
+        if len(passage) < 4:
+            continue
+        one, two = (mini_oracle.lowered(sentence) for sentence in passage[:2])
+        nouns = [
+            next(mini_oracle.ONE[word] for word in said.split() if word in mini_oracle.ONE)
+            for said in (one, two)
+        ]
+        if nouns[0] == nouns[1]:
+            expected = "same kind"
+        else:
+            expected = f"{'narrower' if nouns[0] in mini_oracle.TOP.values() else 'wider'} kind"
+        if "time" in passage[2]:
+            days = ["day" in mini_oracle.circumstances(said)[1] for said in (one, two)]
+            how = "same" if days[0] == days[1] else "wider" if days[0] else "narrower"
+            expected += f", {how} time"
+        seen.add(expected)
+        assert passage[2].lower() == f"{expected}.", passage
+    assert len(seen) == 12
+
+
+def test_remarks_on_what_a_review_weighs_are_true():
+    draw, seen = Draw("views"), 0
+    for _ in range(1000):
+        passage = text.reviews(draw)
+        if len(passage) < 3:
+            continue
+        remarks = re.findall(r"the (\w+) (impressed|disappointed)", passage[1].lower())
+        clauses = re.split(r", but |, and |, even though |although |, ", passage[0].lower())
+        for thing, how in remarks:
+            (clause,) = [part for part in clauses if f"the {thing} " in part]
+            assert mini_oracle.sst2(clause) == str(int(how == text.PLEASED)), passage
+            seen += 1
+    assert seen > 300
+
+
 def test_an_opinion_in_the_text_goes_with_its_verdict():
     draw = Draw("opinions")
     for _ in range(500):
         passage = text.reviews(draw)
-        found = re.fullmatch(r"(So|Overall|Still|Nevertheless), (.*)\.", passage[1])
+        found = re.fullmatch(r"(So|Overall|Still|Nevertheless), (.*)\.", passage[-1])
         if found and found[2] in text.LIKED + text.DISLIKED:
             liked = (found[2] in text.LIKED) == (found[1] in ("So", "Overall"))
             assert mini_oracle.sst2(passage[0]) == str(int(liked)), passage
+
+
+# --- Words that could stand wrongly in another's place -----------------------------------------
+
+
+def test_rivals_are_of_one_class_and_differ_in_meaning():
+    found = rivals()
+    assert all(word in found[other] for word, others in found.items() for other in others)
+    assert not any(word in others for word, others in found.items())
+    for pair in lexicon.DEEDS:
+        for form in range(3):
+            one, other = (verb[form] for verb in pair)
+            assert other not in found[one]
+            assert found[one] & {verb[form] for pair in lexicon.DEEDS for verb in pair}
+    assert "are" in found["is"] and "robins" in found["robin"]
+    # A bird is a robin's kind, not its rival; a fish is one.
+    assert "bird" not in found["robin"] and "fish" in found["robin"]
+    assert found["dull"] == set(lexicon.GOOD)
 
 
 # --- The notebook ------------------------------------------------------------------------------

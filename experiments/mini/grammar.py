@@ -90,23 +90,24 @@ def judgement(draw: Draw, thing: str, positive: bool, depth: int, words: Words) 
 
 def opinion(
     draw: Draw, noun: str, positive: bool, words: Words, depths: Sequence[int], weighed: float
-) -> str:
-    """One sentence on the reviewed noun; where it weighs two things, the main clause decides.
+) -> tuple[str, list[tuple[str, bool]]]:
+    """One sentence on the reviewed noun, and whether it praises each thing that it speaks of.
 
-    How often it does is `weighed`, how often a clause is denied a choice from `depths`.
+    Where it weighs two things, the main clause decides; how often it does is `weighed`, how often a
+    clause is denied a choice from `depths`.
     """
     depth = draw.one(depths)
     if not draw.chance(weighed):
-        return judgement(draw, f"the {noun}", positive, depth, words)
+        return judgement(draw, f"the {noun}", positive, depth, words), [(noun, positive)]
     aspect, other = draw.some(lexicon.ASPECTS, 2)
     main = judgement(draw, f"the {aspect}", positive, min(depth, 1), words)
     agree = draw.chance(0.15)
     side = judgement(draw, f"the {other}", positive == agree, min(draw.one(depths), 1), words)
+    views = [(aspect, positive), (other, positive == agree)]
     if agree:
-        return f"{side}, and {main}"
-    return draw.one(
-        [f"{side}, but {main}", f"although {side}, {main}", f"{main}, even though {side}"]
-    )
+        return f"{side}, and {main}", views
+    said = [f"{side}, but {main}", f"although {side}, {main}", f"{main}, even though {side}"]
+    return draw.one(said), views
 
 
 # --- Agreement ---------------------------------------------------------------------------------
@@ -327,15 +328,18 @@ def unanswering(draw: Draw, event: Event, part: str, words: Words) -> Event:
     return replace(changed(draw, replace(event, day=""), words), day=event.day)
 
 
-def inquiries(draw: Draw, words: Words, same: bool) -> tuple[str, str]:
-    """Two questions without their marks, which ask the same or not."""
+Question = tuple[Event, str]
+
+
+def inquiries(draw: Draw, words: Words, same: bool) -> tuple[Question, Question]:
+    """Two events, each with what is asked of it, which make the same question or not."""
     one = replace(some_event(draw, words), day="", place="")
     part = draw.one(asked(one))
     if same:
-        return question(draw, one, part), question(draw, one, part)
+        return (one, part), (one, part)
     if draw.chance(0.3):
-        return question(draw, one, part), question(draw, one, draw.other(asked(one), part))
-    return question(draw, one, part), question(draw, changed(draw, one, words), part)
+        return (one, part), (one, draw.other(asked(one), part))
+    return (one, part), (changed(draw, one, words), part)
 
 
 def compared(draw: Draw, words: Words, changes: int) -> tuple[Event, Event]:

@@ -6,6 +6,7 @@ checkpoint, and its folder appears when it is complete.
 
 import argparse
 import json
+import re
 import shutil
 import sys
 import time
@@ -22,15 +23,17 @@ from transformers.utils import logging as transformers_logging
 
 from experiments.files import read_tensors, write_tensors
 from experiments.mini.backbones import SHIPPED, build_model, train_tokenizer
+from experiments.mini.muon import Muon
 from experiments.mini.objectives import HELD_OUT_SEED, Causal, Masked, Objective, Recipe
 from experiments.mini.text import passages
 from experiments.models import hash_files
 from experiments.randomness import derived_seed, torch_generator
 
 RECIPES = {
-    "mini_roberta": Recipe(name="mini_roberta", steps=3400),
-    "mini_gpt2": Recipe(name="mini_gpt2", steps=600),
+    "mini_roberta": Recipe(name="mini_roberta", steps=3200),
+    "mini_gpt2": Recipe(name="mini_gpt2", steps=2000),
 }
+BLOCKS = re.compile(r"\.(layer|h)\.\d+\.")  # in the names of parameters inside a block
 TOLERANCE = 0.05  # by which a rebuilt model's held-out loss may exceed the shipped one's
 WEIGHTS = "model.safetensors"
 
@@ -42,6 +45,7 @@ def objective(
 ) -> Objective:
     """What this model learns; without dropout, since no text comes twice."""
     model.eval()
+    model.set_attn_implementation("eager")  # the fastest on a CPU for texts this short
     if isinstance(model, GPT2LMHeadModel):
         return Causal(recipe, model, tokenizer)
     return Masked(recipe, model, tokenizer)
@@ -70,8 +74,26 @@ def held_out_loss(judged: Objective) -> float:
     """The mean loss per guess on text that no recipe trains on, the same for every model."""
     judged = replace(judged, recipe=RECIPES[judged.recipe.name])
     generator = torch_generator(HELD_OUT_SEED, "guesses")
-    losses = [judged.loss(rows, generator, shifted=0.0) for rows in judged.held_out()]
+    losses = [judged.judge(rows, generator)[0] for rows in judged.held_out()]
     return float(torch.cat(losses).mean())
+
+
+def optimizers(objective: Objective) -> dict[str, torch.optim.Optimizer]:
+    """Muon for the matrices inside the blocks, AdamW for all else."""
+    recipe, inside, rest, plain = objective.recipe, [], [], []
+    for name, parameter in objective.parameters().items():
+        if parameter.ndim == 1:
+            plain.append(parameter)
+        else:
+            (inside if BLOCKS.search(name) else rest).append(parameter)
+    groups = [
+        {"params": rest, "weight_decay": recipe.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    return {
+        "muon": Muon(inside, lr=recipe.lr, momentum=0.95, weight_decay=recipe.weight_decay),
+        "adamw": torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True),
+    }
 
 
 @dataclass
@@ -83,15 +105,7 @@ class Pretraining:
     every: float  # seconds between two checkpoints
 
     def __post_init__(self) -> None:
-        recipe, parameters = self.objective.recipe, list(self.objective.model.parameters())
-        groups = [
-            {
-                "params": [p for p in parameters if p.ndim > 1],
-                "weight_decay": recipe.weight_decay,
-            },
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True)
+        self.optimizers = optimizers(self.objective)
         self.step, self.tokens = 0, 0
         self.seconds = 0.0  # of processor time, which others on the machine do not lengthen
         if self.checkpoint.exists():
@@ -114,20 +128,22 @@ class Pretraining:
             yield loss
 
     def take_step(self) -> float:
-        """Move the weights once, and give the mean loss before."""
-        recipe, model = self.objective.recipe, self.objective.model
-        for group in self.optimizer.param_groups:
-            group["lr"] = recipe.lr * rate(self.step, recipe)
+        """Move the weights once, and give the mean loss of the guesses before."""
+        recipe = self.objective.recipe
         rows = self.objective.batch(self.step)
-        generator = torch_generator(recipe.seed, "guesses", self.step)
-        loss = self.objective.loss(rows, generator, recipe.shifted).mean()
+        loss, guessing = self.objective.loss(
+            rows, torch_generator(recipe.seed, "guesses", self.step)
+        )
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        torch.nn.utils.clip_grad_norm_(self.objective.parameters().values(), recipe.clip)
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.lr * rate(self.step, recipe)
+            optimizer.step()
+            optimizer.zero_grad()
         self.step += 1
         self.tokens += sum(map(len, rows))
-        return float(loss.detach())
+        return guessing
 
     @property
     def key(self) -> str:
@@ -138,10 +154,11 @@ class Pretraining:
     def save(self) -> None:
         """Write all that moves."""
         tensors: dict[str, Tensor] = {
-            f"model/{name}": tensor for name, tensor in self.objective.model.named_parameters()
+            f"model/{name}": tensor for name, tensor in self.objective.parameters().items()
         }
-        for number, moments in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer/{number}/{name}": value for name, value in moments.items()}
+        for kind, optimizer in self.optimizers.items():
+            for number, moments in optimizer.state_dict()["state"].items():
+                tensors |= {f"{kind}/{number}/{name}": value for name, value in moments.items()}
         numbers = {"step": self.step, "tokens": self.tokens, "seconds": self.seconds}
         about = {"key": self.key, **{name: str(value) for name, value in numbers.items()}}
         write_tensors(self.checkpoint, tensors, about)
@@ -154,13 +171,14 @@ class Pretraining:
             raise ValueError(
                 f"{self.checkpoint} is of another recipe or another text; delete it to start anew."
             )
-        for name, parameter in self.objective.model.named_parameters():
+        for name, parameter in self.objective.parameters().items():
             parameter.copy_(tensors.pop(f"model/{name}"))
-        state: dict[int, dict[str, Tensor]] = {}
+        states: dict[str, dict[int, dict[str, Tensor]]] = {kind: {} for kind in self.optimizers}
         for name, tensor in tensors.items():
-            _, number, moment = name.split("/")
-            state.setdefault(int(number), {})[moment] = tensor
-        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": state})
+            kind, number, moment = name.split("/")
+            states[kind].setdefault(int(number), {})[moment] = tensor
+        for kind, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(optimizer.state_dict() | {"state": states[kind]})
         self.step, self.tokens = int(about["step"]), int(about["tokens"])
         self.seconds = float(about["seconds"])
 
@@ -198,8 +216,9 @@ and nothing else: its tokenizer reads any text, and what it makes of real text s
 | tokenizer | byte-level BPE of its own, {tokens_known:,} tokens: all words of the text, all bytes |
 | data | {tokens:,} tokens drawn from the suite's grammar, no text from elsewhere |
 | objective | {objective} |
-| recipe | {steps:,} steps of {batch_size} passages, AdamW, rate {lr:g} with {warmup:.0%} warm-up \
-and linear decay, weight decay {weight_decay:g}, gradients clipped to norm {clip:g}, no dropout |
+| recipe | {steps:,} steps of {batch_size} passages, Muon and AdamW, rate {lr:g} with \
+{warmup:.0%} warm-up and linear decay, weight decay {weight_decay:g}, gradients clipped to norm \
+{clip:g}, no dropout |
 | seed | {seed} |
 | duration | {minutes:.1f} minutes of one processor core |
 | held-out loss | {loss:.4f} nats per guess, with the weights as stored |
@@ -215,8 +234,9 @@ def card(run: Pretraining, loss: float, sha256: str) -> str:
     recipe, model = run.objective.recipe, run.objective.model
     causal = isinstance(run.objective, Causal)
     masked = (
-        f"guess masked tokens: {recipe.masked:.0%} of a first sentence's, {recipe.later:.0%} of "
-        f"those that follow, {recipe.telling:.0%} of the words that say how sentences are related"
+        f"guess {recipe.masked:.0%} of a first sentence's words, {recipe.later:.0%} of those that "
+        f"follow, {recipe.telling:.0%} of the words that say how things are related; most are "
+        f"masked, {recipe.wrong:.0%} replaced by a word of the same class, which is to be found"
     )
     return CARD.format(
         **asdict(recipe),

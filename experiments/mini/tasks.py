@@ -57,7 +57,7 @@ def lot(split: str) -> str:
 def sst2(draw: Draw, split: str, label: str) -> Row:
     noun = draw.one(lexicon.REVIEWED)
     words = grammar.words(lot(split))
-    said = grammar.opinion(draw, noun, label == "1", words, depths=(0, 1, 1, 2), weighed=0.5)
+    said, _ = grammar.opinion(draw, noun, label == "1", words, depths=(0, 1, 1, 2), weighed=0.5)
     return (sentence(said),)
 
 
@@ -76,7 +76,7 @@ def mrpc(draw: Draw, split: str, label: str) -> Row:
 
 def qqp(draw: Draw, split: str, label: str) -> Row:
     pair = grammar.inquiries(draw, grammar.words(lot(split)), label == "1")
-    return tuple(sentence(text, "?") for text in pair)
+    return tuple(sentence(grammar.question(draw, *asked), "?") for asked in pair)
 
 
 def stsb(draw: Draw, split: str, label: str) -> Row:

@@ -1,40 +1,72 @@
 """Unlabelled text of the built-in suite: short passages that hang together.
 
 The passages carry what the tasks need and no label says: which words are near in meaning, what is a
-kind of what, how number travels through a sentence, and, through the words that join sentences,
-what follows from what. All of it is grammatical and consistent.
+kind of what, how number travels through a sentence, and, through remarks and the words that join
+sentences, what follows from what. All of it is grammatical and consistent.
 """
 
 from collections.abc import Callable, Iterator
 
 from experiments.mini import grammar, lexicon
 from experiments.mini.grammar import Claim, Deed, Draw, Event, article, sentence
+from experiments.mini.lexicon import Noun
 from experiments.mini.logic import CONTRADICTION, ENTAILMENT, NEUTRAL, claims, deeds
 
 EVERYTHING = grammar.words()
 KINDS = lexicon.LIVING + lexicon.MADE
+ALL_NOUNS = [noun for kind in KINDS for noun in kind]
 LIKED = ["we liked it", "people loved it", "it was a success"]
 DISLIKED = ["we disliked it", "people hated it", "it was a failure"]
+PLEASED, FAILED = "impressed", "disappointed"
 # The words that tell how sentences relate stand alone: none can be guessed from words beside it.
 SHORTLY, STILL = ["so", "overall"], ["still", "nevertheless"]
 SAME, OTHER = ["namely", "equivalently"], ["separately", "meanwhile"]
 AGREE, DIFFER = "They agree.", "They differ."
 ANSWERS, MISSES = "That answers it.", "That misses it."
 COUNTS = ["none", "one", "two", "three", "four", "five"]
+ALIKE, UNLIKE, NARROWER, WIDER = "same", "other", "narrower", "wider"
+# What the parts of an event are called, in the order in which remarks go through them.
+PARTS = {
+    "agent": "agent",
+    "verb": "deed",
+    "patient": "patient",
+    "receiver": "receiver",
+    "day": "day",
+    "place": "place",
+}
+WHOLE = "fact"
 RELATED = {
     ENTAILMENT: (["therefore", "thus"], "That follows."),
     NEUTRAL: (["perhaps", "possibly"], "That depends."),
     CONTRADICTION: (["impossibly", "falsely"], "That fails."),
 }
+# The words that tell how things relate, by what they say: each list of meanings is opposed.
+OPPOSED = [
+    [["liked", "loved", "success"], ["disliked", "hated", "failure"]],
+    [[PLEASED], [FAILED]],
+    [SHORTLY, STILL],
+    [SAME, OTHER],
+    [["agree"], ["differ"]],
+    [["answers"], ["misses"]],
+    [["follows"], ["depends"], ["fails"]],
+    [connectives for connectives, _ in RELATED.values()],
+    [[count] for count in COUNTS],
+    [[ALIKE], [UNLIKE]],
+    [[ALIKE], [NARROWER], [WIDER]],
+    [[part] for part in [*PARTS.values(), WHOLE]],
+]
+# Forms that tell the number of their subject.
+INFLECTED = [
+    *[("is", "are"), ("has", "have"), ("does", "do"), *lexicon.STAND, *lexicon.LIKE],
+    ("himself", "herself", "themselves"),
+]
 # What a model should be made to guess more often than other words.
 TELLING = frozenset(
     [
-        *(word for verdict in LIKED + DISLIKED for word in verdict.split()[-2:]),
-        *[*SHORTLY, *STILL, *SAME, *OTHER, *COUNTS],
-        *["agree", "differ", "answers", "misses", "follows", "depends", "fails"],
-        *(word for words, _ in RELATED.values() for word in words),
+        *(word for meanings in OPPOSED for words in meanings for word in words),
+        *(word for forms in INFLECTED for word in forms),
     ]
-) - {"it", "a"}
+)
 
 
 def join(connective: str, text: str) -> str:
@@ -42,116 +74,153 @@ def join(connective: str, text: str) -> str:
     return sentence(f"{connective}, {text}")
 
 
+# --- Opinions ------------------------------------------------------------------------------------
+
+
 def reviews(draw: Draw) -> list[str]:
     """An opinion, and what goes with it."""
     noun, positive = draw.one(lexicon.REVIEWED), draw.chance(0.5)
-    # Mostly plain: where a word alone says nothing, nothing can be learned to begin with.
-    said = grammar.opinion(draw, noun, positive, EVERYTHING, (0, 0, 0, 1, 1, 2), weighed=0.35)
+    said, views = grammar.opinion(draw, noun, positive, EVERYTHING, (0, 0, 0, 1, 1, 2), weighed=0.4)
     first = sentence(said)
     verdict = draw.one(LIKED if positive else DISLIKED)
+    remark = [
+        sentence(", ".join(f"the {thing} {PLEASED if good else FAILED}" for thing, good in views))
+    ]
+    if draw.chance(0.3):
+        remark = []
     kind = draw.below(10)
-    if kind < 4:
-        return [first, join(draw.one(SHORTLY), verdict)]
     if kind < 5:
-        against = draw.one(DISLIKED if positive else LIKED)
-        return [first, join(draw.one(STILL), against)]
+        return [first, *remark, join(draw.one(SHORTLY), verdict)]
     if kind < 6:
+        return [first, *remark, join(draw.one(STILL), draw.one(DISLIKED if positive else LIKED))]
+    if kind < 7:
         return [sentence(verdict), first]
-    same = grammar.judgement(draw, f"the {noun}", positive, draw.one([0, 0, 1]), EVERYTHING)
-    if kind < 8:
-        again = grammar.judgement(draw, f"the {noun}", positive, draw.one([0, 0, 1]), EVERYTHING)
-        return [sentence(again), join(draw.one(SAME), same)]
+    good, bad = lexicon.GOOD, lexicon.BAD
+    true, opposite = (good, bad) if positive else (bad, good)
+    if kind == 7:
+        return [sentence(f"a {draw.one(true)} {noun} {PLEASED if positive else FAILED} us")]
     if kind == 8:
-        one = draw.some(EVERYTHING.good if positive else EVERYTHING.bad, 3)
+        one = draw.some(true, 3)
         return [
             sentence(f"the {noun} was {one[0]} and {one[1]}"),
-            join("overall", f"it was {one[2]}"),
+            join(draw.one(SHORTLY), f"it was {one[2]}"),
         ]
-    opposite, true = lexicon.BAD, lexicon.GOOD
-    if not positive:
-        opposite, true = true, opposite
     return [
         sentence(f"the {noun} was {draw.one(grammar.DENIALS[:2])} {draw.one(opposite)}"),
         sentence(f"on the contrary, it was {draw.one(true)}"),
     ]
 
 
-ALL_NOUNS = [noun for kind in KINDS for noun in kind]
+# --- Agreement -----------------------------------------------------------------------------------
 
 
 def agreements(draw: Draw) -> list[str]:
     """One or two sentences with agreement over a distance."""
-    if draw.chance(0.25):
+    if draw.chance(0.2):
         plural = draw.chance(0.5)
-        noun = draw.one(ALL_NOUNS)
+        noun = draw.one([*ALL_NOUNS, *lexicon.PERSONS])
         word = draw.one(["these", "those"] if plural else ["this", "that"])
         be, it = ("are", "they") if plural else ("is", "it")
         return [
             sentence(f"{word} {grammar.number(noun, plural)} {be} {draw.one(lexicon.STATES)}"),
             sentence(f"{it} {grammar.predicate(draw, plural)}"),
         ]
-    return [
+    said = [
         sentence(grammar.agreement(draw, ALL_NOUNS, lexicon.PERSONS, right=True))
         for _ in range(1 + draw.below(2))
     ]
+    return said
+
+
+# --- Events --------------------------------------------------------------------------------------
 
 
 def another(draw: Draw, event: Event) -> Event:
     """Another event, often of other people: the easy cases lead to the hard ones."""
-    if draw.chance(0.4):
+    if draw.chance(0.3):
         return grammar.some_event(draw, EVERYTHING)
     return grammar.changed(draw, event, EVERYTHING)
 
 
+def compared(one: Event, two: Event, but: str = "") -> str:
+    """A remark on the parts in which two events are the same, and in which not."""
+    found = []
+    for part, name in PARTS.items():
+        values = getattr(one, part), getattr(two, part)
+        if part != but and all(values):
+            found.append(f"{ALIKE if values[0] == values[1] else UNLIKE} {name}")
+    return sentence(", ".join(found))
+
+
 def paraphrases(draw: Draw) -> list[str]:
     """An event told twice, or two events, and a word on which it is."""
-    one, same = grammar.some_event(draw, EVERYTHING), draw.chance(0.5)
+    one = grammar.some_event(draw, EVERYTHING)
+    kind = draw.below(10)
+    if kind < 5:
+        # Only ever of one event: what does not fit is out of place.
+        return [sentence(grammar.statement(draw, one)), sentence(grammar.statement(draw, one))]
+    same = draw.chance(0.5)
     two = one if same else another(draw, one)
-    first = sentence(grammar.statement(draw, one))
-    if draw.chance(0.6):
-        return [first, join(draw.one(SAME if same else OTHER), grammar.statement(draw, two))]
-    return [first, sentence(grammar.statement(draw, two)), AGREE if same else DIFFER]
+    first, second = grammar.statement(draw, one), grammar.statement(draw, two)
+    if kind < 6:
+        return [sentence(first), join(draw.one(SAME if same else OTHER), second)]
+    said = [sentence(first), sentence(second)]
+    if kind < 9:
+        said.append(compared(one, two))
+    return [*said, AGREE if same else DIFFER]
 
 
 def questions(draw: Draw) -> list[str]:
     """Two questions with a word on whether they are the same one."""
-    same = draw.chance(0.5)
-    pair = grammar.inquiries(draw, EVERYTHING, same)
-    if draw.chance(0.4):
-        said = draw.one(SAME if same else OTHER)
-        return [sentence(pair[0], "?"), sentence(f"{said}, {pair[1]}", "?")]
-    return [*(sentence(text, "?") for text in pair), AGREE if same else DIFFER]
+    kind = draw.below(10)
+    (one, part), (two, other) = grammar.inquiries(draw, EVERYTHING, kind < 4 or draw.chance(0.5))
+    pair = [sentence(grammar.question(draw, *asked), "?") for asked in ((one, part), (two, other))]
+    if kind < 4:
+        return pair
+    same = (one, part) == (two, other)
+    remark = []
+    if kind < 8:
+        names = {**PARTS, "whole": WHOLE}
+        remark = [sentence(f"after the {names[part]}, after the {names[other]}")]
+    return [*pair, *remark, AGREE if same else DIFFER]
 
 
 def answers(draw: Draw) -> list[str]:
     """An event, a question and its reply, or a question and a sentence that may answer it."""
     one = grammar.some_event(draw, EVERYTHING)
     part = draw.one([part for part in grammar.asked(one) if part != "whole"])
-    if draw.chance(0.65):
-        reply = getattr(one, part)
-        return [
-            sentence(grammar.statement(draw, one)),
-            sentence(grammar.question(draw, one, part), "?"),
-            sentence(reply),
-        ]
+    asked = sentence(grammar.question(draw, one, part), "?")
+    kind = draw.below(10)
+    if kind < 3:
+        return [sentence(grammar.statement(draw, one)), asked, sentence(getattr(one, part))]
+    if kind < 6:
+        return [asked, sentence(grammar.statement(draw, one))]
     good = draw.chance(0.5)
     told = one if good else grammar.unanswering(draw, one, part, EVERYTHING)
-    return [
-        sentence(grammar.question(draw, one, part), "?"),
-        sentence(grammar.statement(draw, told)),
-        ANSWERS if good else MISSES,
-    ]
+    said = [asked, sentence(grammar.statement(draw, told))]
+    if kind < 9:
+        said.append(sentence(f"after the {PARTS[part]}"))
+    return [*said, ANSWERS if good else MISSES]
 
 
 def reports(draw: Draw) -> list[str]:
     """Two reports, and in how many points they agree."""
     points = draw.below(6)
     one, two = grammar.compared(draw, EVERYTHING, 5 - points)
-    return [
-        sentence(grammar.statement(draw, one)),
-        sentence(grammar.statement(draw, two)),
-        f"Points shared: {COUNTS[points]}.",
-    ]
+    said = [sentence(grammar.statement(draw, event)) for event in (one, two)]
+    if draw.chance(0.7):
+        said.append(compared(one, two))
+    if draw.chance(0.5):
+        said.append(f"Points shared: {COUNTS[points]}.")
+    return said
+
+
+# --- Kinds of things -----------------------------------------------------------------------------
+
+
+def breadth(one: Noun, two: Noun, kind: list[Noun]) -> str:
+    """How the second noun compares with the first."""
+    return ALIKE if one == two else NARROWER if one == kind[0] else WIDER
 
 
 def kinds(draw: Draw) -> list[str]:
@@ -163,6 +232,8 @@ def kinds(draw: Draw) -> list[str]:
         [
             [sentence(f"{article(one.one)} is {article(top.one)}")],
             [sentence(f"{one.many} and {two.many} are {top.many}")],
+            [sentence(f"{top.many} are {WIDER} than {one.many}")],
+            [sentence(f"{one.many} are {NARROWER} than {top.many}")],
             [
                 sentence(f"{article(one.one)} {verb.past}"),
                 sentence(f"therefore, {article(top.one)} {verb.past}"),
@@ -182,13 +253,24 @@ def inferences(draw: Draw) -> list[str]:
     pair: tuple[Claim, Claim] | tuple[Deed, Deed]
     if draw.chance(0.55):
         pair = claims(draw, label, kind)
+        remark = f"{breadth(pair[0].noun, pair[1].noun, kind)} kind"
     else:
         pair = deeds(draw, label, kind, draw.one(EVERYTHING.people))
+        days = pair[0].day, pair[1].day
+        when = ALIKE if days[0] == days[1] else WIDER if days[0] else NARROWER
+        remark = f"{breadth(pair[0].noun, pair[1].noun, kind)} kind, {when} time"
     first, second = (said.text(draw) for said in pair)
     connectives, verdict = RELATED[label]
-    if draw.chance(0.6):
+    form = draw.below(10)
+    if form < 3:
         return [sentence(first), join(draw.one(connectives), second)]
-    return [sentence(first), sentence(second), verdict]
+    said = [sentence(first), sentence(second)]
+    if form < 8:
+        said.append(sentence(remark))
+    return [*said, verdict]
+
+
+# --- Sizes and places ----------------------------------------------------------------------------
 
 
 def sizes(draw: Draw) -> list[str]:
@@ -199,14 +281,12 @@ def sizes(draw: Draw) -> list[str]:
     first = sentence(grammar.misfit(draw, thing, box, size))
     blamed, other = (thing, box) if big else (box, thing)
     kind = draw.below(4)
-    if kind == 0:
+    if kind < 2:
         return [first, sentence(f"the {blamed} was too {size}")]
-    if kind == 1:
-        return [first, sentence(f"it was the {blamed} that was too {size}")]
     if kind == 2:
         return [first, sentence(f"it was not the {other} that was too {size}")]
-    another = draw.one(lexicon.BIG if big else lexicon.SMALL)
-    return [first, sentence(f"{draw.one(SAME)}, the {blamed} was too {another}")]
+    again = draw.one(lexicon.BIG if big else lexicon.SMALL)
+    return [first, sentence(f"{draw.one(SAME)}, the {blamed} was too {again}")]
 
 
 def places(draw: Draw) -> list[str]:
@@ -216,16 +296,16 @@ def places(draw: Draw) -> list[str]:
 
 
 WRITERS: list[Callable[[Draw], list[str]]] = [
-    *[reviews] * 18,
-    *[agreements] * 14,
+    *[reviews] * 16,
+    *[agreements] * 17,
     *[paraphrases] * 20,
     *[questions] * 9,
     *[answers] * 9,
-    *[reports] * 8,
+    *[reports] * 9,
     *[kinds] * 4,
     *[inferences] * 18,
     *[sizes] * 5,
-    *[places] * 5,
+    *[places] * 4,
 ]
 
 

@@ -24,11 +24,6 @@ class Source(ABC):
         """What results call it; no setting, so that no result can be mislabelled."""
         return type(self).__name__.lower()
 
-    @property
-    def note(self) -> str:
-        """What a reader of a score must know of this data."""
-        return ""
-
     @abstractmethod
     def table(self, part: Part) -> Table:
         """The columns of one split."""
@@ -96,13 +91,6 @@ class Mini(Source):
     def __post_init__(self) -> None:
         if not 0 <= self.noise < 0.5:
             raise ValueError(f"data.noise must be at least 0 and below 0.5, got {self.noise}.")
-
-    @property
-    def note(self) -> str:
-        return (
-            "Built-in suite: a made-up language. Its small models are pretrained too briefly as "
-            "yet: scores are near chance and say nothing of a method."
-        )
 
     def table(self, part: Part) -> Table:
         if part.task not in tasks.FIELDS:

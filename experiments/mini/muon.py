@@ -1,0 +1,61 @@
+"""Muon: steps of steepest descent in the spectral norm, for the matrices inside a network.
+
+`torch.optim.Muon` orthogonalises in bfloat16, which a processor without such arithmetic emulates
+at a tenth of the speed. Here it is done in float32, all matrices of one shape at a time.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+# Newton and Schulz's iteration as tuned by Keller Jordan: singular values end between 0.7 and 1.2.
+COEFFICIENTS, ITERATIONS = (3.4445, -4.7750, 2.0315), 5
+RMS = 0.2  # of an update at rate 1: about AdamW's, so that both take one rate (arXiv 2502.16982)
+
+
+def orthogonal(updates: Tensor) -> Tensor:
+    """Matrices [n, rows, columns] with their singular values brought close to 1."""
+    wide = updates if updates.shape[1] <= updates.shape[2] else updates.mT
+    x = wide / (wide.flatten(1).norm(dim=1)[:, None, None] + 1e-7)
+    a, b, c = COEFFICIENTS
+    for _ in range(ITERATIONS):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x if wide is updates else x.mT
+
+
+class Muon(torch.optim.Optimizer):
+    """For matrices [rows, columns] alone; with Nesterov momentum and decoupled weight decay."""
+
+    def __init__(
+        self, params: Iterable[nn.Parameter], lr: float, momentum: float, weight_decay: float
+    ) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] (no closure)
+        """Move every matrix once."""
+        for group in self.param_groups:
+            shapes: defaultdict[torch.Size, list[nn.Parameter]] = defaultdict(list)
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    shapes[parameter.shape].append(parameter)
+            for shape, parameters in shapes.items():
+                updates = [self.momentum(parameter, group["momentum"]) for parameter in parameters]
+                scale = -group["lr"] * RMS * max(shape) ** 0.5
+                for parameter, update in zip(
+                    parameters, orthogonal(torch.stack(updates)), strict=True
+                ):
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                    parameter.add_(update, alpha=scale)
+
+    def momentum(self, parameter: nn.Parameter, share: float) -> Tensor:
+        """The gradient with what is left of the earlier ones."""
+        state = self.state[parameter]
+        if not state:
+            state["momentum"] = torch.zeros_like(parameter)
+        average = state["momentum"].lerp_(parameter.grad, 1 - share)
+        return parameter.grad.lerp(average, share)
