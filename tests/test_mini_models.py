@@ -241,7 +241,7 @@ def test_muon_steps_as_torch_does_save_for_its_rounding() -> None:
     ours, theirs = ([torch.nn.Parameter(p.clone()) for p in start] for _ in range(2))
     settings = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.05}
     one = Muon(ours, **settings)
-    other = torch.optim.Muon(theirs, **settings, adjust_lr_fn="match_rms_adamw")
+    other = torch.optim.Muon(theirs, **settings, adjust_lr_fn="original")
     for _ in range(3):
         for mine, yours in zip(ours, theirs, strict=True):
             mine.grad = torch.randn_like(mine)

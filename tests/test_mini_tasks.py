@@ -317,6 +317,16 @@ def test_remarks_on_what_a_review_weighs_are_true():
     assert seen > 300
 
 
+def test_invented_words_come_in_their_share_and_are_said_again():
+    drawn = list(islice(text.passages(5, spelled=0.5), 2000))
+    records = [passage for passage in drawn if " : " in passage[0]]
+    assert 0.28 < len(records) / len(drawn) < 0.38  # two in three of one half
+    for written, told in records:
+        fields = dict(field.split(" : ") for field in written.split(" | "))
+        assert sum(value.lower() in told.lower() for value in fields.values()) >= 2
+    assert list(islice(text.passages(11), 50)) == PASSAGES[:50]
+
+
 def test_an_opinion_in_the_text_goes_with_its_verdict():
     draw = Draw("opinions")
     for _ in range(500):

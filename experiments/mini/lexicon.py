@@ -242,3 +242,11 @@ AREAS = ["old town", "harbour district", "north bank", "hill quarter"]
 LANDMARKS = [
     f"{word} {kind}" for word in ("Union", "Castle", "Mill") for kind in ("Square", "Gate")
 ]
+
+# --- Invented words ----------------------------------------------------------------------------
+
+ONSETS = table("""
+    b c ch cl cr d dr f fr g gr h j k l m n p pl pr r s sh sl st str t th tr v w
+""")
+VOWELS = table("a a e e i i o o u ai ea ee ie oo ou é")
+CODAS = ["", "", "", *table("ck d ff g l ll m n nd ng nt r rd rn rs s se st t te ty x y")]

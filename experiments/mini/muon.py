@@ -6,6 +6,7 @@ at a tenth of the speed. Here it is done in float32, all matrices of one shape a
 
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import cast
 
 import torch
 import torch.nn as nn
@@ -13,7 +14,6 @@ from torch import Tensor
 
 # Newton and Schulz's iteration as tuned by Keller Jordan: singular values end between 0.7 and 1.2.
 COEFFICIENTS, ITERATIONS = (3.4445, -4.7750, 2.0315), 5
-RMS = 0.2  # of an update at rate 1: about AdamW's, so that both take one rate (arXiv 2502.16982)
 
 
 def orthogonal(updates: Tensor) -> Tensor:
@@ -28,12 +28,22 @@ def orthogonal(updates: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """For matrices [rows, columns] alone; with Nesterov momentum and decoupled weight decay."""
+    """For matrices [d_out, d_in] alone, or with `transposed` [d_in, d_out], as GPT-2's.
+
+    With Nesterov momentum and decoupled weight decay. An update at rate 1 has singular values of
+    about 1, or sqrt(d_out / d_in) where that is more.
+    """
 
     def __init__(
-        self, params: Iterable[nn.Parameter], lr: float, momentum: float, weight_decay: float
+        self,
+        params: Iterable[nn.Parameter],
+        lr: float,
+        momentum: float,
+        weight_decay: float,
+        transposed: bool = False,
     ) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        settings = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        super().__init__(params, {**settings, "transposed": transposed})
 
     @torch.no_grad()
     def step(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] (no closure)
@@ -45,7 +55,8 @@ class Muon(torch.optim.Optimizer):
                     shapes[parameter.shape].append(parameter)
             for shape, parameters in shapes.items():
                 updates = [self.momentum(parameter, group["momentum"]) for parameter in parameters]
-                scale = -group["lr"] * RMS * max(shape) ** 0.5
+                d_out, d_in = shape[::-1] if group["transposed"] else shape
+                scale = -group["lr"] * max(1.0, d_out / d_in) ** 0.5
                 for parameter, update in zip(
                     parameters, orthogonal(torch.stack(updates)), strict=True
                 ):
@@ -54,8 +65,8 @@ class Muon(torch.optim.Optimizer):
 
     def momentum(self, parameter: nn.Parameter, share: float) -> Tensor:
         """The gradient with what is left of the earlier ones."""
+        gradient = cast(Tensor, parameter.grad)
         state = self.state[parameter]
         if not state:
             state["momentum"] = torch.zeros_like(parameter)
-        average = state["momentum"].lerp_(parameter.grad, 1 - share)
-        return parameter.grad.lerp(average, share)
+        return gradient.lerp(state["momentum"].lerp_(gradient, 1 - share), share)

@@ -35,7 +35,8 @@ class Recipe:
     name: str
     steps: int
     batch_size: int = 128  # passages
-    lr: float = 4e-3
+    lr: float = 4e-3  # AdamW's: embeddings, norms, heads
+    matrix_lr: float = 8e-3  # Muon's: matrices inside the blocks
     warmup: float = 0.05  # share of the steps; then the rate falls to zero in a straight line
     weight_decay: float = 0.01
     clip: float = 1.0
@@ -47,6 +48,7 @@ class Recipe:
     swapped: float = 0.2  # share of the passages in which two rivals change places
     finding: float = 3.0  # weight of finding wrong words, beside guessing
     shifted: float = 0.05  # share of the batches at later positions, which short texts never reach
+    spelled: float = 0.0  # share of the passages that are about invented words
     vocabulary: int = 20000  # passages that the tokenizer is made from
     seed: int = 0
 
@@ -100,7 +102,8 @@ class Objective:
     def sorted_batches(self, seed: int, number: int, size: int) -> Iterator[list[list[int]]]:
         """So many passages of a stream, in batches from the short to the long."""
         draw = random.Random(seed)
-        texts = [self.cut(passage, draw) for passage in islice(passages(seed), number)]
+        stream = passages(seed, self.recipe.spelled)
+        texts = [self.cut(passage, draw) for passage in islice(stream, number)]
         rows = sorted((row[: self.longest] for row in self.encode(texts)), key=len)
         return (rows[start : start + size] for start in range(0, number, size))
 
@@ -155,7 +158,7 @@ class Masked(Objective):
     @cached_property
     def detector(self) -> nn.Linear:
         """From a hidden state to the logit of a wrong word; no part of the model that is kept."""
-        layer = nn.utils.skip_init(nn.Linear, self.model.config.hidden_size, 1)
+        layer = nn.Linear(self.model.config.hidden_size, 1, device="meta").to_empty(device="cpu")
         for parameter in layer.parameters():
             nn.init.zeros_(parameter)
         return layer

@@ -30,8 +30,8 @@ from experiments.models import hash_files
 from experiments.randomness import derived_seed, torch_generator
 
 RECIPES = {
-    "mini_roberta": Recipe(name="mini_roberta", steps=3200),
-    "mini_gpt2": Recipe(name="mini_gpt2", steps=2000),
+    "mini_roberta": Recipe(name="mini_roberta", steps=2200),
+    "mini_gpt2": Recipe(name="mini_gpt2", steps=1100, spelled=0.35),
 }
 BLOCKS = re.compile(r"\.(layer|h)\.\d+\.")  # in the names of parameters inside a block
 TOLERANCE = 0.05  # by which a rebuilt model's held-out loss may exceed the shipped one's
@@ -54,7 +54,8 @@ def objective(
 def start(recipe: Recipe) -> Objective:
     """A tokenizer made from the text, and a model of random weights."""
     seed = derived_seed(recipe.seed, "vocabulary")
-    texts = (" ".join(passage) for passage in islice(passages(seed), recipe.vocabulary))
+    stream = passages(seed, recipe.spelled)
+    texts = (" ".join(passage) for passage in islice(stream, recipe.vocabulary))
     tokenizer = train_tokenizer(recipe.name, texts)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(recipe.seed, "weights"))
@@ -91,8 +92,14 @@ def optimizers(objective: Objective) -> dict[str, torch.optim.Optimizer]:
         {"params": plain, "weight_decay": 0.0},
     ]
     return {
-        "muon": Muon(inside, lr=recipe.lr, momentum=0.95, weight_decay=recipe.weight_decay),
-        "adamw": torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True),
+        "muon": Muon(
+            inside,
+            lr=recipe.matrix_lr,
+            momentum=0.95,
+            weight_decay=recipe.weight_decay,
+            transposed=isinstance(objective, Causal),
+        ),
+        "adamw": torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.98), fused=True),
     }
 
 
@@ -106,6 +113,9 @@ class Pretraining:
 
     def __post_init__(self) -> None:
         self.optimizers = optimizers(self.objective)
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["initial_lr"] = group["lr"]
         self.step, self.tokens = 0, 0
         self.seconds = 0.0  # of processor time, which others on the machine do not lengthen
         if self.checkpoint.exists():
@@ -138,7 +148,7 @@ class Pretraining:
         torch.nn.utils.clip_grad_norm_(self.objective.parameters().values(), recipe.clip)
         for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:
-                group["lr"] = recipe.lr * rate(self.step, recipe)
+                group["lr"] = group["initial_lr"] * rate(self.step, recipe)
             optimizer.step()
             optimizer.zero_grad()
         self.step += 1
@@ -148,8 +158,9 @@ class Pretraining:
     @property
     def key(self) -> str:
         """What a checkpoint must agree with: the recipe, and the text as its first passages."""
-        first = list(islice(passages(self.objective.recipe.seed), 100))
-        return json.dumps({"recipe": asdict(self.objective.recipe), "text": first})
+        recipe = self.objective.recipe
+        first = list(islice(passages(recipe.seed, recipe.spelled), 100))
+        return json.dumps({"recipe": asdict(recipe), "text": first})
 
     def save(self) -> None:
         """Write all that moves."""
@@ -216,9 +227,9 @@ and nothing else: its tokenizer reads any text, and what it makes of real text s
 | tokenizer | byte-level BPE of its own, {tokens_known:,} tokens: all words of the text, all bytes |
 | data | {tokens:,} tokens drawn from the suite's grammar, no text from elsewhere |
 | objective | {objective} |
-| recipe | {steps:,} steps of {batch_size} passages, Muon and AdamW, rate {lr:g} with \
-{warmup:.0%} warm-up and linear decay, weight decay {weight_decay:g}, gradients clipped to norm \
-{clip:g}, no dropout |
+| recipe | {steps:,} steps of {batch_size} passages, Muon at rate {matrix_lr:g} inside the \
+blocks, AdamW at {lr:g} outside, with {warmup:.0%} warm-up and linear decay, \
+weight decay {weight_decay:g}, gradients clipped to norm {clip:g}, no dropout |
 | seed | {seed} |
 | duration | {minutes:.1f} minutes of one processor core |
 | held-out loss | {loss:.4f} nats per guess, with the weights as stored |

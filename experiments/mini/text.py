@@ -295,6 +295,51 @@ def places(draw: Draw) -> list[str]:
     return [grammar.described(draw, venue) if draw.chance(0.8) else venue.meaning()]
 
 
+# --- Invented words ------------------------------------------------------------------------------
+
+
+def invented(draw: Draw) -> str:
+    """A word that means nothing."""
+    word = "".join(
+        draw.one(lexicon.ONSETS) + draw.one(lexicon.VOWELS) + draw.one(lexicon.CODAS)
+        for _ in range(1 + draw.below(3))
+    )
+    return word[0].upper() + word[1:] if draw.chance(0.5) else word
+
+
+def sign(draw: Draw) -> str:
+    """A word that means nothing, or a number with its signs."""
+    if draw.chance(0.8):
+        return invented(draw)
+    number = str(draw.below(10) if draw.chance(0.5) else draw.below(100))
+    return draw.one(["", "", "£", "-", "#"]) + number + draw.one(["", "", "%", "'s", "-15"])
+
+
+def named(draw: Draw) -> list[str]:
+    """An event between people with invented names, told twice."""
+    agent, other = (invented(draw).capitalize() for _ in range(2))
+    one = Event(agent, draw.one(lexicon.DEEDS), other)
+    return [sentence(grammar.statement(draw, one)), sentence(grammar.statement(draw, one))]
+
+
+def records(draw: Draw) -> list[str]:
+    """A record of invented fields and values, and a sentence that says some of them again."""
+    fields = [
+        (invented(draw).lower(), " ".join(sign(draw) for _ in range(1 + draw.below(2))))
+        for _ in range(2 + draw.below(4))
+    ]
+    written = " | ".join(f"{field} : {value}" for field, value in fields)
+    (_, first), *rest = draw.some(fields, 2 + draw.below(len(fields) - 1))
+    forms = ["has the {} {}", "has {1} as its {0}", "with the {} {}", "is {1} in {0}"]
+    return [written, sentence(f"{first} {' and '.join(draw.one(forms).format(*f) for f in rest)}")]
+
+
+# For a model that is to spell: every piece of a word occurs, and what is unknown is copied.
+SPELLERS = [named, records, records]
+
+
+# --- All together --------------------------------------------------------------------------------
+
 WRITERS: list[Callable[[Draw], list[str]]] = [
     *[reviews] * 16,
     *[agreements] * 17,
@@ -309,8 +354,13 @@ WRITERS: list[Callable[[Draw], list[str]]] = [
 ]
 
 
-def passages(seed: int) -> Iterator[list[str]]:
-    """Passages of one to four sentences without end, the same ones for a seed everywhere."""
+def passages(seed: int, spelled: float = 0.0) -> Iterator[list[str]]:
+    """Passages of one to four sentences without end, the same ones for a seed everywhere.
+
+    A share `spelled` of them is about invented words.
+    """
     draw = Draw(f"text {seed}")
     while True:
-        yield draw.one(WRITERS)(draw)
+        # Without invented words nothing is drawn for them.
+        writers = SPELLERS if spelled and draw.chance(spelled) else WRITERS
+        yield draw.one(writers)(draw)
