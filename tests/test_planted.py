@@ -90,7 +90,8 @@ def test_the_unmodified_backbone_explains_much_less_of_the_labels_than_of_a_rand
         solution = torch.linalg.lstsq(before[:500], train[:, None]).solution[:, 0]
         return float((dev - before[500:] @ solution).var() / dev.var())
 
-    assert left(teacher.labels(after)) > 0.1 > 0.02 > left(random)
+    planted_left = left(teacher.labels(after))
+    assert planted_left > 0.1 and planted_left > 4 * left(random)
 
 
 def test_labels_are_standardised_and_follow_from_the_settings(run: Run) -> None:
