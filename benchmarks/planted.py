@@ -1,6 +1,6 @@
 """Do the methods that choose where to put parameters choose where the truth is?
 
-    python benchmarks/planted.py [--seeds N] [OVERRIDES]
+    python benchmarks/planted.py [--seeds N] [--targets "query, value" value] [OVERRIDES]
 
 The truth (task=planted): updates of rank 4 in the value matrices of the two top layers, and nothing
 else. AdaLoRA may keep as many triplets as are true, LoRA-drop the layers that its threshold asks
@@ -113,14 +113,17 @@ def short(name: str) -> str:
 def rows(given: argparse.Namespace, overrides: list[str]) -> Iterator[tuple[str, list, list]]:
     """Each method and choice of targets with its results and allocations over the seeds."""
     planted = planted_names(overrides)
-    for label, (targets, rank) in TARGETS.items():
+    for label in given.targets:
+        targets, rank = TARGETS[label]
         for variant in METHODS:
             results = [
                 outcome(variant, targets, rank, seed, overrides) for seed in range(given.seeds)
             ]
             found = [allocation(variant, result, planted) for result in results]
             yield f"{variant}, {label}", results, found
-    for variant in ("lora", "head_only"):
+    if "value" not in given.targets:
+        return
+    for variant in ("lora", "head_only"):  # no choice: what there is to gain
         results = [outcome(variant, "[value]", 0, seed, overrides) for seed in range(given.seeds)]
         yield f"{variant}, value" if variant == "lora" else variant, results, []
 
@@ -128,6 +131,7 @@ def rows(given: argparse.Namespace, overrides: list[str]) -> Iterator[tuple[str,
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--targets", nargs="+", default=list(TARGETS), choices=list(TARGETS))
     given, overrides = parser.parse_known_args()
     table = Table(box=box.SIMPLE_HEAD)
     for name in ("method, targets", "pearson", "precision", "recall", "chance", "kept"):
