@@ -3,7 +3,7 @@
     python benchmarks/mini_table.py [--seeds N] [--tasks NAME ...] [--variants NAME ...] [OVERRIDES]
 
 Every run is `experiments.api.run`; one that is done is not repeated. Rates are `model.lr_scale`
-times those of conf/variant, save for RATES, which were chosen on the dev split of seed 0.
+times those of conf/variant, save for RATES, which was chosen on the dev split of seed 0.
 """
 
 import argparse
@@ -71,7 +71,7 @@ def main() -> None:
             best = f"{100 * ceiling(task, noise):.1f}"
             table.add_row(f"{task} {split}", shown(plain), *cells, best, f"{seconds:.0f}")
         Console(file=sys.stderr).print(f"{task} done")
-    Console().print(table)
+    Console(width=max(Console().width, 110)).print(table)  # as whole lines in a file
 
 
 if __name__ == "__main__":

@@ -147,7 +147,7 @@ def main() -> None:
             cells += [spread([sum(a.kept.values()) for a in found], 1)]
         table.add_row(title, *cells)
     draw(panels)
-    Console().print(table)
+    Console(width=max(Console().width, 110)).print(table)  # as whole lines in a file
     print(f"Figure: {FIGURE}")
 
 
