@@ -562,7 +562,9 @@ def test_a_full_disk_is_one_line_and_what_was_earned_stays(tmp_path: Path):
 
 @pytest.mark.slow
 def test_a_run_that_is_interrupted_says_so_and_goes_on_later(tmp_path: Path):
-    run = process(*SMALL, *OFTEN, "train.epochs=2000", folder=tmp_path)
+    # A shell without job control starts its background jobs, and so their children, deaf to this.
+    heard = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    run = process(*SMALL, *OFTEN, "train.epochs=2000", folder=tmp_path, **heard)
     deadline = time.monotonic() + 60
     while not list(tmp_path.rglob("checkpoint.safetensors")) and time.monotonic() < deadline:
         time.sleep(0.2)
