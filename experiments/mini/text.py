@@ -125,11 +125,10 @@ def agreements(draw: Draw) -> list[str]:
             sentence(f"{word} {grammar.number(noun, plural)} {be} {draw.one(lexicon.STATES)}"),
             sentence(f"{it} {grammar.predicate(draw, plural)}"),
         ]
-    said = [
+    return [
         sentence(grammar.agreement(draw, ALL_NOUNS, lexicon.PERSONS, right=True))
         for _ in range(1 + draw.below(2))
     ]
-    return said
 
 
 # --- Events --------------------------------------------------------------------------------------
