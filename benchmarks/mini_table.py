@@ -3,8 +3,8 @@
     python benchmarks/mini_table.py [--seeds N] [--tasks NAME ...] [--variants NAME ...] [OVERRIDES]
 
 Every run is `experiments.api.run`; one that is done is not repeated. Rates are `model.lr_scale`
-times those of conf/variant, save for RATES, of few tried on MNLI's dev splits of seed 0. The methods
-are not tuned alike: the table shows that the tasks work, and ranks no method.
+times those of conf/variant, save for RATES, of few tried on MNLI's dev splits of seed 0. The
+methods are not tuned alike: the table shows that the tasks work, and ranks no method.
 """
 
 import argparse
