@@ -1,8 +1,9 @@
-"""From texts to padded batches: tokens, the order of examples, and how they are put together."""
+"""From texts to batches: tokens, the order of examples, and how they are put together."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 import torch
@@ -17,77 +18,104 @@ IGNORED = -100  # in the place of a label: no target here
 
 @dataclass(frozen=True)
 class Batch:
-    """Model inputs [n, tokens], labels where there are any, and the rows they come from.
+    """Examples as one stream of tokens, labels where there are any, and the rows they come from.
 
-    Labels are [n], or [n, tokens] where tokens are to be predicted.
+    Columns are [tokens]. Labels are [n], or [tokens] where tokens are to be predicted.
     """
 
-    inputs: dict[str, Tensor]
+    columns: dict[str, Tensor]  # input_ids, and token_type_ids where the model has them
+    lengths: np.ndarray  # [n], tokens of each example
     labels: Tensor | None
     rows: np.ndarray
+    padding: dict[str, int]  # by column
 
     def to(self, device: torch.device) -> "Batch":
-        inputs = {name: tensor.to(device) for name, tensor in self.inputs.items()}
-        return Batch(inputs, None if self.labels is None else self.labels.to(device), self.rows)
+        columns = {name: tensor.to(device) for name, tensor in self.columns.items()}
+        labels = None if self.labels is None else self.labels.to(device)
+        return replace(self, columns=columns, labels=labels)
+
+    @property
+    def device(self) -> torch.device:
+        return self.columns["input_ids"].device
+
+    @property
+    def tokens(self) -> int:
+        return int(self.lengths.sum())
 
     @property
     def num_labels(self) -> int:
         """How many losses the batch has: one per example, or one per predicted token."""
-        if self.labels is None or self.labels.ndim == 1:
+        if self.labels is None or len(self.labels) == len(self.rows):
             return len(self.rows)
         return int((self.labels != IGNORED).sum())
 
-    @property
-    def tokens(self) -> int:
-        """Real tokens, without padding."""
-        return int(self.inputs["attention_mask"].sum())
+    @cached_property
+    def inputs(self) -> dict[str, Tensor]:
+        """What transformers calls a batch: columns [n, longest], padded on the right."""
+        padded = {name: self.padded(x, self.padding[name]) for name, x in self.columns.items()}
+        real = torch.ones_like(self.columns["input_ids"])
+        return padded | {"attention_mask": self.padded(real, 0)}
+
+    def padded(self, column: Tensor, padding: int) -> Tensor:
+        """A column [tokens] as [n, longest]."""
+        parts = list(column.split(self.lengths.tolist()))
+        return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True, padding_value=padding)
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A split as token ids of unequal length, ready to be batched."""
+    """A split as token ids, one example after another, ready to be batched."""
 
-    columns: dict[str, list[list[int]]]  # input_ids, and token_type_ids where the model has them
+    columns: dict[str, np.ndarray]  # [tokens]: input_ids, and token_type_ids where there are any
+    lengths: np.ndarray  # [n], tokens of each example
     labels: np.ndarray | None
     padding: dict[str, int]  # by column
     truncated: int  # examples that were longer than max_length
 
     def __len__(self) -> int:
-        return len(self.columns["input_ids"])
+        return len(self.lengths)
 
     @cached_property
-    def lengths(self) -> np.ndarray:
-        """Tokens of each example."""
-        return np.array([len(ids) for ids in self.columns["input_ids"]])
+    def starts(self) -> np.ndarray:
+        """The place [n] of each example's first token."""
+        return np.cumsum(self.lengths) - self.lengths
+
+    def places(self, rows: np.ndarray) -> np.ndarray:
+        """The places of all tokens of these examples, in order."""
+        lengths = self.lengths[rows]
+        within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        return np.repeat(self.starts[rows], lengths) + within
 
     def batch(self, rows: np.ndarray) -> Batch:
-        """These examples, padded on the right to the longest of them."""
-        inputs = {}
-        for name, column in self.columns.items():
-            parts = [torch.tensor(column[row]) for row in rows]
-            inputs[name] = torch.nn.utils.rnn.pad_sequence(
-                parts, batch_first=True, padding_value=self.padding[name]
-            )
-        lengths = torch.from_numpy(self.lengths[rows])
-        positions = torch.arange(inputs["input_ids"].shape[1])
-        inputs["attention_mask"] = (positions < lengths[:, None]).long()
+        """These examples in this order."""
+        places = self.places(rows)
+        columns = {
+            name: torch.from_numpy(column[places].astype(np.int64))
+            for name, column in self.columns.items()
+        }
         labels = None if self.labels is None else torch.from_numpy(self.labels[rows])
-        return Batch(inputs, labels, rows)
+        return Batch(columns, self.lengths[rows], labels, rows, self.padding)
 
 
 @dataclass(frozen=True)
 class Continued(Encoded):
-    """Texts of which only what follows `starts` [n] is to be predicted."""
+    """Texts of which only what follows the first `given` [n] tokens is to be predicted."""
 
-    starts: np.ndarray
+    given: np.ndarray
 
     def batch(self, rows: np.ndarray) -> Batch:
-        """These examples, their labels the targets' own tokens [n, tokens]."""
+        """These examples, their labels the targets' own tokens [tokens]."""
         batch = super().batch(rows)
-        ids, mask = batch.inputs["input_ids"], batch.inputs["attention_mask"]
-        starts = torch.from_numpy(self.starts[rows])[:, None]
-        target = (torch.arange(ids.shape[1]) >= starts) & (mask > 0)
-        return Batch(batch.inputs, ids.masked_fill(~target, IGNORED), rows)
+        lengths = batch.lengths
+        within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        shown = torch.from_numpy(within < np.repeat(self.given[rows], lengths))
+        return replace(batch, labels=batch.columns["input_ids"].masked_fill(shown, IGNORED))
+
+
+def flat(examples: list[list[int]]) -> np.ndarray:
+    """Token ids of examples, one after another."""
+    total = sum(map(len, examples))
+    return np.fromiter(chain.from_iterable(examples), dtype=np.int32, count=total)
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, split: Split, max_length: int) -> Encoded:
@@ -109,7 +137,9 @@ def encode(tokenizer: PreTrainedTokenizerBase, split: Split, max_length: int) ->
     long = sum(len(ids) > max_length for ids in whole["input_ids"])
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     padding = {"input_ids": pad, "token_type_ids": 0}
-    return Encoded({name: cut[name] for name in names}, split.labels, padding, long)
+    lengths = np.array([len(ids) for ids in cut["input_ids"]], dtype=np.int64)
+    columns = {name: flat(cut[name]) for name in names}
+    return Encoded(columns, lengths, split.labels, padding, long)
 
 
 @dataclass(frozen=True)
@@ -134,7 +164,7 @@ class Batches:
     def parts(self, step: int) -> Iterator[Batch]:
         """The batch of one step, in up to `accumulate` parts of examples of like length.
 
-        A sum over examples does not mind their order, and short ones need less padding.
+        A sum over examples does not mind their order, and like lengths need less padding.
         """
         rows = self.rows(step)
         by_length = rows[np.argsort(self.data.lengths[rows], kind="stable")]

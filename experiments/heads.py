@@ -24,9 +24,9 @@ class FirstTokenHead(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.before = before
 
-    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        first = hidden[:, 0]
-        first = self.dropout(first) if self.before else first
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Outputs [n, num_outputs] from the first tokens' states [n, width]."""
+        first = self.dropout(hidden) if self.before else hidden
         return self.out_proj(self.dropout(torch.tanh(self.dense(first))))
 
 
@@ -37,16 +37,13 @@ class LastTokenHead(nn.Module):
         super().__init__()
         self.score = nn.Linear(width, num_outputs, bias=False)
 
-    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        last = mask.sum(dim=1) - 1
-        return self.score(hidden[torch.arange(len(hidden), device=hidden.device), last])
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Outputs [n, num_outputs] from the last tokens' states [n, width]."""
+        return self.score(hidden)
 
 
 class NoHead(nn.Module):
-    """In the place of a head: hidden states as they are."""
-
-    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        return hidden
+    """In the place of a head, where the backbone itself gives the outputs."""
 
 
 def check_family(where: str, kind: str | None) -> None:

@@ -58,9 +58,8 @@ def load_adapted(run: Run, device: torch.device) -> Loaded:
     run.variant.adapt(loaded.model.backbone)
     float_masters(loaded.model)
     loaded.model.to(device)
-    if run.train.checkpointing:
-        # The re-entrant form gives no gradient to a block whose input needs none.
-        loaded.model.backbone.gradient_checkpointing_enable({"use_reentrant": False})
+    loaded.model.engine = run.train.forward_passes()
+    loaded.model.engine.prepare(loaded.model.backbone)
     return loaded
 
 

@@ -104,9 +104,9 @@ class Clock:
         else:
             self.started = time.perf_counter()
 
-    def count(self, batch: Batch) -> None:
-        self.tokens += batch.tokens
-        self.padded += batch.inputs["input_ids"].numel()
+    def count(self, tokens: int, places: int) -> None:
+        self.tokens += tokens
+        self.padded += places
 
     def stop(self) -> None:
         if self.device.type == "cuda":
@@ -172,7 +172,7 @@ def count_flops(
                 loss.backward()
             backward += counter.get_total_flops()
     model.zero_grad()
-    places = sum(part.inputs["input_ids"].numel() for part in parts)
+    places = sum(model.engine.places(part) for part in parts)
     return {
         "forward_per_token": forward / places,
         "training_per_token": (forward + backward) / places,
@@ -193,7 +193,7 @@ def latency(model: Model, batch: Batch, budget: float = 2.0) -> dict[str, float]
         for form, layers in (("adapted", adapted), ("merged", merged)):
             for name, layer in layers.items():
                 replace_module(model.backbone, name, layer)
-            times[form].append(seconds_of(lambda: model(batch), batch.inputs["input_ids"].device))
+            times[form].append(seconds_of(lambda: model(batch), batch.device))
     for name, layer in adapted.items():
         replace_module(model.backbone, name, layer)
     # The first pass of each form pays for what is set up once.

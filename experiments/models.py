@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -26,11 +27,14 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from experiments import hub
+from experiments.backbones.engine import Engine
+from experiments.backbones.language import next_token_loss
 from experiments.batches import IGNORED, Batch
 from experiments.files import read_object
 from experiments.heads import (
     LANGUAGE_MODELS,
     FirstTokenHead,
+    LastTokenHead,
     NoHead,
     build_head,
     check_family,
@@ -44,17 +48,28 @@ TOKENIZER_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("vocab.tx
 
 
 class Model(nn.Module):
-    """A backbone and the head on its last hidden states."""
+    """A backbone, the head on its last hidden states, and how the backbone is run."""
 
     def __init__(self, backbone: PreTrainedModel, head: nn.Module) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
+        self.engine = Engine()
+
+    def states(self, batch: Batch) -> Tensor:
+        """The last hidden states of all tokens [tokens, width], at least float32."""
+        return at_least_float32(self.engine.states(self.backbone, batch))
+
+    def summaries(self, batch: Batch) -> Tensor:
+        """The last hidden state [n, width] of the token that the head looks at."""
+        ends = np.cumsum(batch.lengths)
+        last = isinstance(self.head, LastTokenHead)
+        places = torch.from_numpy(ends - 1 if last else ends - batch.lengths)
+        return self.states(batch)[places.to(batch.device)]
 
     def forward(self, batch: Batch) -> Tensor:
         """Outputs [n, num_outputs], at least float32."""
-        hidden = self.backbone(**batch.inputs).last_hidden_state
-        return self.head(at_least_float32(hidden), batch.inputs["attention_mask"])
+        return self.head(self.summaries(batch))
 
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The sum of the examples' losses, and the outputs [n, num_outputs]."""
@@ -81,20 +96,15 @@ class LanguageModel(Model):
         """The sum of the targets' smoothed losses, and what `forward` gives."""
         if batch.labels is None:
             raise ValueError("A batch without targets has no loss.")
-        hidden = self.backbone(**batch.inputs).last_hidden_state
+        places = (batch.labels != IGNORED).nonzero()[:, 0]
         # What stands at a place predicts the next one; only there are the many logits computed.
-        targets = batch.labels[:, 1:]
-        places = targets != IGNORED
-        logits = at_least_float32(tied_output(self.backbone)(hidden[:, :-1][places]))
-        logs = torch.log_softmax(logits, dim=-1)
-        losses = -logs.gather(1, targets[places][:, None])[:, 0]
-        total = losses.sum()
-        if self.smoothing:
-            uniform = -logs.mean(dim=-1).sum()
-            total = (1 - self.smoothing) * total + self.smoothing * uniform
-        rows = places.nonzero()[:, 0]
-        sums = losses.new_zeros(len(places)).index_add(0, rows, losses)
-        return total, torch.stack((sums, places.sum(dim=1).to(sums.dtype)), dim=1)
+        hidden = self.engine.states(self.backbone, batch)[places - 1]
+        table = tied_output(self.backbone).weight
+        total, losses = next_token_loss(hidden, table, batch.labels[places], self.smoothing)
+        rows = torch.from_numpy(np.repeat(np.arange(len(batch.rows)), batch.lengths))
+        rows = rows.to(batch.device)[places]
+        counts = torch.stack((losses, torch.ones_like(losses)), dim=1)
+        return total, losses.new_zeros(len(batch.rows), 2).index_add(0, rows, counts)
 
 
 def assembled(backbone: PreTrainedModel, num_outputs: int) -> Model:

@@ -71,9 +71,12 @@ def strata(labels: np.ndarray | None) -> np.ndarray | None:
 
 def take(data: Encoded, rows: np.ndarray) -> Encoded:
     """Some examples of an encoded split."""
-    columns = {name: [column[row] for row in rows] for name, column in data.columns.items()}
-    per_example = {"labels": data.labels}
+    places = data.places(rows)
+    found = {
+        "columns": {name: column[places] for name, column in data.columns.items()},
+        "lengths": data.lengths[rows],
+        "labels": None if data.labels is None else data.labels[rows],
+    }
     if isinstance(data, Continued):
-        per_example["starts"] = data.starts
-    found = {n: None if values is None else values[rows] for n, values in per_example.items()}
-    return replace(data, columns=columns, **found)
+        found["given"] = data.given[rows]
+    return replace(data, **found)

@@ -52,7 +52,7 @@ class Recorder(Watch):
         self.clock.start()
 
     def seen(self, batch: Batch, outputs: Tensor) -> None:
-        self.clock.count(batch)
+        self.clock.count(batch.tokens, self.state.model.engine.places(batch))
         self.outputs.append(outputs)
         self.labels.append(batch.labels)
 

@@ -10,6 +10,7 @@ import torch.nn as nn
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
+from experiments.backbones.engine import NAMES, Engine
 from experiments.batches import Batch, Batches
 from experiments.layers import PRECISIONS
 from experiments.models import Model
@@ -38,7 +39,9 @@ class Train:
     warmup: float  # fraction of all steps
     clip: float | None  # largest gradient norm
     precision: str  # fp32, or bf16: frozen matrices in bfloat16, what trains in float32
-    checkpointing: bool  # recompute activations in the backward pass
+    engine: str  # packed: our own passes, without padding; transformers: its own, padded
+    lean: bool  # packed: compute the feed-forward's inner activations again in the backward pass
+    checkpointing: bool  # compute all activations of a block again in the backward pass
     device: str  # auto, cpu, cuda, cuda:1 ...
     eval_batch_size: int
     snapshots: int  # adapter states kept, evenly spaced, the last one at the end
@@ -72,7 +75,8 @@ class Train:
             raise ValueError(
                 f"train.device must be auto, cpu, cuda or cuda:NUMBER, got '{self.device}'."
             )
-        for name, known in (("precision", tuple(PRECISIONS)), ("schedule", tuple(SCHEDULES))):
+        choices = {"precision": PRECISIONS, "schedule": SCHEDULES, "engine": NAMES}
+        for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(
                     f"train.{name} must be one of {', '.join(known)}, got '{getattr(self, name)}'."
@@ -90,6 +94,10 @@ class Train:
                 f"device{'' if found == 1 else 's'}."
             )
         return device
+
+    def forward_passes(self) -> Engine:
+        """How the backbone is run."""
+        return Engine(self.engine, self.lean, self.checkpointing)
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """Optimiser steps of the whole run, at least one."""

@@ -75,11 +75,11 @@ def test_a_row_is_source_end_target_end_and_only_the_target_is_trained_on(
     expected = [*ids(slots(source)), end, *ids(f" {target}"), end]
     assert batch.inputs["input_ids"][0, : len(expected)].tolist() == expected
     shown = len(ids(slots(source))) + 1
-    labels = batch.labels[0, : len(expected)]
+    labels = batch.labels[: len(expected)]
     assert (labels[:shown] == -100).all() and labels[shown:].tolist() == expected[shown:]
     assert batch.num_labels == int((batch.labels != -100).sum())
     raw = replace(task, layout="raw").encode(tokenizer, made.data.train, 64)
-    assert raw.columns["input_ids"][0][: len(ids(source))] == ids(source)
+    assert raw.columns["input_ids"][: len(ids(source))].tolist() == ids(source)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -92,13 +92,14 @@ def test_the_loss_is_that_of_pytorch_with_smoothing_and_is_reported_without(
     with torch.no_grad():
         hidden = model.backbone(**batch.inputs).last_hidden_state
         logits = (hidden @ model.backbone.wte.weight.T)[:, :-1].flatten(0, 1)
-        targets = batch.labels[:, 1:].flatten()
+        targets = batch.padded(batch.labels, -100)[:, 1:].flatten()
         loss, outputs = model.loss(batch)
     expected = F.cross_entropy(logits, targets, reduction="sum", label_smoothing=smoothing)
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-4)
     plain = F.cross_entropy(logits, targets, reduction="none").view(5, -1).sum(dim=1)
     torch.testing.assert_close(outputs[:, 0], plain, rtol=1e-5, atol=1e-4)
-    assert outputs[:, 1].tolist() == (batch.labels != -100).sum(dim=1).tolist()
+    counts = (batch.padded(batch.labels, -100) != -100).sum(dim=1)
+    assert outputs[:, 1].tolist() == counts.tolist()
 
 
 def test_a_long_text_loses_its_end_and_is_counted(job: Callable[..., Job]) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import VARIANTS
 
+from experiments.backbones.stream import lay_out
 from experiments.config import Run
 from experiments.job import start
 from experiments.measure import Clock, Cost, count_flops, count_parameters, latency, measure
@@ -85,12 +86,21 @@ def test_baselines_have_the_counts_of_the_published_models() -> None:
         assert sum(p.numel() for p in model.parameters() if p.requires_grad) == count
 
 
+@pytest.mark.parametrize("engine", ["packed", "transformers"])
 @pytest.mark.parametrize("variant", ["full", "lora", "head_only"])
-def test_operations_follow_the_closed_formula(tiny_run: Callable[..., Run], variant: str) -> None:
-    job = begin(tiny_run(variant, "train.batch_size=8", "train.accumulate=1"))
+def test_operations_follow_the_closed_formula(
+    tiny_run: Callable[..., Run], variant: str, engine: str
+) -> None:
+    settings = ("train.batch_size=8", "train.accumulate=1", f"train.engine={engine}")
+    job = begin(tiny_run(variant, *settings))
     (batch,) = job.batches.parts(1)
-    tokens = batch.inputs["input_ids"].numel()
-    length = batch.inputs["input_ids"].shape[1]
+    if engine == "packed":
+        tokens = batch.tokens
+        groups = lay_out(batch.lengths, CPU).groups
+        length = sum(group.rows * group.width**2 for group in groups) / tokens
+    else:
+        tokens = batch.inputs["input_ids"].numel()
+        length = batch.inputs["input_ids"].shape[1]
     found = count_flops(job.loaded.model, lambda: 0.0, [batch])
     weights = LAYERS * (4 * D * D + 2 * D * INNER)
     attention = 4 * length * D * LAYERS
@@ -105,6 +115,8 @@ def test_operations_follow_the_closed_formula(tiny_run: Callable[..., Run], vari
         "lora": 2 * weights + 2 * attention + 4 * adapters + 4 * head - spared,
         "head_only": 4 * head - 2 * 8 * D * D / tokens,
     }[variant]
+    if engine == "packed" and variant != "head_only":
+        backward += attention / 2  # the scores once more
     assert found["training_per_token"] == pytest.approx(forward + backward, rel=1e-6)
 
 

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from experiments.batches import Encoded, encode
 from experiments.config import build
-from experiments.heads import LastTokenHead
 from experiments.metrics.glue import METRICS, interval
 from experiments.mini.text import passages
 from experiments.models import Loaded, Pretrained
@@ -225,11 +224,7 @@ def states(loaded: Loaded, data: Encoded) -> Tensor:
     order = np.argsort(data.lengths, kind="stable")
     found = []
     for start in range(0, len(order), 64):
-        inputs = data.batch(order[start : start + 64]).inputs
-        hidden = model.backbone(**inputs).last_hidden_state
-        last = inputs["attention_mask"].sum(dim=1) - 1
-        place = last if isinstance(model.head, LastTokenHead) else torch.zeros_like(last)
-        found.append(hidden[torch.arange(len(hidden)), place])
+        found.append(model.summaries(data.batch(order[start : start + 64])))
     result = torch.cat(found)
     return torch.empty_like(result).index_copy_(0, torch.from_numpy(order), result)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from experiments import evaluation
-from experiments.batches import Continued
+from experiments.batches import Continued, flat
 from experiments.evaluation import Evaluated
 from experiments.generation import Decoding, generate
 from experiments.metrics import meteor, nlg
@@ -131,7 +131,7 @@ class GenerationTask(Task):
     ) -> Continued:
         """A row per source and text; what is longer than `max_length` loses its end, and counts."""
         prompts = {source: self.prompt(tokenizer, source) for source, *_ in split.texts}
-        ids, starts, cut = [], [], 0
+        ids, given, cut = [], [], 0
         for source, target in pairs(split):
             words: Any = tokenizer(f" {target}", add_special_tokens=False, verbose=False)
             whole = [*prompts[source], *words["input_ids"], end_of(tokenizer)]
@@ -142,9 +142,10 @@ class GenerationTask(Task):
                 )
             cut += len(whole) > max_length
             ids.append(whole[:max_length])
-            starts.append(len(prompts[source]))
+            given.append(len(prompts[source]))
+        lengths = np.array([len(whole) for whole in ids])
         padding = {"input_ids": end_of(tokenizer)}
-        return Continued({"input_ids": ids}, None, padding, cut, np.array(starts))
+        return Continued({"input_ids": flat(ids)}, lengths, None, padding, cut, np.array(given))
 
     def evaluate(self, loaded: Loaded, split: Split, train: Train) -> Evaluated:
         """A text for every source, and the mean loss per token of the texts it has."""

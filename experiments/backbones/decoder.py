@@ -1,0 +1,47 @@
+"""GPT-2 over a stream of tokens.  Radford et al., 2019.
+
+The modules and their names are transformers', its fused projections split; their forward passes
+are not used.
+"""
+
+from typing import Any
+
+from torch import Tensor
+
+from experiments.backbones.kernels import (
+    ACTIVATIONS,
+    add_norm,
+    attention,
+    dropout,
+    rate,
+    recomputed,
+)
+from experiments.backbones.stream import Layout
+
+
+def embed(backbone: Any, columns: dict[str, Tensor], layout: Layout) -> Tensor:
+    """The input of the first block, [tokens, d]."""
+    x = backbone.wte(columns["input_ids"]) + backbone.wpe(layout.positions)
+    return dropout(x, backbone.drop)
+
+
+def blocks(backbone: Any) -> Any:
+    """The blocks in order."""
+    return backbone.h
+
+
+def block(backbone: Any, layer: Any, x: Tensor, layout: Layout, lean: bool) -> Tensor:
+    """One block: attention and feed-forward, each behind a norm and added to its input."""
+    config, own, mlp = backbone.config, layer.attn, layer.mlp
+    normed, x = add_norm(None, x, layer.ln_1)
+    q, k, v = (part(normed) for part in own.c_attn.parts.values())
+    mixed = attention(q, k, v, layout, config.n_head, True, rate(own.attn_dropout))
+    normed, x = add_norm(own.c_proj(mixed), x, layer.ln_2, own.resid_dropout)
+    act = ACTIVATIONS[config.activation_function]
+    inner = recomputed(lean, lambda x: act(mlp.c_fc(x)), normed)
+    return x + dropout(mlp.c_proj(inner), mlp.dropout)
+
+
+def last(backbone: Any, x: Tensor) -> Tensor:
+    """The norm behind the last block."""
+    return backbone.ln_f(x)
