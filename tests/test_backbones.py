@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, BertConfig, BertModel, GPT2Config, GPT2M
 
 from experiments.backbones import kernels
 from experiments.backbones.engine import Engine
-from experiments.backbones.kernels import add_norm, attention, invertible, mask
+from experiments.backbones.kernels import Masks, add_norm, attention, invertible
 from experiments.backbones.language import next_token_loss
 from experiments.backbones.stream import lay_out
 from experiments.batches import Batch
@@ -93,17 +93,19 @@ def test_a_config_that_means_something_else_is_refused() -> None:
 def test_a_layout_finds_every_token_once(lengths: list[int]) -> None:
     layout = lay_out(np.array(lengths), CPU)
     assert layout.positions.tolist() == [i for length in lengths for i in range(length)]
-    x = torch.randn(sum(lengths), 6)
-    parts = [group.stream(group.grid(x, 2)) for group in layout.groups]
+    x = torch.randn(sum(lengths), 12)
+    parts = [group.stream(group.grids(x, 3, 2)) for group in layout.groups]
     assert torch.equal(torch.cat(parts), x)
     assert sum(group.rows for group in layout.groups) == len(lengths)
 
 
 def test_a_mask_drops_as_often_as_it_says_and_keeps_the_mean() -> None:
     x = torch.empty(1000, 1001)
-    first = mask(x, 0.1, seed=3)
-    assert torch.equal(first, mask(x, 0.1, seed=3))
-    assert not torch.equal(first, mask(x, 0.1, seed=4))
+    masks = Masks(0.1, seed=3)
+    first, second = masks.like(x), masks.like(x)
+    assert torch.equal(first, Masks(0.1, seed=3).like(x))
+    assert not torch.equal(first, Masks(0.1, seed=4).like(x))
+    assert not torch.equal(first, second)
     assert sorted(set(first.unique().tolist())) == [0.0, pytest.approx(1 / 0.9)]
     deviation = math.sqrt(0.1 * 0.9 / x.numel())
     assert float((first == 0).float().mean()) == pytest.approx(0.1, abs=5 * deviation)

@@ -18,20 +18,24 @@ class Group:
     rows: int
     width: int
     places: Tensor | None  # [tokens] each token's place in the flat grid; None: there is no padding
-    padding: Tensor | None  # [rows, 1, 1, width], True where no token is
+    padding: Tensor | None  # [rows, 1, 1, width], -inf where no token is, else 0
 
-    def grid(self, x: Tensor, heads: int) -> Tensor:
-        """This group's part of x [tokens, heads * d] as [rows * heads, width, d], zeros behind."""
+    def grids(self, x: Tensor, number: int, heads: int) -> Tensor:
+        """This group's part of x [tokens, number * heads * d], with zeros for padding.
+
+        Returns [number, rows * heads, width, d].
+        """
         x = x[self.tokens]
         if self.places is not None:
             x = x.new_zeros(self.rows * self.width, x.shape[1]).index_copy_(0, self.places, x)
-        x = x.view(self.rows, self.width, heads, -1).transpose(1, 2)
-        return x.reshape(self.rows * heads, self.width, -1)
+        x = x.view(self.rows, self.width, number, heads, -1).permute(2, 0, 3, 1, 4)
+        return x.reshape(number, self.rows * heads, self.width, -1)
 
     def stream(self, x: Tensor) -> Tensor:
-        """The inverse of `grid`: [rows * heads, width, d] as [tokens, heads * d]."""
-        x = x.view(self.rows, -1, self.width, x.shape[2]).transpose(1, 2)
-        x = x.reshape(self.rows * self.width, -1)
+        """The inverse of `grids`: from [number, rows * heads, width, d]."""
+        number, _, width, d = x.shape
+        x = x.view(number, self.rows, -1, width, d).permute(1, 3, 0, 2, 4)
+        x = x.reshape(self.rows * width, -1)
         return x if self.places is None else x[self.places]
 
 
@@ -68,5 +72,5 @@ def grouped(part: np.ndarray, start: int, lengths: np.ndarray, device: torch.dev
         return Group(tokens, len(own), width, None, None)
     real = np.arange(width) < own[:, None]
     places = torch.from_numpy(np.flatnonzero(real)).to(device)
-    padding = torch.from_numpy(~real).to(device)[:, None, None, :]
-    return Group(tokens, len(own), width, places, padding)
+    padding = torch.from_numpy(np.where(real, np.float32(0), np.float32(-np.inf))).to(device)
+    return Group(tokens, len(own), width, places, padding[:, None, None, :])
