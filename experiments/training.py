@@ -14,6 +14,7 @@ from experiments.backbones.engine import NAMES, Engine
 from experiments.batches import Batch, Batches
 from experiments.layers import PRECISIONS
 from experiments.models import Model
+from experiments.optimizer import FlatAdamW
 from variants.base import Progress, Variant, decay_groups
 
 # Factor on the learning rate after a share of the steps behind the warm-up.
@@ -113,15 +114,12 @@ class Plan:
     total: int  # steps
 
 
-def build_optimizer(
-    model: Model, variant: Variant, plan: Plan
-) -> tuple[torch.optim.Optimizer, list[nn.Parameter]]:
-    """AdamW over the method's groups and the head's, and everything that trains."""
+def build_optimizer(model: Model, variant: Variant, plan: Plan) -> FlatAdamW:
+    """AdamW over the method's groups and the head's: everything that trains."""
     train = plan.train
     groups = variant.param_groups(model.backbone, plan.lr, train.weight_decay)
     groups += decay_groups(model.head, train.head_lr, train.weight_decay)
-    optimizer = torch.optim.AdamW(groups)
-    return optimizer, [p for group in optimizer.param_groups for p in group["params"]]
+    return FlatAdamW(groups)
 
 
 def build_schedule(optimizer: torch.optim.Optimizer, plan: Plan) -> LambdaLR:
@@ -170,7 +168,8 @@ class Stepper:
     def __init__(self, model: Model, variant: Variant, batches: Batches, plan: Plan) -> None:
         self.model, self.variant, self.batches, self.plan = model, variant, batches, plan
         self.device = next(model.parameters()).device
-        self.optimizer, self.trained = build_optimizer(model, variant, plan)
+        self.optimizer = build_optimizer(model, variant, plan)
+        self.trained = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.schedule = build_schedule(self.optimizer, plan)
         model.train()
 
@@ -183,6 +182,7 @@ class Stepper:
         loss = self.backward(number, watch)
         progress = Progress(number, self.plan.total)
         self.variant.after_backward(self.model.backbone, progress)
+        self.optimizer.gather()
         norm = nn.utils.clip_grad_norm_(self.trained, self.plan.train.clip or math.inf)
         self.optimizer.step()
         self.schedule.step()

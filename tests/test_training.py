@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from experiments.batches import Batches
 from experiments.config import Run
 from experiments.job import Job, start
+from experiments.optimizer import FlatAdamW
 from experiments.recorder import Diverged, Recorder
 from experiments.runner import execute
 from experiments.training import Plan, State, Watch, build_optimizer, build_schedule, fit
@@ -195,7 +196,7 @@ def test_schedules_warm_up_and_decay(
     run = tiny_run("lora", f"train.schedule={schedule}", "train.warmup=0.2")
     job = begin(run)
     plan = Plan(run.train, lr=2.0, total=10)
-    optimizer, _ = build_optimizer(job.loaded.model, run.variant, plan)
+    optimizer = build_optimizer(job.loaded.model, run.variant, plan)
     lambdas = build_schedule(optimizer, plan)
     rates = []
     for _ in range(10):
@@ -211,7 +212,7 @@ def test_the_models_scale_multiplies_the_methods_rate_and_not_the_heads(
     tiny_run: Callable[..., Run],
 ) -> None:
     job = begin(tiny_run("lora", "model.lr_scale=3.0", "variant.lr=0.01", "train.head_lr=0.5"))
-    optimizer, _ = build_optimizer(job.loaded.model, job.run.variant, job.plan)
+    optimizer = build_optimizer(job.loaded.model, job.run.variant, job.plan)
     rates = {group["lr"] for group in optimizer.param_groups}
     assert rates == {0.03, 0.5}
 
@@ -226,15 +227,15 @@ def test_gradients_are_clipped_to_the_norm(tiny_run: Callable[..., Run]) -> None
 
     variant = job.run.variant
     seen: list[float] = []
-    original = torch.optim.AdamW.step
+    original = FlatAdamW.step
 
-    def step(self: torch.optim.AdamW, *args: object) -> object:
+    def step(self: FlatAdamW, *args: object) -> object:
         gradients = [p.grad for g in self.param_groups for p in g["params"] if p.grad is not None]
         seen.append(float(torch.stack([g.norm() for g in gradients]).norm()))
         return original(self, *args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.optim.AdamW, "step", step)
+        patch.setattr(FlatAdamW, "step", step)
         fit(job.loaded.model, variant, job.batches, job.plan, Norms())
     assert norms[0] > 0.001 and seen == [pytest.approx(0.001, rel=1e-3)]
 
