@@ -1,9 +1,10 @@
 """From texts to batches: tokens, the order of examples, and how they are put together."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -28,11 +29,13 @@ class Batch:
     labels: Tensor | None
     rows: np.ndarray
     padding: dict[str, int]  # by column
+    prefix: tuple[Tensor, int] | None = None  # states [tokens, d] before the block of this number
 
     def to(self, device: torch.device) -> "Batch":
         columns = {name: tensor.to(device) for name, tensor in self.columns.items()}
         labels = None if self.labels is None else self.labels.to(device)
-        return replace(self, columns=columns, labels=labels)
+        prefix = None if self.prefix is None else (self.prefix[0].to(device), self.prefix[1])
+        return replace(self, columns=columns, labels=labels, prefix=prefix)
 
     @property
     def device(self) -> torch.device:
@@ -62,6 +65,17 @@ class Batch:
         return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True, padding_value=padding)
 
 
+class Prefix(Protocol):
+    """States of all tokens of a split behind its frozen blocks."""
+
+    blocks: int
+    seconds: float
+
+    def states(self, places: np.ndarray) -> Tensor:
+        """The states [tokens, d] of the tokens at these places."""
+        ...
+
+
 @dataclass(frozen=True)
 class Encoded:
     """A split as token ids, one example after another, ready to be batched."""
@@ -71,6 +85,7 @@ class Encoded:
     labels: np.ndarray | None
     padding: dict[str, int]  # by column
     truncated: int  # examples that were longer than max_length
+    prefix: Prefix | None = field(default=None, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -94,7 +109,8 @@ class Encoded:
             for name, column in self.columns.items()
         }
         labels = None if self.labels is None else torch.from_numpy(self.labels[rows])
-        return Batch(columns, self.lengths[rows], labels, rows, self.padding)
+        prefix = None if self.prefix is None else (self.prefix.states(places), self.prefix.blocks)
+        return Batch(columns, self.lengths[rows], labels, rows, self.padding, prefix)
 
 
 @dataclass(frozen=True)

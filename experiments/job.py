@@ -11,6 +11,7 @@ from experiments.config import Run, describe
 from experiments.identity import identity
 from experiments.layers import float_masters
 from experiments.models import Loaded
+from experiments.prefix import with_prefix
 from experiments.randomness import numpy_generator, seed_everything, torch_generator
 from experiments.tasks.base import Data, Split
 from experiments.training import Plan
@@ -38,6 +39,8 @@ def start(run: Run, data: Data) -> Job:
     loaded = load_adapted(run, device)
     chosen = subset(data.train, train.examples)
     examples = run.task.encode(loaded.tokenizer, chosen, train.max_length)
+    if train.prefix_cache:
+        examples = with_prefix(examples, loaded.model)
     batches = Batches(examples, train.batch_size, train.accumulate, run.seed)
     total = train.total_steps(batches.steps_per_epoch)
     plan = Plan(train, run.variant.lr * run.model.lr_scale, total)

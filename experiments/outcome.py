@@ -78,6 +78,9 @@ def cost(job: Job, recorder: Recorder, evaluated: dict[str, Evaluated]) -> dict[
     }
     # The steps of every process that took part, where the phase only knows the last.
     found["seconds"]["train"] = sum(clock.seconds())
+    prefix = job.examples.prefix
+    if prefix is not None:
+        found["prefix"] = {"blocks": prefix.blocks, "seconds": prefix.seconds}
     if evaluated:
         split = next(iter({**job.data.score, **job.data.predict}.values()))
         rows = np.arange(min(LATENCY_BATCH, len(split)))

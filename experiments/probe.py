@@ -79,4 +79,5 @@ def take(data: Encoded, rows: np.ndarray) -> Encoded:
     }
     if isinstance(data, Continued):
         found["given"] = data.given[rows]
-    return replace(data, **found)
+    # The prefix counts tokens of the whole split.
+    return replace(data, prefix=None, **found)

@@ -43,6 +43,7 @@ class Train:
     engine: str  # packed: our own passes, without padding; transformers: its own, padded
     lean: bool  # packed: compute the feed-forward's inner activations again in the backward pass
     checkpointing: bool  # compute all activations of a block again in the backward pass
+    prefix_cache: bool  # packed: states below the lowest trained block computed once, undropped
     device: str  # auto, cpu, cuda, cuda:1 ...
     eval_batch_size: int
     snapshots: int  # adapter states kept, evenly spaced, the last one at the end
@@ -72,6 +73,8 @@ class Train:
                 )
         if not 0 <= self.warmup <= 1:
             raise ValueError(f"train.warmup is a fraction of all steps, got {self.warmup}.")
+        if self.prefix_cache and self.engine != "packed":
+            raise ValueError(f"train.prefix_cache needs train.engine=packed, got '{self.engine}'.")
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise ValueError(
                 f"train.device must be auto, cpu, cuda or cuda:NUMBER, got '{self.device}'."

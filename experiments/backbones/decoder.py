@@ -25,6 +25,11 @@ def embed(backbone: Any, columns: dict[str, Tensor], layout: Layout) -> Tensor:
     return dropout(x, backbone.drop)
 
 
+def bottom(backbone: Any) -> Any:
+    """The modules below the first block."""
+    return [backbone.wte, backbone.wpe]
+
+
 def blocks(backbone: Any) -> Any:
     """The blocks in order."""
     return backbone.h

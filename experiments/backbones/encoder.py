@@ -32,6 +32,11 @@ def embed(backbone: Any, columns: dict[str, Tensor], layout: Layout) -> Tensor:
     return dropout(parts.LayerNorm(x), parts.dropout)
 
 
+def bottom(backbone: Any) -> Any:
+    """The modules below the first block."""
+    return [backbone.embeddings]
+
+
 def blocks(backbone: Any) -> Any:
     """The blocks in order."""
     return backbone.encoder.layer

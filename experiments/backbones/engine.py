@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch.nn as nn
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -37,6 +38,11 @@ def again(compute: Callable[..., Tensor], *args: Any) -> Tensor:
     return checkpoint(compute, *args, use_reentrant=False)
 
 
+def trains(module: nn.Module) -> bool:
+    """Whether any parameter of it does."""
+    return any(parameter.requires_grad for parameter in module.parameters())
+
+
 @dataclass(frozen=True)
 class Engine:
     """One way to the last hidden states of a batch's tokens."""
@@ -54,13 +60,33 @@ class Engine:
 
     def packed(self, backbone: Any, batch: Batch) -> Tensor:
         """The same by our own passes, which see no padding."""
+        return FAMILIES[backbone.config.model_type].last(backbone, self.through(backbone, batch))
+
+    def through(self, backbone: Any, batch: Batch, end: int | None = None) -> Tensor:
+        """The states [tokens, d] before block number `end`, or behind all blocks."""
         family = FAMILIES[backbone.config.model_type]
         layout = lay_out(batch.lengths, batch.device)
-        x = family.embed(backbone, batch.columns, layout)
+        if batch.prefix is None:
+            x, first = family.embed(backbone, batch.columns, layout), 0
+        else:
+            x, first = batch.prefix
         block = again if self.checkpointing and backbone.training else kept
-        for layer in family.blocks(backbone):
+        for layer in family.blocks(backbone)[first:end]:
             x = block(family.block, backbone, layer, x, layout, self.lean and backbone.training)
-        return family.last(backbone, x)
+        return x
+
+    def frozen_blocks(self, backbone: Any) -> int:
+        """How many of the first blocks, and all below them, do not train."""
+        family = FAMILIES[backbone.config.model_type]
+        if any(trains(module) for module in family.bottom(backbone)):
+            return 0
+        blocks = family.blocks(backbone)
+        return next((i for i, layer in enumerate(blocks) if trains(layer)), len(blocks))
+
+    def frozen_part(self, backbone: Any, blocks: int) -> list[nn.Module]:
+        """The modules below a block, by number."""
+        family = FAMILIES[backbone.config.model_type]
+        return [*family.bottom(backbone), *family.blocks(backbone)[:blocks]]
 
     def places(self, batch: Batch) -> int:
         """How many places of tokens it computes."""

@@ -1,0 +1,98 @@
+"""What the frozen blocks below the lowest trained one make of the train split, computed once.
+
+Nothing in them moves, so with their dropout off a token's state there is the same in every epoch,
+and in every run of a sweep that trains only above. That changes the regulariser: it is asked for
+by `train.prefix_cache`, and recorded with the run.
+"""
+
+import hashlib
+import os
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from experiments.batches import Encoded
+from experiments.files import whole
+from experiments.models import Model
+
+BATCH = 64  # examples at a time while it is filled
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """The states [tokens, d] before block number `blocks`, in a file that is mapped, not read."""
+
+    path: Path
+    blocks: int
+    seconds: float  # that filling took; 0 where the file was there
+
+    def states(self, places: np.ndarray) -> Tensor:
+        """The states [tokens, d] of the tokens at these places."""
+        found = np.load(self.path, mmap_mode="r")[places]
+        # NumPy has no bfloat16.
+        return torch.from_numpy(found).view(
+            torch.bfloat16 if found.itemsize == 2 else torch.float32
+        )
+
+
+def with_prefix(data: Encoded, model: Model) -> Encoded:
+    """The examples with the states that the frozen blocks give them, from the cache or into it.
+
+    Raises ValueError where the lowest block trains.
+    """
+    blocks = model.engine.frozen_blocks(model.backbone)
+    if not blocks:
+        raise ValueError(
+            "train.prefix_cache has nothing to keep: something in the lowest block, or below it, "
+            "trains; name targets of upper blocks only, as layer.5.attention.self.query."
+        )
+    path = folder() / f"{key(data, model, blocks)}.npy"
+    started = time.perf_counter()
+    if path.exists():
+        return replace(data, prefix=Prefix(path, blocks, 0.0))
+    with whole(path) as file:
+        fill(file, data, model, blocks)
+    return replace(data, prefix=Prefix(path, blocks, time.perf_counter() - started))
+
+
+@torch.no_grad()
+def fill(path: Path, data: Encoded, model: Model, blocks: int) -> None:
+    """Write the states of every token, dropout off."""
+    training = model.training
+    model.eval()
+    kept = None
+    order = np.argsort(-data.lengths, kind="stable")
+    for start in range(0, len(order), BATCH):
+        rows = order[start : start + BATCH]
+        batch = data.batch(rows).to(next(model.parameters()).device)
+        states = model.engine.through(model.backbone, batch, blocks).cpu()
+        found = (states.view(torch.uint16) if states.itemsize == 2 else states).numpy()
+        if kept is None:
+            shape = (int(data.lengths.sum()), found.shape[1])
+            kept = np.lib.format.open_memmap(path, mode="w+", dtype=found.dtype, shape=shape)
+        kept[data.places(rows)] = found
+    assert kept is not None
+    kept.flush()
+    model.train(training)
+
+
+def folder() -> Path:
+    """Where states are kept: `lora-assay/prefix` of the user's cache, which may be deleted."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "lora-assay" / "prefix"
+
+
+def key(data: Encoded, model: Model, blocks: int) -> str:
+    """The sha256 of all that the states depend on: tokens, lengths, and every tensor below."""
+    digest = hashlib.sha256(f"{model.engine.name}/{blocks}/{torch.__version__}".encode())
+    for name in sorted(data.columns):
+        digest.update(data.columns[name].tobytes())
+    digest.update(data.lengths.tobytes())
+    for part in model.engine.frozen_part(model.backbone, blocks):
+        for tensor in part.state_dict().values():
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

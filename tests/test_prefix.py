@@ -1,0 +1,85 @@
+"""States of the frozen blocks: kept once, equal to those computed, and never taken for others."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from experiments.config import Run
+from experiments.job import Job, start
+from experiments.prefix import folder, with_prefix
+from experiments.runner import execute
+from experiments.training import Watch, fit
+
+UPPER = ("model.dropout=0.0", "variant.targets=[layer.1.attention.self.query]")
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+class Losses(Watch):
+    def __init__(self) -> None:
+        self.values: list[float] = []
+
+    def after(self, step: int, loss: torch.Tensor, norm: torch.Tensor) -> None:
+        self.values.append(float(loss))
+
+
+def begin(run: Run) -> Job:
+    return start(run, run.task.load(run.data))
+
+
+def losses(run: Run) -> list[float]:
+    job, watch = begin(run), Losses()
+    fit(job.loaded.model, job.run.variant, job.batches, replace(job.plan, total=5), watch)
+    return watch.values
+
+
+@pytest.mark.parametrize("family", ["roberta", "gpt2"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_run_from_kept_states_is_the_run_without_dropout_below(
+    tiny_run: Callable[..., Run], family: str, precision: str
+) -> None:
+    targets = "[h.1.attn.c_attn.q]" if family == "gpt2" else "[layer.1.attention.self.query]"
+    options = ("model.dropout=0.0", f"train.precision={precision}", f"variant.targets={targets}")
+    plain = tiny_run("lora", *options, family=family)
+    kept = tiny_run("lora", *options, "train.prefix_cache=true", family=family)
+    expected = losses(plain)
+    assert losses(kept) == pytest.approx(expected, rel=1e-5)
+    (file,) = folder().iterdir()
+    before = file.stat().st_mtime_ns
+    assert losses(kept) == pytest.approx(expected, rel=1e-5)  # from the file this time
+    assert file.stat().st_mtime_ns == before
+
+
+def test_one_file_serves_other_rates_and_methods_and_no_other_weights_or_data(
+    tiny_run: Callable[..., Run],
+) -> None:
+    for variant, more in (
+        ("lora", ()), ("lora", ("variant.lr=0.5", "seed=3")), ("dora", ()),
+    ):  # fmt: skip
+        begin(tiny_run(variant, *UPPER, "train.prefix_cache=true", *more))
+    assert len(list(folder().iterdir())) == 1
+    job = begin(tiny_run("lora", *UPPER))
+    job.loaded.model.backbone.encoder.layer[0].output.dense.weight.data[0, 0] += 1e-3
+    with_prefix(job.examples, job.loaded.model)
+    assert len(list(folder().iterdir())) == 2
+    begin(tiny_run("lora", *UPPER, "train.prefix_cache=true", "train.examples=20"))
+    assert len(list(folder().iterdir())) == 3
+
+
+def test_what_it_cannot_serve_is_said(tiny_run: Callable[..., Run]) -> None:
+    with pytest.raises(ValueError, match="lowest block"):
+        begin(tiny_run("lora", "train.prefix_cache=true"))
+    with pytest.raises(ValueError, match=r"train\.engine=packed"):
+        tiny_run("lora", *UPPER, "train.prefix_cache=true", "train.engine=transformers")
+
+
+def test_a_run_records_what_was_kept(tiny_run: Callable[..., Run], tmp_path: Path) -> None:
+    run = tiny_run("lora_drop", *UPPER, "train.prefix_cache=true", "variant.steps=2")
+    result = execute(run, tmp_path / "run")
+    assert result.cost["prefix"]["blocks"] == 1 and result.cost["prefix"]["seconds"] > 0
