@@ -53,6 +53,9 @@ class AdaLoRALayer(AdapterLayer):
     def merged_weight(self) -> Tensor:
         return at_least_float32(self.W0) + self.scale * (self.B * self.E) @ self.A
 
+    def factors(self) -> tuple[Tensor, Tensor, float] | None:
+        return self.A, self.B * self.E, self.scale
+
     def update(self, x: Tensor, y: Tensor) -> Tensor:
         inner = F.linear(self.dropout(x), self.A.to(x.dtype)) * self.E.to(x.dtype)
         return y + F.linear(inner, self.B.to(x.dtype)) * self.scale

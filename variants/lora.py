@@ -38,6 +38,9 @@ class LoRALayer(AdapterLayer):
     def merged_weight(self) -> Tensor:
         return at_least_float32(self.W0) + self.scale * self.B @ self.A
 
+    def factors(self) -> tuple[Tensor, Tensor, float] | None:
+        return self.A, self.B, self.scale
+
     def update(self, x: Tensor, y: Tensor) -> Tensor:
         return y + self.branch(self.dropout(x))
 
