@@ -131,6 +131,16 @@ def test_the_penalty_of_layers_of_any_shapes_is_that_of_each_alone() -> None:
         assert_close(mine, right, rtol=1e-12, atol=1e-14)
 
 
+def test_the_penalty_of_exactly_orthonormal_factors_has_no_gradient() -> None:
+    net, method = nn.Sequential(nn.Linear(6, 8)), variant(targets=["0"])
+    method.adapt(net)
+    with torch.no_grad():
+        net[0].A.copy_(torch.eye(4, 6))
+        net[0].B.copy_(torch.eye(8, 4))
+    method.penalty(net).backward()
+    assert not net[0].A.grad.any() and not net[0].B.grad.any()
+
+
 def test_the_penalty_is_a_mean_of_unsquared_norms() -> None:
     net, method = model(), variant(gamma=0.5)
     method.adapt(net)

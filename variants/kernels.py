@@ -12,7 +12,7 @@ MERGED = (torch.float32, torch.float64)  # bfloat16 would round a small update a
 
 
 def can_merge(x: Tensor, base: nn.Module) -> bool:
-    """Whether W0 + s B A loses nothing as one matrix in the dtype of x, and W0 needs no gradient."""
+    """Whether W0 + s B A loses nothing as one matrix in the dtype of x, with W0 frozen."""
     if not isinstance(base, nn.Linear) or base.weight.requires_grad:
         return False
     return x.dtype == base.weight.dtype in MERGED and not torch.is_autocast_enabled(x.device.type)
@@ -39,7 +39,7 @@ def merged_linear(
     x: Tensor, W0: Tensor, A: Tensor, B: Tensor, scale: float, bias: Tensor | None = None
 ) -> Tensor:
     """x (W0 + s B A)^T + bias for x [..., d_in], with gradients for x, A, B and the bias."""
-    return MergedLinear.apply(x, W0, A, B, scale, bias)  # type: ignore[no-any-return]
+    return MergedLinear.apply(x, W0, A, B, scale, bias)
 
 
 class MergedLinear(torch.autograd.Function):
