@@ -157,6 +157,16 @@ def test_the_input_is_all_that_is_kept_and_not_even_that_for_a_frozen_a() -> Non
     assert kept(made, x) == 0
 
 
+def test_of_input_and_inner_product_the_smaller_is_kept_for_a_frozen_a() -> None:
+    x, made = torch.randn(N, D_IN).double(), layer().double()
+    made.A = nn.Parameter(torch.randn(2 * D_IN, D_IN).double(), requires_grad=False)
+    made.B = nn.Parameter(torch.randn(D_OUT, 2 * D_IN).double())
+    assert kept(made, x) == N * D_IN
+    dy = torch.randn(N, D_OUT).double()
+    found = torch.autograd.grad(made(x), made.B, dy)[0]
+    assert_close(found, torch.autograd.grad(x @ made.merged_weight().T, made.B, dy)[0])
+
+
 def test_with_a_magnitude_the_output_before_it_is_kept_too() -> None:
     x = torch.randn(N, D_IN, requires_grad=True)
     assert kept(layer(DoRALayer), x) == N * (D_IN + D_OUT) + D_OUT + D_OUT  # c, and the norm
@@ -173,6 +183,14 @@ def test_the_products_are_those_of_the_frozen_layer_and_thin_ones() -> None:
     with FlopCounterMode(display=False) as counter:
         made(x.detach()).sum().backward()
     assert counter.get_total_flops() == total - frozen - 2 * RANK * D_IN * D_OUT
+
+
+def test_without_gradients_nothing_is_made_for_them() -> None:
+    x, made = torch.randn(N, D_IN), layer()
+    made.A.requires_grad_(False)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        made(x)
+    assert counter.get_total_flops() == 2 * D_IN * D_OUT * (N + RANK)
 
 
 @pytest.mark.parametrize("reentrant", [True, False])

@@ -39,6 +39,8 @@ def merged_linear(
     x: Tensor, W0: Tensor, A: Tensor, B: Tensor, scale: float, bias: Tensor | None = None
 ) -> Tensor:
     """x (W0 + s B A)^T + bias for x [..., d_in], with gradients for x, A, B and the bias."""
+    if not torch.is_grad_enabled():  # what is kept for gradients takes a product of its own
+        return F.linear(x, torch.addmm(W0, B, A, alpha=scale), bias)
     return MergedLinear.apply(x, W0, A, B, scale, bias)
 
 
@@ -46,7 +48,7 @@ class MergedLinear(torch.autograd.Function):
     """One product with the sum of W0 [d_out, d_in] and B A in each direction.
 
     The sum is made anew in the backward pass, and no product has the size of the frozen weight's
-    gradient. What is kept is x, or A x alone where A is frozen.
+    gradient. What is kept is x, or A x alone where A is frozen and that is less.
     """
 
     @staticmethod
@@ -54,8 +56,11 @@ class MergedLinear(torch.autograd.Function):
         ctx: Any, x: Tensor, W0: Tensor, A: Tensor, B: Tensor, scale: float, bias: Tensor | None
     ) -> Tensor:
         ctx.scale = scale
-        keep_x, keep_inner = ctx.needs_input_grad[2], ctx.needs_input_grad[3]
-        kept = x if keep_x else inner_of(A, x) if keep_inner else None
+        for_A, for_B = ctx.needs_input_grad[2:4]
+        ctx.keeps_x = for_A or len(A) >= A.shape[1]
+        kept = None
+        if for_A or for_B:
+            kept = x if ctx.keeps_x else inner_of(A, x)
         ctx.save_for_backward(W0, A, B, kept)
         return F.linear(x, torch.addmm(W0, B, A, alpha=scale), bias)
 
@@ -73,7 +78,7 @@ class MergedLinear(torch.autograd.Function):
         if for_A:
             dA = (B.T @ flat.T) @ kept.reshape(-1, A.shape[1]) * ctx.scale
         if for_B:
-            dB = ((inner_of(A, kept) if for_A else kept) @ flat).T * ctx.scale
+            dB = ((inner_of(A, kept) if ctx.keeps_x else kept) @ flat).T * ctx.scale
         return dx, None, dA, dB, None, flat.sum(dim=0) if for_bias else None
 
 

@@ -55,7 +55,7 @@ class VeRALayer(AdapterLayer):
     def factors(self) -> tuple[Tensor, Tensor, float] | None:
         # The gradients of b and d are then sums over that of one matrix [d_out, r].
         A, B = self.projections()
-        return A, self.b[:, None] * B * self.d, 1.0
+        return A, B * torch.outer(self.b, self.d), 1.0
 
     def update(self, x: Tensor, y: Tensor) -> Tensor:
         A, B = (projection.to(x.dtype) for projection in self.projections())
