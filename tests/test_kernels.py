@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from experiments.layers import CastLinear
 from variants import base, dora, kernels
 from variants.dora import DoRALayer
-from variants.kernels import can_merge, merged_linear, merging_pays
+from variants.kernels import can_merge, merged_linear, merging_pays, side_product
 from variants.lora import LoRALayer
 from variants.quantize import NF4Linear
 
@@ -73,6 +73,21 @@ def test_only_gradients_that_are_asked_for_are_made(needed: int) -> None:
     right = torch.autograd.grad(expected, free, dy)
     for mine, theirs in zip(torch.autograd.grad(found, free, dy), right, strict=True):
         assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("needed", range(8))
+def test_the_side_product_makes_only_gradients_that_are_asked_for(needed: int) -> None:
+    x, _, A, B, _ = tensors()
+    free = [t for i, t in enumerate((x, A, B)) if needed >> i & 1]
+    for tensor in (x, A, B):
+        tensor.requires_grad_(any(tensor is each for each in free))
+    found, expected = side_product(x, A, B, 1.5), 1.5 * x @ A.T @ B.T
+    assert_close(found, expected)
+    if free:
+        dy = torch.randn_like(found)
+        right = torch.autograd.grad(expected, free, dy)
+        for mine, theirs in zip(torch.autograd.grad(found, free, dy), right, strict=True):
+            assert_close(mine, theirs)
 
 
 @pytest.mark.parametrize("cls", [LoRALayer, DoRALayer])

@@ -82,6 +82,41 @@ class MergedLinear(torch.autograd.Function):
         return dx, None, dA, dB, None, flat.sum(dim=0) if for_bias else None
 
 
+def side_product(x: Tensor, A: Tensor, B: Tensor, scale: float) -> Tensor:
+    """s B A x for x [..., d_in], without a matrix [d_out, d_in]."""
+    if x.dtype not in MERGED or torch.is_autocast_enabled(x.device.type):
+        return F.linear(F.linear(x, A), B) * scale
+    return SideProduct.apply(x, A, B, scale)
+
+
+class SideProduct(torch.autograd.Function):
+    """s B A x with its gradients as products [r, N], which autograd makes as slow [N, r] ones."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, A: Tensor, B: Tensor, scale: float) -> Tensor:
+        ctx.scale = scale
+        inner = F.linear(x, A)
+        for_A, for_B = ctx.needs_input_grad[1:3]
+        ctx.save_for_backward(x if for_A else None, A, B, inner if for_B else None)
+        return F.linear(inner, B * scale)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, A, B, inner = ctx.saved_tensors
+        for_x, for_A, for_B, _ = ctx.needs_input_grad
+        dy = gradients[0]
+        flat = dy.reshape(-1, dy.shape[-1])
+        dx = dA = dB = None
+        if for_x or for_A:
+            back = (B.T * ctx.scale) @ flat.T
+            dx = (back.T @ A).view(*dy.shape[:-1], A.shape[1]) if for_x else None
+            dA = back @ x.reshape(-1, A.shape[1]) if for_A else None
+        if for_B:
+            dB = (inner.reshape(-1, len(A)).T @ flat).T * ctx.scale
+        return dx, dA, dB, None
+
+
 def inner_of(A: Tensor, x: Tensor) -> Tensor:
     """A x as [r, N] for x [..., d_in]."""
     return A @ x.reshape(-1, A.shape[1]).T
