@@ -108,6 +108,39 @@ def orthogonality(theirs: nn.Module) -> torch.Tensor:
     return 0.1 * torch.stack(norms).mean()
 
 
+def test_the_penalty_of_layers_of_any_shapes_is_that_of_each_alone() -> None:
+    torch.manual_seed(0)
+    shapes = ((6, 8), (8, 8), (8, 3), (3, 6), (6, 8))
+    net = nn.Sequential(*(nn.Linear(*shape) for shape in shapes)).double()
+    method = variant(gamma=0.7, targets=[str(i) for i in range(len(shapes))])
+    method.adapt(net)
+    factors = [f for layer in net for f in (layer.A, layer.B)]
+    with torch.no_grad():
+        for factor in factors:
+            factor.normal_()
+    norms = []
+    for layer in net:
+        for gram in (layer.A @ layer.A.T, layer.B.T @ layer.B):
+            norms.append((gram - torch.eye(4).double()).norm())
+    expected = 0.7 * torch.stack(norms).mean()
+    found = method.penalty(net)
+    assert_close(found, expected, rtol=1e-13, atol=0)
+    for mine, right in zip(
+        torch.autograd.grad(found, factors), torch.autograd.grad(expected, factors), strict=True
+    ):
+        assert_close(mine, right, rtol=1e-12, atol=1e-14)
+
+
+def test_the_penalty_of_exactly_orthonormal_factors_has_no_gradient() -> None:
+    net, method = nn.Sequential(nn.Linear(6, 8)), variant(targets=["0"])
+    method.adapt(net)
+    with torch.no_grad():
+        net[0].A.copy_(torch.eye(4, 6))
+        net[0].B.copy_(torch.eye(8, 4))
+    method.penalty(net).backward()
+    assert not net[0].A.grad.any() and not net[0].B.grad.any()
+
+
 def test_the_penalty_is_a_mean_of_unsquared_norms() -> None:
     net, method = model(), variant(gamma=0.5)
     method.adapt(net)

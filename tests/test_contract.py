@@ -17,6 +17,7 @@ from variants.base import AdapterLayer, Variant, adapter_layers, merge, replace_
 
 FAMILIES = ["roberta", "bert", "gpt2"]
 PRECISIONS = ["fp32", "bf16"]
+TOKENS = {"few": 15, "many": 120}  # a layer may compute in another form for many
 
 everywhere = [
     pytest.mark.parametrize("precision", PRECISIONS),
@@ -153,13 +154,15 @@ def test_a_layer_is_its_merged_weight(
     dtype = torch.float32 if precision == "fp32" else torch.bfloat16
     for _, layer in adapter_layers(made.model.backbone):
         d_out, d_in = layer.W0.shape
-        x = torch.randn(3, 5, d_in, generator=torch.Generator().manual_seed(2)).to(dtype)
         weight = layer.merged_weight()
         assert weight.shape == (d_out, d_in) and weight.dtype == torch.float32
-        with torch.no_grad():
-            bias = None if layer.bias is None else layer.bias.float()
-            expected = F.linear(x.float(), weight, bias)
-            torch.testing.assert_close(layer(x).float(), expected, **tolerance(precision))
+        for tokens in TOKENS.values():
+            x = torch.randn(3, tokens // 3, d_in, generator=torch.Generator().manual_seed(2))
+            x = x.to(dtype)
+            with torch.no_grad():
+                bias = None if layer.bias is None else layer.bias.float()
+                expected = F.linear(x.float(), weight, bias)
+                torch.testing.assert_close(layer(x).float(), expected, **tolerance(precision))
 
 
 @every_case
@@ -292,6 +295,41 @@ def test_a_variant_is_frozen_and_has_a_file_of_its_name(tiny_run: Callable, vari
     assert run.label["variant"] == variant
     with pytest.raises(AttributeError):
         run.variant.lr = 1.0
+
+
+def flows(
+    layer: AdapterLayer, function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """The output, and every gradient for one fixed gradient of the output."""
+    trained = {n: p for n, p in layer.named_parameters() if p.requires_grad}
+    inputs = trained | ({"x": x} if x.requires_grad else {})
+    y = function(x)
+    dy = torch.randn(y.shape, generator=torch.Generator().manual_seed(3)).to(y.dtype)
+    found = torch.autograd.grad(y, list(inputs.values()), dy)
+    return {"y": y.detach(), **dict(zip(inputs, found, strict=True))}
+
+
+@pytest.mark.parametrize("state", ["nudged", "trained"])
+@pytest.mark.parametrize("tokens", TOKENS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_output_and_gradients_are_those_of_the_merged_weight(
+    moved: Callable[..., Case], variant: str, dtype: torch.dtype, tokens: str, state: str
+) -> None:
+    made = moved(state, variant, "roberta", "fp32")
+    made.model.to(dtype).train()
+    for _, layer in adapter_layers(made.model.backbone):
+        if layer.dropping():
+            continue
+        shape = (3, TOKENS[tokens] // 3, layer.W0.shape[1])
+        x = torch.randn(shape, generator=torch.Generator().manual_seed(2)).to(dtype)
+        for with_x in (True, False):
+            x.requires_grad_(with_x)
+            found = flows(layer, layer, x)
+            plain = lambda x: F.linear(x, layer.merged_weight().to(dtype), layer.bias)  # noqa: B023, E731
+            for name, expected in flows(layer, plain, x).items():
+                error = (found[name] - expected).norm() / expected.norm()
+                assert error < (1e-5 if dtype == torch.float32 else 1e-12), (name, float(error))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -43,9 +43,19 @@ def literal(base: nn.Linear, A0: torch.Tensor, K: int, ratio: float, decay: floa
     return W, A.detach(), B.detach(), losses
 
 
+@pytest.mark.parametrize("tokens", ["few", "many"])
 @pytest.mark.parametrize("decay", [0.0, 0.3])
 @pytest.mark.parametrize("K", [0, 3, 7])
-def test_the_telescoped_form_is_the_literal_algorithm(K: int, decay: float) -> None:
+def test_the_telescoped_form_is_the_literal_algorithm(
+    monkeypatch: pytest.MonkeyPatch, K: int, decay: float, tokens: str
+) -> None:
+    if tokens == "few":  # the nine are many for a layer as small as this
+        monkeypatch.setattr(DeltaLoRALayer, "factors", lambda self: None)
+    assert_literal(K, decay)
+
+
+def assert_literal(K: int, decay: float) -> None:
+    """Train by the algorithm and by ours."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 5)).double()
     base, ratio = model[0], 0.7

@@ -105,14 +105,16 @@ def test_operations_follow_the_closed_formula(
     weights = LAYERS * (4 * D * D + 2 * D * INNER)
     attention = 4 * length * D * LAYERS
     head = 8 * (D * D + 2 * D) / tokens  # one token of each text
-    adapters = LAYERS * 2 * 2 * D * RANK if variant == "lora" else 0
-    forward = 2 * weights + attention + 2 * head + 2 * adapters
+    adapters = LAYERS * 2 * 2 * D * RANK
+    # So many tokens are multiplied by W0 + s B A, which is made once for q and v of each layer.
+    sums = LAYERS * 2 * 2 * RANK * D * D / tokens if variant == "lora" else 0
+    forward = 2 * weights + attention + 2 * head + sums
     assert found["forward_per_token"] == pytest.approx(forward, rel=1e-6)
-    # The first layer's input is frozen: no gradient to it from q, k, v and two A, none to its keys.
-    spared = 2 * 3 * D * D + 2 * 2 * D * RANK + 2 * length * D
+    # The first layer's input is frozen: no gradient to it from q, k, v, none to its keys.
+    spared = 2 * 3 * D * D + sums / LAYERS + 2 * length * D
     backward = {
         "full": 4 * weights + 2 * attention + 4 * head,
-        "lora": 2 * weights + 2 * attention + 4 * adapters + 4 * head - spared,
+        "lora": 2 * weights + 2 * attention + 4 * adapters + 4 * head + sums - spared,
         "head_only": 4 * head - 2 * 8 * D * D / tokens,
     }[variant]
     if engine == "packed" and variant != "head_only":

@@ -104,8 +104,21 @@ def test_a_change_of_factors_in_the_place_of_products(plant: Callable) -> None:
         return y + F.linear(F.linear(x, A), B) * (self.ratio * self.scale)
 
     plant(DeltaLoRALayer, "update", wrong)
+    plant(DeltaLoRALayer, "factors", lambda self: None)
     with pytest.raises(FAILURE):
-        test_delta_lora.test_the_telescoped_form_is_the_literal_algorithm(3, 0.0)
+        test_delta_lora.assert_literal(3, 0.0)
+
+
+def test_a_moved_part_with_gradients_to_the_factors(plant: Callable) -> None:
+    def wrong(self: DeltaLoRALayer) -> tuple[torch.Tensor, torch.Tensor, float]:
+        if self.A_k is None or self.B_k is None:
+            return self.A, self.B, self.scale
+        B = torch.cat(((1 + self.ratio) * self.B, -self.ratio * self.B_k), dim=1)
+        return torch.cat((self.A, self.A_k)), B, self.scale
+
+    plant(DeltaLoRALayer, "factors", wrong)
+    with pytest.raises(FAILURE):
+        test_delta_lora.assert_literal(3, 0.0)
 
 
 def test_zero_points_that_are_rounded(plant: Callable) -> None:

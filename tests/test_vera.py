@@ -140,6 +140,25 @@ def test_it_is_the_lora_of_scaled_projections() -> None:
     assert_close(layer.merged_weight(), lora.merged_weight(), rtol=1e-12, atol=1e-12)
 
 
+def test_for_many_tokens_it_keeps_one_small_product_and_one_matrix() -> None:
+    torch.manual_seed(0)
+    n, d_in, d_out, rank = 400, 48, 32, 16
+    model = nn.Sequential(nn.Linear(d_in, d_out))
+    VeRA(**{**SETTINGS, "rank": rank}, projection_seed=0, targets=["0"]).adapt(model)
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes() // 4
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model(torch.randn(n, d_in, requires_grad=True))
+    assert sum(kept.values()) == rank * n + d_out * rank  # A x, and b B d
+
+
 def test_another_seed_gives_other_projections_of_the_same_spread() -> None:
     one, two = (draw_projections(256, 768, 768, seed) for seed in (1, 2))
     assert not torch.equal(one[0], two[0]) and not torch.equal(one[1], two[1])

@@ -53,6 +53,9 @@ class AdaLoRALayer(AdapterLayer):
     def merged_weight(self) -> Tensor:
         return at_least_float32(self.W0) + self.scale * (self.B * self.E) @ self.A
 
+    def factors(self) -> tuple[Tensor, Tensor, float] | None:
+        return self.A, self.B * self.E, self.scale
+
     def update(self, x: Tensor, y: Tensor) -> Tensor:
         inner = F.linear(self.dropout(x), self.A.to(x.dtype)) * self.E.to(x.dtype)
         return y + F.linear(inner, self.B.to(x.dtype)) * self.scale
@@ -127,14 +130,16 @@ class AdaLoRA(Variant):
 
     def penalty(self, model: nn.Module) -> Tensor | float:
         """gamma times the mean of ||A A^T - I|| and ||B^T B - I|| over all layers."""
-        norms = []
+        alike: dict[tuple[int, ...], list[AdaLoRALayer]] = {}
         for layer in layers(model):
-            identity = torch.eye(self.rank, dtype=layer.A.dtype, device=layer.A.device)
-            norms += [
-                (layer.A @ layer.A.T - identity).norm(),
-                (layer.B.T @ layer.B - identity).norm(),
-            ]
-        return self.gamma * torch.stack(norms).mean()
+            alike.setdefault((*layer.A.shape, *layer.B.shape), []).append(layer)
+        norms = []
+        for group in alike.values():  # as one product, not one for each layer
+            A = torch.stack([layer.A for layer in group])
+            B = torch.stack([layer.B for layer in group])
+            identity = torch.eye(self.rank, dtype=A.dtype, device=A.device)
+            norms += [torch.linalg.matrix_norm(G - identity) for G in (A @ A.mT, B.mT @ B)]
+        return self.gamma * torch.cat(norms).mean()
 
     @torch.no_grad()
     def after_step(self, model: nn.Module, progress: Progress) -> None:

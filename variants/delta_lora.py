@@ -35,6 +35,13 @@ class DeltaLoRALayer(LoRALayer):
         moved = self.B.detach() @ self.A.detach() - self.B_k @ self.A_k
         return weight + self.ratio * self.scale * moved
 
+    def factors(self) -> tuple[Tensor, Tensor, float] | None:
+        if self.A_k is None or self.B_k is None:
+            return self.A, self.B, self.scale
+        A = torch.cat((self.A, self.A.detach(), self.A_k))
+        B = torch.cat((self.B, self.ratio * self.B.detach(), -self.ratio * self.B_k), dim=1)
+        return A, B, self.scale
+
     def update(self, x: Tensor, y: Tensor) -> Tensor:
         y = y + self.branch(x)
         if self.A_k is None or self.B_k is None:

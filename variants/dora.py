@@ -13,6 +13,7 @@ from torch import Tensor
 
 from variants.base import Foreign, Variant, adapter_layers, at_least_float32
 from variants.foreign import FACTORS, even, low_rank_settings, state
+from variants.kernels import can_merge, merged_linear, merging_pays
 from variants.lora import LoRA, LoRALayer
 
 MAGNITUDE = "lora_magnitude_vector"
@@ -87,10 +88,20 @@ class DoRALayer(LoRALayer):
         W0 = self.W0
         return W0.data_ptr(), W0._version, W0.dtype
 
+    def factors(self) -> tuple[Tensor, Tensor, float] | None:
+        return None  # W0 is rescaled too
+
     def forward(self, x: Tensor) -> Tensor:
-        if self.training and self.dropout.p > 0:
+        if self.dropping():
             return self.forward_with_dropout(x)
+        if can_merge(x, self.base) and merging_pays(x, self.A, self.B):
+            return self.forward_merged(x)
         return self.update(x, self.base(x))
+
+    def forward_merged(self, x: Tensor) -> Tensor:
+        """c (W0 + s B A) x + bias, where one product gives all but c, and so c's gradient."""
+        y = (self.m / self.row_norm()) * merged_linear(x, self.W0, self.A, self.B, self.scale)
+        return y if self.bias is None else y + self.bias
 
     def update(self, x: Tensor, y: Tensor) -> Tensor:
         c = (self.m / self.row_norm()).to(x.dtype)

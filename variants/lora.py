@@ -6,7 +6,6 @@ With `rslora`, s = alpha / sqrt(r).  Kalajdzievski, 2023, arXiv:2312.03732.
 from dataclasses import dataclass
 
 import torch.nn as nn
-import torch.nn.functional as F
 from torch import Tensor
 
 from variants.base import (
@@ -19,6 +18,7 @@ from variants.base import (
     replace_linears,
 )
 from variants.foreign import FACTORS, even, low_rank_settings, state
+from variants.kernels import side_product
 
 
 class LoRALayer(AdapterLayer):
@@ -38,12 +38,15 @@ class LoRALayer(AdapterLayer):
     def merged_weight(self) -> Tensor:
         return at_least_float32(self.W0) + self.scale * self.B @ self.A
 
+    def factors(self) -> tuple[Tensor, Tensor, float] | None:
+        return self.A, self.B, self.scale
+
     def update(self, x: Tensor, y: Tensor) -> Tensor:
         return y + self.branch(self.dropout(x))
 
     def branch(self, x: Tensor) -> Tensor:
         """s B A x, without a d_out x d_in product."""
-        return F.linear(F.linear(x, self.A.to(x.dtype)), self.B.to(x.dtype)) * self.scale
+        return side_product(x, self.A.to(x.dtype), self.B.to(x.dtype), self.scale)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,6 +37,9 @@ class PiSSALayer(LoRALayer):
     def merged_weight(self) -> Tensor:
         return super().merged_weight() - self.scale * self.B_0 @ self.A_0
 
+    def factors(self) -> tuple[Tensor, Tensor, float] | None:
+        return torch.cat((self.A, self.A_0)), torch.cat((self.B, -self.B_0), dim=1), self.scale
+
     def update(self, x: Tensor, y: Tensor) -> Tensor:
         start = F.linear(F.linear(x, self.A_0.to(x.dtype)), self.B_0.to(x.dtype)) * self.scale
         return super().update(x, y) - start

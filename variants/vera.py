@@ -52,6 +52,11 @@ class VeRALayer(AdapterLayer):
         A, B = self.projections()
         return at_least_float32(self.W0) + self.b[:, None] * ((B * self.d) @ A)
 
+    def factors(self) -> tuple[Tensor, Tensor, float] | None:
+        # The gradients of b and d are then sums over that of one matrix [d_out, r].
+        A, B = self.projections()
+        return A, B * torch.outer(self.b, self.d), 1.0
+
     def update(self, x: Tensor, y: Tensor) -> Tensor:
         A, B = (projection.to(x.dtype) for projection in self.projections())
         inner = self.d.to(x.dtype) * F.linear(self.dropout(x), A)
