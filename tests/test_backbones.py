@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, BertConfig, BertModel, GPT2Config, GPT2M
 
 from experiments.backbones import kernels
 from experiments.backbones.engine import Engine
-from experiments.backbones.kernels import Masks, add_norm, attention, invertible
+from experiments.backbones.kernels import add_norm, attention, invertible, mask
 from experiments.backbones.language import next_token_loss
 from experiments.backbones.stream import lay_out
 from experiments.batches import Batch
@@ -89,23 +89,28 @@ def test_a_config_that_means_something_else_is_refused() -> None:
     Engine("transformers").prepare(backbone)
 
 
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("block", [1, 8, 64])
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
-def test_a_layout_finds_every_token_once(lengths: list[int]) -> None:
-    layout = lay_out(np.array(lengths), CPU)
+def test_a_layout_has_every_example_in_one_block(
+    lengths: list[int], block: int, causal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("experiments.backbones.stream.BLOCK", block)
+    layout = lay_out(np.array(lengths), CPU, causal)
     assert layout.positions.tolist() == [i for length in lengths for i in range(length)]
-    x = torch.randn(sum(lengths), 12)
-    parts = [group.stream(group.grids(x, 3, 2)) for group in layout.groups]
-    assert torch.equal(torch.cat(parts), x)
-    assert sum(group.rows for group in layout.groups) == len(lengths)
+    seen = torch.zeros(sum(lengths), sum(lengths), dtype=torch.bool)
+    for part in layout.blocks:
+        assert part.tokens.stop - part.tokens.start <= max(block, *lengths)
+        seen[part.tokens, part.tokens] = True if part.bias is None else part.bias == 0
+    expected = torch.block_diag(*(torch.ones(length, length) for length in lengths)).bool()
+    assert torch.equal(seen, expected.tril() if causal else expected)
 
 
 def test_a_mask_drops_as_often_as_it_says_and_keeps_the_mean() -> None:
     x = torch.empty(1000, 1001)
-    masks = Masks(0.1, seed=3)
-    first, second = masks.like(x), masks.like(x)
-    assert torch.equal(first, Masks(0.1, seed=3).like(x))
-    assert not torch.equal(first, Masks(0.1, seed=4).like(x))
-    assert not torch.equal(first, second)
+    first = mask(x, 0.1, seed=3)
+    assert torch.equal(first, mask(x, 0.1, seed=3))
+    assert not torch.equal(first, mask(x, 0.1, seed=4))
     assert sorted(set(first.unique().tolist())) == [0.0, pytest.approx(1 / 0.9)]
     deviation = math.sqrt(0.1 * 0.9 / x.numel())
     assert float((first == 0).float().mean()) == pytest.approx(0.1, abs=5 * deviation)
@@ -134,14 +139,14 @@ def test_attention_is_that_of_torch_example_by_example(lengths: list[int], causa
     shape = (sum(lengths), 6)
     q, k, v = (torch.randn(shape, dtype=torch.float64, requires_grad=True) for _ in range(3))
     weight = torch.randn(shape, dtype=torch.float64)
-    layout = lay_out(np.array(lengths), CPU)
-    ours = attention(q, k, v, layout, 2, causal, 0.0)
+    layout = lay_out(np.array(lengths), CPU, causal)
+    ours = attention(q, k, v, layout, 2, 0.0)
     theirs = plain_attention(q, k, v, lengths, 2, causal)
     torch.testing.assert_close(ours, theirs)
     found = torch.autograd.grad((ours * weight).sum(), (q, k, v))
     expected = torch.autograd.grad((theirs * weight).sum(), (q, k, v))
     torch.testing.assert_close(found, expected)
-    fused = torch.cat([kernels.fused(q, k, v, g, 2, causal, 0.0) for g in layout.groups])
+    fused = torch.cat([kernels.fused(q, k, v, block, 2, 0.0) for block in layout.blocks])
     torch.testing.assert_close(fused, theirs)
 
 
@@ -151,11 +156,10 @@ def test_gradients_of_attention_and_norm_are_exact_with_dropout(
 ) -> None:
     monkeypatch.setattr(kernels, "new_seed", lambda: 7)  # the same mask in every evaluation
     torch.manual_seed(0)
-    layout = lay_out(np.array([3, 2, 2, 1, 1]), CPU)
+    monkeypatch.setattr("experiments.backbones.stream.BLOCK", 5)
+    layout = lay_out(np.array([3, 2, 2, 1, 1]), CPU, causal=False)
     q, k, v = (torch.randn(9, 4, dtype=torch.float64, requires_grad=True) for _ in range(3))
-    assert torch.autograd.gradcheck(
-        lambda *x: attention(*x, layout, heads=2, causal=False, p=p), (q, k, v)
-    )
+    assert torch.autograd.gradcheck(lambda *x: attention(*x, layout, heads=2, p=p), (q, k, v))
     norm = nn.LayerNorm(4).double().requires_grad_(False)
     nn.init.uniform_(norm.weight, 0.5, 1.5)
     nn.init.normal_(norm.bias)
@@ -254,14 +258,14 @@ def kept_per_block(engine: Engine, dropout: float, *, frozen_a: bool = False) ->
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 def test_a_block_keeps_what_the_mathematics_needs(dropout: float) -> None:
-    # Input, q, k, v, the output of the first norm, what goes into the activation, two norms'
-    # deviations, and the rank's share of two adapters.
-    needed = 9 * WIDTH + 2 + 2 * RANK
+    # Input, q, k, v, the output of the first norm, what goes into the activation, and two norms'
+    # deviations. LoRA needs nothing beside, as it needs its layers' input, which is there.
+    needed = 9 * WIDTH + 2
     assert kept_per_block(Engine(), dropout) == needed
     assert kept_per_block(Engine(lean=True), dropout) <= needed - 4 * WIDTH
     assert kept_per_block(Engine("transformers"), dropout) > needed + 2 * WIDTH
-    # LoRA-FA's saving is that of the implementation: a block needs the inputs anyhow.
-    assert kept_per_block(Engine(), dropout, frozen_a=True) == needed
+    # So a frozen A saves nothing: a layer alone could do without its input, a block cannot.
+    assert kept_per_block(Engine(), dropout, frozen_a=True) == needed + 2 * RANK
 
 
 def test_dropout_regularises_as_that_of_transformers(case: Callable[..., Case]) -> None:

@@ -96,8 +96,8 @@ def test_operations_follow_the_closed_formula(
     (batch,) = job.batches.parts(1)
     if engine == "packed":
         tokens = batch.tokens
-        groups = lay_out(batch.lengths, CPU).groups
-        length = sum(group.rows * group.width**2 for group in groups) / tokens
+        blocks = lay_out(batch.lengths, CPU, causal=False).blocks
+        length = sum((block.tokens.stop - block.tokens.start) ** 2 for block in blocks) / tokens
     else:
         tokens = batch.inputs["input_ids"].numel()
         length = batch.inputs["input_ids"].shape[1]

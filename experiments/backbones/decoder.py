@@ -18,6 +18,8 @@ from experiments.backbones.kernels import (
 )
 from experiments.backbones.stream import Layout
 
+CAUSAL = True  # whether a token sees only those before it
+
 
 def embed(backbone: Any, columns: dict[str, Tensor], layout: Layout) -> Tensor:
     """The input of the first block, [tokens, d]."""
@@ -40,7 +42,7 @@ def block(backbone: Any, layer: Any, x: Tensor, layout: Layout, lean: bool) -> T
     config, own, mlp = backbone.config, layer.attn, layer.mlp
     normed, x = add_norm(None, x, layer.ln_1)
     q, k, v = (part(normed) for part in own.c_attn.parts.values())
-    mixed = attention(q, k, v, layout, config.n_head, True, rate(own.attn_dropout))
+    mixed = attention(q, k, v, layout, config.n_head, rate(own.attn_dropout))
     normed, x = add_norm(own.c_proj(mixed), x, layer.ln_2, own.resid_dropout)
     act = ACTIVATIONS[config.activation_function]
     inner = recomputed(lean, lambda x: act(mlp.c_fc(x)), normed)

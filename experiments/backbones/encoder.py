@@ -19,6 +19,8 @@ from experiments.backbones.kernels import (
 )
 from experiments.backbones.stream import Layout
 
+CAUSAL = False  # whether a token sees only those before it
+
 
 def embed(backbone: Any, columns: dict[str, Tensor], layout: Layout) -> Tensor:
     """The input of the first block, [tokens, d]."""
@@ -46,7 +48,7 @@ def block(backbone: Any, layer: Any, x: Tensor, layout: Layout, lean: bool) -> T
     """One block: attention and feed-forward, a norm behind the sum of each with its input."""
     config, own, after = backbone.config, layer.attention.self, layer.attention.output
     heads, p = config.num_attention_heads, rate(own.dropout)
-    mixed = attention(own.query(x), own.key(x), own.value(x), layout, heads, False, p)
+    mixed = attention(own.query(x), own.key(x), own.value(x), layout, heads, p)
     x, _ = add_norm(after.dense(mixed), x, after.LayerNorm, after.dropout)
     act = ACTIVATIONS[config.hidden_act]
     inner = recomputed(lean, lambda x: act(layer.intermediate.dense(x)), x)

@@ -65,7 +65,7 @@ class Engine:
     def through(self, backbone: Any, batch: Batch, end: int | None = None) -> Tensor:
         """The states [tokens, d] before block number `end`, or behind all blocks."""
         family = FAMILIES[backbone.config.model_type]
-        layout = lay_out(batch.lengths, batch.device)
+        layout = lay_out(batch.lengths, batch.device, family.CAUSAL)
         if batch.prefix is None:
             x, first = family.embed(backbone, batch.columns, layout), 0
         else:

@@ -3,7 +3,7 @@ backward pass. Beside each stands its plain form in words of torch, which tests 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from experiments.backbones.stream import Group, Layout
+from experiments.backbones.stream import Block, Layout
 from variants.base import at_least_float32
 
 ACTIVATIONS = {
@@ -30,28 +30,20 @@ def new_seed() -> int:
     return int(torch.randint(2**63 - 1, ()))
 
 
-class Masks:
-    """Dropout masks, one after another: 0 with probability p, else 1 / (1 - p).
+def mask(x: Tensor, p: float, seed: int) -> Tensor:
+    """0 with probability p, else 1 / (1 - p), in the shape of x; one seed gives one mask.
 
-    Only the seed has to be kept for the backward pass. On a CPU sixteen random bits decide on an
-    element, so that p is exact to 2^-17, in a tenth of the time of torch's own generator.
+    On a CPU sixteen random bits decide on an element, so that p is exact to 2^-17, in a tenth of
+    the time of torch's own generator.
     """
-
-    def __init__(self, p: float, seed: int) -> None:
-        self.p, self.seed = p, seed
-        self.generator: Any = None
-
-    def like(self, x: Tensor) -> Tensor:
-        """The next mask, in the shape of x and where x is."""
-        mask = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-        if x.is_cuda:
-            self.generator = self.generator or torch.Generator(x.device).manual_seed(self.seed)
-            return mask.bernoulli_(1 - self.p, generator=self.generator).mul_(1 / (1 - self.p))
-        self.generator = self.generator or np.random.SFC64(self.seed)
-        words = self.generator.random_raw(-(-x.numel() // 4))
-        bits = torch.from_numpy(words.view(np.int16))[: x.numel()].view(x.shape)
-        torch.ge(bits, round(self.p * 2**16) - 2**15, out=mask)
-        return mask.mul_(1 / (1 - self.p))
+    kept = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    if x.is_cuda:
+        generator = torch.Generator(x.device).manual_seed(seed)
+        return kept.bernoulli_(1 - p, generator=generator).mul_(1 / (1 - p))
+    words = np.random.SFC64(seed).random_raw(-(-x.numel() // 4))
+    bits = torch.from_numpy(words.view(np.int16))[: x.numel()].view(x.shape)
+    torch.ge(bits, round(p * 2**16) - 2**15, out=kept)
+    return kept.mul_(1 / (1 - p))
 
 
 class Dropout(torch.autograd.Function):
@@ -60,11 +52,11 @@ class Dropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, p: float, seed: int) -> Tensor:
         ctx.p, ctx.seed = p, seed
-        return x * Masks(p, seed).like(x)
+        return x * mask(x, p, seed)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return grads[0] * Masks(ctx.p, ctx.seed).like(grads[0]), None, None
+        return grads[0] * mask(grads[0], ctx.p, ctx.seed), None, None
 
 
 def dropout(x: Tensor, module: nn.Module) -> Tensor:
@@ -97,7 +89,7 @@ class AddNorm(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         total = at_least_float32(residual)
         if h is not None:
-            total = total + (h * Masks(p, seed).like(h) if p else h)
+            total = total + (h * mask(h, p, seed) if p else h)
         shape = list(norm.normalized_shape)
         weight, bias = norm.weight.to(total.dtype), norm.bias.to(total.dtype)
         y, _, scale = torch.native_layer_norm(total, shape, weight, bias, norm.eps)
@@ -120,7 +112,7 @@ class AddNorm(torch.autograd.Function):
         residual = total.to(y.dtype)
         if not ctx.needs_input_grad[0]:
             return None, residual, None, None, None
-        h = residual * Masks(ctx.p, ctx.seed).like(residual) if ctx.p else residual
+        h = residual * mask(residual, ctx.p, ctx.seed) if ctx.p else residual
         return h, residual, None, None, None
 
 
@@ -170,26 +162,24 @@ def add_norm(
     return norm(total), total
 
 
-def attention(
-    q: Tensor, k: Tensor, v: Tensor, layout: Layout, heads: int, causal: bool, p: float
-) -> Tensor:
+def attention(q: Tensor, k: Tensor, v: Tensor, layout: Layout, heads: int, p: float) -> Tensor:
     """softmax(q k^T / sqrt(d)) v within each example and head, [tokens, heads * d]."""
     if q.is_cuda:
-        parts = [fused(q, k, v, group, heads, causal, p) for group in layout.groups]
-        return torch.cat(parts)
-    return Attention.apply(q, k, v, layout, heads, causal, p, new_seed() if p else 0)  # type: ignore[return-value]
+        return torch.cat([fused(q, k, v, block, heads, p) for block in layout.blocks])
+    return Attention.apply(q, k, v, layout, heads, p, new_seed() if p else 0)  # type: ignore[return-value]
 
 
-def fused(
-    q: Tensor, k: Tensor, v: Tensor, group: Group, heads: int, causal: bool, p: float
-) -> Tensor:
-    """The attention of one group [its tokens, heads * d] by torch's own kernel."""
-    grids = group.grids(torch.cat((q, k, v), dim=1), 3, heads)
-    q, k, v = grids.view(3, group.rows, heads, group.width, -1)
-    # Behind a causal mask no real token sees the padding.
-    seen = None if causal or group.padding is None else group.padding.to(q.dtype)
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=p, is_causal=causal)
-    return group.stream(out.flatten(0, 1)[None])
+def by_head(x: Tensor, heads: int) -> Tensor:
+    """A view of x [tokens, heads * d] as [heads, tokens, d]."""
+    return x.view(len(x), heads, -1).transpose(0, 1)
+
+
+def fused(q: Tensor, k: Tensor, v: Tensor, block: Block, heads: int, p: float) -> Tensor:
+    """The attention of one block [its tokens, heads * d] by torch's own kernel."""
+    q, k, v = (by_head(x[block.tokens], heads)[None] for x in (q, k, v))
+    bias = None if block.bias is None else block.bias.to(q.dtype)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=p)
+    return out[0].transpose(0, 1).flatten(1)
 
 
 class Attention(torch.autograd.Function):
@@ -197,58 +187,66 @@ class Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, layout: Layout, heads: int, causal: bool,
-        p: float, seed: int,
-    ) -> Tensor:  # fmt: skip
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, layout: Layout, heads: int, p: float, seed: int
+    ) -> Tensor:
         ctx.save_for_backward(q, k, v)
-        ctx.layout, ctx.heads, ctx.causal, ctx.p, ctx.seed = layout, heads, causal, p, seed
-        out, masks, joined = torch.empty_like(v), Masks(p, seed), torch.cat((q, k, v), dim=1)
-        for group in layout.groups:
-            grids = group.grids(joined, 3, heads)
-            weights = probabilities(grids[0], grids[1], group, causal)
-            if p:
-                weights.mul_(masks.like(weights))
-            out[group.tokens] = group.stream((weights.to(v.dtype) @ grids[2])[None])
+        ctx.layout, ctx.heads, ctx.p, ctx.seed = layout, heads, p, seed
+        out = torch.empty_like(v, memory_format=torch.contiguous_format)
+        for block, kept in zip(layout.blocks, masks(v, layout, heads, p, seed), strict=True):
+            own, keys, values = (by_head(x[block.tokens], heads) for x in (q, k, v))
+            weights = probabilities(own, keys, block)
+            if kept is not None:
+                weights.mul_(kept)
+            by_head(out[block.tokens], heads).copy_(weights.to(v.dtype) @ values)
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        wanted = ctx.needs_input_grad[:3]
-        joined = torch.cat((*ctx.saved_tensors, grads[0]), dim=1)
-        width, masks = grads[0].shape[1], Masks(ctx.p, ctx.seed)
-        found = joined.new_empty(len(joined), sum(wanted) * width)
-        for group in ctx.layout.groups:
-            q, k, v, grad = group.grids(joined, 4, ctx.heads)
-            weights = probabilities(q, k, group, ctx.causal)
-            kept = masks.like(weights) if ctx.p else 1.0
-            parts = []
+        wanted, layout = ctx.needs_input_grad[:3], ctx.layout
+        found = [torch.empty_like(grads[0]) if needed else None for needed in wanted]
+        dropped = masks(grads[0], layout, ctx.heads, ctx.p, ctx.seed)
+        for block, kept in zip(layout.blocks, dropped, strict=True):
+            parts = (by_head(x[block.tokens], ctx.heads) for x in (*ctx.saved_tensors, grads[0]))
+            q, k, v, grad = parts
+            weights = probabilities(q, k, block)
+            gradients: list[Tensor | None] = [None, None, None]
             if wanted[0] or wanted[1]:
-                to_weights = at_least_float32(grad @ v.mT) * kept
-                scores = softmax_backward(to_weights, weights).to(q.dtype)
-                scores = scores.mul_(1 / math.sqrt(q.shape[2]))
-                parts += [scores @ k] if wanted[0] else []
-                parts += [scores.mT @ q] if wanted[1] else []
-            parts += [(weights * kept).to(v.dtype).mT @ grad] if wanted[2] else []
-            found[group.tokens] = group.stream(torch.stack(parts))
-        split = iter(found.split(width, dim=1))
-        return *(next(split) if needed else None for needed in wanted), *(None,) * 5
+                to_weights = at_least_float32(grad @ v.mT)
+                to_weights = to_weights if kept is None else to_weights.mul_(kept)
+                scores = softmax_backward(to_weights, weights)
+                scores = scores.mul_(1 / math.sqrt(q.shape[2])).to(q.dtype)
+                gradients[0] = scores @ k if wanted[0] else None
+                gradients[1] = scores.mT @ q if wanted[1] else None
+            if wanted[2]:
+                weights = weights if kept is None else weights.mul_(kept)
+                gradients[2] = weights.to(v.dtype).mT @ grad
+            for whole, gradient in zip(found, gradients, strict=True):
+                if whole is not None and gradient is not None:
+                    by_head(whole[block.tokens], ctx.heads).copy_(gradient)
+        return *found, None, None, None, None
+
+
+def masks(like: Tensor, layout: Layout, heads: int, p: float, seed: int) -> Sequence[Tensor | None]:
+    """A mask [heads, tokens, tokens] for each block, in the dtype of its weights."""
+    if not p:
+        return [None] * len(layout.blocks)
+    widths = [block.tokens.stop - block.tokens.start for block in layout.blocks]
+    sizes = [heads * width**2 for width in widths]
+    drawn = mask(at_least_float32(like.new_empty(1)).expand(sum(sizes)), p, seed).split(sizes)
+    return [part.view(heads, w, w) for part, w in zip(drawn, widths, strict=True)]
 
 
 def softmax_backward(grad: Tensor, weights: Tensor) -> Tensor:
-    """The gradient to the scores from that to their softmax, [rows * heads, width, width]."""
+    """The gradient to the scores from that to their softmax, [heads, tokens, tokens]."""
     return torch.ops.aten._softmax_backward_data(grad, weights, -1, weights.dtype)
 
 
-def probabilities(q: Tensor, k: Tensor, group: Group, causal: bool) -> Tensor:
-    """What each place [rows * heads, width] gives to each, at least float32."""
-    unseen = group.padding
-    if causal:
-        unseen = torch.full((group.width, group.width), -math.inf, device=q.device).triu(1)
+def probabilities(q: Tensor, k: Tensor, block: Block) -> Tensor:
+    """What each token of a block gives to each, [heads, tokens, tokens], at least float32."""
     scale = 1 / math.sqrt(q.shape[2])
-    if unseen is None:
-        scores = at_least_float32(q @ k.mT) * scale
+    if block.bias is None:
+        scores = at_least_float32(q @ k.mT).mul_(scale)
     else:
-        shape = (group.rows, len(q) // group.rows, group.width, group.width)
-        bias = unseen.to(q.dtype).expand(shape).reshape(len(q), group.width, group.width)
+        bias = block.bias.to(q.dtype)
         scores = at_least_float32(torch.baddbmm(bias, q, k.mT, alpha=scale))
     return torch.softmax(scores, dim=-1)
