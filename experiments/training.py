@@ -156,29 +156,52 @@ class Watch:
         """A step is complete: its mean loss, and the norm of its gradient before clipping."""
 
 
-def fit(model: Model, variant: Variant, batches: Batches, plan: Plan, watch: Watch) -> None:
-    """Train for `plan.total` steps, or for what the watch says is left of them."""
-    device = next(model.parameters()).device
-    optimizer, trained = build_optimizer(model, variant, plan)
-    schedule = build_schedule(optimizer, plan)
-    start = watch.begin(State(model, variant, optimizer, schedule), plan.total)
-    model.train()
-    for step in range(start + 1, plan.total + 1):
-        watch.before(step)
-        parts = list(batches.parts(step))
+class Stepper:
+    """One optimiser step after the other, each by its number."""
+
+    def __init__(self, model: Model, variant: Variant, batches: Batches, plan: Plan) -> None:
+        self.model, self.variant, self.batches, self.plan = model, variant, batches, plan
+        self.device = next(model.parameters()).device
+        self.optimizer, self.trained = build_optimizer(model, variant, plan)
+        self.schedule = build_schedule(self.optimizer, plan)
+        model.train()
+
+    @property
+    def state(self) -> State:
+        return State(self.model, self.variant, self.optimizer, self.schedule)
+
+    def step(self, number: int, watch: Watch) -> tuple[Tensor, Tensor]:
+        """Its mean loss, and the norm of its gradient before clipping."""
+        loss = self.backward(number, watch)
+        progress = Progress(number, self.plan.total)
+        self.variant.after_backward(self.model.backbone, progress)
+        norm = nn.utils.clip_grad_norm_(self.trained, self.plan.train.clip or math.inf)
+        self.optimizer.step()
+        self.schedule.step()
+        self.variant.after_step(self.model.backbone, progress)
+        self.optimizer.zero_grad()
+        return loss, norm
+
+    def backward(self, number: int, watch: Watch) -> Tensor:
+        """Give every trained parameter its gradient; returns the mean loss."""
+        parts = list(self.batches.parts(number))
         labels_in_step = sum(part.num_labels for part in parts)
         losses = []
         for part in parts:
-            loss_sum, outputs = model.loss(part.to(device))
-            part_loss = loss_sum / labels_in_step + variant.penalty(model.backbone) / len(parts)
+            loss_sum, outputs = self.model.loss(part.to(self.device))
+            penalty = self.variant.penalty(self.model.backbone)
+            part_loss = loss_sum / labels_in_step + penalty / len(parts)
             part_loss.backward()
             losses.append(part_loss.detach())
             watch.seen(part, outputs.detach())
-        progress = Progress(step, plan.total)
-        variant.after_backward(model.backbone, progress)
-        norm = nn.utils.clip_grad_norm_(trained, plan.train.clip or math.inf)
-        optimizer.step()
-        schedule.step()
-        variant.after_step(model.backbone, progress)
-        optimizer.zero_grad()
-        watch.after(step, torch.stack(losses).sum(), norm)
+        return torch.stack(losses).sum()
+
+
+def fit(model: Model, variant: Variant, batches: Batches, plan: Plan, watch: Watch) -> None:
+    """Train for `plan.total` steps, or for what the watch says is left of them."""
+    stepper = Stepper(model, variant, batches, plan)
+    start = watch.begin(stepper.state, plan.total)
+    for number in range(start + 1, plan.total + 1):
+        watch.before(number)
+        loss, norm = stepper.step(number, watch)
+        watch.after(number, loss, norm)
