@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from peers import PEERS
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -39,6 +40,8 @@ PADDING = (
     "Most of the gain over A is padding: A computes every text at 128 tokens. "
     "A' pads to the longest text of the batch, and B is the best-tuned peer."
 )
+# Batches are what is measured: enough examples for many of them, few enough to read soon.
+STEPS = ["train.batch_size=32", "train.examples=4096", "train.epochs=4"]
 TOLERANCE = 0.05  # of A/A, above which nothing is claimed
 
 # The published sizes, for models of random weights; padding is token 0, as in BERT's tokenizer.
@@ -73,8 +76,22 @@ def arguments(doc: str | None) -> argparse.ArgumentParser:
         "--ours", action="append", default=[], metavar="'OVERRIDE ...'",
         help="one more configuration of ours; may be given again",
     )  # fmt: skip
+    parser.add_argument("--peers", nargs="+", default=list(PEERS), choices=list(PEERS))
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     return parser
+
+
+def step_arguments(doc: str | None) -> argparse.ArgumentParser:
+    """What the benchmarks of single steps are told beside."""
+    parser = arguments(doc)
+    parser.add_argument("--padded", type=int, metavar="T", help="texts of T tokens, no padding")
+    return parser
+
+
+def peers(given: argparse.Namespace) -> list[str]:
+    """The peers asked for; where no text has padding, one with a width of its own is left out."""
+    padded = getattr(given, "padded", None) is not None
+    return [name for name in given.peers if not padded or PEERS[name].width is None]
 
 
 def forms(given: argparse.Namespace) -> dict[str, list[str]]:
@@ -93,6 +110,12 @@ def composed_run(given: argparse.Namespace, task: str, settings: list[str], *own
     common = ["data=local", f"data.dir={given.data}", "tracker.mode=disabled"]
     common += [f"task={task}", f"model={given.model}", f"train.device={given.device}"]
     return read(composed(*merged([*common, *settings, *given.set, *own])))
+
+
+def step_run(given: argparse.Namespace, task: str, *own: str) -> Run:
+    """A run of which single steps are measured, its texts cut where all are of one length."""
+    cut = [] if given.padded is None else [f"train.max_length={given.padded}"]
+    return composed_run(given, task, [*STEPS, *cut], *own)
 
 
 def merged(overrides: list[str]) -> list[str]:

@@ -9,7 +9,7 @@ All have fused AdamW at our rates, and heads in which the same layers train as i
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -143,98 +143,102 @@ def rows_of(encoded: Encoded) -> list[dict[str, Tensor]]:
     return texts_of(encoded.batch(np.array([row])) for row in range(len(encoded)))
 
 
-def trainer_of(
-    model: nn.Module,
-    plan: Plan,
-    optimizer: torch.optim.Optimizer,
-    collate: Collate,
-    out: Path,
-    **given: Any,
-) -> Trainer:
-    """The Trainer as run_glue makes it, which saves and reports nothing."""
-    train = plan.train
+class Loop:
+    """A plain loop's model, and its steps on padded batches."""
+
+    def __init__(self, run: Run, plan: Plan, pad: int, autocast: bool = False) -> None:
+        self.plan, self.autocast = plan, autocast
+        self.device = plan.train.pick_device()
+        self.model: nn.Module = peft_model(run, pad).to(self.device)
+        self.optimizer: Any = optimizer_of(self.model, plan, run.model.config().model_type)
+        self.schedule: Any = schedule_of(self.optimizer, plan)
+        self.trained = [p for p in self.model.parameters() if p.requires_grad]
+        self.model.train()
+
+    def step(self, batch: dict[str, Tensor]) -> Tensor:
+        """One optimiser step; returns the mean loss."""
+        loss = self.backward(batch)
+        self.clip()
+        self.optimizer.step()
+        self.schedule.step()
+        self.model.zero_grad()
+        return loss
+
+    def backward(self, batch: dict[str, Tensor]) -> Tensor:
+        """Give every trained parameter its gradient; returns the mean loss."""
+        loss = self.forward(batch).loss
+        loss.backward()
+        return loss.detach()
+
+    def forward(self, batch: dict[str, Tensor]) -> Any:
+        """What transformers' classifier says of a batch."""
+        batch = {name: tensor.to(self.device) for name, tensor in batch.items()}
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+            return self.model(**batch)
+
+    def clip(self) -> None:
+        """Cut the gradient to the plan's norm."""
+        nn.utils.clip_grad_norm_(self.trained, self.plan.train.clip or float("inf"))
+
+
+class Driven(Loop):
+    """The Trainer's step without the loop around it, whose logging and callbacks cost more."""
+
+    def __init__(self, run: Run, plan: Plan, collate: Collate, out: Path) -> None:
+        super().__init__(run, plan, collate.pad)
+        self.trainer = trainer_of(self, collate, out)
+        prepared = self.trainer.accelerator.prepare(self.model, self.optimizer)
+        self.model, self.optimizer = prepared
+        self.trainer.current_gradient_accumulation_steps = 1
+
+    def backward(self, batch: dict[str, Tensor]) -> Tensor:
+        return self.trainer.training_step(self.model, batch)
+
+    def clip(self) -> None:
+        clip = self.trainer.args.max_grad_norm
+        self.trainer.accelerator.clip_grad_norm_(self.model.parameters(), clip)
+
+
+def trainer_of(loop: Loop, collate: Collate, out: Path, **given: Any) -> Trainer:
+    """The Trainer as run_glue makes it, on a loop's model and optimizer; it saves nothing."""
+    train = loop.plan.train
     settings = TrainingArguments(
         output_dir=str(out), per_device_train_batch_size=train.batch_size,
-        per_device_eval_batch_size=train.eval_batch_size, max_steps=plan.total,
-        max_grad_norm=train.clip or 0.0, use_cpu=train.pick_device().type == "cpu",
+        per_device_eval_batch_size=train.eval_batch_size, max_steps=loop.plan.total,
+        max_grad_norm=train.clip or 0.0, use_cpu=loop.device.type == "cpu",
         save_strategy="no", report_to="none", disable_tqdm=True, remove_unused_columns=False,
         seed=given.pop("seed", 0),
     )  # fmt: skip
-    optimizers = (optimizer, schedule_of(optimizer, plan))
-    return Trainer(model, settings, collate, optimizers=optimizers, **given)
+    optimizers = (loop.optimizer, loop.schedule)
+    return Trainer(loop.model, settings, collate, optimizers=optimizers, **given)
 
 
-@dataclass
 class Stepping:
     """A peer, one step at a time, on the batches of a job of ours.
 
-    Its batches are put together beforehand, and of the Trainer only the step is driven and not the
-    loop around it with its logging and callbacks: both are in the peer's favour.
+    Its batches are put together beforehand, which is in the peer's favour.
     """
 
-    name: str
-    peer: Peer
-    job: Job
-    out: Path  # where the Trainer may write
-    model: nn.Module = field(init=False)
-
-    def __post_init__(self) -> None:
-        plan, run = self.job.plan, self.job.run
-        self.collate = collate_of(self.job, self.peer.width)
-        self.model = peft_model(run, self.collate.pad).to(self.job.device)
-        self.optimizer = optimizer_of(self.model, plan, run.model.config().model_type)
-        self.schedule = schedule_of(self.optimizer, plan)
-        self.trained = [p for p in self.model.parameters() if p.requires_grad]
-        self.model.train()
+    def __init__(self, name: str, job: Job, out: Path) -> None:
+        self.name, self.job, self.peer = name, job, PEERS[name]
+        self.collate = Collate(pad_of(job.loaded.tokenizer), self.peer.width)
         if self.peer.trainer:
-            self.take_trainer()
-
-    def take_trainer(self) -> None:
-        """As the Trainer's loop prepares itself."""
-        self.trainer = trainer_of(self.model, self.job.plan, self.optimizer, self.collate, self.out)
-        self.schedule = self.trainer.lr_scheduler
-        self.model, self.optimizer = self.trainer.accelerator.prepare(self.model, self.optimizer)
-        self.trainer.current_gradient_accumulation_steps = 1
+            self.loop: Loop = Driven(job.run, job.plan, self.collate, out)
+        else:
+            self.loop = Loop(job.run, job.plan, self.collate.pad, self.peer.autocast)
 
     @property
     def modules(self) -> nn.Module:
-        return self.model
+        return self.loop.model
 
     def ready(self, number: int) -> dict[str, Tensor]:
         """The batch of a step, padded as this peer does."""
         return self.collate(texts_of(self.job.batches.parts(number)))
 
     def step(self, batch: dict[str, Tensor]) -> Tensor:
-        loss = self.by_trainer(batch) if self.peer.trainer else self.by_loop(batch)
-        self.optimizer.step()
-        self.schedule.step()
-        self.model.zero_grad()
-        return loss
-
-    def by_trainer(self, batch: dict[str, Tensor]) -> Tensor:
-        """Gradients as the Trainer makes and clips them."""
-        loss = self.trainer.training_step(self.model, batch)
-        self.trainer.accelerator.clip_grad_norm_(
-            self.model.parameters(), self.trainer.args.max_grad_norm
-        )
-        return loss
-
-    def by_loop(self, batch: dict[str, Tensor]) -> Tensor:
-        """Gradients as a plain loop makes and clips them."""
-        loss = self.backward(batch)
-        nn.utils.clip_grad_norm_(self.trained, self.job.plan.train.clip or float("inf"))
-        return loss
-
-    def backward(self, batch: dict[str, Tensor]) -> Tensor:
-        """Gradients of a plain loop; returns the mean loss."""
-        device = self.job.device
-        batch = {name: tensor.to(device) for name, tensor in batch.items()}
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.peer.autocast):
-            loss = self.model(**batch).loss
-        loss.backward()
-        return loss.detach()
+        return self.loop.step(batch)
 
 
-def collate_of(job: Job, width: int | None) -> Collate:
-    """Padding with the token that the job's tokenizer has for it."""
-    return Collate(job.loaded.tokenizer.pad_token_id or 0, width)
+def pad_of(tokenizer: Any) -> int:
+    """The token to pad with; GPT-2 has none, and sees none of it."""
+    return tokenizer.pad_token_id or 0

@@ -22,7 +22,7 @@ import common
 import torch
 import torch.nn.functional as F
 from common import Ours
-from peers import PEERS, Stepping, plain_name, texts_of
+from peers import Stepping, plain_name, texts_of
 from torch import Tensor
 from transformers import PreTrainedConfig
 
@@ -33,8 +33,6 @@ from experiments.layers import PRECISIONS
 from experiments.training import Watch
 
 WARM_UP = 2
-# Batches are what is measured: enough examples for many of them, few enough to read soon.
-SETTINGS = ["train.batch_size=32", "train.examples=4096", "train.epochs=4"]
 AGAIN = "again"  # the first one once more
 Engine = Ours | Stepping
 
@@ -49,9 +47,7 @@ def engines(given: argparse.Namespace, task: str, out: Path) -> list[Engine]:
         for name, plan in {**plans, AGAIN: first}.items()
     }
     last = built.pop(AGAIN)
-    # Where no text has padding, a fixed width of its own makes no sense.
-    peers = {n: peer for n, peer in PEERS.items() if given.padded is None or peer.width is None}
-    found = [Stepping(name, peer, last.job, out / name) for name, peer in peers.items()]
+    found = [Stepping(name, last.job, out) for name in common.peers(given)]
     return [*built.values(), *found, last]
 
 
@@ -69,9 +65,8 @@ def our_plans(given: argparse.Namespace) -> dict[str, tuple[str, list[str]]]:
 
 
 def our_run(given: argparse.Namespace, task: str, variant: str, overrides: list[str]) -> Run:
-    """One of ours, its texts cut where all are to be of one length."""
-    cut = [] if given.padded is None else [f"train.max_length={given.padded}"]
-    return common.composed_run(given, task, [*SETTINGS, f"variant={variant}", *cut], *overrides)
+    """One of ours."""
+    return common.step_run(given, task, f"variant={variant}", *overrides)
 
 
 def rounds(found: list[Engine], count: int) -> dict[str, list[float]]:
@@ -218,14 +213,15 @@ def check(given: argparse.Namespace, task: str) -> dict[str, float]:
             raise ValueError("--check is for encoders: PEFT adapts GPT-2's q, k and v as one.")
         with TemporaryDirectory() as out:
             mine = common.ours(name, run, common.data_of(run, given.padded))
-            found[name] = deviation(mine, Stepping("B32", PEERS["B32"], mine.job, Path(out)))
+            found[name] = deviation(mine, Stepping("B32", mine.job, Path(out)))
         print(f"{task}, {name}: largest relative error {found[name]:.1e}")
     return found
 
 
 def deviation(mine: Ours, theirs: Stepping) -> float:
     """The largest relative error of the loss and of every gradient, from the same tensors."""
-    prefix = theirs.model.base_model.model.base_model_prefix
+    inner: Any = theirs.modules.get_submodule("base_model.model")
+    prefix = inner.base_model_prefix
     with torch.no_grad():
         for parameter in mine.stepper.trained:
             if not parameter.any():  # else one factor's gradient would be zero
@@ -234,7 +230,7 @@ def deviation(mine: Ours, theirs: Stepping) -> float:
         for name, parameter in named(theirs).items():
             parameter.copy_(given[name])
     loss = mine.stepper.backward(1, Watch())
-    expected = theirs.backward(theirs.ready(1))
+    expected = theirs.loop.backward(theirs.ready(1))
     for parameter in mine.stepper.trained:
         parameter.data = gradient(parameter)
     found = tensors(mine, prefix)
@@ -264,7 +260,7 @@ def tensors(mine: Ours, prefix: str) -> dict[str, Tensor]:
 
 def named(theirs: Stepping) -> dict[str, Tensor]:
     """What trains in PEFT's model."""
-    return {plain_name(n): p for n, p in theirs.model.named_parameters() if p.requires_grad}
+    return {plain_name(n): p for n, p in theirs.modules.named_parameters() if p.requires_grad}
 
 
 def relative(found: Tensor, expected: Tensor) -> float:
@@ -273,10 +269,9 @@ def relative(found: Tensor, expected: Tensor) -> float:
 
 
 def main() -> None:
-    parser = common.arguments(__doc__)
+    parser = common.step_arguments(__doc__)
     parser.add_argument("--variants", nargs="+", default=["lora"], help="of ours")
     parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--padded", type=int, metavar="T", help="texts of T tokens, no padding")
     parser.add_argument("--check", action="store_true", help="exactness instead of time")
     given = parser.parse_args()
     torch.set_num_threads(1)
