@@ -106,10 +106,15 @@ def short(override: str) -> str:
 
 
 def composed_run(given: argparse.Namespace, task: str, settings: list[str], *own: str) -> Run:
-    """The run of one task on real data; what the command line sets wins over the settings."""
+    """The run of one task on real data."""
+    return read(composed(*overrides(given, task, settings, *own)))
+
+
+def overrides(given: argparse.Namespace, task: str, settings: list[str], *own: str) -> list[str]:
+    """The run as a command says it; what the command line sets wins over the settings."""
     common = ["data=local", f"data.dir={given.data}", "tracker.mode=disabled"]
     common += [f"task={task}", f"model={given.model}", f"train.device={given.device}"]
-    return read(composed(*merged([*common, *settings, *given.set, *own])))
+    return merged([*common, *settings, *given.set, *own])
 
 
 def step_run(given: argparse.Namespace, task: str, *own: str) -> Run:

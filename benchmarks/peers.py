@@ -24,6 +24,7 @@ from transformers import (
     TrainingArguments,
     get_linear_schedule_with_warmup,
 )
+from transformers.utils import logging as transformers_logging
 
 from experiments.adapters.peft_format import saved_modules
 from experiments.batches import Batch, Encoded
@@ -54,6 +55,8 @@ PEERS = {
 
 def peft_model(run: Run, pad: int) -> peft.PeftModel:
     """PEFT's LoRA of the run's settings on transformers' classifier."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     config = run.model.config()
     config.num_labels, config.pad_token_id = run.task.num_outputs, pad
     base = AutoModelForSequenceClassification.from_pretrained(
