@@ -45,8 +45,12 @@ STEPS = ["train.batch_size=32", "train.examples=4096", "train.epochs=4"]
 TOLERANCE = 0.05  # of A/A, above which nothing is claimed
 
 # The published sizes, for models of random weights; padding is token 0, as in BERT's tokenizer.
-ENCODER = {"type_vocab_size": 1, "max_position_embeddings": 514, "vocab_size": 50265}
-LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16}
+ENCODER: dict[str, Any] = {
+    "type_vocab_size": 1,
+    "max_position_embeddings": 514,
+    "vocab_size": 50265,
+}
+LARGE: dict[str, Any] = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16}
 SIZES: dict[str, tuple[type[PreTrainedModel], PreTrainedConfig]] = {
     "roberta_base": (RobertaModel, RobertaConfig(**ENCODER, pad_token_id=0)),
     "roberta_large": (
@@ -101,8 +105,9 @@ def forms(given: argparse.Namespace) -> dict[str, list[str]]:
 
 
 def short(override: str) -> str:
-    """An override without its section."""
-    return override.rpartition("precision=")[2].rpartition(".")[2]
+    """An override without its section; a precision's name says enough."""
+    key, _, value = override.partition("=")
+    return value if key == "train.precision" else f"{key.rpartition('.')[2]}={value}"
 
 
 def composed_run(given: argparse.Namespace, task: str, settings: list[str], *own: str) -> Run:
@@ -177,7 +182,7 @@ class Ours:
     job: Job
     stepper: Stepper
 
-    def ready(self, number: int) -> int:
+    def ready(self, number: int) -> Any:
         """A step puts its own batch together."""
         return number
 
@@ -248,6 +253,12 @@ def cpu_name() -> str:
     return names[0] if names else platform.processor()
 
 
+def footnote(given: argparse.Namespace) -> None:
+    """Say what the comparison with A is made of, where it was made."""
+    if "A" in peers(given):
+        print(PADDING)
+
+
 def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     """Print a table: words to the left, figures to the right."""
     shown = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
@@ -255,8 +266,7 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
         shown.add_column(column, justify="right" if i else "left", no_wrap=True)
     for row in rows:
         shown.add_row(*row)
-    console = Console()
-    Console(width=max(console.width, 140)).print(shown)  # as whole lines in a file
+    Console(width=max(Console().width, 140)).print(shown)  # as whole lines in a file
 
 
 def write(path: Path | None, figures: dict[str, Any]) -> None:

@@ -193,7 +193,7 @@ def main() -> None:
     for task in given.tasks:
         figures[task] = compared(given, task)
         report(task, figures[task], given)
-    print(common.PADDING)
+    common.footnote(given)
     common.write(given.json, figures)
 
 

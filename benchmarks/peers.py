@@ -234,7 +234,7 @@ class Stepping:
     def modules(self) -> nn.Module:
         return self.loop.model
 
-    def ready(self, number: int) -> dict[str, Tensor]:
+    def ready(self, number: int) -> Any:
         """The batch of a step, padded as this peer does."""
         return self.collate(texts_of(self.job.batches.parts(number)))
 

@@ -144,33 +144,42 @@ def precision(engine: Engine) -> str:
 
 def measured(given: argparse.Namespace, task: str) -> dict[str, Any]:
     """All figures of one task."""
-    before = common.load()
+    before, bases = common.load(), list(common.forms(given))
     with TemporaryDirectory() as out:
         found = engines(given, task, Path(out))
         job = found[0].job
-        numbers = range(WARM_UP + 1, WARM_UP + given.rounds + 1)
-        batches = [texts_of(job.batches.parts(number)) for number in numbers]
-        lengths = [[len(text["input_ids"]) for text in batch] for batch in batches]
+        lengths = lengths_of(job, given.rounds)
         tokens = round(sum(map(sum, lengths)) / given.rounds)
         peaks = peaks_of(job, tokens)
         times = rounds(found, given.rounds)
-    needed = sum(arithmetic(job.run.model.config(), batch) for batch in lengths)
-    bases = list(common.forms(given))
-    steps = {
-        engine.name: {
-            "precision": precision(engine),
-            "seconds": common.quoted(times[engine.name]),
-            "samples_per_second": sum(map(len, lengths)) / sum(times[engine.name]),
-            "flops_per_second": needed / sum(times[engine.name]),
-            "over": {base: over(times, engine.name, base) for base in bases},
-        }
-        for engine in found
-    }
+    steps = {engine.name: figures_of(engine, times, lengths, bases) for engine in found}
     again = steps.pop(AGAIN)["over"][bases[0]]["median"]
     return {
         "tokens_per_step": tokens, "peaks": peaks, "a_over_a": again, "steps": steps,
         "load": [before, common.load()], "machine": common.machine(job.device),
     }  # fmt: skip
+
+
+def lengths_of(job: Job, count: int) -> list[list[int]]:
+    """Tokens of every text in each of the steps that are timed."""
+    numbers = range(WARM_UP + 1, WARM_UP + count + 1)
+    batches = [texts_of(job.batches.parts(number)) for number in numbers]
+    return [[len(text["input_ids"]) for text in batch] for batch in batches]
+
+
+def figures_of(
+    engine: Engine, times: dict[str, list[float]], lengths: list[list[int]], bases: list[str]
+) -> dict[str, Any]:
+    """What the timed steps of one engine come to."""
+    config = engine.job.run.model.config()
+    total = sum(times[engine.name])
+    return {
+        "precision": precision(engine),
+        "seconds": common.quoted(times[engine.name]),
+        "samples_per_second": sum(map(len, lengths)) / total,
+        "flops_per_second": sum(arithmetic(config, batch) for batch in lengths) / total,
+        "over": {base: over(times, engine.name, base) for base in bases},
+    }
 
 
 def peaks_of(job: Job, tokens: int) -> dict[str, float]:
@@ -183,24 +192,22 @@ def report(task: str, figures: dict[str, Any], padded: int | None) -> None:
     """Print one task's figures."""
     steps, peaks = figures["steps"], figures["peaks"]
     bases = list(next(iter(steps.values()))["over"])
-    rows = []
-    for name, step in steps.items():
-        ratios = [step["over"][base] for base in bases]
-        if padded is not None:
-            ratios = [common.inverse(ratio) for ratio in ratios]
-        share = 100 * step["flops_per_second"] / peaks[step["precision"]]
-        figures_of = [step["samples_per_second"], 1000 * step["seconds"]["median"]]
-        rows.append([
-            name, *(f"{value:.1f}" for value in figures_of), *map(common.text, ratios),
-            f"{share:.0f}",
-        ])  # fmt: skip
     heading = "{} is faster" if padded is None else "{} takes of its time"
     columns = ["step", "samples/s", "ms", *(heading.format(base) for base in bases), "% of peak"]
     shape = "real lengths" if padded is None else f"texts of {padded} tokens"
+    rows = [row(name, step, peaks, padded) for name, step in steps.items()]
     common.table(f"{task}, {shape}, {figures['tokens_per_step']} tokens a step", columns, rows)
     told = ", ".join(f"{name} {value / 1e9:.0f}" for name, value in peaks.items())
     print(f"Peak of F.linear in GFLOP/s: {told}. Load {figures['load']}.")
     print(common.claim(figures["a_over_a"]))
+
+
+def row(name: str, step: dict[str, Any], peaks: dict[str, float], padded: int | None) -> list[str]:
+    """One engine's line: at equal shapes as a share of the peer's time, else as times faster."""
+    ratios = [ratio if padded is None else common.inverse(ratio) for ratio in step["over"].values()]
+    shown = [step["samples_per_second"], 1000 * step["seconds"]["median"]]
+    share = 100 * step["flops_per_second"] / peaks[step["precision"]]
+    return [name, *(f"{x:.1f}" for x in shown), *map(common.text, ratios), f"{share:.0f}"]
 
 
 def check(given: argparse.Namespace, task: str) -> dict[str, float]:
@@ -283,7 +290,7 @@ def main() -> None:
             if not given.check:
                 report(task, figures[task], given.padded)
     if not given.check:
-        print(common.PADDING)
+        common.footnote(given)
     common.write(given.json, figures)
 
 

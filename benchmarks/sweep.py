@@ -34,6 +34,7 @@ from experiments.training import Plan
 ROOT = Path(__file__).parents[1]
 AGAIN = "again"  # the first of ours once more
 Rows = list[dict[str, Tensor]]
+Cell = tuple[str, str, int]  # variant, task, seed
 Scores = dict[str, list[float]]  # by task, seed by seed
 
 
@@ -44,9 +45,9 @@ def settings(given: argparse.Namespace) -> list[str]:
 
 def processes(given: argparse.Namespace, variants: list[str], own: list[str], out: Path) -> Scores:
     """Our cells by run.py, some at once; returns their scores on the development sets."""
-    cells = list(product(variants, given.tasks, given.seeds))
+    cells: list[Cell] = list(product(variants, given.tasks, given.seeds))
 
-    def work(cell: tuple[str, str, int]) -> float:
+    def work(cell: Cell) -> float:
         variant, task, seed = cell
         folder = out / f"{variant}-{task}-{seed}"
         fixed = [*settings(given), f"variant={variant}"]
@@ -61,7 +62,7 @@ def processes(given: argparse.Namespace, variants: list[str], own: list[str], ou
     return by_task(cells, scores)
 
 
-def by_task(cells: list[tuple[str, str, int]], scores: list[float]) -> Scores:
+def by_task(cells: list[Cell], scores: list[float]) -> Scores:
     """Scores by task, seed by seed and variant by variant."""
     tasks = {task: None for _, task, _ in cells}
     return {
@@ -83,7 +84,7 @@ def of_peer(given: argparse.Namespace, name: str) -> Scores:
 def peer_cells(given: argparse.Namespace, out: Path) -> Scores:
     """What the process of a peer does."""
     torch.set_num_threads(given.threads)
-    cells = list(product(["lora"], given.tasks, given.seeds))
+    cells: list[Cell] = list(product(["lora"], given.tasks, given.seeds))
     runs = [
         common.composed_run(given, task, [*settings(given), "variant=lora"], f"seed={seed}")
         for _, task, seed in cells
@@ -189,7 +190,8 @@ def report(given: argparse.Namespace, figures: dict[str, Any]) -> None:
     title = f"{given.examples} examples, {given.epochs:g} epochs, seeds {given.seeds}"
     common.table(title, [*columns, *given.tasks, "load"], rows)
     print(common.claim(figures["a_over_a"]))
-    print(f"{common.PADDING} Ratios count only where the scores agree within the noise of seeds.")
+    print("Ratios count only where the scores agree within the noise of seeds.")
+    common.footnote(given)
 
 
 def main() -> None:
