@@ -123,9 +123,9 @@ def overrides(given: argparse.Namespace, task: str, settings: list[str], *own: s
 
 
 def step_run(given: argparse.Namespace, task: str, *own: str) -> Run:
-    """A run of which single steps are measured, its texts cut where all are of one length."""
-    cut = [] if given.padded is None else [f"train.max_length={given.padded}"]
-    return composed_run(given, task, [*STEPS, *cut], *own)
+    """A run of which single steps are measured; texts of one length make one part."""
+    shape = [f"train.max_length={given.padded}", "train.accumulate=1"]
+    return composed_run(given, task, [*STEPS, *(shape if given.padded else [])], *own)
 
 
 def merged(overrides: list[str]) -> list[str]:
