@@ -229,8 +229,9 @@ def deviation(mine: Ours, theirs: Stepping) -> float:
     """The largest relative error of the loss and of every gradient, from the same tensors."""
     inner: Any = theirs.modules.get_submodule("base_model.model")
     prefix = inner.base_model_prefix
+    own = [p for p in mine.job.loaded.model.parameters() if p.requires_grad]
     with torch.no_grad():
-        for parameter in mine.stepper.trained:
+        for parameter in own:
             if not parameter.any():  # else one factor's gradient would be zero
                 parameter.normal_(std=0.02)
         given = tensors(mine, prefix)
@@ -238,7 +239,7 @@ def deviation(mine: Ours, theirs: Stepping) -> float:
             parameter.copy_(given[name])
     loss = mine.stepper.backward(1, Watch())
     expected = theirs.loop.backward(theirs.ready(1))
-    for parameter in mine.stepper.trained:
+    for parameter in own:
         parameter.data = gradient(parameter)
     found = tensors(mine, prefix)
     errors = [relative(found[name], gradient(p)) for name, p in named(theirs).items()]
