@@ -203,10 +203,11 @@ class Attention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         wanted, layout = ctx.needs_input_grad[:3], ctx.layout
+        known = (*ctx.saved_tensors, grads[0])  # once: checkpointing forgets what it gave
         found = [torch.empty_like(grads[0]) if needed else None for needed in wanted]
         dropped = masks(grads[0], layout, ctx.heads, ctx.p, ctx.seed)
         for block, kept in zip(layout.blocks, dropped, strict=True):
-            parts = (by_head(x[block.tokens], ctx.heads) for x in (*ctx.saved_tensors, grads[0]))
+            parts = (by_head(x[block.tokens], ctx.heads) for x in known)
             q, k, v, grad = parts
             weights = probabilities(q, k, block)
             gradients: list[Tensor | None] = [None, None, None]

@@ -30,16 +30,16 @@ class NextTokenLoss(torch.autograd.Function):
         total, losses = hidden.new_zeros((), dtype=torch.float64), []
         for start in range(0, len(hidden), CHUNK):
             own = slice(start, start + CHUNK)
-            logits = at_least_float32(hidden[own] @ cast.T)
+            logs = torch.log_softmax(at_least_float32(hidden[own] @ cast.T), dim=1)
             chosen = targets[own][:, None]
-            whole = logits.logsumexp(dim=1)
-            loss = whole - logits.gather(1, chosen)[:, 0]
+            loss = -logs.gather(1, chosen)[:, 0]
             losses.append(loss)
-            uniform = whole - logits.mean(dim=1)
-            total += ((1 - smoothing) * loss + smoothing * uniform).sum()
+            total += (1 - smoothing) * loss.sum()
+            if smoothing:
+                total -= smoothing * logs.mean(dim=1).sum()
             if not (wanted[0] or wanted[1]):
                 continue
-            grad = logits.sub_(whole[:, None]).exp_()
+            grad = logs.exp_()
             if smoothing:
                 grad -= smoothing / grad.shape[1]
             grad.scatter_add_(1, chosen, grad.new_full(chosen.shape, smoothing - 1))
