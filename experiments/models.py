@@ -122,6 +122,11 @@ class Loaded:
     tokenizer: PreTrainedTokenizerBase
     max_length: int  # tokens that the backbone has positions for
 
+    @property
+    def width(self) -> int:
+        """Of the hidden states."""
+        return self.model.backbone.config.hidden_size
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrained:

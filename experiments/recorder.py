@@ -127,6 +127,7 @@ class Recorder(Watch):
             "history": self.history,
             "schedule": self.state.schedule.last_epoch,
             "tokens": [self.clock.tokens, self.clock.padded],
+            "products": torch.get_float32_matmul_precision(),
         }
         write_tensors(self.checkpoint, tensors, {"about": json.dumps(about)})
         self.saved_at = time.monotonic()
@@ -153,6 +154,8 @@ class Recorder(Watch):
     def restore_model(self) -> None:
         """Put back the model as it was: the method's structure, on which the optimizer is built."""
         self.about, self.groups = self.read_checkpoint()
+        # Another way of multiplying would round otherwise than the run has so far.
+        torch.set_float32_matmul_precision(self.about["products"])
         model = self.job.loaded.model
         self.job.run.variant.load_state(model.backbone, self.groups.get("learned", {}))
         copy_exactly(adapter_buffers(model.backbone), self.groups.get("buffer", {}))

@@ -149,6 +149,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "system": platform.platform(),
         "device": device_name(device),
         "threads": torch.get_num_threads(),
+        "float32_products": torch.get_float32_matmul_precision(),
     }
 
 

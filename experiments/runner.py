@@ -9,6 +9,7 @@ from experiments.evaluation import Evaluated
 from experiments.job import Job, fingerprint, start
 from experiments.measure import enough_memory, measure
 from experiments.probe import Trial
+from experiments.products import restored
 from experiments.randomness import derived_seed, seed_everything
 from experiments.recorder import Diverged, Recorder
 from experiments.results import Origin, Result, mark_unfinished, read_result
@@ -30,8 +31,13 @@ def execute(run: Run, out: Path, origin: Origin | None = None) -> Result:
     if (out / "result.json").exists():
         return finished(out, key)
     mark_unfinished(out)
-    with enough_memory():
-        job = start(run, data)
+    with enough_memory(), restored():
+        return carry_out(start(run, data), out, key, origin or Origin())
+
+
+def carry_out(job: Job, out: Path, key: dict, origin: Origin) -> Result:
+    """Prepare, train, evaluate, and write what came of it."""
+    run = job.run
     with Console(job, out) as console, run.tracker.start(out, run.title, describe(run)) as tracked:
         recorder = Recorder(job, out, key, listeners=[console.log, tracked.log])
         prepare(job, recorder)
@@ -39,7 +45,7 @@ def execute(run: Run, out: Path, origin: Origin | None = None) -> Result:
         evaluated = {} if failure else evaluate(job, recorder)
         if failure := failure or evaluation.not_finite(evaluated):
             evaluated = {}
-        result = outcome.collect(job, recorder, evaluated, failure, origin or Origin())
+        result = outcome.collect(job, recorder, evaluated, failure, origin)
         outcome.write(job, evaluated, result)
         tracked.summarise(result)
     if failure:
