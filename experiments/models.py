@@ -68,7 +68,9 @@ class Model(nn.Module):
         return self.states(batch)[places.to(batch.device)]
 
     def forward(self, batch: Batch) -> Tensor:
-        """Outputs [n, num_outputs], at least float32."""
+        """Outputs [n, num_outputs], or without a head the states of all tokens."""
+        if isinstance(self.head, NoHead):
+            return self.states(batch)
         return self.head(self.summaries(batch))
 
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -33,10 +33,10 @@ torch.set_num_threads(1)
 root = Path(sys.argv[1])
 for folder in sorted(path for path in root.iterdir() if path.is_dir()):
     model = load(read_adapter(folder)).model
-    inputs = load_file(folder / "inputs")
+    columns = load_file(folder / "columns")
+    lengths = columns.pop("lengths").numpy()
     with torch.no_grad():
-        hidden = model.backbone(**inputs).last_hidden_state
-        logits = model.head(hidden.float(), inputs["attention_mask"])
+        logits = model(Batch(columns, lengths, None, lengths, {}))
     save_file({"logits": logits, **model.head.state_dict()}, folder / "found")
 """
 
@@ -65,7 +65,8 @@ def test_a_new_process_gives_the_same_outputs_and_head(
                 made = trained(case, variant, family, precision)
                 name = f"{variant}-{family}-{precision}"
                 folder = keep(made, tmp_path / name)
-                save_file(dict(made.batch.inputs), folder / "inputs")
+                lengths = {"lengths": torch.from_numpy(made.batch.lengths)}
+                save_file(made.batch.columns | lengths, folder / "columns")
                 head = {k: t.clone() for k, t in made.model.head.state_dict().items()}
                 expected[name] = {"logits": logits(made), **head}
     subprocess.run([sys.executable, "-c", IN_A_NEW_PROCESS, str(tmp_path)], check=True)
@@ -126,7 +127,7 @@ def test_adapters_are_switched_by_name_and_back_bit_for_bit(
         alone[variant] = logits(made)
         switch.add(variant, saved.read_adapter(keep(made, tmp_path / variant)))
     with torch.no_grad():
-        alone[None] = bare.model.backbone(**batch.inputs).last_hidden_state
+        alone[None] = bare.model.states(batch)
         for name in [*VARIANTS, None, *reversed(VARIANTS), None]:
             found = switch.use(name)(batch)
             assert torch.equal(found, alone[name].to(found.dtype)), name

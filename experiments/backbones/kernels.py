@@ -158,8 +158,10 @@ def add_norm(
     p = 0.0 if drop is None else rate(drop)
     if invertible(norm):
         return AddNorm.apply(h, residual, norm, p, new_seed() if p else 0)  # type: ignore[return-value]
-    total = residual if h is None else residual + (dropped(h, p) if p else h)
-    return norm(total), total
+    total = at_least_float32(residual)
+    if h is not None:
+        total = total + (dropped(h, p) if p else h)
+    return norm(total).to(residual.dtype), total.to(residual.dtype)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, layout: Layout, heads: int, p: float) -> Tensor:
