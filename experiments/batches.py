@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -147,15 +147,22 @@ def encode(tokenizer: PreTrainedTokenizerBase, split: Split, max_length: int) ->
             f"train.max_length must leave room for text beside {special} special tokens, "
             f"got {max_length}."
         )
-    whole = tokenizer(*texts, add_special_tokens=True, truncation=False, verbose=False)
-    cut = tokenizer(*texts, add_special_tokens=True, truncation=True, max_length=max_length)
     names = [n for n in ("input_ids", "token_type_ids") if n in tokenizer.model_input_names]
-    long = sum(len(ids) > max_length for ids in whole["input_ids"])
+    found: Any = tokenizer(*texts, add_special_tokens=True, truncation=False, verbose=False)
+    long = [row for row, ids in enumerate(found["input_ids"]) if len(ids) > max_length]
+    if long:
+        parts = [[column[row] for row in long] for column in texts]
+        cut: Any = tokenizer(
+            *parts, add_special_tokens=True, truncation=True, max_length=max_length
+        )
+        for number, row in enumerate(long):
+            for name in names:
+                found[name][row] = cut[name][number]
+    lengths = np.array([len(ids) for ids in found["input_ids"]], dtype=np.int64)
+    columns = {name: flat(found[name]) for name in names}
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     padding = {"input_ids": pad, "token_type_ids": 0}
-    lengths = np.array([len(ids) for ids in cut["input_ids"]], dtype=np.int64)
-    columns = {name: flat(cut[name]) for name in names}
-    return Encoded(columns, lengths, split.labels, padding, long)
+    return Encoded(columns, lengths, split.labels, padding, len(long))
 
 
 @dataclass(frozen=True)

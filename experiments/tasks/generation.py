@@ -131,10 +131,13 @@ class GenerationTask(Task):
     ) -> Continued:
         """A row per source and text; what is longer than `max_length` loses its end, and counts."""
         prompts = {source: self.prompt(tokenizer, source) for source, *_ in split.texts}
+        rows = pairs(split)
+        words: Any = tokenizer(
+            [f" {target}" for _, target in rows], add_special_tokens=False, verbose=False
+        )
         ids, given, cut = [], [], 0
-        for source, target in pairs(split):
-            words: Any = tokenizer(f" {target}", add_special_tokens=False, verbose=False)
-            whole = [*prompts[source], *words["input_ids"], end_of(tokenizer)]
+        for (source, _), target in zip(rows, words["input_ids"], strict=True):
+            whole = [*prompts[source], *target, end_of(tokenizer)]
             if len(prompts[source]) >= max_length:
                 raise ValueError(
                     f"train.max_length={max_length} leaves no room for the text of a source of "
