@@ -33,10 +33,17 @@ def choose(path: Path) -> DictConfig:
 
 
 def section(path: Path) -> DictConfig:
-    """The settings in a file, which stand one level deeper where it chooses other files too."""
+    """The settings of a file and of those of its group that it starts from.
+
+    They stand one level deeper where it chooses other files too.
+    """
     content = OmegaConf.load(path)
     assert isinstance(content, DictConfig)
-    return content.get(path.parent.name, content)
+    chosen = [one for one in content.get("defaults", []) if isinstance(one, str)]
+    started = [section(path.with_name(f"{one}.yaml")) for one in chosen if one != "_self_"]
+    merged = OmegaConf.merge(*started, content.get(path.parent.name, content))
+    assert isinstance(merged, DictConfig)
+    return merged
 
 
 def message(*overrides: str) -> str:
