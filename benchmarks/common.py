@@ -263,7 +263,7 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     """Print a table: words to the left, figures to the right."""
     shown = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
     for i, column in enumerate(columns):
-        shown.add_column(column, justify="right" if i else "left", no_wrap=True)
+        shown.add_column(column, justify="right" if i else "left", no_wrap=not i)
     for row in rows:
         shown.add_row(*row)
     Console(width=max(Console().width, 140)).print(shown)  # as whole lines in a file
