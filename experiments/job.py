@@ -12,7 +12,7 @@ from experiments.identity import identity
 from experiments.layers import float_masters
 from experiments.models import Loaded
 from experiments.prefix import with_prefix
-from experiments.products import DEFAULT, fastest
+from experiments.processor import DEFAULT, fastest, threads_for
 from experiments.randomness import numpy_generator, seed_everything, torch_generator
 from experiments.tasks.base import Data, Split
 from experiments.training import Plan, Train
@@ -39,6 +39,7 @@ def start(run: Run, data: Data) -> Job:
     seed_everything(run.seed)
     loaded = load_adapted(run, device)
     torch.set_float32_matmul_precision(products(train, device, loaded))
+    torch.set_num_threads(threads_for(loaded.width))
     chosen = subset(data.train, train.examples)
     examples = run.task.encode(loaded.tokenizer, chosen, train.max_length)
     if train.prefix_cache:

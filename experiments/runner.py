@@ -9,7 +9,7 @@ from experiments.evaluation import Evaluated
 from experiments.job import Job, fingerprint, start
 from experiments.measure import enough_memory, measure
 from experiments.probe import Trial
-from experiments.products import restored
+from experiments.processor import restored
 from experiments.randomness import derived_seed, seed_everything
 from experiments.recorder import Diverged, Recorder
 from experiments.results import Origin, Result, mark_unfinished, read_result

@@ -1,4 +1,4 @@
-"""The way matrices are multiplied: tried, recorded, and the same after a restart."""
+"""How a processor is used: tried, recorded, and the same after a restart."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments import products
+from experiments import processor
 from experiments.config import Run
-from experiments.products import choice, fastest
+from experiments.processor import choice, fastest, threads_for
 from experiments.runner import execute
 
 
@@ -70,4 +70,15 @@ def test_a_restart_keeps_the_way_it_began_with(
         execute(run, tmp_path)
     monkeypatch.setattr("experiments.job.fastest", lambda width: "highest")
     assert execute(run, tmp_path).provenance["float32_products"] == "medium"
-    assert torch.get_float32_matmul_precision() == products.DEFAULT
+    assert torch.get_float32_matmul_precision() == processor.DEFAULT
+
+
+def test_a_narrow_model_has_one_thread_and_leaves_the_others_as_they_were(
+    tiny_run: Callable[..., Run], tmp_path: Path
+) -> None:
+    assert threads_for(64) == 1 and threads_for(768) == torch.get_num_threads()
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    result = execute(tiny_run("lora", "train.epochs=0.2"), tmp_path)
+    assert result.provenance["threads"] == 1 and torch.get_num_threads() == 2
+    torch.set_num_threads(before)

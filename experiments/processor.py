@@ -1,4 +1,4 @@
-"""By which library a processor multiplies matrices of float32, found out by trying.
+"""How a processor is used: by which library it multiplies, and with how many threads.
 
 PyTorch's default on x86 is MKL, which on some processors of another make runs at half their rate.
 `torch.set_float32_matmul_precision("medium")` sends the products to oneDNN, which may, but need
@@ -17,16 +17,23 @@ from torch import Tensor
 DEFAULT, OTHER = "highest", "medium"  # as torch names them
 ROUNDS = 7
 GAIN = 1.1  # how much faster the other way must be to be taken
+NARROW = 256  # below this width a thread's share of a product is over before it has begun
 
 
 @contextmanager
 def restored() -> Iterator[None]:
-    """Leave torch's setting as it was."""
-    before = torch.get_float32_matmul_precision()
+    """Leave torch's settings as they were."""
+    before, threads = torch.get_float32_matmul_precision(), torch.get_num_threads()
     try:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+        torch.set_num_threads(threads)
+
+
+def threads_for(width: int) -> int:
+    """One for a narrow model, which gains nothing by more, and else as many as torch has."""
+    return 1 if width < NARROW else torch.get_num_threads()
 
 
 @cache
