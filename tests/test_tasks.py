@@ -126,15 +126,6 @@ def own(folder: Path, text: str | bytes, suffix: str = "tsv", **changes: Any) ->
 # --- Every task in every format ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "conf/task").glob("*.yaml")), ids=lambda p: p.stem)
-def test_a_task_file_has_its_own_name_and_all_settings(path: Path):
-    whole = OmegaConf.load(path)
-    node = whole.get("task", whole)  # a task that chooses its model too stands one level deeper
-    fields = [f.name for f in dataclasses.fields(get_class(node._target_))]
-    assert node.name == path.stem
-    assert sorted(fields) == sorted(str(key) for key in node if key != "_target_")
-
-
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("name", GLUE)
 def test_a_glue_task_reads_the_released_layout(name: str, suffix: str, tmp_path: Path):
