@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from experiments.batches import Encoded
@@ -51,12 +52,14 @@ def with_prefix(data: Encoded, model: Model) -> Encoded:
             "trains; name targets of upper blocks only, as layer.5.attention.self.query."
         )
     path = folder() / f"{key(data, model, blocks)}.npy"
-    started = time.perf_counter()
-    if path.exists():
-        return replace(data, prefix=Prefix(path, blocks, 0.0))
-    with whole(path) as file:
-        fill(file, data, model, blocks)
-    return replace(data, prefix=Prefix(path, blocks, time.perf_counter() - started))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    started, seconds = time.perf_counter(), 0.0
+    with FileLock(path.with_suffix(".lock")):  # another run that needs it waits for the first one
+        if not path.exists():
+            with whole(path) as file:
+                fill(file, data, model, blocks)
+            seconds = time.perf_counter() - started
+    return replace(data, prefix=Prefix(path, blocks, seconds))
 
 
 @torch.no_grad()
@@ -87,8 +90,9 @@ def folder() -> Path:
 
 
 def key(data: Encoded, model: Model, blocks: int) -> str:
-    """The sha256 of all that the states depend on: tokens, lengths, and every tensor below."""
-    digest = hashlib.sha256(f"{model.engine.name}/{blocks}/{torch.__version__}".encode())
+    """The sha256 of all that the states depend on: tokens, config, and every tensor below."""
+    config = model.backbone.config.to_json_string(use_diff=False)
+    digest = hashlib.sha256(f"{blocks}/{torch.__version__}/{config}".encode())
     for name in sorted(data.columns):
         digest.update(data.columns[name].tobytes())
     digest.update(data.lengths.tobytes())

@@ -73,8 +73,9 @@ class Train:
                 )
         if not 0 <= self.warmup <= 1:
             raise ValueError(f"train.warmup is a fraction of all steps, got {self.warmup}.")
-        if self.prefix_cache and self.engine != "packed":
-            raise ValueError(f"train.prefix_cache needs train.engine=packed, got '{self.engine}'.")
+        for name in ("lean", "prefix_cache"):
+            if getattr(self, name) and self.engine != "packed":
+                raise ValueError(f"train.{name} needs train.engine=packed, got '{self.engine}'.")
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise ValueError(
                 f"train.device must be auto, cpu, cuda or cuda:NUMBER, got '{self.device}'."
