@@ -4,7 +4,7 @@ import argparse
 import json
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -226,6 +226,23 @@ def claim(same: float) -> str:
     noisy = abs(same - 1) > TOLERANCE
     verdict = "noisy: no ratio is claimed" if noisy else "the ratios hold within that"
     return f"A/A {same:.3f}; {verdict}."
+
+
+def saved_bytes(compute: Callable[[], Tensor], known: Iterable[Tensor]) -> int:
+    """Bytes that autograd keeps for the backward pass, each storage once, `known` tensors not."""
+    weights = {tensor.untyped_storage().data_ptr() for tensor in known}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        held = compute()  # while it lives no storage is used twice
+    del held
+    return sum(kept.values())
 
 
 def load() -> float:

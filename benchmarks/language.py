@@ -58,6 +58,12 @@ def labels_for(tokens: int, share: float, vocabulary: int) -> Tensor:
     return labels
 
 
+def saved(form: Form, hidden: Tensor, table: Tensor, labels: Tensor) -> int:
+    """Bytes kept for the backward pass."""
+    states = hidden.clone().requires_grad_()
+    return common.saved_bytes(lambda: form(states, table, labels), [table])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     for name, value in (("tokens", 512), ("vocabulary", 50257), ("width", 768), ("rounds", 9)):
@@ -83,7 +89,7 @@ def main() -> None:
             "faster": median(
                 a / b for a, b in zip(times["transformers"], times[name], strict=True)
             ),
-            "saved_mib": kept(form, hidden, table, labels) / 2**20,
+            "saved_mib": saved(form, hidden, table, labels) / 2**20,
             "error": max(
                 float((x - y).abs().max() / y.abs().max())
                 for x, y in zip(found[name], found["transformers"], strict=True)
@@ -97,23 +103,9 @@ def main() -> None:
     ]
     columns = ["form", "ms", "times faster", "saved MiB", "largest error"]
     common.table(f"{given.tokens} tokens, {given.labelled:.0%} labelled", columns, rows)
-    print(f"A/A {figures['transformers again']['faster']:.3f}, load {before} to {common.load()}.")
+    print(common.claim(figures["transformers again"]["faster"]))
+    print(f"Load {before} to {common.load()}.")
     common.write(given.json, {"load": [before, common.load()], "forms": figures})
-
-
-def kept(form: Form, hidden: Tensor, table: Tensor, labels: Tensor) -> int:
-    """Bytes that autograd keeps for the backward pass, the table not among them."""
-    storages = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = form(hidden.clone().requires_grad_(), table, labels)
-    storages.pop(table.untyped_storage().data_ptr(), None)
-    assert loss.requires_grad
-    return sum(storages.values())
 
 
 if __name__ == "__main__":

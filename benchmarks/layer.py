@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from statistics import median
 
+import common
 import peft
 import torch
 import torch.nn as nn
@@ -134,19 +135,7 @@ def peer(variant: Variant, model: nn.Module, x: Tensor) -> nn.Module | None:
 
 def saved_bytes(layer: nn.Module, x: Tensor) -> int:
     """Bytes that autograd keeps for the backward pass, weights left out."""
-    weights = {t.untyped_storage().data_ptr() for t in [*layer.parameters(), *layer.buffers()]}
-    kept: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        held = layer(x)  # while it lives no storage is used twice
-    del held
-    return sum(kept.values())
+    return common.saved_bytes(lambda: layer(x), [*layer.parameters(), *layer.buffers()])
 
 
 def error(layer: AdapterLayer, x: Tensor, dy: Tensor) -> float:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from experiments.backbones.stream import positions
 from experiments.randomness import numpy_generator
 from experiments.tasks.base import Split
 
@@ -98,8 +99,7 @@ class Encoded:
     def places(self, rows: np.ndarray) -> np.ndarray:
         """The places of all tokens of these examples, in order."""
         lengths = self.lengths[rows]
-        within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        return np.repeat(self.starts[rows], lengths) + within
+        return np.repeat(self.starts[rows], lengths) + positions(lengths)
 
     def batch(self, rows: np.ndarray) -> Batch:
         """These examples in this order."""
@@ -123,8 +123,7 @@ class Continued(Encoded):
         """These examples, their labels the targets' own tokens [tokens]."""
         batch = super().batch(rows)
         lengths = batch.lengths
-        within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        shown = torch.from_numpy(within < np.repeat(self.given[rows], lengths))
+        shown = torch.from_numpy(positions(lengths) < np.repeat(self.given[rows], lengths))
         return replace(batch, labels=batch.columns["input_ids"].masked_fill(shown, IGNORED))
 
 

@@ -30,9 +30,13 @@ def lay_out(lengths: np.ndarray, device: torch.device, causal: bool) -> Layout:
     """The layout of examples of these lengths [n]; `causal`: no token sees a later one."""
     ends = np.cumsum(lengths)
     examples = np.repeat(np.arange(len(lengths)), lengths)
-    positions = np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)
     blocks = [block_of(part, examples[part], causal, device) for part in parts(ends)]
-    return Layout(torch.from_numpy(positions).to(device), blocks)
+    return Layout(torch.from_numpy(positions(lengths)).to(device), blocks)
+
+
+def positions(lengths: np.ndarray) -> np.ndarray:
+    """The place [tokens] of each token in its own example, for examples of these lengths [n]."""
+    return np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
 
 
 def parts(ends: np.ndarray) -> list[slice]:
