@@ -23,10 +23,15 @@ def main(cfg: DictConfig) -> float:
 
     hydra_config = HydraConfig.get()
     # As typed: a reference in an override is not resolved.
-    overrides = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)
+    overrides = cast(list[str], OmegaConf.to_container(hydra_config.overrides.task, resolve=False))
     try:
+        if "study" in cfg:
+            from experiments.study.command import begin
+
+            begin(cfg.study, hydra_config.runtime.choices["study"], overrides)
+            return 0.0
         run = read(cfg)
-        origin = Origin(dict(hydra_config.runtime.choices), cast(list[str], overrides))
+        origin = Origin(dict(hydra_config.runtime.choices), overrides)
         result = execute(run, Path(hydra_config.runtime.output_dir), origin)
     except (ValueError, OSError, Diverged) as error:
         # Hydra prints this kind as one line; HYDRA_FULL_ERROR=1 shows where it came from.

@@ -1,8 +1,10 @@
 """The command line as a function: the same run from Python or a notebook."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
@@ -27,7 +29,9 @@ def run(*overrides: str, out: str | Path | None = None) -> Result:
 
 def composed(*overrides: str) -> DictConfig:
     """Hydra's config for these overrides, its own part included."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    # Hydra can be set up once, and is where a command line has asked for a study.
+    ready = GlobalHydra.instance().is_initialized()
+    with nullcontext() if ready else initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", overrides=list(overrides), return_hydra_config=True)
     # The name of the run's folder is written in terms of Hydra's choices.
     HydraConfig.instance().set_config(cfg)

@@ -71,7 +71,7 @@ def read(cfg: DictConfig) -> Run:
     Raises ValueError naming the wrong key or value and the near right one.
     """
     with naming():
-        given = {str(key): cfg[key] for key in cfg if key != "hydra"}
+        given = {str(key): cfg[key] for key in cfg if key not in ("hydra", "study")}
     check_names("config", given, [f.name for f in fields(Run)])
     built = {
         key: build(key, node) if OmegaConf.is_dict(node) else node for key, node in given.items()

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 # What decides where and how a run is carried out, and not what comes out of it.
-NOT_IDENTITY = ("tracker", "train.device", "train.checkpoint_every", "train.log_every")
+NOT_IDENTITY = ("tracker", "study", "train.device", "train.checkpoint_every", "train.log_every")
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -44,4 +44,10 @@ def plain(config: DictConfig, resolve: bool) -> dict[str, Any]:
     return cast(dict[str, Any], OmegaConf.to_container(own, resolve=resolve))
 
 
+def study_or(study: str | None, cell: str) -> str:
+    """The folder of a study, or that of a single run (Hydra resolver `study_or`)."""
+    return cell if study is None else f"studies/{study}"
+
+
 OmegaConf.register_new_resolver("cell_id", cell_id, replace=True)
+OmegaConf.register_new_resolver("study_or", study_or, replace=True)

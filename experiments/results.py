@@ -1,9 +1,11 @@
 """One folder per run: what it says, what it holds, and whether it is complete."""
 
+import hashlib
 import json
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -13,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from filelock import FileLock, Timeout
 
 from experiments.files import whole, write_json
 from experiments.identity import NOT_IDENTITY
@@ -105,7 +108,39 @@ def title(label: Mapping[str, str], seed: int) -> str:
     return "/".join([*label.values(), f"s{seed}"])
 
 
-UNFINISHED = "UNFINISHED"
+UNFINISHED, LOCK = "UNFINISHED", ".lock"
+LOOK = 2.0  # seconds; who only looks whether a folder is in use holds its lock for a moment
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep other processes from working in the same folder; the system forgets a dead one's lock.
+
+    Raises ValueError where another one does.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=LOOK)
+    except Timeout:
+        raise ValueError(f"Another process works in {folder}; wait for it, or stop it.") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def in_use(folder: Path) -> bool:
+    """Whether a process works in the folder."""
+    if not (folder / LOCK).exists():
+        return False
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return True
+    lock.release()
+    return False
 
 
 def mark_unfinished(folder: Path) -> None:
@@ -146,6 +181,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
     return {
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "git": git_state(),
+        "code": CODE,
         "packages": package_versions(),
         "python": platform.python_version(),
         "system": platform.platform(),
@@ -153,6 +189,19 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "float32_products": torch.get_float32_matmul_precision(),
     }
+
+
+def code_version() -> str:
+    """The sha256 of all that decides numbers: the sources of the runs and of the methods."""
+    rooms = [Path(__file__).parent, Path(__file__).parents[1] / "variants"]
+    files = sorted(path for room in rooms for path in room.rglob("*.py"))
+    # A study decides which runs there are, and not what comes out of one.
+    decisive = [path for path in files if path.parent.name != "study"]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in decisive)).hexdigest()
+
+
+# Of the code that is running, whatever is edited meanwhile.
+CODE = code_version()
 
 
 def package_versions() -> dict[str, str]:

@@ -12,7 +12,7 @@ from experiments.probe import Trial
 from experiments.processor import restored
 from experiments.randomness import derived_seed, seed_everything
 from experiments.recorder import Diverged, Recorder
-from experiments.results import Origin, Result, mark_unfinished, read_result
+from experiments.results import Origin, Result, alone, mark_unfinished, read_result
 from experiments.training import fit
 
 
@@ -30,8 +30,10 @@ def execute(run: Run, out: Path, origin: Origin | None = None) -> Result:
     key = fingerprint(run, data)
     if (out / "result.json").exists():
         return finished(out, key)
-    mark_unfinished(out)
-    with enough_memory(), restored():
+    with alone(out), enough_memory(), restored():
+        if (out / "result.json").exists():  # another process was here meanwhile
+            return finished(out, key)
+        mark_unfinished(out)
         return carry_out(start(run, data), out, key, origin or Origin())
 
 

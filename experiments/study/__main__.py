@@ -1,0 +1,91 @@
+"""Studies that were begun: `python -m experiments.study status|resume|failed|sync STUDY`."""
+
+import argparse
+import subprocess
+import sys
+
+from rich.console import Console
+from rich.table import Table
+
+from experiments.study import summary
+from experiments.study.command import again
+from experiments.study.conduct import conduct
+from experiments.study.plan import Plan
+from experiments.study.progress import STATUSES, count
+
+LOST = ("failed", "diverged")
+
+
+def main() -> None:
+    """Look at a study, or go on with it."""
+    options = arguments()
+    try:
+        plan = again(options.study)
+        code = COMMANDS[options.command](plan, options)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("Interrupted; 'resume' goes on.", file=sys.stderr)
+        code = 130
+    sys.exit(code)
+
+
+def arguments() -> argparse.Namespace:
+    """What was asked for."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.study", description=__doc__)
+    parser.add_argument("command", choices=COMMANDS)
+    parser.add_argument("study", help="its name, as in study=NAME")
+    parser.add_argument(
+        "--retry", action="store_true", help="resume: try failed and diverged runs again"
+    )
+    return parser.parse_args()
+
+
+def status(plan: Plan, options: argparse.Namespace) -> int:
+    """Say where the study stands."""
+    plan.look()
+    counts = count(plan)
+    known = "  ".join(f"{counts[name]} {name}" for name in STATUSES if counts[name])
+    print(f"{plan.name}: {known}; {plan.expected()} expected")
+    summary.show(summary.Summary(plan))
+    return 0
+
+
+def resume(plan: Plan, options: argparse.Namespace) -> int:
+    """Go on where the study stopped."""
+    if options.retry:
+        for cell in plan.look():
+            if plan.outcome(cell).status in LOST:
+                cell.forget()
+        plan.outcomes.clear()
+    return 0 if conduct(plan) else 1
+
+
+def failed(plan: Plan, options: argparse.Namespace) -> int:
+    """List the runs that came to nothing, with the reason; 1 where there is one."""
+    lost = [cell for cell in plan.look() if plan.outcome(cell).status in LOST]
+    table = Table("run", "status", "reason", "folder")
+    for cell in lost:
+        known = plan.outcome(cell)
+        table.add_row(cell.title, known.status, known.reason, str(cell.folder))
+    if lost:
+        Console().print(table)
+    return int(bool(lost))
+
+
+def sync(plan: Plan, options: argparse.Namespace) -> int:
+    """Send what the runs have tracked offline to wandb."""
+    folders = [
+        str(path)
+        for cell in plan.look()
+        for path in sorted(cell.folder.glob("wandb/offline-run-*"))
+    ]
+    if not folders:
+        raise ValueError(f"No run of '{plan.name}' was tracked offline.")
+    return subprocess.run([sys.executable, "-m", "wandb", "sync", *folders]).returncode
+
+
+COMMANDS = {"status": status, "resume": resume, "failed": failed, "sync": sync}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""Whether the methods of a comparison were treated alike, as far as their results can tell."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from statistics import median_low
+from typing import Any
+
+from experiments.results import Result
+
+# Settings of the loop that cannot change what comes out of it.
+FREE = ("device", "log_every", "checkpoint_every", "snapshots", "explode", "eval_batch_size")
+
+
+def facts(results: Iterable[Result]) -> dict[str, str]:
+    """What has to be the same for every method, from the runs of one; several values are joined."""
+    found: dict[str, list[str]] = {}
+    for result in results:
+        for key, value in of_run(result).items():
+            if (text := as_text(value)) not in found.setdefault(key, []):
+                found[key].append(text)
+    return {key: " and ".join(values) for key, values in found.items()}
+
+
+def of_run(result: Result) -> dict[str, Any]:
+    """The facts of one run."""
+    config, provenance = result.config, result.provenance
+    variant, train = config["variant"], config["train"]
+    known = {f"train.{key}": value for key, value in train.items() if key not in FREE}
+    known |= {f"task.{key}": value for key, value in config["task"].items()}
+    known |= {
+        "steps": result.cost["steps"]["steps"],
+        "parameters of the head": result.cost["parameters"]["head"],
+        "rows of the train split": result.fingerprint["data"]["train"][:12],
+        "trained on": result.examples["trained_on"],
+        "weights": result.fingerprint["model"][:12],
+        "code": provenance["code"][:12],
+        "python": provenance["python"],
+        "device": provenance["device"],
+        "threads": provenance["threads"],
+        **{f"package {name}": number for name, number in provenance["packages"].items()},
+    }
+    # What not every method has is compared among those that have it.
+    if "targets" in variant:
+        known["targets"] = ", ".join(sorted(variant["targets"]))
+    if "rank" in variant and "alpha" in variant:
+        known["scale"] = scale(variant)
+    return known
+
+
+def scale(variant: dict[str, Any]) -> float:
+    """By what a method multiplies its product of rank r: alpha / r, or alpha / sqrt(r)."""
+    rank = variant["rank"]
+    return variant["alpha"] / (rank**0.5 if variant.get("rslora") else rank)
+
+
+def as_text(value: Any) -> str:
+    """A value as it is compared and printed."""
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+
+
+def remarks(by_method: dict[str, dict[str, str]]) -> dict[str, list[str]]:
+    """By method, where it differs from what most of the others have."""
+    keys = dict.fromkeys(key for known in by_method.values() for key in known)
+    found: dict[str, list[str]] = {method: [] for method in by_method}
+    for key in keys:
+        having = {method: known[key] for method, known in by_method.items() if key in known}
+        usual, _ = Counter(having.values()).most_common(1)[0]
+        for method, value in having.items():
+            if value != usual:
+                found[method].append(f"{key} {value} (others {usual})")
+            elif " and " in value:
+                found[method].append(f"its runs differ in {key}: {value}")
+    return found
+
+
+def unequal(numbers: dict[str, int], tolerance: float) -> dict[str, list[str]]:
+    """By method, whether it trains many more or fewer parameters than the method in the middle."""
+    middle = median_low(numbers.values())
+    found: dict[str, list[str]] = {method: [] for method in numbers}
+    for method, number in numbers.items():
+        ratio = max(number, middle) / max(1, min(number, middle))
+        if ratio > tolerance:
+            word = "more" if number > middle else "fewer"
+            found[method].append(f"{number:,} trained parameters, {ratio:.3g} times {word}")
+    return found

@@ -1,0 +1,46 @@
+"""A study as it is asked for: by `python run.py study=NAME`, and again by its name."""
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from experiments.config import build
+from experiments.files import read_object, write_json
+from experiments.study.conduct import conduct
+from experiments.study.design import Study
+from experiments.study.plan import Plan
+
+STUDIES = Path("outputs/studies")
+
+
+def begin(section: DictConfig, name: str, overrides: list[str]) -> None:
+    """Carry out a study; raises ValueError, once all is done, where a cell failed."""
+    study: Study = build("study", section)
+    # What the overrides say of the study itself is in its section already.
+    common = [text for text in overrides if not text.lstrip("+~").startswith("study")]
+    plan = Plan(study, name, common)
+    if study.dry_run:
+        from experiments.study.forecast import forecast
+
+        forecast(plan)
+        return
+    content: dict[str, Any] = {
+        "name": name,
+        "study": OmegaConf.to_container(section, resolve=True),
+        "overrides": common,
+    }
+    write_json(STUDIES / name / "study.json", content)
+    if not conduct(plan):
+        raise ValueError(f"Some runs failed: python -m experiments.study failed {name}")
+
+
+def again(name: str) -> Plan:
+    """The plan of a study as it was begun; raises ValueError where there was none."""
+    path = STUDIES / name / "study.json"
+    if not path.exists():
+        there = ", ".join(sorted(p.parent.name for p in STUDIES.glob("*/study.json"))) or "none"
+        raise ValueError(f"There is no study '{name}' in {STUDIES}; there: {there}.")
+    content = read_object(path)
+    study: Study = build("study", OmegaConf.create(content["study"]))
+    return Plan(study, name, content["overrides"])

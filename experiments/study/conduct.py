@@ -1,0 +1,79 @@
+"""A study from its plan to its table: cells are carried out until there is none left."""
+
+import time
+from dataclasses import dataclass, field
+
+from experiments.study import summary
+from experiments.study.cells import Cell, last_words
+from experiments.study.plan import Plan
+from experiments.study.progress import Progress
+from experiments.study.workers import Workers, told
+
+PAUSE = 0.1  # seconds between two looks at the processes
+LOOK = 2.0  # seconds between two looks at the folders, which others may work in too
+ATTEMPTS = 3  # of a cell whose process is killed
+
+
+@dataclass
+class Conductor:
+    """Carries out a plan's cells, a few at a time."""
+
+    plan: Plan
+    workers: Workers
+    progress: Progress
+    attempts: dict[Cell, int] = field(default_factory=dict)
+
+    def run(self) -> None:
+        """Carry out what is left; returns when every cell is settled, by whichever process."""
+        looked = -LOOK
+        try:
+            while True:
+                changed = self.collect()
+                if changed or time.monotonic() - looked >= LOOK:
+                    looked = time.monotonic()
+                    left = self.launch()
+                    self.progress.show(self.plan)
+                    if not left:
+                        return
+                time.sleep(PAUSE)
+        finally:
+            self.workers.stop()
+
+    def collect(self) -> bool:
+        """Record what became of the processes that have ended; whether any has."""
+        ended = list(self.workers.ended())
+        for cell, exit_code in ended:
+            self.judge(cell, exit_code)
+        return bool(ended)
+
+    def launch(self) -> bool:
+        """Fill the free places with cells that wait; whether any cell is not settled yet."""
+        cells = self.plan.look()
+        mine = {cell for cell, _ in self.workers.busy.values()}
+        for cell in cells:
+            if not self.workers.free:
+                break
+            status = self.plan.outcome(cell).status
+            if status in ("waiting", "interrupted") and cell not in mine:
+                self.attempts[cell] = self.attempts.get(cell, 0) + 1
+                self.workers.start(cell)
+                mine.add(cell)
+        return any(not self.plan.outcome(cell).settled for cell in cells)
+
+    def judge(self, cell: Cell, exit_code: int) -> None:
+        """Record a failure where a process has left no result; one that was killed is repeated."""
+        outcome = cell.outcome()
+        killed = exit_code < 0
+        if not outcome.settled and outcome.status != "running":
+            if not killed:
+                cell.fail(last_words(cell.folder) or told(exit_code))
+            elif self.attempts[cell] >= ATTEMPTS:
+                cell.fail(f"{told(exit_code)} That happened {ATTEMPTS} times.")
+        self.progress.tell(cell, cell.outcome(), told(exit_code) if killed else None)
+
+
+def conduct(plan: Plan) -> bool:
+    """Carry out a study and print its tables; whether all that was to be had is there."""
+    with Progress() as progress:
+        Conductor(plan, Workers(plan.study), progress).run()
+    return summary.conclude(plan)

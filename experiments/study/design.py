@@ -1,0 +1,112 @@
+"""What a study is: methods, tasks and seeds, and how every method is tuned alike."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+SEARCHES = ("grid", "optuna")
+# What the cells of a study set themselves.
+TAKEN = ("variant", "task", "protocol", "seed", "start", "study")
+TUNING_SEED = 1000  # the first seed of a trial; those that are reported count from 0
+PROTOCOLS = ("clean", "paper")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """These methods on these tasks, tuned alike, then run with many seeds."""
+
+    methods: dict[str, list[str]]  # name -> overrides; without one for variant, that of the name
+    tasks: dict[str, list[str]]  # likewise
+    overrides: list[str]  # of every cell: model, data, length of training ...
+    protocols: list[str]  # clean: choose on rows of the train split; paper: on the scored split
+    begin: dict[str, str]  # paper: task -> task whose adapter it starts from
+    axes: dict[str, Any]  # setting -> {decades, points} around each method's own value, or values
+    search: str  # grid: every point; optuna: as many trials, each chosen by those before
+    trials: int | None  # points a method is tried at; null: as many as the grid has
+    tuning_seeds: int  # runs of each point
+    seeds: int  # runs of the chosen point
+    extend: int  # further points for all methods of a task, while a best one lies at an edge
+    parameters: float  # tolerance: largest ratio of trained parameters between two methods
+    cells: int | None  # carried out at once; null: one per core, or per slot of a GPU
+    cells_per_gpu: int
+    memory: float | None  # GiB a cell may take; null: no limit
+    dry_run: bool  # only say what would be done
+    worker: int | None  # any number; makes `-m study=NAME study.worker=range(4)` four processes
+
+    def __post_init__(self) -> None:
+        for name in ("methods", "tasks", "protocols"):
+            if not getattr(self, name):
+                raise ValueError(f"study.{name} must name at least one.")
+        for protocol in self.protocols:
+            if protocol not in PROTOCOLS:
+                raise ValueError(
+                    f"study.protocols must be of {', '.join(PROTOCOLS)}, got '{protocol}'."
+                )
+        if self.search not in SEARCHES:
+            raise ValueError(f"study.search must be {' or '.join(SEARCHES)}, got '{self.search}'.")
+        for name in ("tuning_seeds", "seeds", "cells", "cells_per_gpu", "trials", "memory"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"study.{name} must be positive, got {value}.")
+        if self.extend < 0:
+            raise ValueError(f"study.extend must not be negative, got {self.extend}.")
+        if self.parameters < 1:
+            raise ValueError(f"study.parameters must be at least 1, got {self.parameters}.")
+        for key, axis in self.axes.items():
+            check_axis(key, axis)
+        if self.extend and (len(self.axes) != 1 or any(map(is_list, self.axes.values()))):
+            raise ValueError("study.extend needs a single axis, with decades and points.")
+        for override in self.overrides:
+            check_free(override)
+
+    def method(self, name: str) -> list[str]:
+        """The overrides that make a cell one of this method."""
+        return named("variant", name, self.methods[name])
+
+    def task(self, name: str) -> list[str]:
+        """The overrides that make a cell one of this task."""
+        return named("task", name, self.tasks.get(name, []))
+
+
+def named(group: str, name: str, overrides: list[str]) -> list[str]:
+    """The overrides, preceded by the choice of the group's file where they have none."""
+    chosen = any(override.startswith(f"{group}=") for override in overrides)
+    return overrides if chosen else [f"{group}={name}", *overrides]
+
+
+def check_free(override: str) -> None:
+    """Raise ValueError for a setting that the study itself decides."""
+    key = override.lstrip("+~").partition("=")[0]
+    if key in TAKEN:
+        raise ValueError(f"A study chooses {key} itself, so '{override}' has no place beside it.")
+
+
+def is_list(axis: Any) -> bool:
+    """Whether the values of an axis are told one by one."""
+    return isinstance(axis, list)
+
+
+def check_axis(key: str, axis: Any) -> None:
+    """Raise ValueError for an axis that is neither a list nor a log grid."""
+    where = f"study.axes.{key}"
+    if is_list(axis) and axis:
+        return
+    if not isinstance(axis, dict) or set(axis) != {"decades", "points"}:
+        raise ValueError(f"{where} must be a list of values, or {{decades, points}}, got {axis!r}.")
+    if axis["points"] < 1 or axis["decades"] <= 0:
+        raise ValueError(f"{where} must have positive decades and points, got {axis!r}.")
+
+
+def log_grid(
+    middle: float, decades: float, points: int, below: int = 0, above: int = 0
+) -> list[float]:
+    """Numbers around `middle`, evenly spaced in their logarithm, and so many more at the ends."""
+    step = decades / max(1, points - 1)
+    first = -(points - 1) / 2 - below
+    places = [first + i for i in range(below + points + above)]
+    return [rounded(middle * 10 ** (step * place)) for place in places]
+
+
+def rounded(value: float) -> float:
+    """Three significant digits, so that a rate is the same however it was come by."""
+    return float(f"{value:.3g}") if math.isfinite(value) else value

@@ -1,0 +1,99 @@
+"""What a study will take, from a few steps of every method on every task."""
+
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from experiments.config import read
+from experiments.job import Job, start
+from experiments.processor import restored
+from experiments.study.cells import Arm
+from experiments.study.plan import Plan
+from experiments.study.workers import Workers
+from experiments.training import Stepper, Watch
+
+STEPS = 3  # timed; one before them sets things up
+ROWS = 64  # evaluated
+START = 3.0  # seconds to begin and to end a run: reading, loading, writing
+PREDICTION = 24  # bytes of a row of predictions, beside its outputs
+TRACKED = 100_000  # bytes of the tracker's own files
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """One arm of a study."""
+
+    runs: int
+    steps: int
+    seconds: float  # of one run
+    bytes: float  # of one run
+
+
+def forecast(plan: Plan) -> None:
+    """Print cells, time and disk; trains a few steps and reads no split that is scored."""
+    rich = Console()
+    arms = [arm for arms in plan.groups.values() for arm in arms]
+    with restored():
+        known = [(arm, estimate(plan, arm)) for arm in track(arms, "trying", console=rich)]
+    table = Table("protocol", "task", "method", "runs", "steps", "s a run", "MiB a run")
+    for arm, item in known:
+        table.add_row(
+            arm.protocol, arm.task, arm.method, str(item.runs), f"{item.steps:,}",
+            f"{item.seconds:,.0f}", f"{item.bytes / 2**20:,.1f}",
+        )  # fmt: skip
+    rich.print(table)
+    seconds = sum(item.runs * item.seconds for _, item in known)
+    places = Workers(plan.study).places
+    rich.print(
+        f"{sum(item.runs for _, item in known)} runs; about "
+        f"{timedelta(seconds=round(seconds / places))} with {places} at once; "
+        f"{sum(item.runs * item.bytes for _, item in known) / 2**20:,.0f} MiB.",
+        highlight=False,
+    )
+
+
+def estimate(plan: Plan, arm: Arm) -> Forecast:
+    """What one arm takes; the trials of a grid that grows are not foreseen."""
+    study = plan.study
+    trials = len(plan.trials([arm])[arm.method]) if study.trials is None else study.trials
+    run = read(arm.changed(plan.line(arm, (0, 0))[0].cells[0].settings))
+    job = start(run, run.protocol.load(run.task, run.data))
+    return Forecast(
+        runs=trials * study.tuning_seeds + study.seeds,
+        steps=job.plan.total,
+        seconds=START + job.plan.total * step_seconds(job) + evaluation_seconds(job),
+        bytes=run_bytes(job),
+    )
+
+
+def step_seconds(job: Job) -> float:
+    """The time of one step."""
+    stepper = Stepper(job.loaded.model, job.run.variant, job.batches, job.plan)
+    stepper.step(1, Watch())
+    began = time.perf_counter()
+    for number in range(2, STEPS + 2):
+        stepper.step(number, Watch())
+    return (time.perf_counter() - began) / STEPS
+
+
+def evaluation_seconds(job: Job) -> float:
+    """The time of the evaluation, from a few rows of the split that settings are chosen by."""
+    split = next(iter(job.data.score.values()))
+    rows = np.arange(min(ROWS, len(split)))
+    began = time.perf_counter()
+    job.run.task.evaluate(job.loaded, split.take(rows), job.run.train)
+    return (time.perf_counter() - began) * len(split) / len(rows)
+
+
+def run_bytes(job: Job) -> float:
+    """The size of a run's folder."""
+    state = job.run.variant.learned_state(job.loaded.model.backbone)
+    tensors = [*state.values(), *job.loaded.model.head.state_dict().values()]
+    rows = sum(len(split) for split in job.data.score.values())
+    row = PREDICTION + 4 * max(1, job.run.task.num_outputs)
+    return sum(t.numel() * t.element_size() for t in tensors) + rows * row + TRACKED

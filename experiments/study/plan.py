@@ -1,0 +1,181 @@
+"""Which cells a study consists of, as far as the results so far tell.
+
+The plan follows from the study and from what lies in the cells' folders, and from nothing else: so
+a study that is killed, or carried out by several processes at once, comes to the same cells.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import product
+from statistics import fmean
+
+from experiments.study import search
+from experiments.study.cells import Arm, Cell, Outcome, Point, Trial
+from experiments.study.design import TUNING_SEED, Study, check_free, is_list, log_grid
+
+Group = tuple[str, str]  # protocol and task: what methods are compared under
+
+
+@dataclass
+class Plan:
+    """A study with its cells, and what is known of each."""
+
+    study: Study
+    name: str
+    common: list[str]  # overrides from the command line
+    outcomes: dict[Cell, Outcome] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for override in self.common:
+            check_free(override)
+
+    @cached_property
+    def groups(self) -> dict[Group, list[Arm]]:
+        """The arms that are tuned alike and compared."""
+        return {
+            (protocol, task): [self.arm(protocol, task, method) for method in self.study.methods]
+            for protocol in self.study.protocols
+            for task in self.study.tasks
+        }
+
+    def arm(self, protocol: str, task: str, method: str) -> Arm:
+        """One method on one task."""
+        start = self.start(protocol, task, method)
+        return Arm(
+            protocol=protocol,
+            task=task,
+            method=method,
+            overrides=(
+                *self.study.task(task),
+                *self.study.method(method),
+                *self.study.overrides,
+                *self.common,
+                f"protocol={protocol}",
+                *([] if start is None else [f"start={start.folder}"]),
+            ),
+            marks=(f"tracker.group={self.name}", f"tracker.tags=[{protocol},{task},{method}]"),
+            start=start,
+        )
+
+    def start(self, protocol: str, task: str, method: str) -> Cell | None:
+        """The run whose adapter the runs of an arm begin with: the method as it stands."""
+        if protocol != "paper" or task not in self.study.begin:
+            return None
+        return self.arm(protocol, self.study.begin[task], method).cell("start", (), 0)
+
+    def look(self) -> list[Cell]:
+        """Look at the folders again; returns every cell that is known to belong to the study."""
+        self.outcomes = {cell: known for cell, known in self.outcomes.items() if known.settled}
+        return list(dict.fromkeys(self.cells()))
+
+    def outcome(self, cell: Cell) -> Outcome:
+        """Where the cell stood when it was last looked at."""
+        if cell not in self.outcomes:
+            self.outcomes[cell] = cell.outcome()
+        return self.outcomes[cell]
+
+    def over(self, trial: Trial) -> bool:
+        """Whether nothing more will come of a trial by itself."""
+        return all(self.outcome(cell).settled for cell in trial.cells)
+
+    def cells(self) -> Iterator[Cell]:
+        """The cells that can be carried out by now, or were."""
+        for group in self.groups:
+            yield from self.of_group(group)
+
+    def of_group(self, group: Group) -> Iterator[Cell]:
+        """First the runs that others begin with, then the trials, then the chosen settings."""
+        arms = self.groups[group]
+        yield from (arm.start for arm in arms if arm.start is not None)
+        ready = [arm for arm in arms if arm.start is None or self.complete(arm.start)]
+        # Only methods that can be tuned are compared; the others' failed start is on record.
+        trials = self.trials(ready)
+        for arm in ready:
+            yield from (cell for trial in trials[arm.method] for cell in trial.cells)
+        for arm in ready:
+            yield from self.finals(arm, trials)
+
+    def expected(self) -> int:
+        """How many cells the study will have, as far as can be told before all trials are over."""
+        known = list(dict.fromkeys(self.cells()))
+        finals = sum(cell.stage == "test" for cell in known)
+        arms = sum(len(arms) for arms in self.groups.values())
+        return len(known) - finals + arms * self.study.seeds
+
+    def complete(self, cell: Cell) -> bool:
+        """Whether the cell has a result that is one."""
+        return self.outcome(cell).status == "complete"
+
+    def finals(self, arm: Arm, trials: dict[str, list[Trial]]) -> list[Cell]:
+        """The runs that are reported, once the trials that decide their settings are over."""
+        decisive = trials.values() if self.study.extend else [trials[arm.method]]
+        waiting = any(not self.over(trial) for line in decisive for trial in line)
+        chosen = best(trials[arm.method])
+        if waiting or chosen is None:
+            return []
+        return [arm.cell("test", chosen.point, seed) for seed in range(self.study.seeds)]
+
+    def trials(self, arms: list[Arm]) -> dict[str, list[Trial]]:
+        """By method, the points that it is tried at by now."""
+        if self.study.search == "optuna":
+            return {arm.method: search.asked(self, arm) for arm in arms}
+        ends = {arm.method: (0, 0) for arm in arms}
+        for _ in range(self.study.extend):
+            lines = {arm.method: self.line(arm, ends[arm.method]) for arm in arms}
+            waiting = any(not self.over(trial) for line in lines.values() for trial in line)
+            if waiting or not any(edge(line) for line in lines.values()):
+                break
+            # Every method gets a point more, so that all are tried equally often.
+            ends = {method: further(ends[method], line) for method, line in lines.items()}
+        return {arm.method: self.line(arm, ends[arm.method]) for arm in arms}
+
+    def line(self, arm: Arm, ends: tuple[int, int]) -> list[Trial]:
+        """The grid of an arm, grown by this many points at its low and its high end."""
+        columns = [
+            [f"{key}={value}" for value in self.values(arm, key, ends)] for key in self.study.axes
+        ]
+        return [self.trial(arm, tuple(point)) for point in product(*columns)]
+
+    def values(self, arm: Arm, key: str, ends: tuple[int, int] = (0, 0)) -> list:
+        """The values of one axis for one method."""
+        axis = self.study.axes[key]
+        if is_list(axis):
+            return axis
+        return log_grid(float(arm.own(key)), axis["decades"], axis["points"], *ends)
+
+    def trial(self, arm: Arm, point: Point) -> Trial:
+        """A point with what is known of it."""
+        seeds = range(TUNING_SEED, TUNING_SEED + self.study.tuning_seeds)
+        cells = tuple(arm.cell("select", point, seed) for seed in seeds)
+        scores = [self.outcome(cell).score for cell in cells]
+        known = [score for score in scores if score is not None]
+        return Trial(point, cells, fmean(known) if len(known) == len(cells) else None)
+
+
+def best(trials: list[Trial]) -> Trial | None:
+    """The trial with the highest score, the first of several; None where none succeeded."""
+    scored = [trial for trial in trials if trial.score is not None]
+    return max(scored, key=score, default=None)
+
+
+def score(trial: Trial) -> float:
+    """The score of a trial that has one."""
+    assert trial.score is not None
+    return trial.score
+
+
+def edge(trials: list[Trial]) -> int:
+    """At which end of the grid its best point lies: -1 the low, 1 the high, 0 neither."""
+    chosen = best(trials)
+    if chosen is None or len(trials) == 1:
+        return 0
+    return {0: -1, len(trials) - 1: 1}.get(trials.index(chosen), 0)
+
+
+def further(ends: tuple[int, int], trials: list[Trial]) -> tuple[int, int]:
+    """The ends of a grid that grows by a point on the side that its best point is nearer to."""
+    low, high = ends
+    chosen = best(trials)
+    place = 0 if chosen is None else trials.index(chosen)
+    return (low + 1, high) if 2 * place < len(trials) else (low, high + 1)

@@ -1,0 +1,92 @@
+"""What a person sees of a study under way."""
+
+import time
+from datetime import timedelta
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from experiments.study.cells import Cell, Outcome, steps
+from experiments.study.plan import Plan
+
+STATUSES = ("complete", "diverged", "failed", "running", "interrupted", "waiting")
+
+
+class Progress:
+    """A live picture where somebody watches, else a line for every cell that ends."""
+
+    def __init__(self) -> None:
+        self.rich = Console()
+        self.live = Live(console=self.rich, auto_refresh=False, transient=True)
+        self.began = time.monotonic()
+        self.settled_before: int | None = None
+
+    def __enter__(self) -> Self:
+        if self.rich.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.live.stop()
+
+    def tell(self, cell: Cell, outcome: Outcome, remark: str | None) -> None:
+        """Say what became of one cell."""
+        what = f"{outcome.score:.4f}" if outcome.score is not None else outcome.reason or ""
+        self.rich.print(
+            f"{outcome.status:11} {cell.title}  {remark or what}", highlight=False, markup=False,
+            soft_wrap=True,
+        )  # fmt: skip
+
+    def show(self, plan: Plan) -> None:
+        """Draw the picture anew."""
+        counts = count(plan)
+        settled = sum(counts[status] for status in STATUSES[:3])
+        if self.settled_before is None:
+            self.settled_before = settled
+        if self.rich.is_terminal:
+            self.live.update(self.picture(plan, counts, settled), refresh=True)
+
+    def picture(self, plan: Plan, counts: dict[str, int], settled: int) -> Group:
+        """How many cells are where, and what the running ones do."""
+        total = plan.expected()
+        line = "  ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
+        running = [cell for cell, known in plan.outcomes.items() if known.status == "running"]
+        return Group(
+            ProgressBar(total=total, completed=settled, width=60),
+            Text(f"{settled} of {total} cells: {line}; {self.left(settled, total)}"),
+            doing(running),
+        )
+
+    def left(self, settled: int, total: int) -> str:
+        """The time left, from the cells that have ended since the start."""
+        done = settled - (self.settled_before or 0)
+        if not done:
+            return "time left not known yet"
+        seconds = (time.monotonic() - self.began) / done * (total - settled)
+        return f"about {timedelta(seconds=round(seconds))} left"
+
+
+def count(plan: Plan) -> dict[str, int]:
+    """How many cells have each status."""
+    statuses = [known.status for known in plan.outcomes.values()]
+    return {status: statuses.count(status) for status in STATUSES}
+
+
+def doing(cells: list[Cell]) -> Table:
+    """A line for every running cell: its last step and loss."""
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for cell in cells:
+        record = steps(cell.folder)
+        at = f"step {record['step']}, loss {record['loss']:.4f}" if record else "starting"
+        table.add_row(cell.title, at)
+    return table

@@ -1,0 +1,238 @@
+"""What a study comes to: how every method was tuned, whether alike, and what it then scored."""
+
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from statistics import fmean, median, stdev
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Column, Table
+from scipy import stats
+
+from experiments.files import write_json
+from experiments.results import Result, read_result
+from experiments.study import audit
+from experiments.study.cells import Arm, Cell, Trial, short
+from experiments.study.plan import Group, Plan, best, edge
+
+CONFIDENCE = 0.95
+EDGES = {-1: "at the low edge", 0: "", 1: "at the high edge"}
+
+
+@dataclass
+class Row:
+    """One method on one task under one protocol."""
+
+    protocol: str
+    task: str
+    method: str
+    metric: str | None = None
+    trials: int = 0
+    curve: list[tuple[str, float | None]] = field(default_factory=list)  # point, selection score
+    own: float | None = None  # selection score of the method's own settings
+    tuned: float | None = None  # that of the chosen ones
+    chosen: list[str] | None = None
+    edge: str = ""
+    scores: list[float] = field(default_factory=list)  # by seed
+    score: float | None = None  # what the protocol reports of them
+    spread: float | None = None  # their standard deviation
+    trained: int | None = None  # parameters
+    tuning_seconds: float = 0.0
+    seconds: float = 0.0  # of the runs that are reported
+    lost: list[str] = field(default_factory=list)  # runs that failed or diverged, with the reason
+    remarks: list[str] = field(default_factory=list)  # where it was not treated as the others
+
+
+@dataclass
+class Summary:
+    """The rows of a study by what is compared."""
+
+    plan: Plan
+
+    @cached_property
+    def groups(self) -> dict[Group, list[Row]]:
+        """Every method's row, with what the audit has to remark."""
+        self.plan.look()
+        return {group: self.of_group(group) for group in self.plan.groups}
+
+    def of_group(self, group: Group) -> list[Row]:
+        """The rows that are compared with each other."""
+        arms = self.plan.groups[group]
+        trials = self.plan.trials(arms)
+        runs = {arm.method: self.results(arm, trials) for arm in arms}
+        rows = [self.row(arm, trials, runs[arm.method]) for arm in arms]
+        known = {method: audit.facts(found) for method, found in runs.items() if found}
+        differing = audit.remarks(known)
+        sizes = {row.method: row.trained for row in rows if row.trained is not None}
+        unequal = audit.unequal(sizes, self.plan.study.parameters) if sizes else {}
+        most = max(row.trials for row in rows)
+        for row in rows:
+            row.remarks += differing.get(row.method, []) + unequal.get(row.method, [])
+            if row.trials < most:
+                row.remarks.append(f"tried at {row.trials} points (others {most})")
+            if len(row.scores) < self.plan.study.seeds:
+                row.remarks.append(f"{len(row.scores)} of {self.plan.study.seeds} seeds")
+        return rows
+
+    def results(self, arm: Arm, trials: dict[str, list[Trial]]) -> list[Result]:
+        """The reported runs of an arm that have ended well."""
+        finals = self.plan.finals(arm, trials)
+        return [read_result(cell.folder) for cell in finals if self.plan.complete(cell)]
+
+    def row(self, arm: Arm, trials: dict[str, list[Trial]], runs: list[Result]) -> Row:
+        """One method's row."""
+        line = trials[arm.method]
+        row = Row(arm.protocol, arm.task, arm.method)
+        tried = [cell for trial in line for cell in trial.cells]
+        finals = self.plan.finals(arm, trials)
+        row.trials = len(line)
+        row.curve = [(" ".join(trial.point), trial.score) for trial in line]
+        row.lost = [self.lost(cell) for cell in (*tried, *finals) if self.is_lost(cell)]
+        row.tuning_seconds = sum(map(self.seconds, tried))
+        row.seconds = sum(map(self.seconds, finals))
+        chosen = best(line)
+        if chosen is not None:
+            row.tuned, row.chosen = chosen.score, list(chosen.point)
+            row.edge = EDGES[edge(line)] if self.plan.study.search == "grid" else ""
+            row.own = next((t.score for t in line if self.is_own(arm, t)), None)
+        if runs:
+            row.metric = runs[0].primary["metric"]
+            row.scores = [run.primary["score"] for run in runs]
+            row.score = reported(arm.protocol, row.scores)
+            row.spread = stdev(row.scores) if len(row.scores) > 1 else None
+            row.trained = runs[0].cost["parameters"]["trained"]
+        return row
+
+    def is_own(self, arm: Arm, trial: Trial) -> bool:
+        """Whether a trial is the method as it stands."""
+        given = dict(override.split("=", 1) for override in trial.point)
+        return all(str(arm.own(key)) == value for key, value in given.items())
+
+    def is_lost(self, cell: Cell) -> bool:
+        """Whether a run came to nothing."""
+        return self.plan.outcome(cell).status in ("diverged", "failed")
+
+    def lost(self, cell: Cell) -> str:
+        """What is to be said of a run that came to nothing."""
+        outcome = self.plan.outcome(cell)
+        return f"{cell.title} {outcome.status}: {outcome.reason}"
+
+    def seconds(self, cell: Cell) -> float:
+        """What a run has cost, all its phases together."""
+        if self.plan.outcome(cell).status not in ("complete", "diverged"):
+            return 0.0
+        return sum(read_result(cell.folder).cost["seconds"].values())
+
+    @property
+    def failed(self) -> bool:
+        """Whether a cell failed, or one that is reported diverged; a diverged trial is data."""
+        for cell, outcome in self.plan.outcomes.items():
+            if outcome.status == "failed" or (outcome.status, cell.stage) == ("diverged", "test"):
+                return True
+        return any(row.score is None for rows in self.groups.values() for row in rows)
+
+    def inflation(self) -> list[dict[str, Any]]:
+        """By how much the best epoch on the scored split beats the clean protocol, by method."""
+        rows = {(r.protocol, r.task, r.method): r for rows in self.groups.values() for r in rows}
+        pairs = [
+            (clean, rows["paper", task, method])
+            for (protocol, task, method), clean in rows.items()
+            if protocol == "clean" and ("paper", task, method) in rows
+        ]
+        return [difference(clean, paper) for clean, paper in pairs if clean.scores and paper.scores]
+
+
+def reported(protocol: str, scores: list[float]) -> float:
+    """The mean over seeds; the median under the paper's protocol."""
+    return median(scores) if protocol == "paper" else fmean(scores)
+
+
+def difference(clean: Row, paper: Row) -> dict[str, Any]:
+    """Paper minus clean in points, seed by seed, with the 95 % t-interval of its mean."""
+    pairs = zip(clean.scores, paper.scores, strict=False)
+    points = [100 * (after - before) for before, after in pairs]
+    found = {"task": clean.task, "method": clean.method, "points": fmean(points), "interval": None}
+    if len(points) > 1:
+        half = stats.t.ppf((1 + CONFIDENCE) / 2, len(points) - 1) * stats.sem(points)
+        found["interval"] = [found["points"] - half, found["points"] + half]
+    return found
+
+
+def conclude(plan: Plan) -> bool:
+    """Print and write what a study came to; False where a run that was wanted failed."""
+    summary = Summary(plan)
+    show(summary)
+    write(summary, Path("outputs") / "studies" / plan.name)
+    return not summary.failed
+
+
+def write(summary: Summary, folder: Path) -> None:
+    """Write the rows, for other programs."""
+    rows = [asdict(row) for rows in summary.groups.values() for row in rows]
+    cells = [
+        {"folder": str(cell.folder), "stage": cell.stage, "status": outcome.status}
+        for cell, outcome in summary.plan.outcomes.items()
+    ]
+    content = {"study": summary.plan.name, "rows": rows, "inflation": summary.inflation()}
+    write_json(folder / "summary.json", content | {"cells": cells})
+
+
+def show(summary: Summary) -> None:
+    """Print for every comparison its tuning, the audit, and the scores."""
+    rich = Console()
+    for (protocol, task), rows in summary.groups.items():
+        rich.print(f"\n[bold]{task}[/], protocol {protocol}: tuning, by selection score")
+        rich.print(curves(rows))
+        remarks = [f"{row.method}: {remark}" for row in rows for remark in row.remarks + row.lost]
+        rich.print("Audit: every method was treated alike." if not remarks else "Audit:")
+        for remark in remarks:
+            rich.print(f"  {remark}", highlight=False, markup=False)
+        rich.print(scores(rows))
+    for item in summary.inflation():
+        low, high = item["interval"] or (float("nan"), float("nan"))
+        rich.print(
+            f"{item['task']} {item['method']}: paper minus clean {item['points']:+.2f} points "
+            f"[{low:+.2f}, {high:+.2f}]",
+            highlight=False,
+            markup=False,
+        )
+
+
+def curves(rows: list[Row]) -> Table:
+    """The score at every point, the chosen one marked."""
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for row in rows:
+        chosen = None if row.chosen is None else " ".join(row.chosen)
+        cells = [
+            f"{'[bold]' if point == chosen else ''}{short(point)}: {number(score)}"
+            for point, score in row.curve
+        ]
+        table.add_row(row.method, *cells, row.edge)
+    return table
+
+
+def scores(rows: list[Row]) -> Table:
+    """What every method scored once its settings were chosen."""
+    metric = next((row.metric for row in rows if row.metric), "score")
+    heads = ("method", "chosen", "selection", metric, "seeds", "trained", "s tuning", "s runs")
+    table = Table(*(Column(head, no_wrap=True) for head in heads), box=SIMPLE_HEAD)
+    for row in rows:
+        spread = "" if row.spread is None else f" ± {row.spread:.4f}"
+        table.add_row(
+            row.method,
+            short(" ".join(row.chosen or ["nothing"])),
+            f"{number(row.own)} → {number(row.tuned)}",
+            number(row.score) + spread,
+            str(len(row.scores)),
+            "-" if row.trained is None else f"{row.trained:,}",
+            f"{row.tuning_seconds:,.0f}",
+            f"{row.seconds:,.0f}",
+        )
+    return table
+
+
+def number(value: float | None) -> str:
+    """A score, or that there is none."""
+    return "-" if value is None else f"{value:.4f}"

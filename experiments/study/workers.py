@@ -1,0 +1,131 @@
+"""Cells in processes of their own: what happens to one, happens to no other."""
+
+import multiprocessing
+import os
+import pkgutil
+import resource
+import runpy
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import joblib
+import torch
+
+import variants
+from experiments.study.cells import OUTPUT, Cell
+from experiments.study.design import Study
+
+PRELOADED = ("experiments.study.workers", "experiments.runner", "experiments.api")
+RUN = Path(__file__).parents[2] / "run.py"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the process of a cell may use."""
+
+    threads: int
+    gpu: int | None
+    memory: float | None  # GiB
+
+
+@dataclass
+class Workers:
+    """A number of places, each with a process that carries out one cell, or with none.
+
+    The processes are forked from one that has imported everything and computed nothing, so that a
+    cell starts at once and all share the memory of the libraries.
+    """
+
+    study: Study
+    busy: dict[int, tuple[Cell, BaseProcess]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        gpus = torch.cuda.device_count()
+        cores = joblib.cpu_count()
+        places = gpus * self.study.cells_per_gpu or cores
+        self.places = self.study.cells or places
+        self.threads = max(1, cores // self.places)
+        self.gpus = gpus
+        self.context = multiprocessing.get_context("forkserver")
+        methods = [f"variants.{module.name}" for module in pkgutil.iter_modules(variants.__path__)]
+        # All of it, so that a file that is edited meanwhile does not divide a study's runs.
+        self.context.set_forkserver_preload([*PRELOADED, *methods])
+
+    @property
+    def free(self) -> list[int]:
+        """The places without a process."""
+        return [place for place in range(self.places) if place not in self.busy]
+
+    def start(self, cell: Cell) -> None:
+        """Carry out a cell in the first free place."""
+        place = self.free[0]
+        gpu = place % self.gpus if self.gpus else None
+        limits = Limits(self.threads, gpu, self.study.memory)
+        # The process that all are forked from may stand elsewhere.
+        args = (cell.overrides, Path.cwd(), cell.folder, limits)
+        process = self.context.Process(target=carry_out, args=args)
+        process.start()
+        self.busy[place] = (cell, process)
+
+    def ended(self) -> Iterator[tuple[Cell, int]]:
+        """The cells whose process has ended since, with its exit code; a signal is negative."""
+        for place, (cell, process) in list(self.busy.items()):
+            if process.exitcode is not None:
+                process.join()
+                del self.busy[place]
+                yield cell, process.exitcode
+
+    def stop(self) -> None:
+        """End all processes; their runs go on from their checkpoints another time."""
+        for _, process in self.busy.values():
+            process.terminate()
+        for _, process in self.busy.values():
+            process.join()
+        self.busy.clear()
+
+
+def carry_out(overrides: tuple[str, ...], place: Path, folder: Path, limits: Limits) -> None:
+    """The process of a cell: `python run.py OVERRIDES` in a place, its output in a file."""
+    os.chdir(place)
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    if limits.gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible(limits.gpu)
+    if limits.memory is not None:
+        limit = int(limits.memory * 2**30)
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    torch.set_num_threads(limits.threads)
+    folder.mkdir(parents=True, exist_ok=True)
+    output = os.open(folder / OUTPUT, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(output, stream.fileno())
+    sys.argv = [str(RUN), *overrides]
+    runpy.run_path(str(RUN), run_name="__main__")
+
+
+def end_with_parent() -> None:
+    """End this process when the study's has ended, however that came."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def visible(gpu: int) -> str:
+    """The GPU's name, where only some of the machine's are to be seen."""
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return seen.split(",")[gpu] if seen else str(gpu)
+
+
+def told(exit_code: int) -> str:
+    """What an exit code says."""
+    if exit_code >= 0:
+        return f"The process ended with exit code {exit_code}."
+    name = signal.Signals(-exit_code).name
+    memory = " Perhaps the machine was out of memory." if name == "SIGKILL" else ""
+    return f"The process was killed by {name}.{memory}"

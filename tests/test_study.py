@@ -1,0 +1,376 @@
+"""Studies: which cells there are, that all are carried out once, and what is said of them."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from experiments.api import composed
+from experiments.config import build
+from experiments.results import alone, read_result
+from experiments.study import audit
+from experiments.study import plan as planning
+from experiments.study.cells import Cell, Outcome
+from experiments.study.command import again
+from experiments.study.conduct import conduct
+from experiments.study.design import TUNING_SEED, Study, log_grid
+from experiments.study.plan import Plan
+from experiments.study.summary import Summary
+from experiments.study.workers import told
+
+ROOT = Path(__file__).parents[1]
+SMALL = [
+    "data.train=64", "data.dev=32", "train.epochs=2", "train.batch_size=16", "train.log_every=1",
+    "tracker.mode=disabled", "train.device=cpu",
+]  # fmt: skip
+
+
+def study(**changes) -> Study:
+    section = OmegaConf.load(ROOT / "conf/study/common.yaml")
+    known = {"methods": {"lora": [], "vera": []}, "tasks": {"sst2": []}, "overrides": SMALL}
+    return build("study", OmegaConf.merge(section, known | changes))
+
+
+def grid(points: int = 3, **others) -> dict:
+    return {"axes": {"variant.lr": {"decades": 2.0, "points": points}}} | others
+
+
+class Folders(dict[Cell, Outcome]):
+    """What the folders of cells would say, without any."""
+
+    def score(self, cells: list[Cell], of: Callable[[Cell], float | None]) -> None:
+        for cell in cells:
+            known = of(cell)
+            self[cell] = Outcome("complete" if known is not None else "diverged", "no", known)
+
+
+@pytest.fixture
+def folders(monkeypatch: pytest.MonkeyPatch) -> Folders:
+    known = Folders()
+    monkeypatch.setattr(Cell, "outcome", lambda cell: known.get(cell, Outcome("waiting")))
+    return known
+
+
+def rate(cell: Cell) -> float:
+    return float(cell.point[0].partition("=")[2])
+
+
+def test_a_log_grid_is_even_and_grows_at_its_ends() -> None:
+    assert log_grid(5e-4, 2.0, 5) == [5e-05, 0.000158, 0.0005, 0.00158, 0.005]
+    assert log_grid(5e-4, 2.0, 3, below=1, above=2) == [5e-06, 5e-05, 0.0005, 0.005, 0.05, 0.5]
+    assert log_grid(5e-4, 2.0, 1) == [0.0005]
+
+
+def test_every_method_is_tried_at_equally_many_points_around_its_own_rate() -> None:
+    cells = Plan(study(**grid(3, tuning_seeds=2)), "s", []).look()
+    assert {cell.stage for cell in cells} == {"select"}
+    for method, own in (("lora", 5e-4), ("vera", composed("variant=vera").variant.lr)):
+        mine = [cell for cell in cells if cell.method == method]
+        assert sorted({rate(cell) for cell in mine}) == log_grid(own, 2.0, 3)
+        assert len(mine) == 6
+        assert {cell.seed for cell in mine} == {TUNING_SEED, TUNING_SEED + 1}
+
+
+def test_the_best_point_is_run_with_every_seed_once_all_trials_are_over(folders: Folders) -> None:
+    plan = Plan(study(**grid(3, seeds=4)), "s", [])
+    trials = plan.look()
+    lora = [cell for cell in trials if cell.method == "lora"]
+    folders.score(lora[:2], rate)
+    assert {cell.stage for cell in plan.look()} == {"select"}
+    folders.score(lora[2:], rate)
+    finals = [cell for cell in plan.look() if cell.stage == "test"]
+    assert [cell.seed for cell in finals] == [0, 1, 2, 3]
+    assert {rate(cell) for cell in finals} == {0.005}
+    assert {cell.method for cell in finals} == {"lora"}
+    assert plan.expected() == 6 + 8
+
+
+def test_a_point_with_a_diverged_run_is_not_chosen(folders: Folders) -> None:
+    plan = Plan(study(**grid(3, tuning_seeds=2)), "s", [])
+    folders.score(plan.look(), lambda c: None if (rate(c), c.seed) == (0.005, 1000) else rate(c))
+    chosen = {rate(cell) for cell in plan.look() if (cell.stage, cell.method) == ("test", "lora")}
+    assert chosen == {0.0005}
+
+
+def test_a_method_of_which_nothing_succeeds_has_no_final_runs(folders: Folders) -> None:
+    plan = Plan(study(**grid(3)), "s", [])
+    folders.score(plan.look(), lambda cell: None)
+    assert {cell.stage for cell in plan.look()} == {"select"}
+
+
+def test_grids_grow_for_all_methods_alike_while_a_best_point_lies_at_an_edge(
+    folders: Folders,
+) -> None:
+    plan = Plan(study(**grid(3, extend=2)), "s", [])
+    # LoRA is best where the grid would grow twice, VeRA in the middle of it.
+    peak = {"lora": 0.05, "vera": log_grid(float(composed("variant=vera").variant.lr), 2, 3)[1]}
+
+    def near(cell: Cell) -> float:
+        return -abs(rate(cell) - peak[cell.method])
+
+    for extra in (0, 1, 2):
+        cells = [cell for cell in plan.look() if cell.stage == "select"]
+        assert len(cells) == 2 * (3 + extra)
+        assert all(cell.stage == "select" for cell in plan.look())
+        folders.score(cells, near)
+    finals = [cell for cell in plan.look() if cell.stage == "test"]
+    assert {(cell.method, rate(cell)) for cell in finals} == set(peak.items())
+
+
+def test_the_paper_protocol_starts_tasks_from_the_adapter_of_another(folders: Folders) -> None:
+    settings = study(
+        **grid(3), protocols=["paper"], tasks={"rte": [], "sst2": []}, begin={"rte": "mnli"}
+    )
+    plan = Plan(settings, "s", [])
+    first = plan.look()
+    starts = [cell for cell in first if cell.stage == "start"]
+    assert {(cell.task, cell.method) for cell in starts} == {("mnli", "lora"), ("mnli", "vera")}
+    assert not [cell for cell in first if cell.task == "rte"]
+    folders.score(starts, lambda cell: 0.5)
+    begun = [cell for cell in plan.look() if cell.task == "rte"]
+    assert len(begun) == 6
+    folder = starts[0].folder
+    assert all(f"start={folder}" in c.overrides for c in begun if c.method == starts[0].method)
+
+
+def test_a_cell_lies_where_its_command_would_put_it() -> None:
+    plan = Plan(study(**grid(3)), "s", ["train.epochs=3"])
+    for cell in plan.look()[::2]:
+        assert composed(*cell.overrides).hydra.run.dir == str(cell.folder)
+        assert "train.epochs=3" in cell.overrides
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"methods": None}, r"study\.methods must name at least one\."),
+        ({"protocols": ["dirty"]}, r"study\.protocols must be of clean, paper, got 'dirty'\."),
+        ({"search": "random"}, r"study\.search must be grid or optuna, got 'random'\."),
+        ({"seeds": 0}, r"study\.seeds must be positive, got 0\."),
+        ({"overrides": ["seed=3"]}, r"A study chooses seed itself, so 'seed=3' has no place"),
+        ({"axes": {"variant.rank": []}}, r"study\.axes\.variant\.rank must be a list of values"),
+        ({"axes": {"variant.rank": [4, 8]}, "extend": 1}, r"study\.extend needs a single axis"),
+    ],
+)
+def test_a_study_that_makes_no_sense_is_refused(changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        section = OmegaConf.merge(OmegaConf.load(ROOT / "conf/study/common.yaml"), SENSIBLE)
+        for key, value in changes.items():
+            section[key] = value if value is not None else {}
+        build("study", section)
+
+
+SENSIBLE = {"methods": {"lora": []}, "tasks": {"sst2": []}}
+
+
+def test_an_axis_that_is_no_setting_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"study\.axes: there is no setting 'variant\.rnak'\."):
+        Plan(study(axes={"variant.rnak": [4]}), "s", []).look()
+
+
+def test_optuna_asks_for_the_same_points_after_the_same_scores(folders: Folders) -> None:
+    plan = Plan(study(**grid(5), search="optuna", trials=7), "s", [])
+    seen: list[str] = []
+    for _ in range(7):
+        cells = [cell for cell in plan.look() if (cell.stage, cell.method) == ("select", "lora")]
+        folders.score(cells, lambda c: None if rate(c) > 0.002 else -abs(rate(c) - 0.001))
+        seen = [cell.point[0] for cell in cells]
+    assert len(set(seen)) == 7
+    assert seen[0] == "variant.lr=0.0005"
+    assert all(5e-5 <= float(point.partition("=")[2]) <= 5e-3 for point in seen)
+    again_ = Plan(plan.study, "s", [])
+    assert [cell.point[0] for cell in again_.look() if cell.method == "lora"][:7] == seen
+    assert [cell for cell in again_.look() if (cell.stage, cell.method) == ("test", "lora")]
+
+
+# What is carried out.
+
+
+def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **changes) -> Plan:
+    monkeypatch.chdir(tmp_path)
+    known = {"methods": {"lora": [], "bitfit": []}, "cells": 2, "seeds": 2} | grid(2)
+    return Plan(study(**known | changes), "mine", [])
+
+
+def table(plan: Plan) -> list:
+    """What a study says, but for what its runs have cost."""
+    rows = [row for rows in Summary(plan).groups.values() for row in rows]
+    return [replace(row, tuning_seconds=0.0, seconds=0.0) for row in rows]
+
+
+def test_a_study_is_carried_out_once_and_says_what_came_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    plan = begun(tmp_path, monkeypatch)
+    assert conduct(plan)
+    said = capfd.readouterr().out
+    assert "every method was treated alike" in said
+    results = {path: path.stat().st_mtime_ns for path in Path("outputs").rglob("result.json")}
+    assert len(results) == 2 * (2 + 2)
+    content = json.loads(Path("outputs/studies/mine/summary.json").read_text())
+    assert [row["method"] for row in content["rows"]] == ["lora", "bitfit"]
+    for row in content["rows"]:
+        assert row["trials"] == 2
+        assert len(row["scores"]) == 2
+        assert row["score"] == pytest.approx(sum(row["scores"]) / 2)
+        assert row["tuned"] == max(score for _, score in row["curve"])
+        assert row["edge"] in ("at the low edge", "at the high edge")
+    again_ = Plan(plan.study, "mine", [])
+    assert conduct(again_)
+    assert results == {path: path.stat().st_mtime_ns for path in results}
+    assert table(again_) == table(plan)
+
+
+def test_a_cell_that_fails_or_diverges_is_recorded_and_harms_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    methods = {
+        "lora": [],
+        "mistaken": ["variant=lora", "variant.targets=[qeury]"],
+        "hot": ["variant=lora", "variant.lr=1e9", "train.explode=2"],
+        "large": ["variant=full", "train.batch_size=60", "data.train=60", "train.max_length=128"],
+    }
+    plan = begun(tmp_path, monkeypatch, methods=methods, seeds=1, **grid(1))
+    assert not conduct(plan)
+    statuses = {cell.method: plan.outcome(cell) for cell in plan.look() if cell.stage == "select"}
+    assert statuses["lora"].status == "complete"
+    assert statuses["mistaken"].status == "failed"
+    assert "No linear layer is named 'qeury'. Did you mean 'query'?" in str(
+        statuses["mistaken"].reason
+    )
+    assert statuses["hot"].status == "diverged"
+    assert "mistaken" in capfd.readouterr().out
+    rows = {row.method: row for row in table(plan)}
+    assert rows["lora"].score is not None
+    assert rows["mistaken"].score is None
+    assert any("trained parameters" in remark for remark in rows["large"].remarks)
+    assert any("train.batch_size 60 (others 16)" in remark for remark in rows["large"].remarks)
+
+
+def test_a_cell_without_memory_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    methods = {"lora": ["train.batch_size=30000", "data.train=30000", "train.engine=transformers"]}
+    plan = begun(tmp_path, monkeypatch, methods=methods, seeds=1, memory=1.0, **grid(1))
+    assert not conduct(plan)
+    (outcome,) = plan.outcomes.values()
+    assert outcome.status == "failed"
+    assert "There is too little memory for this run" in str(outcome.reason)
+
+
+def test_a_folder_another_process_works_in_is_left_to_it(tmp_path: Path) -> None:
+    with (
+        alone(tmp_path / "run"),
+        pytest.raises(ValueError, match="Another process works in"),
+        alone(tmp_path / "run"),
+    ):
+        pass
+
+
+def test_what_a_signal_did_is_said() -> None:
+    assert told(-9) == "The process was killed by SIGKILL. Perhaps the machine was out of memory."
+    assert told(3) == "The process ended with exit code 3."
+
+
+COMMAND = """
+import sys
+from pathlib import Path
+from experiments.study.command import begin
+from omegaconf import OmegaConf
+if __name__ == "__main__":
+    begin(OmegaConf.load("study.yaml"), "mine", [])
+"""
+
+
+def launch(folder: Path) -> subprocess.Popen:
+    """A process of its own, and a group of processes, that carries out the study in a folder."""
+    (folder / "command.py").write_text(COMMAND)
+    section = OmegaConf.load(ROOT / "conf/study/common.yaml")
+    known = {"methods": {"lora": [], "bitfit": []}, "cells": 2, "seeds": 2, "tasks": {"sst2": []}}
+    slow = [*SMALL, "train.epochs=20", "train.checkpoint_every=0"]
+    known |= {"overrides": slow} | grid(2)
+    OmegaConf.save(OmegaConf.merge(section, known), folder / "study.yaml")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, "command.py"], cwd=folder, env=environment, stdout=subprocess.DEVNULL
+    )
+
+
+@pytest.mark.slow
+def test_a_study_that_is_killed_or_shared_comes_to_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = {name: tmp_path / name for name in ("unbroken", "killed", "shared")}
+    for folder in folders.values():
+        folder.mkdir()
+    assert launch(folders["unbroken"]).wait() == 0
+    draw = random.Random(0)
+    for kill in (1, 3):  # cells that were begun before
+        process = launch(folders["killed"])
+        while len(list(folders["killed"].rglob("history.jsonl"))) < kill:
+            assert process.poll() is None, "the study ended before it could be killed"
+            time.sleep(0.01)
+        time.sleep(draw.uniform(0, 1))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert launch(folders["killed"]).wait() == 0
+    shared = [launch(folders["shared"]) for _ in range(2)]
+    assert [process.wait() for process in shared] == [0, 0]
+    tables, restarts = {}, {}
+    for name, folder in folders.items():
+        monkeypatch.chdir(folder)
+        plan = again("mine")
+        tables[name] = table(plan)
+        results = [read_result(path.parent) for path in Path("outputs").rglob("result.json")]
+        assert len(results) == 8
+        restarts[name] = sum(result.cost["restarts"] for result in results)
+        assert not list(Path("outputs").rglob("failure.json"))
+    assert tables["killed"] == tables["shared"] == tables["unbroken"]
+    assert restarts["shared"] == 0
+
+
+# The audit.
+
+
+def test_what_differs_from_the_others_is_remarked_on_its_row() -> None:
+    alike = {"targets": "query, value", "steps": "10"}
+    found = audit.remarks(
+        {"a": alike, "b": alike, "c": alike | {"targets": "query"}, "d": {"steps": "10 and 12"}}
+    )
+    assert found == {
+        "a": [],
+        "b": [],
+        "c": ["targets query (others query, value)"],
+        "d": ["steps 10 and 12 (others 10)"],
+    }
+    assert audit.remarks({"a": {"code": "x and y"}, "b": {"code": "x and y"}}) == {
+        "a": ["its runs differ in code: x and y"],
+        "b": ["its runs differ in code: x and y"],
+    }
+
+
+def test_sizes_outside_the_tolerance_are_remarked_on() -> None:
+    found = audit.unequal({"a": 100, "b": 110, "c": 1000, "d": 10, "e": 105}, 2.0)
+    assert found["a"] == found["b"] == found["e"] == []
+    assert found["c"] == ["1,000 trained parameters, 9.52 times more"]
+    assert found["d"] == ["10 trained parameters, 10.5 times fewer"]
+
+
+def test_the_scale_counts_the_root_of_the_rank_where_it_is_so() -> None:
+    assert audit.scale({"alpha": 16.0, "rank": 4}) == 4.0
+    assert audit.scale({"alpha": 16.0, "rank": 4, "rslora": True}) == 8.0
+
+
+def test_ties_go_to_the_first_point(folders: Folders) -> None:
+    plan = Plan(study(**grid(3)), "s", [])
+    folders.score(plan.look(), lambda cell: 0.5)
+    arm = plan.groups["clean", "sst2"][0]
+    chosen = planning.best(plan.trials([arm])["lora"])
+    assert chosen is not None and chosen.point == ("variant.lr=5e-05",)
