@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from experiments.backbones.stream import positions
+from experiments.distributed import ALONE, World
 from experiments.randomness import numpy_generator
 from experiments.tasks.base import Split
 
@@ -45,13 +46,6 @@ class Batch:
     @property
     def tokens(self) -> int:
         return int(self.lengths.sum())
-
-    @property
-    def num_labels(self) -> int:
-        """How many losses the batch has: one per example, or one per predicted token."""
-        if self.labels is None or len(self.labels) == len(self.rows):
-            return len(self.rows)
-        return int((self.labels != IGNORED).sum())
 
     @cached_property
     def inputs(self) -> dict[str, Tensor]:
@@ -96,6 +90,10 @@ class Encoded:
         """The place [n] of each example's first token."""
         return np.cumsum(self.lengths) - self.lengths
 
+    def num_labels(self, rows: np.ndarray) -> int:
+        """How many losses these examples have: one each, or one per predicted token."""
+        return len(rows)
+
     def places(self, rows: np.ndarray) -> np.ndarray:
         """The places of all tokens of these examples, in order."""
         lengths = self.lengths[rows]
@@ -118,6 +116,9 @@ class Continued(Encoded):
     """Texts of which only what follows the first `given` [n] tokens is to be predicted."""
 
     given: np.ndarray
+
+    def num_labels(self, rows: np.ndarray) -> int:
+        return int(np.maximum(self.lengths - self.given, 0)[rows].sum())
 
     def batch(self, rows: np.ndarray) -> Batch:
         """These examples, their labels the targets' own tokens [tokens]."""
@@ -170,8 +171,9 @@ class Batches:
 
     data: Encoded
     batch_size: int
-    accumulate: int  # parts that one batch is computed in
+    accumulate: int  # parts that a process computes its share of one batch in
     seed: int
+    world: World = ALONE  # who shares them
 
     @property
     def steps_per_epoch(self) -> int:
@@ -183,13 +185,18 @@ class Batches:
         order = numpy_generator(self.seed, "order", epoch).permutation(len(self.data))
         return order[position * self.batch_size : (position + 1) * self.batch_size]
 
-    def parts(self, step: int) -> Iterator[Batch]:
-        """The batch of one step, in up to `accumulate` parts of examples of like length.
+    def shares(self, step: int) -> list[list[np.ndarray]]:
+        """The examples of one step by process, each in up to `accumulate` parts of like length.
 
-        A sum over examples does not mind their order, and like lengths need less padding.
+        A sum over examples does not mind their order, and like lengths need less padding; short and
+        long ones are dealt out in turn, so that no process waits for another.
         """
         rows = self.rows(step)
         by_length = rows[np.argsort(self.data.lengths[rows], kind="stable")]
-        for part in np.array_split(by_length, self.accumulate):
-            if len(part):
-                yield self.data.batch(part)
+        every = self.world.size
+        splits = [np.array_split(by_length[r::every], self.accumulate) for r in range(every)]
+        return [[part for part in split if len(part)] for split in splits]
+
+    def parts(self, step: int) -> Iterator[Batch]:
+        """This process's share of the batch of one step, part by part."""
+        return map(self.data.batch, self.shares(step)[self.world.rank])

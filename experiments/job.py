@@ -11,6 +11,7 @@ import torch.nn as nn
 from experiments.adapters import saved
 from experiments.batches import Batches, Encoded
 from experiments.config import Run, describe
+from experiments.distributed import join
 from experiments.identity import identity
 from experiments.layers import float_masters
 from experiments.models import Loaded
@@ -39,15 +40,16 @@ class Job:
 def start(run: Run, data: Data) -> Job:
     """Load, adapt and lay out; the head is drawn before any method touches the model."""
     train, device = run.train, run.train.pick_device()
+    world = join(device)
     seed_everything(run.seed)
     loaded = load_adapted(run, device)
-    torch.set_float32_matmul_precision(products(train, device, loaded))
+    torch.set_float32_matmul_precision(world.share(products(train, device, loaded)))
     torch.set_num_threads(threads_for(loaded.width))
     chosen = subset(data.train, train.examples)
     examples = run.task.encode(loaded.tokenizer, chosen, train.max_length)
     if train.prefix_cache:
         examples = with_prefix(examples, loaded.model)
-    batches = Batches(examples, train.batch_size, train.accumulate, run.seed)
+    batches = Batches(examples, train.batch_size, train.accumulate, run.seed, world)
     total = train.total_steps(batches.steps_per_epoch)
     plan = Plan(train, run.variant.lr * run.model.lr_scale, total)
     return Job(run, device, data, loaded, examples, batches, plan)

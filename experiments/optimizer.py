@@ -78,6 +78,19 @@ class FlatAdamW(torch.optim.AdamW):
         for buffer in self.buffers:
             buffer.gather()
 
+    def gradients(self) -> list[Tensor]:
+        """Every gradient as backward has left it, in few tensors; a missing one becomes zero."""
+        for buffer in self.buffers:
+            pairs = zip(buffer.parameters, buffer.gradients, strict=True)
+            assert all(parameter.grad is view for parameter, view in pairs)
+        found = []
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+                found.append(parameter.grad)
+        return found
+
     def zero_grad(self, set_to_none: bool = True) -> None:
         kept = {id(buffer.flat) for buffer in self.buffers}
         for group in self.param_groups:

@@ -40,7 +40,7 @@ def collect(
         choices=dict(origin.choices),
         overrides=list(origin.overrides),
         paper=run.paper if origin.keeps_paper() else None,
-        provenance=provenance(job.device),
+        provenance=provenance(job.device) | {"processes": job.batches.world.size},
         epochs=recorder.epochs.scores if recorder.epochs is not None else [],
         folder=recorder.folder,
     )

@@ -4,7 +4,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,16 @@ class Diverged(ArithmeticError):  # noqa: N818 (a verdict on a run, not a fault)
     """The loss is not a number any more, or many times what it was at first."""
 
 
+@dataclass(frozen=True)
+class Seen:
+    """A part of a batch that went through the model since the last record."""
+
+    tokens: int
+    places: int  # padding included
+    labels: Tensor | None
+    outputs: Tensor
+
+
 @dataclass
 class Recorder(Watch):
     """Listens to a run in its folder, and takes it up again where its last checkpoint left it."""
@@ -44,9 +54,10 @@ class Recorder(Watch):
 
     def __post_init__(self) -> None:
         self.train = self.job.run.train
+        self.world = self.job.batches.world
         self.clock = Clock(self.job.device)
         self.costs = {phase: Cost() for phase in ("prepare", "train", "evaluate")}
-        best_epoch = self.job.run.protocol.best_epoch
+        best_epoch = self.job.run.protocol.best_epoch and self.world.first
         self.epochs = Epochs(self.job, self.folder) if best_epoch else None
 
     def begin(self, state: State, total: int) -> int:
@@ -55,16 +66,17 @@ class Recorder(Watch):
         self.snapshots = snapshot_steps(self.train.snapshots, total)
         self.clear_window()
         start = self.restore() if self.checkpoint.exists() else 0
-        write_lines(self.folder / "history.jsonl", self.history)
+        if self.world.first:
+            write_lines(self.folder / "history.jsonl", self.history)
         return start
 
     def before(self, step: int) -> None:
         self.clock.start()
 
     def seen(self, batch: Batch, outputs: Tensor) -> None:
-        self.clock.count(batch.tokens, self.state.model.engine.places(batch))
-        self.outputs.append(outputs)
-        self.labels.append(batch.labels)
+        self.window.append(
+            Seen(batch.tokens, self.state.model.engine.places(batch), batch.labels, outputs)
+        )
 
     def after(self, step: int, loss: Tensor, norm: Tensor) -> None:
         self.clock.stop()
@@ -74,12 +86,11 @@ class Recorder(Watch):
         if step % self.train.log_every == 0 or step == self.total:
             self.log(step, float(norm))
             # Only here, where no half-filled window would have to be kept.
-            if (
-                step == self.total
-                or time.monotonic() - self.saved_at >= self.train.checkpoint_every
+            if step == self.total or self.world.share(
+                time.monotonic() - self.saved_at >= self.train.checkpoint_every
             ):
                 self.save(step)
-        if step in self.snapshots:
+        if step in self.snapshots and self.world.first:
             write_tensors(
                 self.folder / "snapshots" / f"step-{step:07d}.safetensors", self.learned()
             )
@@ -93,18 +104,22 @@ class Recorder(Watch):
 
     def clear_window(self) -> None:
         self.losses: list[Tensor] = []
-        self.outputs: list[Tensor] = []
-        self.labels: list[Tensor | None] = []
+        self.window: list[Seen] = []
 
     def log(self, step: int, norm: float) -> None:
         """Write the means since the last record; raises Diverged where training has gone wrong."""
+        if self.world.size > 1:
+            self.meet()
+        for part in self.window:
+            self.clock.count(part.tokens, part.places)
         loss = float(torch.stack(self.losses).mean())
         first = self.history[0]["loss"] if self.history else loss
         record = {"step": step, "loss": loss, "gradient_norm": norm}
         if math.isfinite(loss) and math.isfinite(norm):
             record |= self.details()
         self.history.append(record)
-        append_line(self.folder / "history.jsonl", record)
+        if self.world.first:
+            append_line(self.folder / "history.jsonl", record)
         self.clear_window()
         for listener in self.listeners:
             listener(record)
@@ -116,24 +131,40 @@ class Recorder(Watch):
                 f"{first:.4g} it began with (train.explode)."
             )
 
+    def meet(self) -> None:
+        """Put what all processes have seen in the place of the own share."""
+        trained = [p for group in self.state.optimizer.param_groups for p in group["params"]]
+        check = repr([float(p.detach().double().sum()) for p in trained])
+        own = [replace(part, outputs=part.outputs.cpu()) for part in self.window]
+        windows, checks = zip(*self.world.gather((own, check)), strict=True)
+        assert len(set(checks)) == 1, "The models of the processes have drifted apart."
+        self.window = [part for window in windows for part in window]
+
     def details(self) -> dict[str, float]:
         """Learning rate, metric on the batches since the last record, telemetry of the method."""
         task = self.job.run.task
         telemetry = self.state.variant.telemetry(self.state.model.backbone)
         return {
-            f"train_{task.training_metric}": task.training_score(self.labels, self.outputs),
+            f"train_{task.training_metric}": task.training_score(
+                [part.labels for part in self.window], [part.outputs for part in self.window]
+            ),
             "lr": float(self.state.schedule.get_last_lr()[0]),
             **telemetry,
         }
 
     def save(self, step: int) -> None:
         """Write all that continuing from this step needs, in one file, in one move."""
-        tensors = flatten(self.moving()) | {
+        random = self.world.gather(random_states())
+        self.saved_at = time.monotonic()
+        if not self.world.first:
+            return
+        tensors = flatten(self.moving() | {f"random{i}": s for i, s in enumerate(random)}) | {
             "clock.steps": torch.tensor(self.clock.seconds(), dtype=torch.float64)
         }
         about = {
             "step": step,
             "key": self.key,
+            "processes": self.world.size,
             "prepare": vars(self.costs["prepare"]),
             "restarts": self.restarts,
             "history": self.history,
@@ -143,15 +174,11 @@ class Recorder(Watch):
             "products": torch.get_float32_matmul_precision(),
         }
         write_tensors(self.checkpoint, tensors, {"about": json.dumps(about)})
-        self.saved_at = time.monotonic()
 
     def moving(self) -> dict[str, dict[str, Tensor]]:
-        """Every tensor that training changes, by group."""
+        """Every tensor that training changes in all processes alike, by group."""
         state = self.state
         adam = state.optimizer.state_dict()["state"]
-        random = {"cpu": torch.get_rng_state()}
-        if torch.cuda.is_available():
-            random["cuda"] = torch.cuda.get_rng_state()
         return {
             "learned": self.learned(),
             "buffer": adapter_buffers(state.model.backbone),
@@ -161,7 +188,6 @@ class Recorder(Watch):
                 for i, entry in adam.items()
                 for key, value in entry.items()
             },
-            "random": random,
         }
 
     def restore_model(self) -> None:
@@ -187,6 +213,11 @@ class Recorder(Watch):
                 f"{self.folder} holds the unfinished run of another configuration or other data; "
                 "delete it, or choose another folder."
             )
+        if about["processes"] != self.world.size:
+            raise ValueError(
+                f"{self.folder} holds the unfinished run of {about['processes']} processes, and "
+                f"now there are {self.world.size}; start as many, or delete it to start over."
+            )
         return about, unflatten(tensors)
 
     def restore(self) -> int:
@@ -202,9 +233,10 @@ class Recorder(Watch):
         behind = {"last_epoch": about["schedule"] - 1, "_step_count": about["schedule"] + 1}
         state.schedule.load_state_dict(state.schedule.state_dict() | behind)
         state.schedule.step()
-        torch.set_rng_state(groups["random"]["cpu"])
-        if "cuda" in groups["random"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state(groups["random"]["cuda"])
+        random = groups[f"random{self.world.rank}"]
+        torch.set_rng_state(random["cpu"])
+        if "cuda" in random and torch.cuda.is_available():
+            torch.cuda.set_rng_state(random["cuda"])
         self.history[:] = about["history"]
         if self.epochs is not None:
             self.epochs.scores[:] = about["epochs"]
@@ -213,6 +245,14 @@ class Recorder(Watch):
         self.clock.steps = groups["clock"]["steps"].tolist()
         self.clock.tokens, self.clock.padded = about["tokens"]
         return about["step"]
+
+
+def random_states() -> dict[str, Tensor]:
+    """Where the generators that dropout draws from stand."""
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
 
 
 def optimizer_entries(tensors: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:

@@ -1,10 +1,12 @@
 """One run from settings to result: the whole story on one screen."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 from experiments import evaluation, outcome
 from experiments.config import Run, describe
 from experiments.console import Console, show, show_samples
+from experiments.distributed import join
 from experiments.evaluation import Evaluated
 from experiments.job import Job, fingerprint, start
 from experiments.measure import enough_memory, measure
@@ -22,7 +24,8 @@ def execute(run: Run, out: Path, origin: Origin | None = None) -> Result:
     Raises Diverged, with the result written, where training went wrong.
     """
     # What this machine cannot do is said before anything is downloaded.
-    run.train.pick_device()
+    world = join(run.train.pick_device())
+    out = world.share(out)
     run.tracker.check_key()
     data = run.protocol.load(run.task, run.data)
     if not data.score:
@@ -30,11 +33,15 @@ def execute(run: Run, out: Path, origin: Origin | None = None) -> Result:
     key = fingerprint(run, data)
     if (out / "result.json").exists():
         return finished(out, key)
-    with alone(out), enough_memory(), restored():
-        if (out / "result.json").exists():  # another process was here meanwhile
-            return finished(out, key)
-        mark_unfinished(out)
-        return carry_out(start(run, data), out, key, origin or Origin())
+    with alone(out) if world.first else nullcontext(), enough_memory(), restored():
+        if world.size == 1 and (out / "result.json").exists():
+            return finished(out, key)  # of a process that was here meanwhile
+        if world.first:
+            mark_unfinished(out)
+        job = start(run, data)
+        if not world.first:
+            return help_out(job, out, key)
+        return carry_out(job, out, key, origin or Origin())
 
 
 def carry_out(job: Job, out: Path, key: dict, origin: Origin) -> Result:
@@ -50,11 +57,23 @@ def carry_out(job: Job, out: Path, key: dict, origin: Origin) -> Result:
         result = outcome.collect(job, recorder, evaluated, failure, origin)
         outcome.write(job, evaluated, result)
         tracked.summarise(result)
+    job.batches.world.share(result)
     if failure:
         raise Diverged(f"{failure} It is recorded in {out / 'result.json'}.")
     show(result)
     for item in evaluated.values():
         show_samples(run.task.samples(item))
+    return result
+
+
+def help_out(job: Job, out: Path, key: dict) -> Result:
+    """What a further process does: its share of the training; the first says what came of it."""
+    recorder = Recorder(job, out, key, listeners=[])
+    prepare(job, recorder)
+    train(job, recorder)
+    result = job.batches.world.share(None)
+    if result.failure:
+        raise Diverged(f"{result.failure} It is recorded in {out / 'result.json'}.")
     return result
 
 
@@ -82,12 +101,23 @@ def prepare(job: Job, recorder: Recorder) -> None:
         with measure(job.device, recorder.costs["prepare"]):
             trial = Trial(job.loaded.model, job.run.variant, job.examples, job.plan, job.run.seed)
             job.run.variant.prepare(job.loaded.model.backbone, trial.probe())
+            align(job)
+
+
+def align(job: Job) -> None:
+    """Begin in every process as in the first: a device may have rounded `prepare` otherwise."""
+    world, variant, backbone = job.batches.world, job.run.variant, job.loaded.model.backbone
+    if world.size > 1:
+        state = {name: tensor.cpu() for name, tensor in variant.learned_state(backbone).items()}
+        variant.load_state(backbone, world.share(state))
 
 
 def train(job: Job, recorder: Recorder) -> str | None:
     """Train; returns what went wrong where the loss did."""
     # Again: methods have drawn different amounts, and all start dropout from here.
-    seed_everything(derived_seed(job.run.seed, "training"))
+    rank = job.batches.world.rank
+    # Each process has masks of its own; the first one's are those of a run in one.
+    seed_everything(derived_seed(job.run.seed, "training", *([rank] if rank else [])))
     with measure(job.device, recorder.costs["train"]), enough_memory():
         try:
             fit(job.loaded.model, job.run.variant, job.batches, job.plan, recorder)

@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from experiments.backbones.engine import NAMES, Engine
 from experiments.batches import Batch, Batches
+from experiments.distributed import own
 from experiments.layers import PRECISIONS
 from experiments.models import Model
 from experiments.optimizer import FlatAdamW
@@ -88,14 +89,13 @@ class Train:
                 )
 
     def pick_device(self) -> torch.device:
-        """The device asked for; `auto` is a GPU where there is one."""
-        if self.device == "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        device = torch.device(self.device)
+        """The device asked for, of several GPUs this process's; `auto` is a GPU if there is one."""
+        auto = "cuda" if torch.cuda.is_available() else "cpu"
+        device = own(torch.device(auto if self.device == "auto" else self.device))
         found = torch.cuda.device_count()
         if device.type == "cuda" and (device.index or 0) >= found:
             raise ValueError(
-                f"train.device is '{self.device}', and this machine has {found or 'no'} CUDA "
+                f"train.device is '{device}', and this machine has {found or 'no'} CUDA "
                 f"device{'' if found == 1 else 's'}."
             )
         return device
@@ -196,17 +196,22 @@ class Stepper:
 
     def backward(self, number: int, watch: Watch) -> Tensor:
         """Give every trained parameter its gradient; returns the mean loss."""
-        parts = list(self.batches.parts(number))
-        labels_in_step = sum(part.num_labels for part in parts)
-        losses = []
-        for part in parts:
+        data, world, shares = self.batches.data, self.batches.world, self.batches.shares(number)
+        parts = [rows for share in shares for rows in share]
+        labels_in_step = sum(data.num_labels(rows) for rows in parts)
+        # The last batch of an epoch may leave nothing for some processes.
+        losses = [] if shares[world.rank] else [torch.zeros((), device=self.device)]
+        for part in map(data.batch, shares[world.rank]):
             loss_sum, outputs = self.model.loss(part.to(self.device))
             penalty = self.variant.penalty(self.model.backbone)
             part_loss = loss_sum / labels_in_step + penalty / len(parts)
             part_loss.backward()
             losses.append(part_loss.detach())
             watch.seen(part, outputs.detach())
-        return torch.stack(losses).sum()
+        loss = torch.stack(losses).sum()
+        if world.size > 1:
+            world.add([loss, *self.optimizer.gradients()])
+        return loss
 
 
 def fit(model: Model, variant: Variant, batches: Batches, plan: Plan, watch: Watch) -> None:

@@ -42,5 +42,5 @@ def again(name: str) -> Plan:
         there = ", ".join(sorted(p.parent.name for p in STUDIES.glob("*/study.json"))) or "none"
         raise ValueError(f"There is no study '{name}' in {STUDIES}; there: {there}.")
     content = read_object(path)
-    study: Study = build("study", OmegaConf.create(content["study"]))
+    study: Study = build("study", DictConfig(content["study"]))
     return Plan(study, name, content["overrides"])
