@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 def load(folder: str | Path) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.models import Pretrained
+from experiments.protocol import Protocol
 from experiments.results import title
 from experiments.tasks.base import Task
 from experiments.tasks.sources import Source
@@ -31,7 +32,9 @@ class Run:
     model: Pretrained
     train: Train
     tracker: Tracker
+    protocol: Protocol
     seed: int
+    start: str | None = None  # folder of a finished run, whose adapter this one begins with
     paper: str | None = None  # the published setting this is, where it is one
 
     def __post_init__(self) -> None:
@@ -73,7 +76,8 @@ def read(cfg: DictConfig) -> Run:
     built = {
         key: build(key, node) if OmegaConf.is_dict(node) else node for key, node in given.items()
     }
-    missing = [f.name for f in fields(Run) if f.name not in built and f.name != "paper"]
+    optional = ("start", "paper")
+    missing = [f.name for f in fields(Run) if f.name not in (*built, *optional)]
     if missing:
         raise ValueError(f"config has no '{missing[0]}'.")
     return Run(**built)

@@ -61,16 +61,26 @@ def scores(task: Task, evaluated: Mapping[str, Evaluated]) -> dict[str, dict[str
 
 def primary(task: Task, evaluated: Mapping[str, Evaluated]) -> dict[str, object]:
     """The task's first metric over all labelled splits together, with its 95 % interval."""
-    items = [item for item in evaluated.values() if item.split.labels is not None]
-    labels = np.concatenate([item.split.labels for item in items if item.split.labels is not None])
-    joined = np.concatenate([item.outputs for item in items])
-    low, high = task.interval(labels, joined, np.random.default_rng(RESAMPLES_SEED))
+    labels, outputs = together(evaluated)
+    low, high = task.interval(labels, outputs, np.random.default_rng(RESAMPLES_SEED))
     return {
         "metric": task.primary,
-        "score": task.score(labels, joined)[task.primary],
+        "score": task.score(labels, outputs)[task.primary],
         "interval": [low, high],
         "examples": len(labels),
     }
+
+
+def joined(task: Task, evaluated: Mapping[str, Evaluated]) -> float:
+    """The task's first metric over all labelled splits together."""
+    return task.score(*together(evaluated))[task.primary]
+
+
+def together(evaluated: Mapping[str, Evaluated]) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and outputs of all labelled splits, one after the other."""
+    items = [item for item in evaluated.values() if item.split.labels is not None]
+    labels = np.concatenate([item.split.labels for item in items if item.split.labels is not None])
+    return labels, np.concatenate([item.outputs for item in items])
 
 
 def predictions(task: Task, evaluated: Mapping[str, Evaluated]) -> pd.DataFrame:

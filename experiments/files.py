@@ -102,3 +102,17 @@ def append_line(path: Path, record: dict[str, float]) -> None:
             file.write(json.dumps(record) + "\n")
     except OSError as error:
         raise OSError(f"{path} could not be written: {error}") from error
+
+
+def flatten(groups: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
+    """`{group: {name: tensor}}` as `{group.name: tensor}`."""
+    return {f"{g}.{name}": t for g, tensors in groups.items() for name, t in tensors.items()}
+
+
+def unflatten(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """The inverse of `flatten`."""
+    groups: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        group, _, key = name.partition(".")
+        groups.setdefault(group, {})[key] = tensor
+    return groups

@@ -1,11 +1,14 @@
 """A run with everything it needs in memory: data read, model adapted, batches laid out."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn as nn
 
+from experiments.adapters import saved
 from experiments.batches import Batches, Encoded
 from experiments.config import Run, describe
 from experiments.identity import identity
@@ -70,10 +73,27 @@ def load_adapted(run: Run, device: torch.device) -> Loaded:
     # On the CPU first, so that every device starts from the same draws.
     run.variant.adapt(loaded.model.backbone)
     float_masters(loaded.model)
+    if run.start is not None:
+        begin_with(Path(run.start), run, loaded.model.backbone)
     loaded.model.to(device)
     loaded.model.engine = run.train.forward_passes()
     loaded.model.engine.prepare(loaded.model.backbone)
     return loaded
+
+
+def begin_with(folder: Path, run: Run, backbone: nn.Module) -> None:
+    """Put the adapter of a finished run into an adapted backbone; the head stays a new one.
+
+    Raises ValueError for one of another method or another base.
+    """
+    adapter = saved.read_adapter(folder)
+    if type(adapter.variant) is not type(run.variant):
+        raise ValueError(
+            f"start={folder} holds an adapter of {type(adapter.variant).__name__}, and this run is "
+            f"one of {type(run.variant).__name__}."
+        )
+    saved.check_base(adapter)
+    saved.load_state(adapter, backbone)
 
 
 def subset(split: Split, examples: int | None) -> Split:
@@ -87,8 +107,11 @@ def subset(split: Split, examples: int | None) -> Split:
 def fingerprint(run: Run, data: Data) -> dict[str, Any]:
     """What a result depends on: settings, the bytes of the data, the bytes of the weights."""
     splits = {"train": data.train, **data.score, **data.predict}
-    return {
+    found = {
         "config": identity(describe(run)),
         "data": {name: split.sha256 for name, split in splits.items()},
         "model": run.model.weights_hash(),
     }
+    if run.start is not None:
+        found["start"] = saved.adapter_hash(Path(run.start))
+    return found

@@ -41,6 +41,7 @@ def collect(
         overrides=list(origin.overrides),
         paper=run.paper if origin.keeps_paper() else None,
         provenance=provenance(job.device),
+        epochs=recorder.epochs.scores if recorder.epochs is not None else [],
         folder=recorder.folder,
     )
 

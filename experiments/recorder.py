@@ -12,7 +12,15 @@ import torch
 from torch import Tensor
 
 from experiments.batches import Batch
-from experiments.files import append_line, read_tensors, write_lines, write_tensors
+from experiments.epochs import Epochs
+from experiments.files import (
+    append_line,
+    flatten,
+    read_tensors,
+    unflatten,
+    write_lines,
+    write_tensors,
+)
 from experiments.job import Job
 from experiments.measure import Clock, Cost
 from experiments.training import State, Watch
@@ -38,6 +46,8 @@ class Recorder(Watch):
         self.train = self.job.run.train
         self.clock = Clock(self.job.device)
         self.costs = {phase: Cost() for phase in ("prepare", "train", "evaluate")}
+        best_epoch = self.job.run.protocol.best_epoch
+        self.epochs = Epochs(self.job, self.folder) if best_epoch else None
 
     def begin(self, state: State, total: int) -> int:
         self.state, self.total = state, total
@@ -59,6 +69,8 @@ class Recorder(Watch):
     def after(self, step: int, loss: Tensor, norm: Tensor) -> None:
         self.clock.stop()
         self.losses.append(loss)
+        if self.epochs is not None and self.epochs.ends(step):
+            self.epochs.score(step)
         if step % self.train.log_every == 0 or step == self.total:
             self.log(step, float(norm))
             # Only here, where no half-filled window would have to be kept.
@@ -127,6 +139,7 @@ class Recorder(Watch):
             "history": self.history,
             "schedule": self.state.schedule.last_epoch,
             "tokens": [self.clock.tokens, self.clock.padded],
+            "epochs": self.epochs.scores if self.epochs is not None else [],
             "products": torch.get_float32_matmul_precision(),
         }
         write_tensors(self.checkpoint, tensors, {"about": json.dumps(about)})
@@ -193,6 +206,8 @@ class Recorder(Watch):
         if "cuda" in groups["random"] and torch.cuda.is_available():
             torch.cuda.set_rng_state(groups["random"]["cuda"])
         self.history[:] = about["history"]
+        if self.epochs is not None:
+            self.epochs.scores[:] = about["epochs"]
         self.costs["prepare"] = Cost(**about["prepare"])
         self.restarts = about["restarts"] + 1
         self.clock.steps = groups["clock"]["steps"].tolist()
@@ -217,20 +232,6 @@ def adapter_buffers(backbone: torch.nn.Module) -> dict[str, Tensor]:
         for key, buffer in layer.named_buffers()
         if not key.startswith("base.")
     }
-
-
-def flatten(groups: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
-    """`{group: {name: tensor}}` as `{group.name: tensor}`."""
-    return {f"{g}.{name}": t for g, tensors in groups.items() for name, t in tensors.items()}
-
-
-def unflatten(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """The inverse of `flatten`."""
-    groups: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        group, _, key = name.partition(".")
-        groups.setdefault(group, {})[key] = tensor
-    return groups
 
 
 def snapshot_steps(count: int, total: int) -> set[int]:

@@ -17,7 +17,7 @@ import torch
 from experiments.files import whole, write_json
 from experiments.identity import NOT_IDENTITY
 
-SCHEMA = 1
+SCHEMA = 2
 PACKAGES = (
     "torch", "transformers", "tokenizers", "datasets", "numpy", "scipy", "scikit-learn",
     "hydra-core", "safetensors",
@@ -71,6 +71,7 @@ class Result:
     paper: str | None
     provenance: dict[str, Any]
     failure: str | None = None
+    epochs: list[dict[str, float]] = field(default_factory=list)  # scored ones: epoch, step, score
     schema: int = SCHEMA
     folder: Path = field(default=Path(), compare=False)
 
@@ -95,7 +96,8 @@ class Result:
         del content["folder"]
         write_json(self.folder / "result.json", content)
         (self.folder / UNFINISHED).unlink(missing_ok=True)
-        (self.folder / "checkpoint.safetensors").unlink(missing_ok=True)
+        for leftover in ("checkpoint.safetensors", "best.safetensors"):
+            (self.folder / leftover).unlink(missing_ok=True)
 
 
 def title(label: Mapping[str, str], seed: int) -> str:

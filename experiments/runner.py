@@ -24,7 +24,7 @@ def execute(run: Run, out: Path, origin: Origin | None = None) -> Result:
     # What this machine cannot do is said before anything is downloaded.
     run.train.pick_device()
     run.tracker.check_key()
-    data = run.task.load(run.data)
+    data = run.protocol.load(run.task, run.data)
     if not data.score:
         raise ValueError("task.score_on must name at least one split, got none.")
     key = fingerprint(run, data)
@@ -76,7 +76,7 @@ def prepare(job: Job, recorder: Recorder) -> None:
     """Let the method look at data or train briefly; a run taken up again has that behind it."""
     if recorder.checkpoint.exists():
         recorder.restore_model()
-    else:
+    elif job.run.start is None:  # else its structure is that of the adapter it begins with
         with measure(job.device, recorder.costs["prepare"]):
             trial = Trial(job.loaded.model, job.run.variant, job.examples, job.plan, job.run.seed)
             job.run.variant.prepare(job.loaded.model.backbone, trial.probe())
@@ -96,6 +96,8 @@ def train(job: Job, recorder: Recorder) -> str | None:
 
 def evaluate(job: Job, recorder: Recorder) -> dict[str, Evaluated]:
     """The trained model's outputs on every split that is scored or predicted."""
+    if recorder.epochs is not None:
+        recorder.epochs.restore_best()
     with measure(job.device, recorder.costs["evaluate"]):
         return {
             name: job.run.task.evaluate(job.loaded, split, job.run.train)

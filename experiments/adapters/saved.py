@@ -17,7 +17,7 @@ from torch import Tensor
 from experiments.config import Run, build, describe_section, read
 from experiments.files import read_object, read_tensors, write_json, write_tensors
 from experiments.layers import float_masters
-from experiments.models import Loaded, Pretrained
+from experiments.models import Loaded, Pretrained, hash_files
 from experiments.results import Result, package_versions, read_result
 from variants.base import Variant, copy_exactly
 
@@ -100,6 +100,14 @@ def read_adapter(folder: Path) -> Adapter:
         names=head["names"],
         folder=folder,
     )
+
+
+def adapter_hash(folder: Path) -> str:
+    """The sha256 of an adapter's tensors; raises ValueError for a folder without one."""
+    path = folder / ADAPTER
+    if not path.is_file():
+        raise ValueError(f"{folder} holds no adapter: there is no {ADAPTER} in it.")
+    return hash_files([path])
 
 
 def tensors(path: Path) -> dict[str, Tensor]:

@@ -107,15 +107,16 @@ class Planted(LabelledTask):
     ) -> tuple[float, float]:
         return interval(self.primary, labels, self.predict(outputs), generator)
 
-    def load(self, source: Source) -> Data:
+    def load(self, source: Source, evaluated: bool = True) -> Data:
         if not isinstance(source, Mini):
             raise ValueError(f"Task '{self.name}' makes its own data; it takes data=mini only.")
         teacher = self.teacher()
         weights = self.pretrained().weights_hash()
-        splits = {
-            name: self.split(teacher, weights, name, source) for name in ("train", *self.score_on)
+        score = {
+            name: self.split(teacher, weights, name, source)
+            for name in (self.score_on if evaluated else [])
         }
-        return Data(splits["train"], {name: splits[name] for name in self.score_on}, {})
+        return Data(self.split(teacher, weights, "train", source), score, {})
 
     def split(self, teacher: Teacher, weights: str, name: str, source: Mini) -> Split:
         """One split: texts of the suite, and what the teacher says of them."""

@@ -64,8 +64,18 @@ class Task(ABC):
     names: list[str]  # classes, for people; empty where there are none
 
     @abstractmethod
-    def load(self, source: Source) -> Data:
-        """Read every split that is trained on, scored or predicted."""
+    def load(self, source: Source, evaluated: bool = True) -> Data:
+        """Read the train split, and with `evaluated` every split that is scored or predicted."""
+
+    def strata(self, train: Split) -> np.ndarray:
+        """A code [n] per row of the train split; a part drawn from it has each code's share."""
+        if train.labels is None:
+            return np.zeros(len(train), dtype=np.int64)
+        return np.rint(train.labels).astype(np.int64)
+
+    def held_out(self, part: Split) -> Split:
+        """A part of the train split in the form in which splits are scored."""
+        return part
 
     @property
     @abstractmethod

@@ -81,11 +81,22 @@ class GenerationTask(Task):
     def training_metric(self) -> str:
         return "nll"
 
-    def load(self, source: Source) -> Data:
+    def load(self, source: Source, evaluated: bool = True) -> Data:
         table = self.table(source, "train")
         pairs = zip(table.columns[self.source], table.columns[self.target], strict=True)
         train = Split(np.arange(len(table)), list(pairs), None, table.origin, table.sha256)
-        return Data(train, {split: self.grouped(source, split) for split in self.score_on}, {})
+        score_on = self.score_on if evaluated else []
+        return Data(train, {split: self.scored(source, split) for split in score_on}, {})
+
+    def scored(self, source: Source, split: str) -> Split:
+        """A split with its references."""
+        table = self.table(source, split)
+        columns = table.columns
+        return grouped(columns[self.source], columns[self.target], table.origin, table.sha256)
+
+    def held_out(self, part: Split) -> Split:
+        sources, targets = (list(column) for column in zip(*part.texts, strict=True))
+        return grouped(sources, targets, part.origin, part.sha256)
 
     def table(self, source: Source, split: str) -> Table:
         """The two columns of a split; every cell must be a text."""
@@ -97,18 +108,6 @@ class GenerationTask(Task):
         for column in (self.source, self.target):
             check_texts(table, column)
         return table
-
-    def grouped(self, source: Source, split: str) -> Split:
-        """One example per source, in the order of the first, its labels the list of its texts."""
-        table = self.table(source, split)
-        groups = group(table.columns[self.source], table.columns[self.target])
-        return Split(
-            ids=np.arange(len(groups)),
-            texts=[(text,) for text in groups],
-            labels=objects(list(groups.values())),
-            origin=table.origin,
-            sha256=table.sha256,
-        )
 
     def configure(self, loaded: Loaded, name: str) -> None:
         if not isinstance(loaded.model, LanguageModel):
@@ -254,6 +253,18 @@ def slots(source: str) -> str:
             "task.layout=raw for texts of another kind."
         )
     return " | ".join(found)
+
+
+def grouped(sources: list[str], targets: list[str], origin: str, sha256: str) -> Split:
+    """One example per source, in the order of the first, its labels the list of its texts."""
+    groups = group(sources, targets)
+    return Split(
+        ids=np.arange(len(groups)),
+        texts=[(text,) for text in groups],
+        labels=objects(list(groups.values())),
+        origin=origin,
+        sha256=sha256,
+    )
 
 
 def pairs(split: Split) -> list[tuple[str, str]]:

@@ -68,11 +68,12 @@ class TextTask(LabelledTask):
     def primary(self) -> str:
         return self.metrics[0]
 
-    def load(self, source: Source) -> Data:
+    def load(self, source: Source, evaluated: bool = True) -> Data:
+        score, predict = (self.score_on, self.predict_on) if evaluated else ([], [])
         return Data(
             train=self.read(source, "train", labelled=True),
-            score={split: self.read(source, split, labelled=True) for split in self.score_on},
-            predict={split: self.read(source, split, labelled=False) for split in self.predict_on},
+            score={split: self.read(source, split, labelled=True) for split in score},
+            predict={split: self.read(source, split, labelled=False) for split in predict},
         )
 
     def read(self, source: Source, split: str, labelled: bool) -> Split:

@@ -1,0 +1,219 @@
+"""What a run may look at under each protocol."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_training import assert_equal_runs
+
+from experiments.api import composed
+from experiments.config import Run, read
+from experiments.job import start
+from experiments.protocol import Clean, carve, train_only
+from experiments.recorder import Recorder
+from experiments.runner import execute
+from experiments.tasks.base import Split
+from experiments.tasks.sources import Mini, Source
+from experiments.tasks.tables import Part
+
+ROOT = Path(__file__).parents[1]
+TASKS = sorted(path.stem for path in (ROOT / "conf/task").glob("*.yaml"))
+SELECT = "protocol.stage=select"
+
+
+def split_of(labels: list[float], texts: list[str] | None = None) -> Split:
+    texts = texts or [f"text {row}" for row in range(len(labels))]
+    rows = [(text,) for text in texts]
+    return Split(np.arange(len(rows)), rows, np.array(labels), "made by hand", "")
+
+
+def test_every_class_gives_its_share_and_no_row_is_on_both_sides() -> None:
+    train = split_of([0] * 60 + [1] * 40)
+    kept, chosen = carve(train, train.labels, share=0.2, most=1000, seed=0)
+    assert np.bincount(train.labels[chosen]).tolist() == [12, 8]
+    assert np.array_equal(np.sort(np.concatenate([kept, chosen])), np.arange(100))
+    again = carve(train, train.labels, share=0.2, most=1000, seed=0)[1]
+    other = carve(train, train.labels, share=0.2, most=1000, seed=1)[1]
+    assert np.array_equal(chosen, again)
+    assert not np.array_equal(chosen, other)
+
+
+def test_the_selection_split_is_bounded() -> None:
+    train = split_of([0] * 500 + [1] * 500)
+    chosen = carve(train, train.labels, share=0.5, most=20, seed=0)[1]
+    assert np.bincount(train.labels[chosen]).tolist() == [10, 10]
+
+
+def test_rows_with_one_text_stay_on_one_side() -> None:
+    texts = [f"text {row // 4}" for row in range(200)]
+    train = split_of([0, 1] * 100, texts)
+    kept, chosen = carve(train, train.labels, share=0.3, most=1000, seed=0)
+    assert not {texts[row] for row in kept} & {texts[row] for row in chosen}
+    assert len(chosen) == 60
+
+
+def test_a_split_too_small_to_divide_is_an_error() -> None:
+    train = split_of([0, 1])
+    with pytest.raises(ValueError, match=r"share=0\.1 of 2 rows leaves nothing on one side\."):
+        carve(train, train.labels, share=0.1, most=1000, seed=0)
+
+
+def run_on(task: str, *overrides: str) -> Run:
+    """A run on a small copy of the built-in suite."""
+    sizes = ("data.train=200", "data.dev=20", "data.test=20")
+    known = "tracker.mode=disabled", "train.device=cpu"
+    return read(composed(f"task={task}", *sizes, *known, *overrides))
+
+
+NOT_BUILT_IN = ("own", "webnlg", "dart", "e2e_formatted")
+
+
+@pytest.mark.parametrize("task", [name for name in TASKS if name not in NOT_BUILT_IN])
+def test_selection_reads_no_split_but_train(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, opened = run_on(task, SELECT), []
+    original = Mini.table
+
+    def watched(self: Mini, part: Part):
+        opened.append(part.split)
+        return original(self, part)
+
+    monkeypatch.setattr(Mini, "table", watched)
+    data = run.protocol.load(run.task, run.data)
+    assert set(opened) <= {"train"}
+    assert set(data.score) == {"selection"}
+    assert not data.predict
+    assert len(data.train) + len(data.score["selection"]) <= 200
+    train = {texts[0] for texts in data.train.texts}
+    assert not train & {texts[0] for texts in data.score["selection"].texts}
+
+
+def test_selection_cannot_read_another_split_whatever_a_task_asks_for() -> None:
+    run = run_on("sst2")
+    with pytest.raises(ValueError, match=r"Split 'dev' is not read before settings are chosen\."):
+        run.task.load(train_only(run.data))
+
+
+def test_selection_works_where_the_scored_files_are_not_there(
+    tiny_run: Callable[..., Run], tmp_path: Path
+) -> None:
+    (tmp_path / "SST-2").mkdir()
+    rows = "".join(f"word number {i}\t{i % 2}\n" for i in range(100))
+    (tmp_path / "SST-2" / "train.tsv").write_text("sentence\tlabel\n" + rows)
+    local = composed("data=local", f"data.dir={tmp_path}", "task=sst2", SELECT)
+    run = read(local)
+    assert len(run.protocol.load(run.task, run.data).score["selection"]) == 10
+    tested = read(composed("data=local", f"data.dir={tmp_path}", "task=sst2"))
+    with pytest.raises(ValueError, match=r"dev\.tsv"):
+        tested.protocol.load(tested.task, tested.data)
+
+
+def test_a_run_that_selects_is_another_cell_and_says_so(
+    tiny_run: Callable[..., Run], tmp_path: Path
+) -> None:
+    result = execute(tiny_run("lora", SELECT, "train.epochs=1"), tmp_path)
+    assert list(result.scores) == ["selection"]
+    assert result.fingerprint["data"].keys() == {"train", "selection"}
+    names = {
+        composed(*overrides).hydra.run.dir
+        for overrides in ([], [SELECT], ["protocol=paper"], ["protocol.seed=1"])
+    }
+    assert len(names) == 4
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"stage": "dev"}, r"protocol\.stage must be select or test, got 'dev'\."),
+        ({"share": 1.0}, r"protocol\.share must lie between 0 and 1, got 1\.0\."),
+        ({"most": 0}, r"protocol\.most must be at least 1, got 0\."),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(setting: dict, message: str) -> None:
+    known = {"stage": "test", "share": 0.1, "most": 1000, "seed": 0}
+    with pytest.raises(ValueError, match=message):
+        Clean(**known | setting)
+
+
+PAPER = ("protocol=paper", "train.epochs=4", "train.checkpoint_every=0", "train.log_every=1")
+
+
+@pytest.mark.parametrize("variant", ["lora", "adalora", "full", "lora_drop", "vera"])
+def test_the_best_epoch_is_what_the_paper_protocol_scores_and_keeps(
+    tiny_run: Callable[..., Run], tmp_path: Path, variant: str
+) -> None:
+    run = tiny_run(variant, *PAPER)
+    result = execute(run, tmp_path / "whole")
+    scores = [entry["score"] for entry in result.epochs]
+    assert len(scores) == 4
+    assert result.primary["score"] == max(scores)
+    assert [entry["step"] for entry in result.epochs] == [2, 4, 6, 8]
+    kept = result.predictions
+    assert np.mean(kept["prediction"] == kept["label"]) == pytest.approx(max(scores))
+    assert not (tmp_path / "whole" / "best.safetensors").exists()
+
+
+def test_scoring_after_every_epoch_does_not_change_the_training(
+    tiny_run: Callable[..., Run], tmp_path: Path
+) -> None:
+    settings = ("train.epochs=4", "train.log_every=1", "model.dropout=0.1")
+    execute(tiny_run("lora", "protocol=paper", *settings), tmp_path / "paper")
+    execute(tiny_run("lora", *settings), tmp_path / "clean")
+    histories = [(tmp_path / name / "history.jsonl").read_text() for name in ("paper", "clean")]
+    assert histories[0] == histories[1]
+
+
+def test_a_broken_run_keeps_its_best_epoch(
+    tiny_run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tiny_run("adalora", *PAPER)
+    unbroken = execute(run, tmp_path / "unbroken")
+    original = Recorder.after
+    for stop in (3, 4, 7):
+
+        def dies(self: Recorder, step: int, loss, norm, stop: int = stop) -> None:
+            original(self, step, loss, norm)
+            if step == stop:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(Recorder, "after", dies)
+        with pytest.raises(KeyboardInterrupt):
+            execute(run, tmp_path / "broken")
+    monkeypatch.setattr(Recorder, "after", original)
+    resumed = execute(run, tmp_path / "broken")
+    assert resumed.epochs == unbroken.epochs
+    assert resumed.scores == unbroken.scores
+    assert_equal_runs(tmp_path / "unbroken", tmp_path / "broken")
+
+
+@pytest.mark.parametrize("variant", ["lora", "adalora", "lora_drop", "full", "qa_lora"])
+def test_a_run_can_begin_with_the_adapter_of_another(
+    tiny_run: Callable[..., Run], tmp_path: Path, variant: str
+) -> None:
+    first = execute(tiny_run(variant, "task=mnli", "train.epochs=1"), tmp_path / "mnli")
+    run = tiny_run(variant, "task=rte", f"start={tmp_path / 'mnli'}")
+    job = start(run, run.protocol.load(run.task, run.data))
+    trained = load_file(tmp_path / "mnli" / "adapter.safetensors")
+    state = run.variant.learned_state(job.loaded.model.backbone)
+    assert state.keys() == trained.keys()
+    assert all(torch.equal(state[name], trained[name]) for name in state)
+    result = execute(run, tmp_path / "rte")
+    assert result.fingerprint["start"] != first.fingerprint["model"]
+    other = "dora" if variant != "dora" else "lora"
+    with pytest.raises(ValueError, match="holds an adapter of"):
+        execute(tiny_run(other, "task=rte", f"start={tmp_path / 'mnli'}"), tmp_path / "other")
+
+
+def test_a_start_that_is_no_run_is_named(tiny_run: Callable[..., Run], tmp_path: Path) -> None:
+    run = tiny_run("lora", f"start={tmp_path / 'nothing'}")
+    with pytest.raises(ValueError, match=r"nothing holds no adapter"):
+        execute(run, tmp_path / "run")
+
+
+def test_a_source_stays_what_it_was(tmp_path: Path) -> None:
+    source: Source = Mini(train=10, dev=10, test=10, seed=0, noise=0.0)
+    guarded = train_only(source)
+    assert guarded.name == "mini"
+    assert isinstance(guarded, Mini)
