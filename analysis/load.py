@@ -40,11 +40,14 @@ def row(path: Path) -> dict[str, Any]:
         "status": result["status"],
         "metric": primary.get("metric"),
         "score": primary.get("score"),
+        "scores": result["scores"],
         "low": low,
         "high": high,
         "trained": cost["parameters"]["trained"],
         "train_seconds": cost["seconds"]["train"],
         "train_peak_mib": cost["peak_mib"]["train"],
+        "paper": result["paper"],
+        "protocol": result["config"]["protocol"]["_target_"].rpartition(".")[2].lower(),
         "folder": str(path.parent),
     }
 

@@ -1,13 +1,26 @@
 """The Hugging Face hub: the one module that reaches for it, so that the way out fails one way."""
 
+import logging
+import re
 import threading
+from collections import Counter
 from pathlib import Path
 
 import httpx
 import huggingface_hub
 from huggingface_hub import constants, errors
 
+logging.getLogger("httpx").setLevel(logging.WARNING)  # below that, it shows every request
+
 PATIENCE = 4.0  # seconds until a hub that does not answer counts as out of reach
+
+# What a model cannot do without; of the files in one line, any will do.
+OF_A_MODEL = [
+    ["config.json"],
+    ["*.safetensors"],
+    ["tokenizer.json", "vocab.json", "vocab.txt"],
+]
+PART = re.compile(r"(.+)-\d+-of-(\d+)\b.*")  # train-00000-of-00002.parquet
 
 WAYS_ON = {
     "dataset": "data=local data.dir=FOLDER reads files you have, data=mini the built-in suite",
@@ -30,9 +43,9 @@ def snapshot(repo: str, kind: str, patterns: list[str], revision: str | None) ->
     if fault:
         raise unreachable(wanted, kind, f"{constants.ENDPOINT} is out of reach: {fault}")
     folder = download(repo, kind, patterns, revision)
-    if not complete(folder, kind, patterns):
-        files = ", ".join(needed(kind, patterns))
-        raise ValueError(f"The hub has {kind} '{repo}', but in it no {files}; {WAYS_ON[kind]}.")
+    lacking = missing(folder, kind, patterns)
+    if lacking:
+        raise ValueError(f"The hub has {kind} '{repo}', but in it no {lacking}; {WAYS_ON[kind]}.")
     return folder
 
 
@@ -50,17 +63,25 @@ def cached(repo: str, kind: str, patterns: list[str], revision: str | None) -> P
         raise ValueError(f"'{repo}' is no name of a {kind} on the hub: {error}") from None
     except errors.LocalEntryNotFoundError:
         return None
-    return Path(folder) if complete(Path(folder), kind, patterns) else None
+    return None if missing(Path(folder), kind, patterns) else Path(folder)
 
 
-def complete(folder: Path, kind: str, patterns: list[str]) -> bool:
-    """Whether the folder has what cannot be done without."""
-    return all(any(folder.glob(pattern)) for pattern in needed(kind, patterns))
+def missing(folder: Path, kind: str, patterns: list[str]) -> str:
+    """The first of what is needed that the folder lacks, or an empty string.
+
+    Other programs fetch single files into the same cache, so a folder may hold only some.
+    """
+    for names in OF_A_MODEL if kind == "model" else [[pattern] for pattern in patterns]:
+        found = [path for name in names for path in folder.glob(name)]
+        if not found or not all_parts(found):
+            return names[0] if not found else f"complete {names[0]}"
+    return ""
 
 
-def needed(kind: str, patterns: list[str]) -> list[str]:
-    """The patterns that must match: all of a dataset's, and a model's weights."""
-    return [p for p in patterns if kind == "dataset" or p.endswith(".safetensors")]
+def all_parts(paths: list[Path]) -> bool:
+    """Whether of every file in numbered parts all parts are there."""
+    parts = [match.groups() for path in paths if (match := PART.fullmatch(path.name))]
+    return all(count == int(total) for (_, total), count in Counter(parts).items())
 
 
 def download(repo: str, kind: str, patterns: list[str], revision: str | None) -> Path:
@@ -76,8 +97,18 @@ def download(repo: str, kind: str, patterns: list[str], revision: str | None) ->
         raise ValueError(
             f"The hub has no public {kind} '{repo}'{at}; {WAYS_ON[kind]} ({type(error).__name__})."
         ) from None
-    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, httpx.HTTPError) as error:
-        raise unreachable(f"{kind} {repo}", kind, first_line(error)) from None
+    except (httpx.HTTPError, OSError) as error:  # also files shorter than announced, a full disk
+        raise unreachable(f"{kind} {repo}", kind, reason(error)) from None
+
+
+def reason(error: BaseException) -> str:
+    """What kept a download from its end, in one line."""
+    if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__:
+        # The library wraps what the hub said into advice to look at the connection.
+        return reason(error.__cause__)
+    if isinstance(error, errors.HfHubHTTPError):
+        return f"{error.response.url} is answered with status {error.response.status_code}"
+    return first_line(error)
 
 
 def probe(endpoint: str) -> str:
@@ -102,7 +133,7 @@ def ask(endpoint: str) -> str:
     return f"it answers with status {status}" if status >= 500 or status == 407 else ""
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """The kind and the first line of an error."""
     lines = str(error).splitlines() or [""]
     return f"{type(error).__name__} {lines[0]}".strip().rstrip(".")

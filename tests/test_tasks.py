@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import pyarrow.parquet
 import pytest
 from hydra.utils import get_class
 from omegaconf import OmegaConf
+from served_hub import Served, commit, served
 
 from experiments import hub
 from experiments.mini import tasks as mini
@@ -616,55 +616,14 @@ def ask_hub(folder: Path, endpoint: str, *wanted: str, offline: str = "0") -> tu
     return said, float(seconds)
 
 
-class SmallHub(BaseHTTPRequestHandler):
-    """As much of a hub as one file of one data set needs."""
-
-    commit = "0123456789abcdef0123456789abcdef01234567"
-    content = b"not really parquet"
-
-    def do_GET(self) -> None:
-        api = "/api/datasets/owner/set"
-        path = self.path.partition("?")[0].rstrip("/")
-        answers = {
-            f"{api}/revision/main": {"id": "owner/set", "sha": self.commit, "siblings": []},
-            f"{api}/tree/{self.commit}": [
-                {"type": "file", "path": name, "size": len(self.content), "oid": "1" * 40}
-                for name in ("part/train-0.parquet", "README.md")
-            ],
-        }
-        if path in answers:
-            self.answer(200, json.dumps(answers[path]).encode(), "application/json")
-        elif path == f"/datasets/owner/set/resolve/{self.commit}/part/train-0.parquet":
-            self.answer(200, self.content, "application/octet-stream")
-        else:
-            self.answer(404 if path else 200, b"", "text/plain")
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def answer(self, status: int, body: bytes, kind: str) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("ETag", '"' + "1" * 40 + '"')
-        self.send_header("X-Repo-Commit", self.commit)
-        if status == 404:
-            self.send_header("X-Error-Code", "RepoNotFound")
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
 @pytest.fixture(scope="module")
-def small_hub() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), SmallHub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+def small_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("set")
+    (folder / "part").mkdir()
+    for name in ("part/train-0.parquet", "README.md"):
+        (folder / name).write_bytes(b"not really parquet")
+    with served({"datasets/owner/set": folder}) as server:
+        yield server.endpoint
 
 
 def test_a_hub_out_of_reach_is_one_error_within_seconds_that_names_the_ways_on(tmp_path: Path):
@@ -676,9 +635,8 @@ def test_a_hub_out_of_reach_is_one_error_within_seconds_that_names_the_ways_on(t
 
 
 def test_a_hub_that_never_answers_counts_as_out_of_reach(tmp_path: Path):
-    with ThreadingHTTPServer(("127.0.0.1", 0), SmallHub) as silent:  # accepts, and is not served
-        endpoint = f"http://127.0.0.1:{silent.server_port}"
-        said, seconds = ask_hub(tmp_path, endpoint, "model", "owner/name", "*.safetensors")
+    with Served({}) as silent:  # accepts, and is not served
+        said, seconds = ask_hub(tmp_path, silent.endpoint, "model", "owner/name", "*.safetensors")
     assert "is out of reach" in said and "model.path=FOLDER" in said
     assert seconds < 5
 
@@ -700,9 +658,9 @@ def test_a_download_brings_the_wanted_files_and_is_reused_offline(tmp_path: Path
     wanted = ("dataset", "owner/set", "part/train-*.parquet")
     said, _ = ask_hub(tmp_path, small_hub, *wanted)
     folder = Path(said)
-    assert folder.name == SmallHub.commit
+    assert folder.name == commit("datasets/owner/set")
     assert [p.name for p in folder.rglob("*") if p.is_file()] == ["train-0.parquet"]
-    assert (folder / "part/train-0.parquet").read_bytes() == SmallHub.content
+    assert (folder / "part/train-0.parquet").read_bytes() == b"not really parquet"
     assert ask_hub(tmp_path, "http://127.0.0.1:9", *wanted)[0] == said
     assert ask_hub(tmp_path, small_hub, *wanted, offline="1")[0] == said
     said, _ = ask_hub(tmp_path, small_hub, "dataset", "owner/set", "other/*.parquet")

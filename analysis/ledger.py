@@ -1,0 +1,172 @@
+"""What came out here beside what papers print: `python -m analysis.ledger outputs`."""
+
+import math
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from scipy import stats
+
+from analysis.load import load
+from analysis.papers import Cell, published
+
+SEEDS = 3  # fewer are no ground for a verdict
+REPRODUCED, NOT_REPRODUCED, OPEN = "reproduced", "not reproduced", "cannot be judged"
+PROTOCOLS = {"best epoch": "paper", "last step": "clean"}  # of ours, by what a paper scores
+Run = dict[Any, Any]  # a row of what `load` gives
+# Which runs to keep, and why none is left of those that came so far.
+Condition = tuple[Callable[[Run], bool], Callable[[list[Run]], str]]
+
+
+def compare(published: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """The published numbers with, beside each, ours and a verdict.
+
+    `ours` (mean over seeds), `difference` (ours less the published one), `our_spread` (standard
+    deviation over seeds) and `our_seeds` are of runs in the paper's own setting alone; `verdict`
+    has its `reason`. `runs` is as `analysis.load.load` gives it.
+    """
+    records = runs.to_dict("records")
+    ours = [beside(cell, records) for cell in published.to_dict("records")]
+    return pd.concat([published.reset_index(drop=True), pd.DataFrame(ours)], axis=1)
+
+
+def beside(cell: Cell, runs: list[Run]) -> dict[str, Any]:
+    """What there is of ours for one published number."""
+    kept, reason = comparable(cell, runs)
+    scores = seed_scores(cell, kept)
+    reason = reason or too_few(scores)
+    verdict, reason = (OPEN, reason) if reason else judge(cell, scores)
+    mean = float(scores.mean()) if len(scores) else math.nan
+    return {
+        "ours": mean,
+        "difference": mean - cell["score"],
+        "our_spread": float(scores.std(ddof=1)) if len(scores) > 1 else math.nan,
+        "our_seeds": len(scores),
+        "verdict": verdict,
+        "reason": reason,
+    }
+
+
+def comparable(cell: Cell, runs: list[Run]) -> tuple[list[Run], str]:
+    """Our runs of what a number is of, in the paper's setting, or why there are none."""
+    if cell["not_ours"]:
+        return [], f"There is no {' and no '.join(cell['not_ours'])} here."
+    for keep, reason in conditions(cell):
+        kept = [run for run in runs if keep(run)]
+        if not kept:
+            return [], reason(runs)
+        runs = kept
+    return runs, ""
+
+
+def conditions(cell: Cell) -> list[Condition]:
+    """What a run must be for a number, one after the other, and what to say where none is."""
+    variant, task, model = cell["variant"], cell["task"], cell["model"]
+    protocol = PROTOCOLS.get(cell["selection"])  # None: either will do
+    return [
+        (
+            lambda run: run["variant"] == variant and source_and_task(run)[1] == task,
+            lambda runs: f"There is no run of {variant} on {task}.",
+        ),
+        (
+            lambda run: source_and_task(run)[0] != "mini",
+            lambda runs: f"All runs of {variant} on {task} are on built-in data.",
+        ),
+        (
+            lambda run: run["model"] == model,
+            lambda runs: f"Another model: {', '.join(sorted({r['model'] for r in runs}))}.",
+        ),
+        (
+            lambda run: run["status"] == "complete",
+            lambda runs: "No run of it came to its end.",
+        ),
+        (
+            lambda run: not cell["copied"],
+            lambda runs: f"The paper copied the number from {cell['copied']}.",
+        ),
+        (
+            lambda run: run["paper"] in cell["settings"],
+            lambda runs: "The setting differs from the paper's.",
+        ),
+        (
+            lambda run: protocol in (None, run["protocol"]),
+            lambda runs: f"The paper scores the {cell['selection']} of a run; these do not.",
+        ),
+        (
+            lambda run: measured(cell, run) is not None,
+            lambda runs: f"These runs have no such {cell['metric']}.",
+        ),
+    ]
+
+
+def source_and_task(run: Run) -> tuple[str, str]:
+    """Where the data of a run is from, and the task: a result lists both as one."""
+    source, _, task = run["task"].rpartition("/")
+    return source, task
+
+
+def measured(cell: Cell, run: Run) -> float | None:
+    """A run's score by the metric, and on the split, of a published number."""
+    metric, split, scores = cell["metric"], cell["split"], run["scores"]
+    if not split and metric == run["metric"]:
+        return run["score"]
+    if not split and len(scores) == 1:
+        (split,) = scores
+    return scores.get(split, {}).get(metric)
+
+
+def seed_scores(cell: Cell, runs: list[Run]) -> np.ndarray:
+    """One score a seed; several runs of one seed count as their mean."""
+    found: dict[int, list[float | None]] = {}
+    for run in runs:
+        found.setdefault(run["seed"], []).append(measured(cell, run))
+    return np.array([np.mean(np.array(scores, float)) for scores in found.values()])
+
+
+def too_few(scores: np.ndarray) -> str:
+    """Why there is no verdict, where it is for the number of seeds."""
+    if len(scores) >= SEEDS:
+        return ""
+    return f"Too few seeds: {len(scores)}, and a verdict takes {SEEDS}."
+
+
+def judge(cell: Cell, scores: np.ndarray) -> tuple[str, str]:
+    """The verdict, by the 95 % t-interval of our mean [seeds] widened by the published spread."""
+    half = float(stats.t.ppf(0.975, len(scores) - 1) * stats.sem(scores))
+    half += 0.0 if math.isnan(cell["spread"]) else cell["spread"]
+    low, high = float(scores.mean()) - half, float(scores.mean()) + half
+    inside = low <= cell["score"] <= high
+    place = "within" if inside else "outside"
+    reason = f"{cell['score']:.4g} lies {place} [{low:.4g}, {high:.4g}]."
+    return (REPRODUCED if inside else NOT_REPRODUCED), reason
+
+
+def main() -> None:
+    """Print the ledger of all runs below a folder."""
+    try:
+        ledger = compare(published(), load(sys.argv[1] if len(sys.argv) > 1 else "outputs"))
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    Console().print(shown(ledger))
+
+
+def shown(ledger: pd.DataFrame) -> Table:
+    """The ledger as it fits on a screen; what is of no method, model or task here is left out."""
+    screen = Table("published", "score", "ours", "seeds", "verdict", "reason")
+    for cell in ledger.to_dict("records"):
+        if cell["not_ours"]:
+            continue
+        name = "/".join(cell[key] for key in ("paper", "table", "label", "model", "column"))
+        ours = "" if math.isnan(cell["ours"]) else f"{cell['ours']:.4f}"
+        score, seeds = f"{cell['score']:.4f}", str(cell["our_seeds"])
+        screen.add_row(escape(name), score, ours, seeds, cell["verdict"], escape(cell["reason"]))
+    return screen
+
+
+if __name__ == "__main__":
+    main()
