@@ -198,6 +198,7 @@ def test_optuna_asks_for_the_same_points_after_the_same_scores(folders: Folders)
 def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **changes) -> Plan:
     monkeypatch.chdir(tmp_path)
     known = {"methods": {"lora": [], "bitfit": []}, "cells": 2, "seeds": 2} | grid(2)
+    known |= {"parameters": 4.0}
     return Plan(study(**known | changes), "mine", [])
 
 

@@ -47,9 +47,9 @@ class Plan:
             task=task,
             method=method,
             overrides=(
+                *self.study.overrides,
                 *self.study.task(task),
                 *self.study.method(method),
-                *self.study.overrides,
                 *self.common,
                 f"protocol={protocol}",
                 *([] if start is None else [f"start={start.folder}"]),

@@ -16,11 +16,11 @@ from pathlib import Path
 import joblib
 import torch
 
+import experiments
 import variants
 from experiments.study.cells import OUTPUT, Cell
 from experiments.study.design import Study
 
-PRELOADED = ("experiments.study.workers", "experiments.runner", "experiments.api")
 RUN = Path(__file__).parents[2] / "run.py"
 
 
@@ -52,9 +52,7 @@ class Workers:
         self.threads = max(1, cores // self.places)
         self.gpus = gpus
         self.context = multiprocessing.get_context("forkserver")
-        methods = [f"variants.{module.name}" for module in pkgutil.iter_modules(variants.__path__)]
-        # All of it, so that a file that is edited meanwhile does not divide a study's runs.
-        self.context.set_forkserver_preload([*PRELOADED, *methods])
+        self.context.set_forkserver_preload(sources())
 
     @property
     def free(self) -> list[int]:
@@ -87,6 +85,16 @@ class Workers:
         for _, process in self.busy.values():
             process.join()
         self.busy.clear()
+
+
+def sources() -> list[str]:
+    """Every module of a run: a file that is edited meanwhile does not divide a study's cells."""
+    return [
+        module.name
+        for room in (experiments, variants)
+        for module in pkgutil.walk_packages(room.__path__, f"{room.__name__}.")
+        if not module.name.endswith("__main__")
+    ]
 
 
 def carry_out(overrides: tuple[str, ...], place: Path, folder: Path, limits: Limits) -> None:
