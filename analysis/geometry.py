@@ -1,0 +1,258 @@
+"""What a training did to every matrix: delta W of a run, an adapter, or another library's file.
+
+    python -m analysis.geometry PATH [--alpha 16] [--against OTHER] [--out FOLDER]
+
+prints the sizes and ranks of all changes and writes tables and figures. PATH is a finished run or
+an adapter's folder, a folder of PEFT's, or a file of loralib's, which needs --alpha. The last two
+come without the pretrained weights, and so without what compares with them.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn as nn
+from matplotlib.axes import Axes
+from rich.console import Console
+from torch import Tensor
+
+from analysis import figures, matrices
+from analysis.allocation import shown
+from analysis.matrices import Change
+from experiments.adapters import foreign
+from experiments.adapters.loralib_format import ADAPTED, ENDS, read_state
+from experiments.adapters.peft_format import CONFIG, by_layer, read_files
+from experiments.adapters.saved import ABOUT, Adapter, load, on_base, read_adapter, tensors
+from variants.base import AdapterLayer, Foreign, adapter_layers, at_least_float32
+
+BACKBONE = re.compile(r"^(roberta|bert|transformer)\.")  # a classifier's name for its backbone
+SNAPSHOT = re.compile(r"step-(\d+)")
+
+
+def changes(
+    path: str | Path, alpha: float | None = None, base: str | None = None
+) -> dict[str, Change]:
+    """The change of every matrix, by name of the layer.
+
+    Raises ValueError where there is no adapter at `path`, or alpha is missing or not asked for.
+    """
+    path = Path(path)
+    if path.is_file():
+        if alpha is None:
+            raise ValueError(f"{path} does not say alpha, which scales the update: give --alpha.")
+        return of_loralib(path, alpha)
+    if alpha is not None:
+        raise ValueError(f"--alpha is for loralib's files; {path} says its own.")
+    if (path / CONFIG).is_file() and not (path / ABOUT).is_file():
+        return of_peft(path)
+    return of_adapter(on_base(read_adapter(path), base))
+
+
+def checkpoints(
+    folder: str | Path, base: str | None = None
+) -> Iterator[tuple[int, dict[str, Change]]]:
+    """The changes at each snapshot of a run (train.snapshots), with its step.
+
+    Raises ValueError for a run that kept none.
+    """
+    adapter = on_base(read_adapter(Path(folder)), base)
+    paths = sorted((Path(folder) / "snapshots").glob("step-*.safetensors"))
+    if not paths:
+        raise ValueError(f"{folder} holds no snapshots; train.snapshots=4 keeps four.")
+    for path in paths:
+        step = int(cast(re.Match[str], SNAPSHOT.match(path.name))[1])
+        # A model of its own for each: a method's structure may have grown between two.
+        yield step, of_adapter(replace(adapter, state=tensors(path)))
+
+
+def movement(folder: str | Path, base: str | None = None) -> pd.DataFrame:
+    """Magnitude and direction at each snapshot of a run, with its step."""
+    parts = [
+        matrices.magnitude_direction(found).assign(step=step)
+        for step, found in checkpoints(folder, base)
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def of_adapter(adapter: Adapter) -> dict[str, Change]:
+    """The change of each linear layer that was adapted or trained; of all, where none was."""
+    backbone = load(adapter).model.backbone
+    linears = {n: m for n, m in backbone.named_modules() if isinstance(m, nn.Linear)}
+    found = {name: of_layer(layer) for name, layer in adapter_layers(backbone)}
+    trained = {name: m.weight for name, m in linears.items() if m.weight.requires_grad}
+    if trained:
+        before = adapter.model.backbone(adapter.precision)
+        for name, weight in trained.items():
+            W0 = cast(Tensor, before.get_submodule(name).weight)
+            delta = array(weight.double() - W0.double())
+            found[name] = Change(array(W0), delta.astype(array(W0).dtype))
+    if found:
+        return found
+    return {name: unchanged(linear.weight) for name, linear in linears.items()}
+
+
+@torch.no_grad()
+def of_layer(layer: AdapterLayer) -> Change:
+    """An adapter layer's change, in its factors where it has them; of a quantised base from what
+    the bits stand for."""
+    exact = deepcopy(layer).double()  # a small change of a large weight would lose its digits
+    W0, factors = array(layer.W0), exact.factors()
+    if factors is None:
+        return Change(W0, array(exact.merged_weight() - exact.W0).astype(W0.dtype))
+    A, B, scale = factors
+    return Change(W0, (array(scale * B), array(A)))
+
+
+def unchanged(W0: Tensor) -> Change:
+    """No change, as a product of rank zero."""
+    d_out, d_in = W0.shape
+    return Change(array(W0), (np.zeros((d_out, 0)), np.zeros((0, d_in))))
+
+
+def array(tensor: Tensor) -> np.ndarray:
+    """The tensor in at least single precision."""
+    return at_least_float32(tensor.detach()).numpy()
+
+
+def of_loralib(path: Path, alpha: float) -> dict[str, Change]:
+    """The changes in a file of loralib's; GPT-2's fused projection by its parts."""
+    found: dict[str, Change] = {}
+    for name, pair in by_name(read_state(path)).items():
+        if pair.keys() != ENDS.keys():
+            raise ValueError(f"{path} lacks a factor of {name}: it has {', '.join(pair)} only.")
+        A, B = (pair[end].double() for end in ENDS)
+        rank = B.shape[1]
+        groups, rest = divmod(len(A), rank)
+        if rest or groups not in (1, *ADAPTED):
+            raise ValueError(f"{path}: {name} has factors {list(B.shape)} and {list(A.shape)}.")
+        parts = [name] if groups == 1 else [f"{name}.{part}" for part in ADAPTED[groups]]
+        for part, a, b in zip(parts, A.chunk(groups), B.chunk(groups), strict=True):
+            found[part] = Change(None, (array(alpha / rank * b), array(a)))
+    if not found:
+        raise ValueError(f"{path} holds no factors of an adapter.")
+    return found
+
+
+def by_name(stored: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """An adapter's tensors by layer, named as in a backbone alone, and by the end of the key."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in stored.items():
+        name, dot, end = key.partition(".lora_")
+        if dot:
+            found.setdefault(BACKBONE.sub("", name), {})[f"lora_{end}"] = tensor
+    return found
+
+
+def of_peft(folder: Path) -> dict[str, Change]:
+    """The changes in a folder of PEFT's, where they are two factors and at most a diagonal.
+
+    Raises ValueError for methods whose change depends on the pretrained weights or on more.
+    """
+    config, stored = read_files(folder)
+    if config["peft_type"] not in ("LORA", "ADALORA") or config.get("use_dora"):
+        raise ValueError(
+            f"{folder} holds {'DORA' if config.get('use_dora') else config['peft_type']}, whose "
+            "change is more than factors; bring it onto its base with "
+            "python -m experiments.adapters import."
+        )
+    layers = by_name(stored)
+    form = Foreign("peft", by_layer(config, list(layers)), layers)
+    read = (cls.from_foreign(form) for cls in foreign.methods() if "from_foreign" in vars(cls))
+    variant, state = next(pair for pair in read if pair)
+    parts: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in state.items():
+        name, _, part = key.rpartition(".")
+        parts.setdefault(name, {})[part] = tensor.double()
+    scale = variant.scale  # pyright: ignore[reportAttributeAccessIssue]
+    return {
+        name: Change(None, (array(scale * found["B"] * found.get("E", 1.0)), array(found["A"])))
+        for name, found in parts.items()
+    }
+
+
+def main() -> None:
+    """The command line."""
+    given = arguments()
+    try:
+        report(given)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+def arguments() -> argparse.Namespace:
+    """What was asked for."""
+    parser = argparse.ArgumentParser(prog="python -m analysis.geometry", description=__doc__)
+    parser.add_argument("path", type=Path, metavar="PATH")
+    parser.add_argument("--alpha", type=float, help="of a loralib file, which does not say it")
+    parser.add_argument("--base", help="folder of the base model, where it has moved")
+    parser.add_argument("--against", type=Path, help="another adapter, to compare subspaces with")
+    parser.add_argument("--side", choices=matrices.SIDES, default="right", help="of the subspaces")
+    parser.add_argument("--epsilon", type=float, default=0.6, help="of intruder dimensions")
+    parser.add_argument("--out", type=Path, default=Path("outputs/geometry"))
+    return parser.parse_args()
+
+
+def report(given: argparse.Namespace) -> None:
+    """Print the table of sizes and what follows from it, and write tables and figures."""
+    found = changes(given.path, given.alpha, given.base)
+    known = all(change.W0 is not None for change in found.values())
+    tables = {"sizes": matrices.sizes(found), "spectra": matrices.spectra(found)}
+    axes = {
+        "spectra": figures.spectra(tables["spectra"]),
+        "frobenius": figures.by_layer(tables["sizes"], "frobenius"),
+        "effective_rank": figures.by_layer(tables["sizes"], "effective"),
+    }
+    if known:
+        tables["amplification"] = matrices.amplification(found)
+        tables["intruders"] = matrices.intruders(found, given.epsilon)
+        tables["magnitude_direction"] = matrices.magnitude_direction(found)
+    if (given.path / "snapshots").is_dir():
+        tables["movement"] = movement(given.path, given.base)
+        axes["movement"] = figures.panels(
+            figures.magnitude_direction, tables["movement"], by="matrix", share=False
+        )[0]
+    if given.against:
+        other = given.alpha if given.against.is_file() else None
+        second = changes(given.against, other, given.base)
+        tables["similarity"] = matrices.similarity(found, second, given.side)
+        axes["similarity"] = figures.panels(figures.subspaces, tables["similarity"], by="matrix")[0]
+    write(tables, axes, given.out)
+    show(tables, given.out)
+
+
+def write(tables: Mapping[str, pd.DataFrame], axes: Mapping[str, Axes], out: Path) -> None:
+    """Write each table as CSV and each figure in every format."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name, table in tables.items():
+        table.to_csv(out / f"{name}.csv", index=False)
+    for name, axis in axes.items():
+        figures.save(axis, out / name)
+
+
+def show(tables: Mapping[str, pd.DataFrame], out: Path) -> None:
+    """Print the sizes of every matrix and means over its type."""
+    console = Console(width=110)
+    console.print(shown(tables["sizes"], "every matrix"))
+    every = tables["sizes"]
+    if "amplification" in tables:
+        counts = (
+            tables["intruders"].groupby("name", as_index=False).agg(intruders=("intruder", "sum"))
+        )
+        factors = tables["amplification"].filter(["name", "factor"])
+        every = every.merge(factors).merge(counts).merge(tables["magnitude_direction"])
+    numbers = [column for column in every if column not in ("name", "layer", "matrix")]
+    means = every.groupby("matrix", as_index=False, sort=False)[numbers].mean()
+    console.print(shown(means, "means by type"))
+    console.print(f"Tables and figures are in {out}.")
+
+
+if __name__ == "__main__":
+    main()
