@@ -37,7 +37,6 @@ STYLE: dict[str, Any] = {
     "lines.markersize": 4,
     "pdf.fonttype": 42,
     "svg.fonttype": "none",
-    "svg.hashsalt": "figures",  # the same table gives the same file
 }
 Frame = Any  # a pandas.DataFrame, of whose columns a type checker knows nothing
 FORMATS = ("png", "pdf")
@@ -119,7 +118,7 @@ def spectra(table: Frame, axes: Axes | None = None) -> Axes:
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     handles = [Line2D([], [], color="0.3", label=kind, **look(i)) for i, kind in enumerate(kinds)]
-    axes.legend(handles=handles + layer_keys(shade))
+    axes.legend(handles=(handles if len(kinds) > 1 else []) + layer_keys(shade))
     return axes
 
 
@@ -130,7 +129,7 @@ def by_layer(table: Frame, value: str, axes: Axes | None = None) -> Axes:
     for i, (kind, group) in enumerate(table.groupby("matrix", sort=False)):
         means = group.groupby("layer")[value].mean()
         axes.plot(means.index, means, label=kind, color=PALETTE[i % len(PALETTE)], **look(i))
-    axes.set(xlabel="layer", ylabel=value)
+    axes.set(xlabel="layer", ylabel=value.replace("_", " "))
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend()

@@ -206,9 +206,9 @@ def report(given: argparse.Namespace) -> None:
     known = all(change.W0 is not None for change in found.values())
     tables = {"sizes": matrices.sizes(found), "spectra": matrices.spectra(found)}
     axes = {
-        "spectra": figures.spectra(tables["spectra"]),
+        "spectra": figures.panels(figures.spectra, tables["spectra"], by="matrix")[0],
         "frobenius": figures.by_layer(tables["sizes"], "frobenius"),
-        "effective_rank": figures.by_layer(tables["sizes"], "effective"),
+        "effective_rank": figures.by_layer(tables["sizes"], "effective_rank"),
     }
     if known:
         tables["amplification"] = matrices.amplification(found)
@@ -249,8 +249,8 @@ def show(tables: Mapping[str, pd.DataFrame], out: Path) -> None:
         factors = tables["amplification"].filter(["name", "factor"])
         every = every.merge(factors).merge(counts).merge(tables["magnitude_direction"])
     numbers = [column for column in every if column not in ("name", "layer", "matrix")]
-    means = every.groupby("matrix", as_index=False, sort=False)[numbers].mean()
-    console.print(shown(means, "means by type"))
+    means = pd.DataFrame(every.groupby("matrix", sort=False)[numbers].mean()).T
+    console.print(shown(means.reset_index(names="mean of"), "by type"))
     console.print(f"Tables and figures are in {out}.")
 
 

@@ -94,8 +94,8 @@ def spectra(changes: Changes) -> pd.DataFrame:
 def sizes(changes: Changes) -> pd.DataFrame:
     """Norms and ranks of every delta; its size relative to W0's where all W0 are at hand.
 
-    stable: ||delta||_F^2 / ||delta||_2^2.  effective: exp of the entropy of s / sum(s).  Neither
-    is defined, and so not a number, where nothing changed.
+    stable_rank: ||delta||_F^2 / ||delta||_2^2.  effective_rank: exp of the entropy of s / sum(s).
+    Neither is defined, and so not a number, where nothing changed.
     """
     rows = []
     for name, change in changes.items():
@@ -112,10 +112,10 @@ def summary(S: ndarray) -> dict[str, float]:
     frobenius, spectral = float(np.linalg.norm(S)), float(S.max(initial=0.0))
     found = {"frobenius": frobenius, "spectral": spectral}
     if not spectral:
-        return found | {"stable": np.nan, "effective": np.nan}
+        return found | {"stable_rank": np.nan, "effective_rank": np.nan}
     return found | {
-        "stable": (frobenius / spectral) ** 2,
-        "effective": float(np.exp(stats.entropy(S))),
+        "stable_rank": (frobenius / spectral) ** 2,
+        "effective_rank": float(np.exp(stats.entropy(S))),
     }
 
 
