@@ -1,16 +1,18 @@
 """What a training did to every matrix: delta W of a run, an adapter, or another library's file.
 
     python -m analysis.geometry PATH [--alpha 16] [--against OTHER] [--out FOLDER]
+    python -m analysis.geometry RUN RUN [RUN ...]
 
-prints the sizes and ranks of all changes and writes tables and figures. PATH is a finished run or
-an adapter's folder, a folder of PEFT's, or a file of loralib's, which needs --alpha. The last two
-come without the pretrained weights, and so without what compares with them.
+The first prints the sizes and ranks of all changes and writes tables and figures. PATH is a
+finished run or an adapter's folder, a folder of PEFT's, or a file of loralib's, which needs
+--alpha. The last two come without the pretrained weights, and so without what compares with them.
+The second sets magnitude against direction over the snapshots of several runs, by method.
 """
 
 import argparse
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -80,6 +82,20 @@ def movement(folder: str | Path, base: str | None = None) -> pd.DataFrame:
         for step, found in checkpoints(folder, base)
     ]
     return pd.concat(parts, ignore_index=True)
+
+
+def movements(folders: Iterable[str | Path], base: str | None = None) -> pd.DataFrame:
+    """The movement of several runs, with their methods."""
+    parts = [
+        movement(folder, base).assign(method=method(read_adapter(Path(folder))))
+        for folder in folders
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def method(adapter: Adapter) -> str:
+    """The name of the file of its method, as in the labels of results."""
+    return type(adapter.variant).__module__.rpartition(".")[2]
 
 
 def of_adapter(adapter: Adapter) -> dict[str, Change]:
@@ -182,7 +198,7 @@ def main() -> None:
     """The command line."""
     given = arguments()
     try:
-        report(given)
+        (report if len(given.paths) == 1 else compare)(given)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
 
@@ -190,19 +206,21 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     """What was asked for."""
     parser = argparse.ArgumentParser(prog="python -m analysis.geometry", description=__doc__)
-    parser.add_argument("path", type=Path, metavar="PATH")
+    parser.add_argument("paths", type=Path, metavar="PATH", nargs="+")
     parser.add_argument("--alpha", type=float, help="of a loralib file, which does not say it")
     parser.add_argument("--base", help="folder of the base model, where it has moved")
     parser.add_argument("--against", type=Path, help="another adapter, to compare subspaces with")
     parser.add_argument("--side", choices=matrices.SIDES, default="right", help="of the subspaces")
     parser.add_argument("--epsilon", type=float, default=0.6, help="of intruder dimensions")
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
     parser.add_argument("--out", type=Path, default=Path("outputs/geometry"))
     return parser.parse_args()
 
 
 def report(given: argparse.Namespace) -> None:
     """Print the table of sizes and what follows from it, and write tables and figures."""
-    found = changes(given.path, given.alpha, given.base)
+    (path,) = given.paths
+    found = changes(path, given.alpha, given.base)
     known = all(change.W0 is not None for change in found.values())
     tables = {"sizes": matrices.sizes(found), "spectra": matrices.spectra(found)}
     axes = {
@@ -214,8 +232,8 @@ def report(given: argparse.Namespace) -> None:
         tables["amplification"] = matrices.amplification(found)
         tables["intruders"] = matrices.intruders(found, given.epsilon)
         tables["magnitude_direction"] = matrices.magnitude_direction(found)
-    if (given.path / "snapshots").is_dir():
-        tables["movement"] = movement(given.path, given.base)
+    if (path / "snapshots").is_dir():
+        tables["movement"] = movement(path, given.base)
         axes["movement"] = figures.panels(
             figures.magnitude_direction, tables["movement"], by="matrix", share=False
         )[0]
@@ -226,6 +244,22 @@ def report(given: argparse.Namespace) -> None:
         axes["similarity"] = figures.panels(figures.subspaces, tables["similarity"], by="matrix")[0]
     write(tables, axes, given.out)
     show(tables, given.out)
+
+
+def compare(given: argparse.Namespace) -> None:
+    """Print how magnitude and direction go together in each method, and write the scatters."""
+    table = movements(given.paths, given.base)
+    found = matrices.correlations(table, np.random.default_rng(given.seed))
+    axes = {
+        f"movement-{matrix}": figures.panels(
+            figures.magnitude_direction, pd.DataFrame(group), by="method", share=False
+        )[0]
+        for matrix, group in table.groupby("matrix", sort=False)
+    }
+    write({"movement": table, "correlations": found}, axes, given.out)
+    console = Console(width=110)
+    console.print(shown(found, "correlation of magnitude and direction, layers drawn anew"))
+    console.print(f"Tables and figures are in {given.out}.")
 
 
 def write(tables: Mapping[str, pd.DataFrame], axes: Mapping[str, Axes], out: Path) -> None:

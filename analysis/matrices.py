@@ -209,10 +209,10 @@ def intruders(changes: Changes, epsilon: float, top: int = 10, side: str = "left
         raise ValueError(f"side must be left or right, got '{side}'.")
     rows = []
     for name, change in changes.items():
-        bases = [np.linalg.svd(W) for W in (change.base, change.base + change.delta)]
+        weights = (change.base, change.base + change.delta)
+        bases = [np.linalg.svd(W, full_matrices=False) for W in weights]
         before, after = (b.U if side == "left" else b.Vh.T for b in bases)
-        count = min(top, *change.shape)
-        cosines = np.abs(after[:, :count].T @ before[:, : min(change.shape)]).max(axis=1)
+        cosines = np.abs(after[:, :top].T @ before).max(axis=1)
         for i, (value, cosine) in enumerate(zip(bases[1].S, cosines.tolist(), strict=False), 1):
             row = {"index": i, "value": float(value), "cosine": cosine}
             rows.append({**place(name), **row, "intruder": cosine < epsilon})

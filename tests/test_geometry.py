@@ -321,6 +321,20 @@ def test_base_and_delta_are_the_merged_weight(folders: Callable, variant: str) -
     assert not matrices.sizes(found)["relative"].isna().any()
 
 
+@pytest.mark.parametrize("variant", ["lora", "full"])
+def test_a_change_is_not_rounded_to_a_base_in_bfloat16(
+    tiny_run: Callable, tmp_path: Path, variant: str
+) -> None:
+    execute(tiny_run(variant, "train.precision=bf16", "variant.lr=0.001"), tmp_path)
+    backbone = restore(tmp_path).loaded.model.backbone
+    merged = {name: layer.merged_weight() for name, layer in adapter_layers(backbone)}
+    for name, change in geometry.changes(tmp_path).items():
+        weight = merged.get(name, getattr(backbone.get_submodule(name), "weight", None))
+        assert weight.dtype == torch.float32
+        assert_allclose(full(change), weight.detach().numpy(), rtol=1e-5, atol=1e-6)
+        assert np.array_equal(change.base, torch.tensor(change.base).bfloat16().double().numpy())
+
+
 @pytest.mark.parametrize("variant", ["delta_lora", "full", "lora_drop"])
 def test_the_last_snapshot_is_the_end_and_the_first_is_not(folders: Callable, variant: str) -> None:
     parts = dict(geometry.checkpoints(folders(variant)))
@@ -421,6 +435,23 @@ def test_the_command_prints_and_writes(
     assert {"sizes.csv", "spectra.png", "movement.pdf", "similarity.png"} <= written
     sizes = pd.read_csv(tmp_path / "out" / "sizes.csv")
     assert len(sizes) == 4 and sizes["rank"].max() <= 8
+
+
+def test_several_runs_are_compared_by_method(
+    folders: Callable,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command = ["geometry", str(folders("lora")), str(folders("dora")), "--out", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", command)
+    geometry.main()
+    assert "correlation" in capsys.readouterr().out
+    found = pd.read_csv(tmp_path / "correlations.csv").set_index(["method", "matrix"])
+    assert {("lora", "query"), ("lora", "value"), ("dora", "query")} <= set(found.index)
+    assert found["correlation"].between(-1, 1).all() and (found["low"] <= found["high"]).all()
+    assert (found["points"] == 6 * found["layers"]).all()
+    assert (tmp_path / "movement-query.png").is_file()
 
 
 def test_a_published_lora_of_roberta_base_has_full_rank_in_all_24_matrices() -> None:
