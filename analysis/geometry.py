@@ -29,13 +29,11 @@ from torch import Tensor
 from analysis import figures, matrices
 from analysis.allocation import shown
 from analysis.matrices import Change
-from experiments.adapters import foreign
-from experiments.adapters.loralib_format import ADAPTED, ENDS, read_state
-from experiments.adapters.peft_format import CONFIG, by_layer, read_files
+from experiments.adapters.factors import loralib_factors, peft_factors
+from experiments.adapters.peft_format import CONFIG
 from experiments.adapters.saved import ABOUT, Adapter, load, on_base, read_adapter, tensors
-from variants.base import AdapterLayer, Foreign, adapter_layers, at_least_float32
+from variants.base import AdapterLayer, adapter_layers, at_least_float32
 
-BACKBONE = re.compile(r"^(roberta|bert|transformer)\.")  # a classifier's name for its backbone
 SNAPSHOT = re.compile(r"step-(\d+)")
 
 
@@ -50,11 +48,11 @@ def changes(
     if path.is_file():
         if alpha is None:
             raise ValueError(f"{path} does not say alpha, which scales the update: give --alpha.")
-        return of_loralib(path, alpha)
+        return bare(loralib_factors(path, alpha))
     if alpha is not None:
         raise ValueError(f"--alpha is for loralib's files; {path} says its own.")
     if (path / CONFIG).is_file() and not (path / ABOUT).is_file():
-        return of_peft(path)
+        return bare(peft_factors(path))
     return of_adapter(on_base(read_adapter(path), base))
 
 
@@ -138,60 +136,9 @@ def array(tensor: Tensor) -> np.ndarray:
     return at_least_float32(tensor.detach()).numpy()
 
 
-def of_loralib(path: Path, alpha: float) -> dict[str, Change]:
-    """The changes in a file of loralib's; GPT-2's fused projection by its parts."""
-    found: dict[str, Change] = {}
-    for name, pair in by_name(read_state(path)).items():
-        if pair.keys() != ENDS.keys():
-            raise ValueError(f"{path} lacks a factor of {name}: it has {', '.join(pair)} only.")
-        A, B = (pair[end].double() for end in ENDS)
-        rank = B.shape[1]
-        groups, rest = divmod(len(A), rank)
-        if rest or groups not in (1, *ADAPTED):
-            raise ValueError(f"{path}: {name} has factors {list(B.shape)} and {list(A.shape)}.")
-        parts = [name] if groups == 1 else [f"{name}.{part}" for part in ADAPTED[groups]]
-        for part, a, b in zip(parts, A.chunk(groups), B.chunk(groups), strict=True):
-            found[part] = Change(None, (array(alpha / rank * b), array(a)))
-    if not found:
-        raise ValueError(f"{path} holds no factors of an adapter.")
-    return found
-
-
-def by_name(stored: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """An adapter's tensors by layer, named as in a backbone alone, and by the end of the key."""
-    found: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in stored.items():
-        name, dot, end = key.partition(".lora_")
-        if dot:
-            found.setdefault(BACKBONE.sub("", name), {})[f"lora_{end}"] = tensor
-    return found
-
-
-def of_peft(folder: Path) -> dict[str, Change]:
-    """The changes in a folder of PEFT's, where they are two factors and at most a diagonal.
-
-    Raises ValueError for methods whose change depends on the pretrained weights or on more.
-    """
-    config, stored = read_files(folder)
-    if config["peft_type"] not in ("LORA", "ADALORA") or config.get("use_dora"):
-        raise ValueError(
-            f"{folder} holds {'DORA' if config.get('use_dora') else config['peft_type']}, whose "
-            "change is more than factors; bring it onto its base with "
-            "python -m experiments.adapters import."
-        )
-    layers = by_name(stored)
-    form = Foreign("peft", by_layer(config, list(layers)), layers)
-    read = (cls.from_foreign(form) for cls in foreign.methods() if "from_foreign" in vars(cls))
-    variant, state = next(pair for pair in read if pair)
-    parts: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in state.items():
-        name, _, part = key.rpartition(".")
-        parts.setdefault(name, {})[part] = tensor.double()
-    scale = variant.scale  # pyright: ignore[reportAttributeAccessIssue]
-    return {
-        name: Change(None, (array(scale * found["B"] * found.get("E", 1.0)), array(found["A"])))
-        for name, found in parts.items()
-    }
+def bare(pairs: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Change]:
+    """Changes of which only the factors B and A are known."""
+    return {name: Change(None, (array(B), array(A))) for name, (B, A) in pairs.items()}
 
 
 def main() -> None:
@@ -211,6 +158,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--base", help="folder of the base model, where it has moved")
     parser.add_argument("--against", type=Path, help="another adapter, to compare subspaces with")
     parser.add_argument("--side", choices=matrices.SIDES, default="right", help="of the subspaces")
+    parser.add_argument("--rank", type=int, help="directions of the amplification; else all")
     parser.add_argument("--epsilon", type=float, default=0.6, help="of intruder dimensions")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
     parser.add_argument("--out", type=Path, default=Path("outputs/geometry"))
@@ -229,7 +177,7 @@ def report(given: argparse.Namespace) -> None:
         "effective_rank": figures.by_layer(tables["sizes"], "effective_rank"),
     }
     if known:
-        tables["amplification"] = matrices.amplification(found)
+        tables["amplification"] = matrices.amplification(found, given.rank)
         tables["intruders"] = matrices.intruders(found, given.epsilon)
         tables["magnitude_direction"] = matrices.magnitude_direction(found)
     if (path / "snapshots").is_dir():

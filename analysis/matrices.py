@@ -183,7 +183,8 @@ def amplification(changes: Changes, rank: int | None = None) -> pd.DataFrame:
 
     factor = ||delta||_F / ||U^T W0 V||_F with U, V the first `rank` singular vectors of delta, by
     default all that it has. For comparison what W0 has along its own first directions, and the
-    expectation along random ones.
+    expectation along random ones. A dense delta needs a `rank`: along all directions there are,
+    the factor is nothing but the relative size.
     """
     rows = []
     for name, change in changes.items():

@@ -378,7 +378,7 @@ def test_a_folder_of_pefts_has_the_same_changes(
 def test_a_foreign_dora_or_vera_needs_its_base(folders: Callable, tmp_path: Path) -> None:
     for variant in ("dora", "vera"):
         write_peft(read_adapter(folders(variant)), tmp_path / variant)
-        with pytest.raises(ValueError, match=f"holds {variant.upper()}, whose change is more"):
+        with pytest.raises(ValueError, match="whose change is more than factors"):
             geometry.changes(tmp_path / variant)
 
 
