@@ -65,14 +65,18 @@ def canvas(axes: Axes | None, width: float = 4.4, height: float = 3.2) -> Axes:
 def panels(
     draw: Callable[..., Axes], table: Frame, by: str, share: bool = True, **settings: Any
 ) -> list[Axes]:
-    """One panel of `draw` for each value of a column, side by side in one figure."""
+    """One panel of `draw` for each value of a column in one figure, three in a row."""
     groups = list(table.groupby(by, sort=False))
-    figure = Figure(figsize=(3.6 * len(groups), 3.2), layout="constrained")
-    axes = figure.subplots(1, len(groups), squeeze=False, sharex=share, sharey=share)[0]
-    for axis, (value, group) in zip(axes, groups, strict=True):
+    columns = min(len(groups), 3)
+    rows = -(-len(groups) // columns)
+    figure = Figure(figsize=(3.6 * columns, 3.2 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=share, sharey=share).ravel()
+    for axis, (value, group) in zip(axes, groups, strict=False):
         draw(group, axes=axis, **settings)
         axis.set_title(f"{value} {axis.get_title()}".strip())
-    return list(axes)
+    for axis in axes[len(groups) :]:
+        axis.remove()
+    return list(axes[: len(groups)])
 
 
 @styled
@@ -95,6 +99,12 @@ def colours(values: Frame) -> dict[Any, Any]:
     return {value: ORDERED(scale(i)) for i, value in enumerate(known)}
 
 
+def from_zero(axes: Axes) -> None:
+    """Let the vertical axis take in zero; a fixed limit would cut panels that share it."""
+    axes.update_datalim([(0, 0)], updatex=False)
+    axes.autoscale_view()
+
+
 def look(i: int) -> dict[str, Any]:
     """The line and the marker of the i-th kind of thing."""
     return {"linestyle": LINES[i % len(LINES)], "marker": MARKERS[i % len(MARKERS)]}
@@ -111,11 +121,12 @@ def spectra(table: Frame, axes: Axes | None = None) -> Axes:
     """Singular values of every delta: colour is the layer, line and marker the type of matrix."""
     axes = canvas(axes)
     shade, kinds = colours(table["layer"]), list(table["matrix"].unique())
+    size = 3 if table["index"].max() <= 20 else 0
     for (kind, layer), group in table.groupby(["matrix", "layer"], sort=False):
-        style = look(kinds.index(kind)) | {"color": shade[layer], "markersize": 3}
+        style = look(kinds.index(kind)) | {"color": shade[layer], "markersize": size}
         axes.plot(group["index"], group["value"], **style)
     axes.set(xlabel="index", ylabel="singular value of ΔW")
-    axes.set_ylim(bottom=0)
+    from_zero(axes)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     handles = [Line2D([], [], color="0.3", label=kind, **look(i)) for i, kind in enumerate(kinds)]
     axes.legend(handles=(handles if len(kinds) > 1 else []) + layer_keys(shade))
@@ -130,7 +141,7 @@ def by_layer(table: Frame, value: str, axes: Axes | None = None) -> Axes:
         means = group.groupby("layer")[value].mean()
         axes.plot(means.index, means, label=kind, color=PALETTE[i % len(PALETTE)], **look(i))
     axes.set(xlabel="layer", ylabel=value.replace("_", " "))
-    axes.set_ylim(bottom=0)
+    from_zero(axes)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend()
     return axes
@@ -213,7 +224,7 @@ def budget_curve(table: Frame, axes: Axes | None = None) -> Axes:
         style = {"color": PALETTE[i % 7], "linestyle": LINES[(i + 1) % len(LINES)], "label": kind}
         axes.step(part.index, part, where="post", **style)
     axes.set(xlabel="step", ylabel="total rank")
-    axes.set_ylim(bottom=0)
+    from_zero(axes)
     axes.legend()
     return axes
 

@@ -88,6 +88,19 @@ def test_the_figures_show_the_numbers_of_the_table(tables: dict[str, pd.DataFram
     assert np.asarray(phi)[1, 3] == pytest.approx(expected[2, 4])
 
 
+def test_panels_that_share_an_axis_cut_nothing_off() -> None:
+    rows = [
+        {"matrix": kind, "layer": 0, "index": i, "value": height / i}
+        for kind, height in (("a", 1.0), ("b", 9.0), ("c", 3.0), ("d", 2.0))
+        for i in (1, 2)
+    ]
+    axes = figures.panels(figures.spectra, pd.DataFrame(rows), by="matrix")
+    assert [axis.get_title() for axis in axes] == ["a", "b", "c", "d"]
+    for axis in axes:
+        low, high = axis.get_ylim()
+        assert low <= 0 and high > 9
+
+
 def test_the_trend_of_magnitude_and_direction_is_in_the_title() -> None:
     rows = [{"layer": n, "step": 1, "direction": n, "magnitude": 5 - 2 * n} for n in range(4)]
     axes = figures.magnitude_direction(pd.DataFrame(rows))
