@@ -11,7 +11,6 @@ outputs/planted.png.
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -20,6 +19,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from analysis.allocation import Allocation, told
+from analysis.names import place
 from experiments.api import composed, run
 from experiments.config import read
 from experiments.results import Result
@@ -27,37 +28,11 @@ from experiments.results import Result
 FIGURE = Path("outputs/planted.png")
 # For each choice of targets: AdaLoRA's mean rank at the end, so that its budget is the true rank.
 TARGETS = {"query, value": ("[query,value]", 1), "value": ("[value]", 2)}
-METHODS = {"adalora": "rank/", "lora_drop": "own/"}
+METHODS = {"adalora": "rank", "lora_drop": "own"}
 COMMON = (
     "task=planted", "task.score_on=[test]", "train.epochs=12", "data.train=1024",
     "tracker.mode=disabled",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Allocation:
-    """What a method kept in each matrix, and what there was to keep."""
-
-    kept: dict[str, float]
-    planted: set[str]
-    each: float  # true amount in each planted matrix
-
-    @property
-    def hits(self) -> float:
-        return sum(kept for name, kept in self.kept.items() if name in self.planted)
-
-    @property
-    def precision(self) -> float:
-        return self.hits / max(sum(self.kept.values()), 1)
-
-    @property
-    def recall(self) -> float:
-        found = [min(self.kept[name], self.each) for name in self.planted]
-        return sum(found) / (self.each * len(self.planted))
-
-    @property
-    def chance(self) -> float:
-        return len(self.planted) / len(self.kept)
 
 
 def outcome(variant: str, targets: str, rank: int, seed: int, overrides: list[str]) -> Result:
@@ -73,9 +48,7 @@ def outcome(variant: str, targets: str, rank: int, seed: int, overrides: list[st
 
 def allocation(variant: str, result: Result, planted: set[str]) -> Allocation:
     """What the run's telemetry says of each matrix."""
-    prefix = METHODS[variant]
-    told = result.telemetry.items()
-    kept = {name.removeprefix(prefix): value for name, value in told if name.startswith(prefix)}
+    kept = told(result.telemetry, METHODS[variant])
     return Allocation(kept, planted, 4.0 if variant == "adalora" else 1.0)
 
 
@@ -105,9 +78,8 @@ def draw(found: dict[str, list[Allocation]]) -> None:
 
 
 def short(name: str) -> str:
-    """The block and the last name of a layer."""
-    parts = name.split(".")
-    return f"{next(part for part in parts if part.isdigit())} {parts[-1]}"
+    """The block and the type of a matrix."""
+    return "{layer} {matrix}".format(**place(name))
 
 
 def rows(given: argparse.Namespace, overrides: list[str]) -> Iterator[tuple[str, list, list]]:

@@ -242,3 +242,21 @@ def test_a_pruned_triplet_keeps_its_rows_and_lives_again_between_two_allocations
         assert counts[step] == method.budget(step, 20, 2) < 8
     assert counts[6] == counts[9] == counts[14] == 8
     assert all(counts[step] == 4 for step in range(16, 20))
+
+
+def test_telemetry_between_two_allocations_is_what_the_last_one_kept(
+    tiny_run: Callable, tmp_path
+) -> None:
+    from experiments.runner import execute
+
+    run = tiny_run(
+        "adalora", "train.epochs=10", "variant.interval=4", "train.log_every=1", "variant.lr=0.01"
+    )
+    logged = execute(run, tmp_path).history["rank"].tolist()
+    total = len(logged)
+    allocations = range(4, run.variant.fixed_from(total), 4)
+    assert len({run.variant.budget(step, total, 4) for step in allocations}) > 1
+    for step in allocations:
+        until = min(step + 4, run.variant.fixed_from(total))
+        assert set(logged[step:until]) == {run.variant.budget(step, total, 4)}
+    assert logged[-1] == 4 * run.variant.target_rank

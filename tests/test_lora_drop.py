@@ -180,3 +180,23 @@ def test_a_layer_without_update_has_no_importance_and_a_model_of_such_is_an_erro
     found = measure_importance(model.backbone, probe.batches(1.0))
     assert not first.B.any() and sum(value == 0 for value in found.values()) == 1
     assert sum(found.values()) == pytest.approx(1.0) and min(found.values()) == 0
+
+
+def test_what_the_probe_found_is_in_the_result_and_explains_what_is_kept(
+    tiny_run: Callable, tmp_path: Path
+) -> None:
+    run = tiny_run("lora_drop", "variant.threshold=0.6", "variant.steps=5", "variant.lr=0.02")
+    telemetry = execute(run, tmp_path).telemetry
+    found = {
+        name.removeprefix("importance/"): value
+        for name, value in telemetry.items()
+        if name.startswith("importance/")
+    }
+    assert len(found) == 4 and sum(found.values()) == pytest.approx(1.0)
+    own = {name for name in found if telemetry[f"own/{name}"]}
+    kept = smallest_cover(found, 0.6)
+    # One that is left over alone shares with none, and so has a pair of its own.
+    assert kept <= own and len(own - kept) <= 1
+    backbone = restore(tmp_path).loaded.model.backbone
+    assert not any("importance" in key for key in run.variant.telemetry(backbone))
+    assert not any("importance" in key for key in load_file(tmp_path / "adapter.safetensors"))

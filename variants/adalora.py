@@ -217,9 +217,12 @@ class AdaLoRA(Variant):
         return variant, found
 
     def telemetry(self, model: nn.Module) -> dict[str, float]:
-        """How many triplets each layer has, and all together."""
+        """How many triplets each layer has, and all together, by the last allocation.
+
+        Between two allocations the pruned ones move from zero again, and are not counted.
+        """
         ranks = {
-            f"rank/{name}": float((layer.E != 0).sum())
+            f"rank/{name}": float((layer.kept & (layer.E != 0)).sum())
             for name, layer in adapter_layers(model)
             if isinstance(layer, AdaLoRALayer)
         }

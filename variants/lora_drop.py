@@ -5,9 +5,10 @@ important layers that together reach the threshold keep a LoRA of their own. Wha
 open is a setting here.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn as nn
@@ -44,6 +45,13 @@ class LoRADrop(LoRA):
                     f"{name} must be {' or '.join(known)}, got '{getattr(self, name)}'."
                 )
 
+    def wrap(self, linear: nn.Module) -> nn.Module:
+        layer = super().wrap(linear)
+        assert isinstance(layer, LoRALayer)
+        # Kept for the record: what was measured, and not known before.
+        layer.register_buffer("importance", layer.W0.new_full((), math.nan))
+        return layer
+
     def prepare(self, model: nn.Module, probe: Probe) -> None:
         probe.fit(self.share, self.steps)
         importance = measure_importance(model, probe.batches(self.share))
@@ -52,6 +60,8 @@ class LoRADrop(LoRA):
             units[self.unit_of(name)] = units.get(self.unit_of(name), 0.0) + value
         kept = smallest_cover(units, self.threshold)
         layers = lora_layers(model)
+        for name, layer in layers.items():
+            cast(Tensor, layer.importance).fill_(importance[name])
         if self.reset:
             for layer in layers.values():
                 nn.init.kaiming_uniform_(layer.A, a=5**0.5)
@@ -97,13 +107,18 @@ class LoRADrop(LoRA):
         copy_exactly(super().learned_state(model), factors)
 
     def telemetry(self, model: nn.Module) -> dict[str, float]:
-        """How many pairs there are, and which layers have one of their own."""
+        """How many pairs there are, which layers have one of their own, and what the probe found.
+
+        An adapter that was loaded says nothing of the probe.
+        """
         layers = lora_layers(model)
         users: dict[int, int] = {}
         for layer in layers.values():
             users[id(layer.A)] = users.get(id(layer.A), 0) + 1
         own = {f"own/{name}": float(users[id(layer.A)] == 1) for name, layer in layers.items()}
-        return {"pairs": float(len(users)), **own}
+        found = {name: float(cast(Tensor, layer.importance)) for name, layer in layers.items()}
+        known = {f"importance/{name}": v for name, v in found.items() if not math.isnan(v)}
+        return {"pairs": float(len(users)), **own, **known}
 
 
 def lora_layers(model: nn.Module) -> dict[str, LoRALayer]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch.nn as nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from experiments.adapters import foreign
@@ -119,13 +120,18 @@ def read_peft(folder: Path, base: Pretrained) -> Adapter:
 
     Raises ValueError for a setting or a tensor that is not read here, and for a damaged file.
     """
-    config = check_config(read_object(folder / CONFIG), folder / CONFIG)
-    stored = read_tensors(folder / TENSORS, "only safetensors are read")[1]
+    config, tensors = read_files(folder)
     backbone = base.backbone()
-    tensors = {strip(key): tensor for key, tensor in stored.items()}
     layers, head, shared = foreign.sort_keys(tensors, backbone, folder / TENSORS)
     form = Foreign("peft", by_layer(config, list(layers)), layers, shared)
     return foreign.adapter_from(foreign.unfused(form, backbone), base, head, folder)
+
+
+def read_files(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The config, and the tensors without PEFT's root."""
+    config = check_config(read_object(folder / CONFIG), folder / CONFIG)
+    stored = read_tensors(folder / TENSORS, "only safetensors are read")[1]
+    return config, {strip(key): tensor for key, tensor in stored.items()}
 
 
 def strip(key: str) -> str:
