@@ -5,14 +5,15 @@ pair of methods under seed s on example i is
 
     d_si = delta + a_s + b_i + e_si,    Var(mean) = Va / S + Vb / n + Ve / (S n).
 
-A bootstrap that draws examples anew within each drawn seed would average b away and give intervals
-that are far too short. Drawing seeds and, once for all of them, examples (Owen, 2007,
-Ann. Appl. Stat. 1, 386, the pigeonhole bootstrap) has the right order, but counts Ve three times, takes
-(S - 1) / S of Va, and knows no Student's t, which matters with five seeds. So examples are
-resampled here, for any metric and the same ones for all runs; the seeds' share is worked out from
-their spread; the part counted twice is taken off; and Student's t with Satterthwaite's degrees of
-freedom gives interval and p-value, which therefore always agree. It is the paired t test over
-seeds where seeds are all the noise, and the bootstrap over examples where examples are.
+A bootstrap that draws examples anew within each drawn seed averages b away, and its intervals are
+far too short. One that draws seeds and, once for all of them, examples (the pigeonhole bootstrap,
+Owen, 2007, Ann. Appl. Stat. 1, 386) sees all three, but counts Ve three times, has (S - 1) / S of
+Va, and knows no Student's t, which matters with five seeds. So examples are resampled here, for
+any metric and the same ones for all runs; the seeds' share is worked out from their spread; what
+both shares hold is taken off once; and Student's t with Satterthwaite's degrees of freedom gives
+interval and p-value, which therefore agree. It is the paired t test over seeds where seeds are
+all the noise, and the bootstrap over examples where examples are. Every pair of methods has an
+error of its own, since methods differ in how much seeds move them.
 
 The claim is about other seeds and other examples of the same task, with the same training set.
 """
@@ -91,7 +92,7 @@ def two_sided(difference: np.ndarray, error: np.ndarray, degrees: np.ndarray) ->
 
 
 def pigeonhole(resampled: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Mean differences [resamples, ...] on drawn seeds and examples, the plain bootstrap of both."""
+    """Mean differences [resamples, ...] on drawn seeds and examples, a bootstrap of both."""
     resamples, seeds = resampled.shape[0], resampled.shape[-1]
     picks = generator.integers(seeds, size=(resamples, seeds))
     counts = (picks[:, :, None] == np.arange(seeds)).sum(axis=1)

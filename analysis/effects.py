@@ -46,7 +46,7 @@ def hedges(degrees: int) -> float:
 
 def noncentrality(t: float, degrees: float, chance: float) -> float:
     """The noncentrality under which Student's t is at most `t` with this chance."""
-    return root_near(lambda shift: stats.nct.cdf(t, degrees, shift) - chance, t)
+    return root_near(lambda shift: float(stats.nct.cdf(t, degrees, shift)) - chance, t)
 
 
 def root_near(function: Callable[[float], float], start: float) -> float:
@@ -55,7 +55,8 @@ def root_near(function: Callable[[float], float], start: float) -> float:
     while not function(start - width) > 0 > function(start + width):
         width *= 2
         assert width < WIDEST, f"no root within {width} of {start}"
-    return float(optimize.brentq(function, start - width, start + width))
+    found = optimize.root_scalar(function, bracket=(start - width, start + width))
+    return float(found.root)
 
 
 def superiority(differences: np.ndarray, alpha: float = 0.05) -> Effect:

@@ -87,7 +87,7 @@ def labelled(predictions: Mapping[Run, pd.DataFrame], run: Run) -> pd.DataFrame:
     if run not in predictions:
         raise ValueError(f"There are no predictions of {run[0]} with seed {run[1]}.")
     frame = predictions[run]
-    return frame[frame["label"].notna()].sort_values(["split", "id"], ignore_index=True)
+    return frame.loc[frame["label"].notna()].sort_values(by=["split", "id"], ignore_index=True)
 
 
 def check_examples(frames: Mapping[Run, pd.DataFrame]) -> None:
@@ -96,20 +96,19 @@ def check_examples(frames: Mapping[Run, pd.DataFrame]) -> None:
     if len(frame) < 2:
         raise ValueError(f"Two examples with labels are needed at least, got {len(frame)}.")
     for run, other in others:
-        if not all(same(frame[key], other[key]) for key in ("split", "id", "label")):
+        if not all(same(frame, other, column) for column in ("split", "id", "label")):
             raise ValueError(
                 f"{run[0]} with seed {run[1]} was not scored on the examples of {first[0]} with "
                 f"seed {first[1]}."
             )
 
 
-def same(first: pd.Series, second: pd.Series) -> bool:
-    """Whether two columns hold the same values, which may be lists."""
-    if len(first) != len(second):
-        return False
-    return (
-        all(map(np.array_equal, first, second)) if first.dtype == object else first.equals(second)
-    )
+def same(first: pd.DataFrame, second: pd.DataFrame, column: str) -> bool:
+    """Whether two frames hold the same values in a column, which may be lists."""
+    pair = first[column].to_numpy(), second[column].to_numpy()
+    if pair[0].dtype == object and len(first) == len(second):
+        return all(map(np.array_equal, *pair))
+    return np.array_equal(*pair)
 
 
 def from_labels(metric: str, frames: Mapping[Run, pd.DataFrame]) -> Scorer:
@@ -138,8 +137,8 @@ def shaped(scorer: Scorer, shape: tuple[int, ...]) -> Scorer:
 def check_scores(table: pd.DataFrame, found: np.ndarray) -> None:
     """Raise unless the predictions give the scores of the table."""
     for row, column in np.argwhere(np.abs(table.to_numpy() - found) > TOLERANCE):
-        seed = table.columns[column]
+        stored, given = table.to_numpy()[row, column], found[row, column]
         raise ValueError(
-            f"The predictions of {table.index[row]} with seed {seed} give {found[row, column]:.5f}, "
-            f"and the table of runs has {table.iloc[row, column]:.5f}."
+            f"The predictions of {table.index[row]} with seed {table.columns[column]} give "
+            f"{given:.5f}, and the table of runs has {stored:.5f}."
         )

@@ -65,12 +65,12 @@ class Verdicts:
     @property
     def visible(self) -> float:
         """The difference from which on any two methods would have been told apart."""
-        return float(self.pairs["visible"].max())
+        return float(self.pairs["visible"].to_numpy().max())
 
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """Methods [k] with their scores [k, n], of which column i is one pair of runs for every pair."""
+    """Methods [k] with scores [k, n], of which a column is what two methods are paired on."""
 
     methods: tuple[str, ...]
     scores: np.ndarray
@@ -156,7 +156,7 @@ def across(
     family = Family(
         methods=tuple(map(str, table.index)),
         scores=table.to_numpy(),
-        where=count(runs["task"].nunique(), "task"),
+        where=count(len(runs["task"].unique()), "task"),
         rule=rule,
     )
     return judged(family, on_pairs(family, generator))
