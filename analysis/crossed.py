@@ -5,15 +5,15 @@ pair of methods under seed s on example i is
 
     d_si = delta + a_s + b_i + e_si,    Var(mean) = Va / S + Vb / n + Ve / (S n).
 
-A bootstrap that draws examples anew within each drawn seed averages b away, and its intervals are
-far too short. One that draws seeds and, once for all of them, examples (the pigeonhole bootstrap,
-Owen, 2007, Ann. Appl. Stat. 1, 386) sees all three, but counts Ve three times, has (S - 1) / S of
-Va, and knows no Student's t, which matters with five seeds. So examples are resampled here, for
-any metric and the same ones for all runs; the seeds' share is worked out from their spread; what
-both shares hold is taken off once; and Student's t with Satterthwaite's degrees of freedom gives
-interval and p-value, which therefore agree. It is the paired t test over seeds where seeds are
-all the noise, and the bootstrap over examples where examples are. Every pair of methods has an
-error of its own, since methods differ in how much seeds move them.
+A bootstrap that draws examples anew within each drawn seed averages b away, the more so the more
+seeds there are, and its intervals are too short. One that draws seeds and, once for all of them,
+examples (the pigeonhole bootstrap, Owen, 2007, Ann. Appl. Stat. 1, 386) sees all three, but counts
+Ve three times, has (S - 1) / S of Va, and knows no Student's t, which matters with five seeds. So
+examples are resampled here, for any metric and the same ones for all runs; the seeds' share is
+worked out from their spread; what both shares hold is taken off once; and Student's t with
+Satterthwaite's degrees of freedom gives interval and p-value, which therefore agree. It is the
+paired t test over seeds where seeds are all the noise, and the bootstrap over examples where
+examples are. Every pair of methods has an error of its own, since seeds move some more than others.
 
 The claim is about other seeds and other examples of the same task, with the same training set.
 """

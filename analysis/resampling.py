@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 RESAMPLES = 2000
-CELLS = 4_000_000  # weights held in memory at once
+CELLS = 1_000_000  # weights held in memory at once
 TINY = 1e-12  # of a variance, below which it is rounding
 
 # Sums of statistics [..., k] and the number of examples -> scores [...].
