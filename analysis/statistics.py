@@ -196,11 +196,18 @@ def told_apart(found: pd.DataFrame, rule: Rule) -> np.ndarray:
 
 
 def visible(found: pd.DataFrame, rule: Rule) -> list[float]:
-    """The smallest difference of each pair that is found with the rule's power, as the first."""
+    """The smallest difference of each pair that is found with the rule's power, as the first.
+
+    It is not known (NaN) where nothing varied, as between methods that predict one and the same.
+    """
     alpha = rule.alpha / len(found)
     return [
         row["error"] * shift(row["degrees"], alpha, rule.power) if can else np.inf
-        for row, can in zip(found.to_dict("records"), possible(found, rule), strict=True)
+        for row, can in zip(
+            found.replace({"error": {0.0: np.nan}}).to_dict("records"),
+            possible(found, rule),
+            strict=True,
+        )
     ]
 
 

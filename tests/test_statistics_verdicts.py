@@ -103,6 +103,15 @@ def test_one_seed_decides_nothing() -> None:
     assert found.pairs["d"].isna().all() and found.visible == np.inf
 
 
+def test_what_was_visible_is_not_known_where_nothing_varied() -> None:
+    runs, frames = recorded(APART)
+    runs, first = runs.assign(score=0.5), frames["method_0", 0]
+    same = first.assign(prediction=np.where(first["id"] % 2, first["label"], -1))
+    found = verdicts(runs, dict.fromkeys(frames, same), generator())
+    assert set(found.pairs["verdict"]) == {"cannot be told apart"}
+    assert found.pairs["visible"].isna().all() and np.isnan(found.visible)
+
+
 def test_comparisons_with_one_method_are_a_smaller_family_without_letters() -> None:
     found = verdicts(*recorded(APART), generator(), Rule(against="method_1"))
     assert len(found.pairs) == 2 and "letters" not in found.methods
