@@ -22,11 +22,11 @@ class Effect:
 def cohen(differences: np.ndarray, alpha: float = 0.05) -> Effect:
     """The mean in standard deviations, d_z with Hedges' correction; interval by noncentral t.
 
-    Raises ValueError for fewer than two pairs.
+    Raises ValueError for fewer than three pairs, of which the correction would leave nothing.
     """
     pairs = len(differences)
-    if pairs < 2:
-        raise ValueError(f"A standardised difference needs two pairs at least, got {pairs}.")
+    if pairs < 3:
+        raise ValueError(f"A standardised difference needs three pairs at least, got {pairs}.")
     center, spread = float(np.mean(differences)), float(np.std(differences, ddof=1))
     if spread == 0 and center != 0:
         return Effect(value=copysign(inf, center), low=-inf, high=inf)

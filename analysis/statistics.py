@@ -258,7 +258,7 @@ def methods_table(family: Family, differ: np.ndarray) -> pd.DataFrame:
 
 def effect_sizes(differences: np.ndarray, alpha: float) -> dict[str, float]:
     """Both sizes of an effect and their intervals, by the names of the table's columns."""
-    d = asdict(cohen(differences, alpha)) if len(differences) > 1 else {}
+    d = asdict(cohen(differences, alpha)) if len(differences) > 2 else {}
     wins = asdict(superiority(differences, alpha))
     return {
         **{name: d.get(key, np.nan) for name, key in named("d").items()},

@@ -244,9 +244,9 @@ def test_an_effect_without_spread_is_nothing_or_endless() -> None:
     assert endless.value == -np.inf and endless.high == np.inf
 
 
-def test_a_standardised_difference_needs_two_pairs() -> None:
-    with pytest.raises(ValueError, match=r"^A standardised difference needs two pairs at least,"):
-        effects.cohen(np.ones(1))
+def test_a_standardised_difference_needs_three_pairs() -> None:
+    with pytest.raises(ValueError, match=r"^A standardised difference needs three pairs at least,"):
+        effects.cohen(np.array([1.0, 2.0]))
 
 
 def test_superiority_by_hand() -> None:

@@ -87,6 +87,12 @@ def test_five_seeds_decide_nothing_by_an_exact_test(test: str) -> None:
     assert set(found.methods["letters"]) == {"a"} and found.visible == np.inf
 
 
+def test_two_seeds_may_decide_but_have_no_standardised_difference() -> None:
+    found = verdicts(*recorded(replace(APART, seeds=2)), generator())
+    assert found.pairs["d"].isna().all() and np.isfinite(found.visible)
+    assert not found.pairs["verdict"].str.startswith("cannot be decided").any()
+
+
 def test_the_floor_counts_the_family() -> None:
     # 2 / 2^6 < 0.05 decides one comparison, 3 * 2 / 2^6 > 0.05 not three.
     runs, frames = recorded(APART)
