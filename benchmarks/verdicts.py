@@ -18,11 +18,11 @@ from common import table, write
 from scipy import stats
 
 from analysis.crossed import crossed, pigeonhole
+from analysis.family import Family, Rule, on_seeds_and_examples, told_apart
 from analysis.outcomes import Outcomes
 from analysis.paired import holm, wilcoxon
 from analysis.power import smallest_difference
 from analysis.simulated import Study
-from analysis.statistics import Family, Rule, on_seeds_and_examples, told_apart
 
 SEEDS = (5, 8, 16)
 METHODS = (2, 6)

@@ -10,17 +10,10 @@ from scipy import stats
 
 from analysis import paired, power, resampling
 from analysis.crossed import crossed, pigeonhole
+from analysis.family import Family, Rule, on_seeds_and_examples, told_apart
 from analysis.outcomes import Run, outcomes, read_predictions
 from analysis.simulated import Study, components
-from analysis.statistics import (
-    Family,
-    Rule,
-    across,
-    judge,
-    on_seeds_and_examples,
-    told_apart,
-    verdicts,
-)
+from analysis.statistics import across, judge, verdicts
 from experiments.metrics import nlg
 
 QUICK = Rule(resamples=200)
