@@ -1,4 +1,4 @@
-"""Methods compared in pairs as one family: by which rule, with what result, and what was visible."""
+"""Methods compared in pairs as one family: by which rule, what is found, what was visible."""
 
 from dataclasses import asdict, dataclass
 from functools import cached_property

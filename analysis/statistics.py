@@ -33,9 +33,10 @@ class Verdicts:
     """What may be said of one family of comparisons.
 
     `pairs` has a row for each: a (the higher mean) and b, difference, its interval low and high
-    (of this pair alone), p, p_holm, d with d_low and d_high, superiority with its own, visible
-    (the smallest difference that the family would have shown) and the verdict in words. `methods`
-    has a row for each method, by mean, with its letters where all pairs were compared.
+    (of this pair alone), p, p_holm, d with d_low and d_high (from three pairs on), superiority
+    with its own, visible (the smallest difference that the family would have shown) and the
+    verdict in words. `methods` has a row for each method, by mean, with its letters where all
+    pairs were compared.
     """
 
     family: str
