@@ -18,21 +18,31 @@ def load(folder: str | Path) -> pd.DataFrame:
 
     Raises ValueError where there is none, or one of another schema.
     """
+    return pd.DataFrame([row(result) for result in results(folder)])
+
+
+def results(folder: str | Path) -> list[dict[str, Any]]:
+    """What every finished run below `folder` says, and in which folder it lies."""
     paths = sorted(Path(folder).rglob("result.json"))
     if not paths:
         raise ValueError(f"There is no finished run below {folder}.")
-    return pd.DataFrame([row(path) for path in paths])
+    return [read(path) | {"folder": str(path.parent)} for path in paths]
 
 
-def row(path: Path) -> dict[str, Any]:
-    """The figures of one run."""
+def read(path: Path) -> dict[str, Any]:
+    """One result."""
     try:
         result = json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not valid JSON ({error}).") from None
     if result.get("schema") != SCHEMA:
         raise ValueError(f"{path} has schema {result.get('schema')}, and this reads {SCHEMA}.")
-    primary, cost = result["primary"], result["cost"]
+    return result
+
+
+def row(result: dict[str, Any]) -> dict[str, Any]:
+    """The figures of one run."""
+    primary, protocol = result["primary"], result["config"]["protocol"]
     low, high = primary.get("interval", (None, None))
     return {
         **{key: result["label"][key] for key in ("task", "model", "variant")},
@@ -43,12 +53,37 @@ def row(path: Path) -> dict[str, Any]:
         "scores": result["scores"],
         "low": low,
         "high": high,
-        "trained": cost["parameters"]["trained"],
-        "train_seconds": cost["seconds"]["train"],
-        "train_peak_mib": cost["peak_mib"]["train"],
+        **costs(result["cost"]),
         "paper": result["paper"],
-        "protocol": result["config"]["protocol"]["_target_"].rpartition(".")[2].lower(),
-        "folder": str(path.parent),
+        "protocol": protocol["_target_"].rpartition(".")[2].lower(),
+        "stage": protocol.get("stage"),
+        **machine(result["provenance"]),
+        "folder": result["folder"],
+    }
+
+
+def costs(cost: dict[str, Any]) -> dict[str, Any]:
+    """What a run has cost; a run that diverged has no latency and no files."""
+    latency, seconds = cost.get("latency", {}), cost["seconds"]
+    return {
+        "trained": cost["parameters"]["trained"],
+        "train_seconds": seconds["train"],
+        "seconds": sum(seconds.values()),
+        "train_flops": cost["flops"]["training"],
+        "train_peak_mib": cost["peak_mib"]["train"],
+        "adapter_bytes": cost.get("bytes", {}).get("adapter"),
+        "adapted_ms": latency.get("adapted_ms"),
+        "merged_ms": latency.get("merged_ms"),
+    }
+
+
+def machine(provenance: dict[str, Any]) -> dict[str, Any]:
+    """What seconds and memory depend on beside the run itself."""
+    return {
+        "device": provenance["device"],
+        "threads": provenance["threads"],
+        "torch": provenance["packages"]["torch"],
+        "code": provenance["code"][:12],
     }
 
 

@@ -1,0 +1,105 @@
+"""What quality costs: parameters, seconds, memory, bytes and latency, and who is best for how much.
+
+Seconds and memory are those of one machine and one stack of software, so a table never averages
+over several, and what compares costs refuses more than one.
+"""
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+COSTS = {
+    "trained": "trained parameters",
+    "train_seconds": "seconds of training",
+    "train_flops": "operations of training",
+    "train_peak_mib": "peak memory of training, MiB",
+    "adapter_bytes": "bytes of the adapter",
+    "adapted_ms": "latency with the adapter in place, ms",
+    "merged_ms": "latency merged, ms",
+}
+BUDGETS = {"parameters": "trained", "compute": "train_flops", "memory": "train_peak_mib"}
+STACK = ["device", "threads", "torch", "code"]
+TASK = ["task", "model", "protocol"]
+
+
+def table(runs: pd.DataFrame, confidence: float = 0.95) -> pd.DataFrame:
+    """A row for each method, task and stack: means over seeds, with the ends of their intervals.
+
+    Of every value `x` there is `x`, `x_low` and `x_high`; one seed has no interval (NaN). `seeds`
+    counts the runs, of which only those that came to their end are looked at.
+    """
+    done = runs[runs["status"] == "complete"]
+    rows = []
+    for key, group in done.groupby([*TASK, *STACK, "variant"], sort=False, dropna=False):
+        row = dict(zip([*TASK, *STACK, "variant"], key, strict=True)) | {"seeds": len(group)}
+        for column in ("score", *COSTS):
+            values = group[column].to_numpy(dtype=float)
+            row |= dict(zip(ends(column), interval(values, confidence), strict=True))
+        rows.append(row)
+    columns = [end for column in ("score", *COSTS) for end in ends(column)]
+    return pd.DataFrame(rows, columns=[*TASK, *STACK, "variant", "seeds", *columns])
+
+
+def ends(column: str) -> tuple[str, str, str]:
+    """The names of a mean and of the ends of its interval."""
+    return column, f"{column}_low", f"{column}_high"
+
+
+def interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float, float, float]:
+    """The mean of values [n] and Student's interval of it; what was not measured is NaN."""
+    values = values[~np.isnan(values)]
+    if len(values) < 2:
+        return (float(values.mean()) if len(values) else np.nan), np.nan, np.nan
+    mean = float(values.mean())
+    reach = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1) * stats.sem(values))
+    return mean, mean - reach, mean + reach
+
+
+def stacks(table: pd.DataFrame) -> pd.DataFrame:
+    """The machines and stacks in a table, one row each."""
+    return table[STACK].drop_duplicates(ignore_index=True)
+
+
+def one_stack(table: pd.DataFrame) -> None:
+    """Raise where costs of several machines or stacks stand in one table."""
+    if len(found := stacks(table)) > 1:
+        said = "; ".join(describe(row) for row in found.to_dict("records"))
+        raise ValueError(f"Costs are compared on one machine and stack at a time, got {said}.")
+
+
+def describe(stack: dict) -> str:
+    """A machine and its stack in a few words."""
+    threads = f"{stack['threads']} thread{'' if stack['threads'] == 1 else 's'}"
+    return f"{stack['device']}, {threads}, torch {stack['torch']}, code {stack['code'][:7]}"
+
+
+def front(table: pd.DataFrame, cost: str) -> pd.Series:
+    """Which rows no other beats: none is as cheap and as good, and better in one of the two."""
+    one_stack(table)
+    price, score = table[cost].to_numpy(), table["score"].to_numpy()
+    cheap, good = price[:, None] >= price, score[:, None] <= score  # [row, other]: other at least
+    better = (price[:, None] > price) | (score[:, None] < score)
+    beaten = (cheap & good & better).any(axis=1)
+    return pd.Series(~beaten & ~np.isnan(price) & ~np.isnan(score), index=table.index)
+
+
+def within(table: pd.DataFrame, cost: str) -> pd.DataFrame:
+    """The best mean score within each budget: `budget`, `variant`, `score`.
+
+    A budget is what one of the methods costs; it is listed where it buys something better.
+    """
+    best = table[front(table, cost)].sort_values([cost, "variant"], ignore_index=True)
+    found = best[[cost, "variant", "score"]].rename(columns={cost: "budget"})
+    return found.drop_duplicates(["budget", "score"], ignore_index=True)
+
+
+def tuning(trials: pd.DataFrame) -> pd.DataFrame:
+    """What finding the settings has cost, by task and method: `runs`, `seconds`, `train_flops`.
+
+    Diverged trials count: they were paid for.
+    """
+    groups = trials.groupby([*TASK, *STACK, "variant"], sort=False, dropna=False)
+    found = groups.agg(
+        runs=("seed", "size"), seconds=("seconds", "sum"), train_flops=("train_flops", "sum")
+    )
+    return found.reset_index()

@@ -1,0 +1,1 @@
+"""One page on finished runs: verdicts in words, tables, figures, and what they rest on."""

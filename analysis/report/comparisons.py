@@ -1,0 +1,197 @@
+"""Every comparison that the runs allow, with its verdicts, or with the reason why there are none."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pandas as pd
+
+from analysis.aggregate import iqm, stratified
+from analysis.counted import COUNTED
+from analysis.crossed import crossed
+from analysis.family import Rule, count
+from analysis.outcomes import Outcomes, outcomes, read_predictions, score_table
+from analysis.report.material import Material, latest
+from analysis.statistics import Verdicts, across, judge
+
+DRAWS = 0  # seeds the generator: the same runs give the same page
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Methods on one task; `methods` has a row for each: method, mean, low, high, seeds, letters.
+
+    `runs` are those compared, `left_out` says of the others why. Without verdicts there is one
+    method alone.
+    """
+
+    group: str
+    task: str
+    model: str
+    protocol: str
+    metric: str
+    examples: int
+    seeds: tuple[int, ...]
+    runs: pd.DataFrame
+    methods: pd.DataFrame
+    verdicts: Verdicts | None
+    left_out: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overall:
+    """Methods over several tasks; `methods` has method, mean, iqm, low, high and letters."""
+
+    model: str
+    protocol: str
+    tasks: tuple[str, ...]
+    seeds: tuple[int, ...]
+    methods: pd.DataFrame
+    verdicts: Verdicts
+
+
+def comparisons(material: Material, rule: Rule) -> list[Comparison]:
+    """Every group of runs that are compared, in the order of task, model and protocol."""
+    found = []
+    for _, runs in material.tested.groupby("group"):
+        if (runs["status"] == "complete").any():
+            found.append(comparison(runs, rule))
+    return found
+
+
+def hopeless(material: Material) -> list[str]:
+    """What is to be said of groups of which no run came to its end."""
+    return [
+        f"{group}: {ended(runs)}."
+        for group, runs in material.tested.groupby("group")
+        if not (runs["status"] == "complete").any()
+    ]
+
+
+def ended(runs: pd.DataFrame) -> str:
+    """How many runs diverged."""
+    return f"{count(len(runs), 'run')} diverged, none came to its end"
+
+
+def comparison(tested: pd.DataFrame, rule: Rule) -> Comparison:
+    """The comparison of one group."""
+    runs = latest(tested)
+    done = runs[runs["status"] == "complete"]
+    names, seeds = paired(done)
+    kept = done[done["method"].isin(names) & done["seed"].isin(seeds)]
+    known = scored(kept)
+    generator = np.random.default_rng(DRAWS)
+    first = kept.iloc[0]
+    verdicts = judge(known, generator, rule) if len(names) > 1 else None
+    table = means(known, kept, rule)
+    letters = {} if verdicts is None else dict(verdicts.methods[["method", "letters"]].to_numpy())
+    table["letters"] = table["method"].map(letters).fillna("")
+    return Comparison(
+        **{key: first[key] for key in ("group", "task", "model", "protocol", "metric")},
+        examples=known.scorer.examples,
+        seeds=tuple(seeds),
+        runs=kept,
+        methods=table,
+        verdicts=verdicts,
+        left_out=[*twice(tested, runs), *losses(runs), *unpaired(done, names, seeds)],
+    )
+
+
+def paired(runs: pd.DataFrame) -> tuple[list[str], list[int]]:
+    """Methods and the seeds that all of them have.
+
+    A method stays out where it would cost the others more than half of the seeds.
+    """
+    having = {m: set(group["seed"]) for m, group in runs.groupby("method")}
+    order = sorted(having, key=lambda method: (-len(having[method]), method))
+    least = -(-len(having[order[0]]) // 2)
+    names, seeds = [], having[order[0]]
+    for method in order:
+        if len(seeds & having[method]) >= least:
+            names, seeds = [*names, method], seeds & having[method]
+    return names, sorted(int(seed) for seed in seeds)
+
+
+def twice(tested: pd.DataFrame, runs: pd.DataFrame) -> Iterator[str]:
+    """What is said where a run stands twice."""
+    if more := len(tested) - len(runs):
+        yield f"{count(more, 'run')} of the same settings and seed ended earlier; the last counts."
+
+
+def losses(runs: pd.DataFrame) -> Iterator[str]:
+    """Which methods have runs that diverged: what is left of them flatters them."""
+    for method, group in runs.groupby("method"):
+        if lost := int((group["status"] != "complete").sum()):
+            rest = "no score" if lost == len(group) else "its score is of the others, and flatters"
+            yield f"{method} diverged in {lost} of {count(len(group), 'run')}: {rest}."
+
+
+def unpaired(runs: pd.DataFrame, names: list[str], seeds: list[int]) -> Iterator[str]:
+    """Which runs have no partner with the same seed."""
+    for method, group in runs.groupby("method"):
+        have = count(len(group), "seed")
+        if method not in names:
+            yield f"{method} is left out: {have}, too few that the others have too."
+        elif len(group) > len(seeds):
+            yield f"{method} has {have}, of which {len(seeds)} are those of the other methods."
+
+
+def scored(runs: pd.DataFrame) -> Outcomes:
+    """The runs of one group as they are judged."""
+    named = runs.assign(variant=runs["method"])
+    metric = str(named["metric"].iloc[0])
+    return outcomes(named, read_predictions(named), COUNTED.get(metric))
+
+
+def means(known: Outcomes, runs: pd.DataFrame, rule: Rule) -> pd.DataFrame:
+    """Every method's mean, the highest first, with its interval over seeds and examples.
+
+    One seed has the interval of its examples alone, as the run itself gives it.
+    """
+    scores = known.scorer.observed()
+    drawn = known.scorer.bootstrap(np.random.default_rng(DRAWS), rule.resamples)
+    around = crossed(scores, drawn, known.scorer.examples, rule.alpha)
+    table = pd.DataFrame(
+        {"method": known.methods, "mean": scores.mean(axis=1), "low": around.low, "high": around.high}
+    )
+    if len(known.seeds) == 1:
+        alone = runs.set_index("method").loc[list(known.methods)]
+        table = table.assign(low=alone["low"].to_numpy(), high=alone["high"].to_numpy())
+    table["seeds"] = len(known.seeds)
+    return table.sort_values("mean", ascending=False, kind="stable", ignore_index=True)
+
+
+def overall(found: list[Comparison], rule: Rule) -> list[Overall]:
+    """The verdicts over all tasks of one model and protocol, where two methods share two tasks."""
+    sets: dict[tuple[str, str], list[Comparison]] = {}
+    for one in found:
+        sets.setdefault((one.model, one.protocol), []).append(one)
+    return [whole for parts in sets.values() if (whole := together(parts, rule)) is not None]
+
+
+def together(parts: list[Comparison], rule: Rule) -> Overall | None:
+    """The verdicts over tasks, on the methods and seeds that all of them have."""
+    names = sorted(set.intersection(*(set(part.methods["method"]) for part in parts)))
+    seeds = sorted(set.intersection(*(set(part.seeds) for part in parts)))
+    tasks = [part.task for part in parts]
+    if len(set(tasks)) < max(2, len(tasks)) or len(names) < 2 or not seeds:
+        return None
+    runs = pd.concat([part.runs for part in parts])
+    runs = runs[runs["method"].isin(names) & runs["seed"].isin(seeds)]
+    runs = runs.assign(variant=runs["method"])
+    generator = np.random.default_rng(DRAWS)
+    verdicts = across(runs, generator, replace(rule, test="sign_flip"))
+    table = score_table(runs)
+    scores = table.to_numpy().reshape(len(table), len(tasks), len(seeds)).swapaxes(1, 2)
+    low, high = stratified(scores, iqm, generator, rule.resamples, rule.alpha)
+    middle = pd.DataFrame(
+        {"method": table.index.map(str), "iqm": iqm(scores), "low": low, "high": high}
+    )
+    return Overall(
+        model=parts[0].model,
+        protocol=parts[0].protocol,
+        tasks=tuple(sorted(tasks)),
+        seeds=tuple(seeds),
+        methods=verdicts.methods.merge(middle, on="method"),
+        verdicts=verdicts,
+    )

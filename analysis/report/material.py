@@ -1,0 +1,168 @@
+"""What a report is of: the runs below a folder, what each was for, and what may be compared."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.load import results, row
+
+# Settings that say which repetition a run is, where it ran and where its files lie, not what it is.
+BESIDE = ("seed", "paper", "protocol.stage", "data.dir", "model.path", "tracker", "train.device",
+          "train.log_every", "train.checkpoint_every", "train.eval_batch_size")  # fmt: skip
+TUNING_SEED = 1000  # a study's first seed of a trial, where no list says which runs are trials
+TEST, SELECT, START, STALE = "test", "select", "start", "stale"
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Material:
+    """Runs as a table, the results behind its rows in the same order, and summaries of studies.
+
+    Beside the columns of `analysis.load` a run has: `stage` (test: it is compared; select: it
+    chose a setting; start: others began with it; stale: a study has since decided otherwise),
+    `method` (the variant, or what the study calls it, and the settings that tell two of one name
+    apart), `group` (what can be compared has the same), `data` and `settings`.
+    """
+
+    folder: Path
+    runs: pd.DataFrame
+    results: list[Record]
+    studies: list[Record]
+
+    @property
+    def tested(self) -> pd.DataFrame:
+        """The runs that are compared."""
+        return self.runs[self.runs["stage"] == TEST]
+
+    @property
+    def trials(self) -> pd.DataFrame:
+        """The runs by which settings were chosen."""
+        return self.runs[self.runs["stage"] == SELECT]
+
+
+def gather(folder: str | Path) -> Material:
+    """All that lies below a folder.
+
+    Raises ValueError where there is no finished run.
+    """
+    found, studies = results(folder), list(summaries(Path(folder)))
+    runs = pd.DataFrame([row(result) for result in found])
+    runs["stage"] = [stage(result, studies) for result in found]
+    runs["base"] = [name(result) for result in found]
+    runs["data"] = [data(result) for result in found]
+    runs["finished"] = [result["provenance"]["finished"] for result in found]
+    settings = [flat(result["config"]) for result in found]
+    runs["group"] = groups(runs, settings)
+    runs["settings"] = told_apart(runs, settings)
+    runs["method"] = runs["base"] + runs["settings"].map(lambda text: f" [{text}]" if text else "")
+    return Material(folder=Path(folder), runs=runs, results=found, studies=studies)
+
+
+def summaries(folder: Path) -> Iterator[Record]:
+    """What the studies below a folder came to."""
+    for path in sorted(folder.rglob("summary.json")):
+        try:
+            content = json.loads(path.read_text())
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} is not valid JSON ({error}).") from None
+        if isinstance(content, dict) and {"study", "rows", "cells"} <= set(content):
+            yield content
+
+
+def stage(result: Record, studies: list[Record]) -> str:
+    """What a run was for: as its study lists it, else as it says itself."""
+    own = result["config"]["protocol"].get("stage")
+    group = (result["config"].get("tracker") or {}).get("group")
+    listed = listing([study for study in studies if study["study"] == group])
+    if listed:
+        return listed.get(place(result["folder"]), STALE)
+    if own is None and group is not None and result["seed"] >= TUNING_SEED:
+        return SELECT
+    return own or TEST
+
+
+def listing(studies: Iterable[Record]) -> dict[tuple[str, ...], str]:
+    """The stage of every run that studies list; of several the one that is reported."""
+    found: dict[tuple[str, ...], str] = {}
+    for study in studies:
+        for cell in study["cells"]:
+            key = place(cell["folder"])
+            if found.get(key) != TEST:
+                found[key] = cell["stage"]
+    return found
+
+
+def place(folder: str) -> tuple[str, ...]:
+    """What names a run's folder wherever it was moved: variant, seed and hash of its settings."""
+    return Path(folder).parts[-2:]
+
+
+def name(result: Record) -> str:
+    """What a method is called: as its study does, else by its variant."""
+    tracker = result["config"].get("tracker") or {}
+    tags = tracker.get("tags") or []
+    return tags[2] if tracker.get("group") and len(tags) == 3 else result["label"]["variant"]
+
+
+def data(result: Record) -> str:
+    """A short hash over the bytes of the data and of the pretrained weights."""
+    print_ = result["fingerprint"]
+    text = json.dumps([print_["data"], print_["model"]], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:7]
+
+
+def flat(config: Record, prefix: str = "") -> dict[str, str]:
+    """Settings by dotted name as text, without those that only say where and which repetition."""
+    found: dict[str, str] = {}
+    for key, value in config.items():
+        path = f"{prefix}{key}"
+        if path in BESIDE:
+            continue
+        if isinstance(value, dict):
+            found |= flat(value, f"{path}.")
+        else:
+            found[path] = value if isinstance(value, str) else json.dumps(value)
+    return found
+
+
+def groups(runs: pd.DataFrame, settings: list[dict[str, str]]) -> list[str]:
+    """What is compared: task, model and protocol, and where these have several data, which."""
+    keys = ["task", "model", "protocol", "stage"]
+    several = runs.groupby(keys)["data"].transform("nunique") > 1
+    found = []
+    for number, run in enumerate(runs.to_dict("records")):
+        names = [run["task"], run["model"], run["protocol"]]
+        if several.iloc[number]:
+            same = (runs[keys] == runs.loc[number, keys]).all(axis=1).to_numpy().nonzero()[0]
+            others = [settings[i] for i in same]
+            own = {k: v for k, v in settings[number].items() if k.startswith(("data.", "model."))}
+            names.append(differing(own, others) or f"data {run['data']}")
+        found.append(" · ".join(names))
+    return found
+
+
+def told_apart(runs: pd.DataFrame, settings: list[dict[str, str]]) -> list[str]:
+    """The settings by which a run differs from others of its name in its group and stage."""
+    found = [""] * len(runs)
+    for _, rows in runs.reset_index().groupby(["group", "base", "stage"])["index"]:
+        others = [settings[i] for i in rows]
+        for i in rows:
+            found[i] = differing(settings[i], others)
+    return found
+
+
+def differing(own: dict[str, str], others: list[dict[str, str]]) -> str:
+    """The settings of which others have another value, by their last names."""
+    keys = [k for k, value in own.items() if any(other.get(k) != value for other in others)]
+    return ", ".join(f"{key.rpartition('.')[2]}={own[key]}" for key in keys)
+
+
+def latest(runs: pd.DataFrame) -> pd.DataFrame:
+    """Of runs of one method and seed in one group, the one that ended last."""
+    ordered = runs.sort_values("finished", kind="stable")
+    return ordered.drop_duplicates(["group", "method", "seed"], keep="last").sort_index()
