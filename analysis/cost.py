@@ -22,6 +22,15 @@ STACK = ["device", "threads", "torch", "code"]
 TASK = ["task", "model", "protocol"]
 
 
+def ends(column: str) -> tuple[str, str, str]:
+    """The names of a mean and of the ends of its interval."""
+    return column, f"{column}_low", f"{column}_high"
+
+
+MEASURED = [end for column in ("score", *COSTS) for end in ends(column)]
+COLUMNS = [*TASK, *STACK, "variant", "metric", "seeds", *MEASURED]
+
+
 def table(runs: pd.DataFrame, confidence: float = 0.95) -> pd.DataFrame:
     """A row for each method, task and stack: means over seeds, with the ends of their intervals.
 
@@ -31,18 +40,13 @@ def table(runs: pd.DataFrame, confidence: float = 0.95) -> pd.DataFrame:
     done = runs[runs["status"] == "complete"]
     rows = []
     for key, group in done.groupby([*TASK, *STACK, "variant"], sort=False, dropna=False):
-        row = dict(zip([*TASK, *STACK, "variant"], key, strict=True)) | {"seeds": len(group)}
+        row = dict(zip([*TASK, *STACK, "variant"], key, strict=True))
+        row |= {"metric": group["metric"].iloc[0], "seeds": len(group)}
         for column in ("score", *COSTS):
             values = group[column].to_numpy(dtype=float)
             row |= dict(zip(ends(column), interval(values, confidence), strict=True))
         rows.append(row)
-    columns = [end for column in ("score", *COSTS) for end in ends(column)]
-    return pd.DataFrame(rows, columns=[*TASK, *STACK, "variant", "seeds", *columns])
-
-
-def ends(column: str) -> tuple[str, str, str]:
-    """The names of a mean and of the ends of its interval."""
-    return column, f"{column}_low", f"{column}_high"
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float, float, float]:

@@ -38,6 +38,15 @@ STYLE: dict[str, Any] = {
     "pdf.fonttype": 42,
     "svg.fonttype": "none",
 }
+COST_LABELS = {
+    "trained": "trained parameters",
+    "train_seconds": "training (s)",
+    "train_flops": "operations of training",
+    "train_peak_mib": "peak memory (MiB)",
+    "adapter_bytes": "adapter (bytes)",
+    "adapted_ms": "latency, adapter in place (ms)",
+    "merged_ms": "latency, merged (ms)",
+}
 Frame = Any  # a pandas.DataFrame, of whose columns a type checker knows nothing
 FORMATS = ("png", "pdf")
 Draw = TypeVar("Draw", bound=Callable[..., Any])
@@ -249,4 +258,60 @@ def importance_bars(table: Frame, axes: Axes | None = None, marked: Collection[s
     axes.legend([Patch(**own), Patch(**shared)], ["own pair", "shared pair"], loc="lower right")
     if marked:
         axes.set_title("★ planted")
+    return axes
+
+
+@styled
+def pareto(table: Frame, cost: str, axes: Axes | None = None) -> Axes:
+    """Score against one cost, both with their intervals, and a line along the best for each cost.
+
+    The table is `analysis.cost.table`'s for one task, with a column `front`; methods bear numbers
+    of `order` where it has that column, so that they look alike in every panel.
+    """
+    axes = canvas(axes)
+    for place, row in enumerate(table.to_dict("records")):
+        look_of = row.get("order", place)
+        axes.errorbar(
+            row[cost], row["score"], xerr=arms(row, cost), yerr=arms(row, "score"),
+            color=PALETTE[look_of % len(PALETTE)], marker=marker(look_of), markersize=6,
+            elinewidth=0.9, label=row["variant"], zorder=3,
+        )  # fmt: skip
+    best = table[table["front"]].sort_values(cost)
+    axes.step(best[cost], best["score"], where="post", color="0.6", linewidth=1.2, zorder=0)
+    if table[cost].max() > 20 * table[cost].min() > 0:
+        axes.set_xscale("log")
+    axes.set(xlabel=COST_LABELS.get(cost, cost), ylabel=str(table["metric"].iloc[0]))
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return axes
+
+
+def arms(row: dict[Any, Any], column: str) -> list[list[float]] | None:
+    """The two arms of an interval, as `errorbar` takes them; None where there is none."""
+    low, high = row[f"{column}_low"], row[f"{column}_high"]
+    return None if np.isnan(low) else [[row[column] - low], [high - row[column]]]
+
+
+def marker(i: int) -> str:
+    """The marker of the i-th method; it shifts with each round of the colours."""
+    return MARKERS[(i + i // len(PALETTE)) % len(MARKERS)]
+
+
+@styled
+def scores(table: Frame, axes: Axes | None = None) -> Axes:
+    """Means with their intervals, the highest on top, and the letters of what is not told apart.
+
+    The table has `method`, `mean`, `low`, `high` and `letters`.
+    """
+    table = table.sort_values("mean", ascending=False, kind="stable")
+    axes = canvas(axes, 4.4, 0.9 + 0.3 * len(table))
+    for place, row in enumerate(table.to_dict("records")):
+        i = row.get("order", place)
+        axes.plot([row["low"], row["high"]], [place, place], color="0.5", linewidth=1.2)
+        axes.plot(
+            row["mean"], place, color=PALETTE[i % len(PALETTE)], marker=marker(i), markersize=6
+        )
+    names = [f"{row.method}  {row.letters}".strip() for row in table.itertuples()]
+    axes.set_yticks(range(len(table)), names)
+    axes.invert_yaxis()
+    axes.margins(y=0.12)
     return axes

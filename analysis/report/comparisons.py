@@ -1,4 +1,4 @@
-"""Every comparison that the runs allow, with its verdicts, or with the reason why there are none."""
+"""Every comparison that the runs allow, with its verdicts, or with why there are none."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -152,7 +152,12 @@ def means(known: Outcomes, runs: pd.DataFrame, rule: Rule) -> pd.DataFrame:
     drawn = known.scorer.bootstrap(np.random.default_rng(DRAWS), rule.resamples)
     around = crossed(scores, drawn, known.scorer.examples, rule.alpha)
     table = pd.DataFrame(
-        {"method": known.methods, "mean": scores.mean(axis=1), "low": around.low, "high": around.high}
+        {
+            "method": known.methods,
+            "mean": scores.mean(axis=1),
+            "low": around.low,
+            "high": around.high,
+        }
     )
     if len(known.seeds) == 1:
         alone = runs.set_index("method").loc[list(known.methods)]
@@ -165,6 +170,8 @@ def overall(found: list[Comparison], rule: Rule) -> list[Overall]:
     """The verdicts over all tasks of one model and protocol, where two methods share two tasks."""
     sets: dict[tuple[str, str], list[Comparison]] = {}
     for one in found:
+        if one.verdicts is None:
+            continue
         sets.setdefault((one.model, one.protocol), []).append(one)
     return [whole for parts in sets.values() if (whole := together(parts, rule)) is not None]
 

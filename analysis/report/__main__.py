@@ -1,0 +1,38 @@
+"""`python -m analysis.report RUNS`: a folder of finished runs as one page."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from analysis.report import export
+from analysis.report.material import gather
+from analysis.report.page import Report
+
+
+def main() -> None:
+    """Write the page, and the tables where they are asked for."""
+    arguments = parser().parse_args()
+    try:
+        report = Report(gather(arguments.runs))
+        arguments.out.write_text(report.html())
+        written = [arguments.out]
+        if arguments.tables is not None:
+            written += export.write(report.found, arguments.tables)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    print("\n".join(map(str, written)))
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    described = argparse.ArgumentParser(
+        prog="python -m analysis.report", description="One page on a folder of finished runs."
+    )
+    described.add_argument("runs", help="folder of finished runs, as outputs")
+    described.add_argument("--out", type=Path, default=Path("report.html"), help="the page")
+    described.add_argument("--tables", type=Path, help="folder for CSV, Markdown and LaTeX")
+    return described
+
+
+if __name__ == "__main__":
+    main()

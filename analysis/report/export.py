@@ -1,0 +1,82 @@
+"""The main table for a paper: methods by tasks, as CSV, Markdown and LaTeX."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.report import words
+from analysis.report.comparisons import Comparison
+
+SPECIAL = re.compile(r"[&%$#_{}~^\\]")
+LATEX = {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
+NOTE = "Mean ± half of its 95 % interval; methods that share a letter cannot be told apart."
+KEYS = ["group", "task", "model", "protocol", "metric", "examples"]
+COLUMNS = [*KEYS, "method", "mean", "low", "high", "letters", "seeds"]
+Show = Callable[[str, str], str]  # a value and its letters
+
+
+def write(found: list[Comparison], folder: Path) -> list[Path]:
+    """Write scores.csv, with all digits, and scores.md and scores.tex, as they are read."""
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = {"csv": long(found).to_csv(index=False), "md": markdown(found), "tex": latex(found)}
+    paths = [folder / f"scores.{ending}" for ending in texts]
+    for path, text in zip(paths, texts.values(), strict=True):
+        path.write_text(text)
+    return paths
+
+
+def long(found: list[Comparison]) -> pd.DataFrame:
+    """A row for each method of each comparison."""
+    parts = [one.methods.assign(**{key: getattr(one, key) for key in KEYS}) for one in found]
+    return pd.concat(parts)[COLUMNS] if parts else pd.DataFrame(columns=COLUMNS)
+
+
+def wide(found: list[Comparison], show: Show) -> pd.DataFrame:
+    """A row for each method, a column for each comparison."""
+    columns = {
+        f"{one.group} ({one.metric})": {
+            row["method"]: show(value(row, one.metric), row["letters"])
+            for row in one.methods.to_dict("records")
+        }
+        for one in found
+    }
+    return pd.DataFrame(columns).fillna("").sort_index().rename_axis("method").reset_index()
+
+
+def value(row: dict, metric: str) -> str:
+    """A mean and half of its interval."""
+    shown = words.score(row["mean"], metric)
+    if pd.notna(row["low"]):
+        shown += f" ± {words.score((row['high'] - row['low']) / 2, metric)}"
+    return shown.replace(words.MINUS, "-")
+
+
+def markdown(found: list[Comparison]) -> str:
+    """The wide table in Markdown."""
+    table = wide(found, lambda value, letters: f"{value} {letters}".strip())
+    lines = [list(table.columns), ["---", *["--:"] * (len(table.columns) - 1)]]
+    lines += table.to_numpy().tolist()
+    rows = ["| " + " | ".join(text.replace("|", r"\|") for text in line) + " |" for line in lines]
+    return "\n".join([*rows, "", NOTE, ""])
+
+
+def latex(found: list[Comparison]) -> str:
+    """The wide table in LaTeX, for booktabs."""
+    table = wide(found, raised)
+    table["method"] = table["method"].map(escape)
+    form = "l" + "r" * (len(table.columns) - 1)
+    body = table.rename(columns=escape).to_latex(index=False, escape=False, column_format=form)
+    return f"% {NOTE}\n{body}"
+
+
+def raised(value: str, letters: str) -> str:
+    """A cell of LaTeX, its letters raised."""
+    shown = value.replace("-", "$-$").replace("±", r"$\pm$")
+    return rf"{shown}\textsuperscript{{{letters}}}" if letters else shown
+
+
+def escape(text: str) -> str:
+    """A text as LaTeX prints it."""
+    return SPECIAL.sub(lambda found: LATEX.get(found[0], rf"\{found[0]}"), text)

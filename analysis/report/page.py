@@ -1,0 +1,225 @@
+"""The page itself: everything it shows, put into one self-contained HTML file."""
+
+import math
+import re
+from collections.abc import Iterable
+from functools import cached_property
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.axes import Axes
+
+from analysis import cost, figures, ledger
+from analysis.family import Rule, count
+from analysis.papers import published
+from analysis.report import charts, sections, words
+from analysis.report.audit import audits
+from analysis.report.comparisons import Comparison, Overall, comparisons, hopeless, overall
+from analysis.report.material import Material
+from analysis.report.tuning import curves
+
+TEMPLATES = Path(__file__).parents[1] / "templates"
+FIGURES = ("trained", "train_seconds", "train_peak_mib")  # costs that are drawn for print
+# What only a file of its own needs, and names addresses in.
+PREAMBLE = re.compile(r"^.*?(?=<svg)|<metadata>.*?</metadata>|\sxmlns(:xlink)?=\"[^\"]*\"", re.S)
+# Marks as paths about the origin: what a colour says, a shape says too.
+SHAPES = (
+    "M5.5 0A5.5 5.5 0 1 1 -5.5 0A5.5 5.5 0 1 1 5.5 0Z",
+    "M-5 -5H5V5H-5Z",
+    "M0 -6.5L6 5H-6Z",
+    "M0 -6.8L6.8 0L0 6.8L-6.8 0Z",
+    "M0 6.5L6 -5H-6Z",
+    "M-2 -6H2V-2H6V2H2V6H-2V2H-6V-2H-2Z",
+    "M-5 -3L-3 -5L0 -2L3 -5L5 -3L2 0L5 3L3 5L0 2L-3 5L-5 3L-2 0Z",
+    "M0 -7L1.8 -2.2L6.7 -2.2L2.7 0.9L4.1 5.7L0 2.8L-4.1 5.7L-2.7 0.9L-6.7 -2.2L-1.8 -2.2Z",
+)  # fmt: skip
+Context = dict[str, Any]
+
+
+class Report:
+    """What a folder of runs comes to, worked out once."""
+
+    def __init__(self, material: Material, rule: Rule | None = None) -> None:
+        self.material, self.rule = material, rule or Rule()
+
+    @cached_property
+    def found(self) -> list[Comparison]:
+        """Every comparison."""
+        return comparisons(self.material, self.rule)
+
+    @cached_property
+    def overall(self) -> list[Overall]:
+        """The comparisons over several tasks."""
+        return overall(self.found, self.rule)
+
+    @cached_property
+    def costs(self) -> list[tuple[Comparison, pd.DataFrame]]:
+        """What the methods of each comparison cost, by machine and stack."""
+        return [
+            (one, cost.table(one.runs.assign(variant=one.runs["method"]))) for one in self.found
+        ]
+
+    @cached_property
+    def stacks(self) -> list[str]:
+        """The machines and stacks that the compared runs ran on."""
+        if not self.costs:
+            return []
+        whole = pd.concat([table for _, table in self.costs])
+        return [cost.describe(row) for row in cost.stacks(whole).to_dict("records")]
+
+    @cached_property
+    def one_by_one(self) -> list[tuple[Comparison, pd.DataFrame]]:
+        """The costs of each comparison on each machine and stack alone."""
+        return [
+            (one, part)
+            for one, table in self.costs
+            for _, part in table.groupby(cost.STACK, sort=False, dropna=False)
+        ]
+
+    @cached_property
+    def methods(self) -> list[str]:
+        """Every method; its place is its colour."""
+        names = {name for one in self.found for name in one.methods["method"]}
+        return sorted(names | {curve.method for curve in curves(self.material)})
+
+    @cached_property
+    def ledger(self) -> pd.DataFrame:
+        """Published numbers beside what came out here."""
+        return ledger.compare(published(), self.material.tested)
+
+    def html(self) -> str:
+        """The page."""
+        templates = Environment(
+            loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
+            trim_blocks=True, lstrip_blocks=True,
+        )  # fmt: skip
+        templates.globals |= {"shapes": SHAPES, "infinite": math.inf}
+        return templates.get_template("page.html").render(**context(self))
+
+
+def context(report: Report) -> Context:
+    """What the template shows."""
+    material, found = report.material, report.found
+    tuning = charts.tuning(curves(material))
+    return {
+        "title": material.folder.resolve().name,
+        "summary": summary(report),
+        "alpha": report.rule.alpha,
+        "cards": [*map(card_of_all, report.overall), *map(card, found)],
+        "hopeless": hopeless(material),
+        "methods": report.methods,
+        "scores": sections.scores(found),
+        "pairs": sections.pairs(found),
+        "costs": sections.costs(joined(table for _, table in report.costs)),
+        "budgets": sections.budgets(report.one_by_one),
+        "stacks": report.stacks,
+        "tuned": sections.tuned(material),
+        "tuning_costs": sections.tuning_costs(material),
+        "inflation": sections.inflation(material),
+        "audits": audits(material, found),
+        "ledger_words": sections.ledger_words(report.ledger),
+        "ledger": sections.beside_published(report.ledger, material.tested),
+        "figures": list(drawn(report)),
+        "runs": sections.every_run(material),
+        "environment": sections.environment(material),
+        "data": {
+            "methods": report.methods,
+            "axes": {k: {"title": title, "log": log} for k, (title, log) in charts.AXES.items()},
+            "pareto": charts.pareto(report.one_by_one),
+            "tuning": tuning,
+        },
+        "colours": figures.PALETTE,
+    }
+
+
+def joined(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """Tables of costs as one, which may be empty."""
+    found = list(tables)
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=cost.COLUMNS)
+
+
+def summary(report: Report) -> list[tuple[str, str]]:
+    """What there is, as numbers with their nouns."""
+    runs, tested = report.material.runs, report.material.tested
+    lost = int((runs["status"] != "complete").sum())
+    facts = [
+        (len(runs), "run"),
+        (len(report.methods), "method"),
+        (tested["task"].nunique(), "task"),
+        (tested["seed"].nunique(), "seed"),
+        (lost, "diverged"),
+    ]
+    shown = [count(value, noun).partition(" ")[::2] for value, noun in facts[:4]]
+    return [*shown, (str(lost), "diverged")] if lost else shown
+
+
+def card(one: Comparison) -> Context:
+    """The verdict on one task."""
+    alone = one.verdicts is None
+    return {
+        "title": one.group,
+        "ground": words.ground(one),
+        "headline": words.alone(one) if alone else words.headline(one.verdicts),
+        "sentences": [] if alone else words.sentences(one.verdicts, one.metric),
+        "left_out": one.left_out,
+        "bars": bars(one.methods, "mean", one.metric),
+        "family": "" if alone else one.verdicts.family,
+        "metric": one.metric,
+    }
+
+
+def card_of_all(whole: Overall) -> Context:
+    """The verdict over several tasks."""
+    return {
+        "title": f"{len(whole.tasks)} tasks · {whole.model} · {whole.protocol}",
+        "ground": words.ground_of_all(whole),
+        "headline": words.headline(whole.verdicts),
+        "sentences": words.sentences(whole.verdicts, ""),
+        "left_out": [],
+        "bars": bars(whole.methods, "iqm", ""),
+        "family": whole.verdicts.family,
+        "metric": "interquartile mean of all scores",
+    }
+
+
+def bars(methods: pd.DataFrame, middle: str, metric: str) -> list[Context]:
+    """A dot and a line for each method, in percent of the width."""
+    table = methods.sort_values(middle, ascending=False, kind="stable")
+    least, most = table["low"].min(), table["high"].max()
+    width = (most - least) or 1.0
+    return [
+        {
+            "method": row["method"],
+            "letters": row.get("letters", ""),
+            "text": words.score(row[middle], metric),
+            "between": f"{words.score(row['low'], metric)} to {words.score(row['high'], metric)}",
+            "left": 100 * (row["low"] - least) / width,
+            "wide": 100 * (row["high"] - row["low"]) / width,
+            "dot": 100 * (row[middle] - least) / width,
+        }
+        for row in table.to_dict("records")
+    ]
+
+
+def drawn(report: Report) -> Iterable[tuple[str, Markup]]:
+    """Figures for print, with their captions."""
+    for one, table in report.one_by_one:
+        order = table["variant"].map({name: i for i, name in enumerate(report.methods)})
+        for axis in FIGURES:
+            if len(table) < 2 or table[axis].isna().all():
+                continue
+            known = table.assign(order=order, front=cost.front(table, axis))
+            yield f"{one.group}: {cost.COSTS[axis]}", svg(figures.pareto(known, axis))
+
+
+def svg(axes: Axes) -> Markup:
+    """A figure as part of a page: no addresses, and its black the colour of the text."""
+    file = StringIO()
+    with figures.mpl.rc_context({"svg.hashsalt": "report"}):
+        figures.root(axes).savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    text = PREAMBLE.sub("", file.getvalue()).replace("#000000", "currentColor")
+    return Markup(text)  # names in it were escaped by matplotlib

@@ -1,0 +1,369 @@
+"""The tables of each section of the page."""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis import cost
+from analysis.ledger import NOT_REPRODUCED, OPEN, REPRODUCED
+from analysis.report import words
+from analysis.report.comparisons import Comparison
+from analysis.report.material import Material, Record
+from analysis.report.tables import Cell, Column, Table, numeric, table, text
+from analysis.report.tuning import rows
+
+TASK = Column(title="task", pick=True)
+MODEL = Column(title="model", pick=True)
+PROTOCOL = Column(title="protocol", pick=True)
+METHOD = Column(title="method", pick=True)
+
+
+def number(title: str, hint: str = "") -> Column:
+    """A column of numbers."""
+    return Column(title=title, numbers=True, hint=hint)
+
+
+def where(one: Comparison) -> list[Cell]:
+    """The first cells of a row on a comparison."""
+    return [text(one.task), text(one.model), text(one.protocol)]
+
+
+def scores(found: list[Comparison]) -> Table:
+    """Every method's mean on every task."""
+    columns = [
+        TASK, MODEL, PROTOCOL, METHOD, number("score"), number("95 % interval"),
+        Column(title="group", hint="methods that share a letter cannot be told apart"),
+        number("seeds"), number("examples"), Column(title="metric"),
+    ]  # fmt: skip
+    return table("scores", columns, (row for one in found for row in score_rows(one)))
+
+
+def score_rows(one: Comparison) -> Iterator[list[Cell]]:
+    """The rows of one comparison."""
+    for row in one.methods.to_dict("records"):
+        yield [
+            *where(one),
+            text(row["method"], strong=True),
+            numeric(row["mean"], lambda value: words.score(value, one.metric)),
+            ends(row["low"], row["high"], one.metric),
+            text(row["letters"] or None),
+            numeric(row["seeds"]),
+            numeric(one.examples, lambda value: f"{value:,}"),
+            text(one.metric),
+        ]
+
+
+def ends(low: float, high: float, metric: str) -> Cell:
+    """An interval of scores, sorted by its low end."""
+    if pd.isna(low):
+        return numeric(None)
+    shown = f"{words.score(low, metric)} to {words.score(high, metric)}"
+    return Cell(text=shown, key=float(low))
+
+
+def pairs(found: list[Comparison]) -> Table:
+    """Every pair of methods that was compared."""
+    columns = [
+        TASK, MODEL, PROTOCOL, Column(title="higher", pick=True), Column(title="lower", pick=True),
+        number("difference"), number("95 % interval", "of this pair alone"),
+        number("p, Holm", "adjusted for all pairs of the task"),
+        number("visible", "the smallest true difference that would have been seen"),
+        number("wins", "share of seeds in which the first is better, ties half"),
+        Column(title="verdict", pick=True),
+    ]  # fmt: skip
+    return table("pairs", columns, (row for one in found for row in pair_rows(one)))
+
+
+def pair_rows(one: Comparison) -> Iterator[list[Cell]]:
+    """The rows of one comparison."""
+    if one.verdicts is None:
+        return
+    apart = words.decided(one.verdicts.pairs)
+    for row, differ in zip(one.verdicts.pairs.to_dict("records"), apart, strict=True):
+        verdict = "differ" if differ else row["verdict"]
+        yield [
+            *where(one),
+            text(row["a"]),
+            text(row["b"]),
+            numeric(row["difference"], lambda value: words.score(value, one.metric)),
+            ends(row["low"], row["high"], one.metric),
+            numeric(row["p_holm"], lambda value: "< 0.0001" if value < 1e-4 else f"{value:.4f}"),
+            numeric(row["visible"], lambda value: visible(value, one.metric)),
+            numeric(row["superiority"], lambda value: f"{100 * value:.0f}{words.NO_BREAK}%"),
+            text(verdict, strong=bool(differ)),
+        ]
+
+
+def visible(value: float, metric: str) -> str:
+    """A visible difference, which may be none."""
+    return "none" if value == float("inf") else words.score(value, metric)
+
+
+def costs(costs: pd.DataFrame) -> Table:
+    """What every method costs; means over seeds."""
+    several = len(cost.stacks(costs)) > 1
+    columns = [
+        TASK, MODEL, PROTOCOL, METHOD, number("score"),
+        number("trained", "parameters of the method, without the head"),
+        number("training"), number("operations", "floating-point operations of training"),
+        number("peak MiB"), number("adapter"),
+        number("ms in place", "one forward pass of a batch with the adapter in place"),
+        number("ms merged", "the same with the adapter merged"), number("seeds"),
+        *([Column(title="machine and stack", pick=True)] if several else []),
+    ]  # fmt: skip
+    return table("costs", columns, (cost_row(row, several) for row in costs.to_dict("records")))
+
+
+def cost_row(row: Record, several: bool) -> list[Cell]:
+    """The row of a method on one task, machine and stack."""
+    return [
+        *(text(row[key]) for key in ("task", "model", "protocol")),
+        text(row["variant"], strong=True),
+        numeric(row["score"], lambda value: words.score(value, row["metric"])),
+        numeric(row["trained"], lambda value: f"{value:,.0f}"),
+        spread(row, "train_seconds", words.duration),
+        numeric(row["train_flops"], words.quantity),
+        spread(row, "train_peak_mib", lambda value: f"{value:,.0f}"),
+        numeric(row["adapter_bytes"], kibibytes),
+        spread(row, "adapted_ms", lambda value: f"{value:.1f}"),
+        spread(row, "merged_ms", lambda value: f"{value:.1f}"),
+        numeric(row["seeds"]),
+        *([text(cost.describe(row))] if several else []),
+    ]
+
+
+def spread(row: Record, column: str, show: Any) -> Cell:
+    """A mean, and half of its interval where there is one."""
+    mean, low = row[column], row[f"{column}_low"]
+    if pd.isna(low):
+        return numeric(mean, show)
+    return numeric(mean, lambda value: f"{show(value)} ±{words.NO_BREAK}{half(value - low)}")
+
+
+def half(value: float) -> str:
+    """Half of an interval, in few digits."""
+    return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
+
+
+def kibibytes(value: float) -> str:
+    """Bytes as they are read."""
+    if value < 2**20:
+        return f"{value / 2**10:,.0f}{words.NO_BREAK}KiB"
+    return f"{value / 2**20:,.1f}{words.NO_BREAK}MiB"
+
+
+def budgets(parts: list[tuple[Comparison, pd.DataFrame]]) -> Table:
+    """The best method within each budget, and who cannot be told apart from it."""
+    columns = [
+        TASK, MODEL, PROTOCOL, Column(title="budget", pick=True), number("up to"),
+        Column(title="best", pick=True), number("score"),
+        Column(title="cannot be told apart from it, within the budget"),
+    ]  # fmt: skip
+    return table("budgets", columns, (row for part in parts for row in budget_rows(*part)))
+
+
+def budget_rows(one: Comparison, costs: pd.DataFrame) -> Iterator[list[Cell]]:
+    """The rows of one comparison on one machine and stack."""
+    for budget, column in cost.BUDGETS.items():
+        known = costs.dropna(subset=[column])
+        if len(known) < 2:
+            continue
+        for row in cost.within(known, column).to_dict("records"):
+            affordable = known.loc[known[column] <= row["budget"], "variant"]
+            yield [
+                *where(one),
+                text(budget),
+                numeric(row["budget"], lambda value, c=column: budget_text(value, c)),
+                text(row["variant"], strong=True),
+                numeric(row["score"], lambda value: words.score(value, one.metric)),
+                text(", ".join(peers(one, row["variant"]) & set(affordable)) or None),
+            ]
+
+
+def budget_text(value: float, column: str) -> str:
+    """A budget as it is read."""
+    return f"{value:,.0f} MiB" if column == "train_peak_mib" else words.quantity(value)
+
+
+def peers(one: Comparison, method: str) -> set[str]:
+    """The methods that cannot be told apart from one."""
+    if one.verdicts is None:
+        return set()
+    table = one.verdicts.pairs[~words.decided(one.verdicts.pairs)]
+    return {*table.loc[table["a"] == method, "b"], *table.loc[table["b"] == method, "a"]}
+
+
+def tuned(material: Material) -> Table:
+    """How the settings of every method were chosen."""
+    columns = [
+        Column(title="study", pick=True), TASK, PROTOCOL, METHOD, number("points tried"),
+        Column(title="chosen"), number("own settings", "selection score"),
+        number("chosen settings", "selection score"), Column(title="edge"), number("tuning"),
+        number("reported runs"),
+    ]  # fmt: skip
+    return table("tuned", columns, map(tuned_row, rows(material)))
+
+
+def tuned_row(row: Record) -> list[Cell]:
+    """The row of one method in one study."""
+    metric = row["metric"] or ""
+    chosen = ", ".join(part.rpartition(".")[2] for part in row["chosen"] or [])
+    return [
+        text(row["study"]),
+        text(row["task"]),
+        text(row["protocol"]),
+        text(row["method"], strong=True),
+        numeric(row["trials"]),
+        text(chosen or None),
+        numeric(row["own"], lambda value: words.score(value, metric)),
+        numeric(row["tuned"], lambda value: words.score(value, metric)),
+        text(row["edge"] or None),
+        numeric(row["tuning_seconds"], words.duration),
+        numeric(row["seconds"], words.duration),
+    ]
+
+
+def tuning_costs(material: Material) -> Table:
+    """What finding settings has cost, by the trials that lie here."""
+    trials = material.trials.assign(variant=material.trials["base"])
+    columns = [
+        TASK, MODEL, PROTOCOL, METHOD, number("trials"), number("time, all phases"),
+        number("operations of training"), Column(title="machine and stack"),
+    ]  # fmt: skip
+    body = (
+        [
+            *(text(row[key]) for key in ("task", "model", "protocol")),
+            text(row["variant"], strong=True),
+            numeric(row["runs"]),
+            numeric(row["seconds"], words.duration),
+            numeric(row["train_flops"], words.quantity),
+            text(cost.describe(row)),
+        ]
+        for row in cost.tuning(trials).to_dict("records")
+    )
+    return table("tuning-costs", columns, body)
+
+
+def inflation(material: Material) -> Table:
+    """By how much the best epoch on the reported split beats the clean protocol."""
+    columns = [
+        Column(title="study"), TASK, METHOD, number("paper less clean, points"),
+        number("95 % interval"),
+    ]  # fmt: skip
+    body = (inflation_row(s["study"], i) for s in material.studies for i in s.get("inflation", []))
+    return table("inflation", columns, body)
+
+
+def inflation_row(study: str, item: Record) -> list[Cell]:
+    """The row of one method."""
+    low, high = item["interval"] or (None, None)
+    between = numeric(low, lambda value: f"{value:+.2f} to {high:+.2f}")
+    return [
+        text(study),
+        text(item["task"]),
+        text(item["method"], strong=True),
+        numeric(item["points"], lambda value: f"{value:+.2f}"),
+        between,
+    ]
+
+
+def beside_published(ledger: pd.DataFrame, runs: pd.DataFrame) -> Table:
+    """The published numbers of methods and tasks that have runs here."""
+    columns = [
+        Column(title="paper", pick=True), Column(title="table"), METHOD, TASK, MODEL,
+        Column(title="metric"), number("published"), number("ours"), number("seeds"),
+        Column(title="verdict", pick=True), Column(title="reason"),
+    ]  # fmt: skip
+    tasks = {str(task).rpartition("/")[2] for task in runs["task"]}
+    here = ledger["variant"].isin(runs["variant"]) & ledger["task"].isin(tasks)
+    return table("ledger", columns, map(ledger_row, ledger[here].to_dict("records")))
+
+
+def ledger_row(row: Record) -> list[Cell]:
+    """One published number."""
+    return [
+        text(row["paper"]),
+        text(f"{row['table']}, {row['label']}"),
+        text(row["variant"]),
+        text(row["task"]),
+        text(row["model"]),
+        text(row["metric"]),
+        numeric(row["score"], lambda value: words.score(value, row["metric"])),
+        numeric(row["ours"], lambda value: words.score(value, row["metric"])),
+        numeric(row["our_seeds"]),
+        text(row["verdict"], strong=row["verdict"] != OPEN),
+        text(row["reason"]),
+    ]
+
+
+def ledger_words(ledger: pd.DataFrame) -> str:
+    """The ledger in one sentence."""
+    counts = Counter(ledger["verdict"])
+    return (
+        f"Of {len(ledger):,} published numbers {words.number(counts[REPRODUCED])} came out here "
+        f"again, {words.number(counts[NOT_REPRODUCED])} did not, and {counts[OPEN]:,} cannot be "
+        "judged from these runs."
+    )
+
+
+def every_run(material: Material) -> Table:
+    """Every run, those that chose settings and those that diverged too."""
+    columns = [
+        TASK, MODEL, PROTOCOL, METHOD, number("seed"), Column(title="stage", pick=True),
+        Column(title="status", pick=True), number("score"),
+        number("95 % interval", "over examples"), number("training"),
+        Column(title="folder", code=True),
+    ]  # fmt: skip
+    return table(
+        "runs", columns, (run_row(run, material) for run in material.runs.to_dict("records"))
+    )
+
+
+def run_row(run: Record, material: Material) -> list[Cell]:
+    """One run."""
+    metric = run["metric"] or ""
+    return [
+        *(text(run[key]) for key in ("task", "model", "protocol")),
+        text(run["method"], strong=True),
+        numeric(run["seed"]),
+        text(run["stage"]),
+        text(run["status"]),
+        numeric(run["score"], lambda value: words.score(value, metric)),
+        numeric(None) if run["score"] is None else ends(run["low"], run["high"], metric),
+        numeric(run["train_seconds"], words.duration),
+        text(Path(run["folder"]).relative_to(material.folder)),
+    ]
+
+
+def environment(material: Material) -> Table:
+    """Code, packages, machines, data and weights behind the runs."""
+    counts: dict[tuple[str, str], int] = {}
+    for result in material.results:
+        for fact in facts(result):
+            counts[fact] = counts.get(fact, 0) + 1
+    several = Counter(what for what, _ in counts)
+    columns = [Column(title="what"), Column(title="value", code=True), number("runs")]
+    body = (
+        [text(what), text(value, strong=several[what] > 1), numeric(number)]
+        for (what, value), number in sorted(counts.items())
+    )
+    return table("environment", columns, body)
+
+
+def facts(result: Record) -> Iterator[tuple[str, str]]:
+    """What a run ran on."""
+    known, label, prints = result["provenance"], result["label"], result["fingerprint"]
+    for key in ("device", "threads", "processes", "python", "system", "float32_products"):
+        if key in known:
+            yield key.replace("_", " "), str(known[key])
+    yield "code", known["code"][:12]
+    if known["git"] is not None:
+        dirty = ", with changes" if known["git"]["dirty"] else ""
+        yield "commit", known["git"]["commit"][:12] + dirty
+    yield from ((f"package {name}", version) for name, version in known["packages"].items())
+    for split, value in prints["data"].items():
+        yield f"data {label['task']} {split}", value[:12]
+    yield f"weights {label['model']}", str(prints["model"])[:12]

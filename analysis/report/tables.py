@@ -1,0 +1,72 @@
+"""Tables of the page: what a cell shows, and by what its column is sorted."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+NONE = "\u2013"  # where there is nothing to show
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """A text, and the number or the text that sorts it."""
+
+    text: str
+    key: float | str
+    strong: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """A column: `numbers` stand to the right, `pick` gives it a picker, `code` a fixed width."""
+
+    title: str
+    numbers: bool = False
+    pick: bool = False
+    code: bool = False
+    hint: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table that is sorted and filtered in the browser; `name` is unique on the page."""
+
+    name: str
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[Cell]]
+    caption: str = ""
+
+    def __post_init__(self) -> None:
+        assert all(len(row) == len(self.columns) for row in self.rows), self.name
+
+    def values(self, place: int) -> list[str]:
+        """What a picker offers."""
+        return sorted({row[place].text for row in self.rows})
+
+    @property
+    def pickers(self) -> list[tuple[int, str, list[str]]]:
+        """Place, title and values of the columns that have a picker, where there is a choice."""
+        found = [(i, c.title, self.values(i)) for i, c in enumerate(self.columns) if c.pick]
+        return [(place, title, values) for place, title, values in found if len(values) > 1]
+
+
+def text(value: Any, strong: bool = False) -> Cell:
+    """A cell that shows a text and is sorted by it."""
+    return Cell(text=NONE if value is None else str(value), key=str(value), strong=strong)
+
+
+def numeric(value: float | None, show: Callable[[float], str] = str, strong: bool = False) -> Cell:
+    """A cell that shows a number and is sorted by it; what is not known comes last."""
+    if value is None or math.isnan(value):
+        return Cell(text=NONE, key=math.inf)
+    return Cell(text=show(value), key=float(value), strong=strong)
+
+
+def table(
+    name: str, columns: Iterable[Column], rows: Iterable[Sequence[Cell]], caption: str = ""
+) -> Table:
+    """A table of any iterables."""
+    return Table(
+        name=name, columns=list(columns), rows=[list(row) for row in rows], caption=caption
+    )
