@@ -57,7 +57,12 @@ RESULT: dict[str, Any] = {
 
 
 def store(
-    folder: Path, variant: str, seed: int, right: np.ndarray, task: str = "local/sst2", **changes: Any
+    folder: Path,
+    variant: str,
+    seed: int,
+    right: np.ndarray,
+    task: str = "local/sst2",
+    **changes: Any,
 ) -> Path:
     """Write a run that got these examples [n] right; changes are of result.json, deep."""
     labels = np.arange(len(right)) % 2
@@ -108,7 +113,11 @@ def diverged(folder: Path, variant: str, seed: int, **changes: Any) -> Path:
 
 
 def study(
-    folder: Path, methods: Mapping[str, float], tasks: Sequence[str], seeds: int, examples: int = 400
+    folder: Path,
+    methods: Mapping[str, float],
+    tasks: Sequence[str],
+    seeds: int,
+    examples: int = 400,
 ) -> Path:
     """Methods of these true accuracies, tuned over three rates, as a study leaves them."""
     rows, cells = [], []
@@ -153,7 +162,9 @@ def method_of_study(
             "bytes": {"adapter": 4 * size},
         }
         config = {"variant": {"lr": rates[0]}, "task": {"name": task}} | tag
-        where = store(folder, method, seed, right[:, seed], f"local/{task}", config=config, cost=cost)
+        where = store(
+            folder, method, seed, right[:, seed], f"local/{task}", config=config, cost=cost
+        )
         cells.append({"folder": str(where), "stage": "test", "status": "complete"})
     scores = right.mean(axis=0).tolist()
     row = {

@@ -25,8 +25,16 @@ class Audit:
 
 
 def audits(material: Material, found: list[Comparison]) -> list[Audit]:
-    """Every study's own audit, and one of the runs of each comparison."""
-    return [*of_studies(material), *(of_runs(material, one) for one in found if one.verdicts)]
+    """Every study's own audit, and one of the runs where runs of no study are compared."""
+    studies = {study["study"] for study in material.studies}
+    own = [one for one in found if one.verdicts and not set(study_of(material, one)) <= studies]
+    return [*of_studies(material), *(of_runs(material, one) for one in own)]
+
+
+def study_of(material: Material, one: Comparison) -> list[str | None]:
+    """The studies that the compared runs belong to; None for runs of no study."""
+    trackers = [material.results[i]["config"].get("tracker") or {} for i in one.runs.index]
+    return [tracker.get("group") for tracker in trackers]
 
 
 def of_studies(material: Material) -> list[Audit]:

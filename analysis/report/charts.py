@@ -75,7 +75,9 @@ def tuning(curves: Iterable[Curve]) -> list[Data]:
     for curve in curves:
         key = (curve.task, curve.protocol, curve.setting)
         title = f"{curve.task} · {curve.protocol}"
-        chart = found.setdefault(key, {"title": title, "setting": curve.setting, "lines": []})
-        line = [[number(x), None if y is None else number(100 * y)] for x, y in curve.points]
+        chart = found.setdefault(key, {"title": title, "metric": curve.metric, "lines": []})
+        chart["setting"] = curve.setting
+        by = words.scale(curve.metric)
+        line = [[number(x), None if y is None else number(by * y)] for x, y in curve.points]
         chart["lines"].append({"method": curve.method, "points": line, "chosen": curve.chosen})
     return [chart for chart in found.values() if any(len(c["points"]) > 1 for c in chart["lines"])]

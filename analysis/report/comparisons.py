@@ -40,7 +40,11 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Overall:
-    """Methods over several tasks; `methods` has method, mean, iqm, low, high and letters."""
+    """Methods over several tasks.
+
+    `methods` has a row for each: method, letters, mean and iqm (interquartile mean), each with
+    its low and high over other seeds.
+    """
 
     model: str
     protocol: str
@@ -190,15 +194,20 @@ def together(parts: list[Comparison], rule: Rule) -> Overall | None:
     verdicts = across(runs, generator, replace(rule, test="sign_flip"))
     table = score_table(runs)
     scores = table.to_numpy().reshape(len(table), len(tasks), len(seeds)).swapaxes(1, 2)
-    low, high = stratified(scores, iqm, generator, rule.resamples, rule.alpha)
-    middle = pd.DataFrame(
-        {"method": table.index.map(str), "iqm": iqm(scores), "low": low, "high": high}
-    )
+    around = {"method": table.index.map(str), "iqm": iqm(scores)}
+    for name, statistic in (("", mean_of_all), ("iqm_", iqm)):
+        ends = stratified(scores, statistic, generator, rule.resamples, rule.alpha)
+        around |= dict(zip((f"{name}low", f"{name}high"), ends, strict=True))
     return Overall(
         model=parts[0].model,
         protocol=parts[0].protocol,
         tasks=tuple(sorted(tasks)),
         seeds=tuple(seeds),
-        methods=verdicts.methods.merge(middle, on="method"),
+        methods=verdicts.methods.merge(pd.DataFrame(around), on="method"),
         verdicts=verdicts,
     )
+
+
+def mean_of_all(scores: np.ndarray) -> np.ndarray:
+    """The mean [...] of scores [..., runs, tasks]."""
+    return scores.mean(axis=(-2, -1))

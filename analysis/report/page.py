@@ -23,7 +23,6 @@ from analysis.report.material import Material
 from analysis.report.tuning import curves
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
-FIGURES = ("trained", "train_seconds", "train_peak_mib")  # costs that are drawn for print
 # What only a file of its own needs, and names addresses in.
 PREAMBLE = re.compile(r"^.*?(?=<svg)|<metadata>.*?</metadata>|\sxmlns(:xlink)?=\"[^\"]*\"", re.S)
 # Marks as paths about the origin: what a colour says, a shape says too.
@@ -109,10 +108,14 @@ def context(report: Report) -> Context:
         "title": material.folder.resolve().name,
         "summary": summary(report),
         "alpha": report.rule.alpha,
-        "cards": [*map(card_of_all, report.overall), *map(card, found)],
+        "cards": [
+            *map(card_of_all, report.overall),
+            *map(card, sorted(found, key=lambda one: one.verdicts is None)),
+        ],
         "hopeless": hopeless(material),
         "methods": report.methods,
         "scores": sections.scores(found),
+        "over_tasks": sections.over_tasks(report.overall),
         "pairs": sections.pairs(found),
         "costs": sections.costs(joined(table for _, table in report.costs)),
         "budgets": sections.budgets(report.one_by_one),
@@ -166,9 +169,9 @@ def card(one: Comparison) -> Context:
         "headline": words.alone(one) if alone else words.headline(one.verdicts),
         "sentences": [] if alone else words.sentences(one.verdicts, one.metric),
         "left_out": one.left_out,
-        "bars": bars(one.methods, "mean", one.metric),
+        "bars": bars(one.methods, one.metric),
         "family": "" if alone else one.verdicts.family,
-        "metric": one.metric,
+        "whole": False,
     }
 
 
@@ -180,26 +183,26 @@ def card_of_all(whole: Overall) -> Context:
         "headline": words.headline(whole.verdicts),
         "sentences": words.sentences(whole.verdicts, ""),
         "left_out": [],
-        "bars": bars(whole.methods, "iqm", ""),
+        "bars": bars(whole.methods, ""),
         "family": whole.verdicts.family,
-        "metric": "interquartile mean of all scores",
+        "whole": True,
     }
 
 
-def bars(methods: pd.DataFrame, middle: str, metric: str) -> list[Context]:
+def bars(methods: pd.DataFrame, metric: str) -> list[Context]:
     """A dot and a line for each method, in percent of the width."""
-    table = methods.sort_values(middle, ascending=False, kind="stable")
+    table = methods.sort_values("mean", ascending=False, kind="stable")
     least, most = table["low"].min(), table["high"].max()
     width = (most - least) or 1.0
     return [
         {
             "method": row["method"],
             "letters": row.get("letters", ""),
-            "text": words.score(row[middle], metric),
+            "text": words.score(row["mean"], metric),
             "between": f"{words.score(row['low'], metric)} to {words.score(row['high'], metric)}",
             "left": 100 * (row["low"] - least) / width,
             "wide": 100 * (row["high"] - row["low"]) / width,
-            "dot": 100 * (row[middle] - least) / width,
+            "dot": 100 * (row["mean"] - least) / width,
         }
         for row in table.to_dict("records")
     ]
@@ -207,13 +210,17 @@ def bars(methods: pd.DataFrame, middle: str, metric: str) -> list[Context]:
 
 def drawn(report: Report) -> Iterable[tuple[str, Markup]]:
     """Figures for print, with their captions."""
+    order = {name: place for place, name in enumerate(report.methods)}
+    for one in report.found:
+        if one.verdicts is not None:
+            table = one.methods.assign(order=one.methods["method"].map(order))
+            yield f"{one.group}: {one.metric}", svg(figures.scores(table))
     for one, table in report.one_by_one:
-        order = table["variant"].map({name: i for i, name in enumerate(report.methods)})
-        for axis in FIGURES:
-            if len(table) < 2 or table[axis].isna().all():
-                continue
-            known = table.assign(order=order, front=cost.front(table, axis))
-            yield f"{one.group}: {cost.COSTS[axis]}", svg(figures.pareto(known, axis))
+        if len(table) > 1:
+            known = table.assign(order=table["variant"].map(order))
+            known["front"] = cost.front(table, "trained")
+            title = f"{one.group}: {one.metric} and {cost.COSTS['trained']}"
+            yield title, svg(figures.pareto(known, "trained"))
 
 
 def svg(axes: Axes) -> Markup:

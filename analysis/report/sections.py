@@ -10,14 +10,16 @@ import pandas as pd
 from analysis import cost
 from analysis.ledger import NOT_REPRODUCED, OPEN, REPRODUCED
 from analysis.report import words
-from analysis.report.comparisons import Comparison
+from analysis.report.comparisons import Comparison, Overall
 from analysis.report.material import Material, Record
 from analysis.report.tables import Cell, Column, Table, numeric, table, text
 from analysis.report.tuning import rows
 
 TASK = Column(title="task", pick=True)
-MODEL = Column(title="model", pick=True)
-PROTOCOL = Column(title="protocol", pick=True)
+MODEL = Column(title="model", pick=True, shared=True)
+PROTOCOL = Column(title="protocol", pick=True, shared=True)
+STUDY = Column(title="study", pick=True, shared=True)
+MACHINE = Column(title="machine and stack", pick=True, shared=True)
 METHOD = Column(title="method", pick=True)
 
 
@@ -36,7 +38,8 @@ def scores(found: list[Comparison]) -> Table:
     columns = [
         TASK, MODEL, PROTOCOL, METHOD, number("score"), number("95 % interval"),
         Column(title="group", hint="methods that share a letter cannot be told apart"),
-        number("seeds"), number("examples"), Column(title="metric"),
+        Column(title="seeds", numbers=True, shared=True),
+        Column(title="examples", numbers=True, shared=True), Column(title="metric", shared=True),
     ]  # fmt: skip
     return table("scores", columns, (row for one in found for row in score_rows(one)))
 
@@ -62,6 +65,35 @@ def ends(low: float, high: float, metric: str) -> Cell:
         return numeric(None)
     shown = f"{words.score(low, metric)} to {words.score(high, metric)}"
     return Cell(text=shown, key=float(low))
+
+
+def over_tasks(found: list[Overall]) -> Table:
+    """Every method over all tasks that it shares with others."""
+    columns = [
+        MODEL, PROTOCOL, METHOD, number("mean", "of all seeds and tasks"),
+        number("95 % interval", "over seeds"), Column(title="group"),
+        number("interquartile mean", "of the middle half of all runs on all tasks"),
+        number("its 95 % interval", "over seeds"),
+        Column(title="tasks", shared=True), Column(title="seeds", numbers=True, shared=True),
+    ]  # fmt: skip
+    return table("over-tasks", columns, (row for one in found for row in whole_rows(one)))
+
+
+def whole_rows(one: Overall) -> Iterator[list[Cell]]:
+    """The rows of one set of tasks."""
+    for row in one.methods.to_dict("records"):
+        yield [
+            text(one.model),
+            text(one.protocol),
+            text(row["method"], strong=True),
+            numeric(row["mean"], lambda value: words.score(value, "")),
+            ends(row["low"], row["high"], ""),
+            text(row["letters"] or None),
+            numeric(row["iqm"], lambda value: words.score(value, "")),
+            ends(row["iqm_low"], row["iqm_high"], ""),
+            text(", ".join(one.tasks)),
+            numeric(len(one.seeds)),
+        ]
 
 
 def pairs(found: list[Comparison]) -> Table:
@@ -104,34 +136,33 @@ def visible(value: float, metric: str) -> str:
 
 def costs(costs: pd.DataFrame) -> Table:
     """What every method costs; means over seeds."""
-    several = len(cost.stacks(costs)) > 1
     columns = [
         TASK, MODEL, PROTOCOL, METHOD, number("score"),
         number("trained", "parameters of the method, without the head"),
-        number("training"), number("operations", "floating-point operations of training"),
+        number("training, s"), number("operations", "floating-point operations of training"),
         number("peak MiB"), number("adapter"),
         number("ms in place", "one forward pass of a batch with the adapter in place"),
-        number("ms merged", "the same with the adapter merged"), number("seeds"),
-        *([Column(title="machine and stack", pick=True)] if several else []),
+        number("ms merged", "the same with the adapter merged"),
+        Column(title="seeds", numbers=True, shared=True), MACHINE,
     ]  # fmt: skip
-    return table("costs", columns, (cost_row(row, several) for row in costs.to_dict("records")))
+    return table("costs", columns, (cost_row(row) for row in costs.to_dict("records")))
 
 
-def cost_row(row: Record, several: bool) -> list[Cell]:
+def cost_row(row: Record) -> list[Cell]:
     """The row of a method on one task, machine and stack."""
     return [
         *(text(row[key]) for key in ("task", "model", "protocol")),
         text(row["variant"], strong=True),
         numeric(row["score"], lambda value: words.score(value, row["metric"])),
         numeric(row["trained"], lambda value: f"{value:,.0f}"),
-        spread(row, "train_seconds", words.duration),
+        spread(row, "train_seconds", lambda value: f"{value:,.1f}"),
         numeric(row["train_flops"], words.quantity),
         spread(row, "train_peak_mib", lambda value: f"{value:,.0f}"),
         numeric(row["adapter_bytes"], kibibytes),
         spread(row, "adapted_ms", lambda value: f"{value:.1f}"),
         spread(row, "merged_ms", lambda value: f"{value:.1f}"),
         numeric(row["seeds"]),
-        *([text(cost.describe(row))] if several else []),
+        text(cost.describe(row)),
     ]
 
 
@@ -160,7 +191,7 @@ def budgets(parts: list[tuple[Comparison, pd.DataFrame]]) -> Table:
     columns = [
         TASK, MODEL, PROTOCOL, Column(title="budget", pick=True), number("up to"),
         Column(title="best", pick=True), number("score"),
-        Column(title="cannot be told apart from it, within the budget"),
+        Column(title="cannot be told apart from it, within the budget", wrap=True),
     ]  # fmt: skip
     return table("budgets", columns, (row for part in parts for row in budget_rows(*part)))
 
@@ -199,7 +230,7 @@ def peers(one: Comparison, method: str) -> set[str]:
 def tuned(material: Material) -> Table:
     """How the settings of every method were chosen."""
     columns = [
-        Column(title="study", pick=True), TASK, PROTOCOL, METHOD, number("points tried"),
+        STUDY, TASK, PROTOCOL, METHOD, number("points tried"),
         Column(title="chosen"), number("own settings", "selection score"),
         number("chosen settings", "selection score"), Column(title="edge"), number("tuning"),
         number("reported runs"),
@@ -210,7 +241,7 @@ def tuned(material: Material) -> Table:
 def tuned_row(row: Record) -> list[Cell]:
     """The row of one method in one study."""
     metric = row["metric"] or ""
-    chosen = ", ".join(part.rpartition(".")[2] for part in row["chosen"] or [])
+    chosen = ", ".join(short(point) for point in row["chosen"] or [])
     return [
         text(row["study"]),
         text(row["task"]),
@@ -226,12 +257,18 @@ def tuned_row(row: Record) -> list[Cell]:
     ]
 
 
+def short(point: str) -> str:
+    """A tuned setting without its section."""
+    key, equals, value = point.partition("=")
+    return f"{key.rpartition('.')[2]}{equals}{value}"
+
+
 def tuning_costs(material: Material) -> Table:
     """What finding settings has cost, by the trials that lie here."""
     trials = material.trials.assign(variant=material.trials["base"])
     columns = [
         TASK, MODEL, PROTOCOL, METHOD, number("trials"), number("time, all phases"),
-        number("operations of training"), Column(title="machine and stack"),
+        number("operations of training"), MACHINE,
     ]  # fmt: skip
     body = (
         [
@@ -250,7 +287,7 @@ def tuning_costs(material: Material) -> Table:
 def inflation(material: Material) -> Table:
     """By how much the best epoch on the reported split beats the clean protocol."""
     columns = [
-        Column(title="study"), TASK, METHOD, number("paper less clean, points"),
+        STUDY, TASK, METHOD, number("paper less clean, points"),
         number("95 % interval"),
     ]  # fmt: skip
     body = (inflation_row(s["study"], i) for s in material.studies for i in s.get("inflation", []))
@@ -274,8 +311,9 @@ def beside_published(ledger: pd.DataFrame, runs: pd.DataFrame) -> Table:
     """The published numbers of methods and tasks that have runs here."""
     columns = [
         Column(title="paper", pick=True), Column(title="table"), METHOD, TASK, MODEL,
-        Column(title="metric"), number("published"), number("ours"), number("seeds"),
-        Column(title="verdict", pick=True), Column(title="reason"),
+        Column(title="metric"), number("published"), number("ours"),
+        Column(title="seeds", numbers=True, shared=True),
+        Column(title="verdict", pick=True, shared=True), Column(title="reason", wrap=True),
     ]  # fmt: skip
     tasks = {str(task).rpartition("/")[2] for task in runs["task"]}
     here = ledger["variant"].isin(runs["variant"]) & ledger["task"].isin(tasks)
@@ -302,10 +340,11 @@ def ledger_row(row: Record) -> list[Cell]:
 def ledger_words(ledger: pd.DataFrame) -> str:
     """The ledger in one sentence."""
     counts = Counter(ledger["verdict"])
+    if counts[OPEN] == len(ledger):
+        return f"None of {len(ledger):,} published numbers can be judged by these runs."
     return (
-        f"Of {len(ledger):,} published numbers {words.number(counts[REPRODUCED])} came out here "
-        f"again, {words.number(counts[NOT_REPRODUCED])} did not, and {counts[OPEN]:,} cannot be "
-        "judged from these runs."
+        f"Of {len(ledger):,} published numbers {counts[REPRODUCED]:,} came out here again, "
+        f"{counts[NOT_REPRODUCED]:,} did not, and {counts[OPEN]:,} cannot be judged by these runs."
     )
 
 

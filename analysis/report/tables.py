@@ -19,23 +19,32 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """A column: `numbers` stand to the right, `pick` gives it a picker, `code` a fixed width."""
+    """A column, and how it looks.
+
+    `numbers` stand to the right, `pick` gives it a picker, `code` letters of one width, `wrap`
+    lets texts break. A `shared` column is told once, above, where all its rows say the same.
+    """
 
     title: str
     numbers: bool = False
     pick: bool = False
     code: bool = False
+    wrap: bool = False
+    shared: bool = False
     hint: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table that is sorted and filtered in the browser; `name` is unique on the page."""
+    """A table that is sorted and filtered in the browser; `name` is unique on the page.
+
+    `told` is what all of its rows share.
+    """
 
     name: str
     columns: Sequence[Column]
     rows: Sequence[Sequence[Cell]]
-    caption: str = ""
+    told: str = ""
 
     def __post_init__(self) -> None:
         assert all(len(row) == len(self.columns) for row in self.rows), self.name
@@ -63,10 +72,15 @@ def numeric(value: float | None, show: Callable[[float], str] = str, strong: boo
     return Cell(text=show(value), key=float(value), strong=strong)
 
 
-def table(
-    name: str, columns: Iterable[Column], rows: Iterable[Sequence[Cell]], caption: str = ""
-) -> Table:
-    """A table of any iterables."""
+def table(name: str, columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> Table:
+    """A table, with what all of its rows share told once."""
+    body = [list(row) for row in rows]
+    texts = [{row[i].text for row in body} for i in range(len(columns))]
+    once = [column.shared and len(texts[i]) == 1 for i, column in enumerate(columns)]
+    told = [f"{column.title} {texts[i].pop()}" for i, column in enumerate(columns) if once[i]]
     return Table(
-        name=name, columns=list(columns), rows=[list(row) for row in rows], caption=caption
+        name=name,
+        columns=[column for column, same in zip(columns, once, strict=True) if not same],
+        rows=[[cell for cell, same in zip(row, once, strict=True) if not same] for row in body],
+        told=", ".join(told),
     )

@@ -18,6 +18,7 @@ class Curve:
     protocol: str
     method: str
     setting: str
+    metric: str
     points: tuple[Point, ...]
     chosen: float | None
 
@@ -48,6 +49,7 @@ def of_row(row: Record) -> Curve | None:
         protocol=row["protocol"],
         method=row["method"],
         setting=keys.pop(),
+        metric=row["metric"] or "",
         points=tuple(sorted((point[1], score) for point, score in points if point is not None)),
         chosen=None if chosen is None else chosen[1],
     )
@@ -74,9 +76,14 @@ def from_trials(material: Material) -> Iterator[Curve]:
         means = group.groupby("lr")["score"].mean()
         points = tuple((float(x), None if lost[x] else float(means[x])) for x in means.index)
         yield Curve(
-            task=str(task), protocol=str(protocol), method=str(method),
-            setting="lr", points=points, chosen=best(points),
-        )  # fmt: skip
+            task=str(task),
+            protocol=str(protocol),
+            method=str(method),
+            setting="lr",
+            metric=next(iter(group["metric"].dropna()), ""),
+            points=points,
+            chosen=best(points),
+        )
 
 
 def rate(result: Record) -> float | None:

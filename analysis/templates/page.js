@@ -114,10 +114,11 @@
     return found.length > 1 ? found : ticks(low, high);
   }
 
-  const LEFT = 46, TOP = 12, BOTTOM = 44, HEIGHT = 260;
+  const LEFT = 40, TOP = 16, BOTTOM = 44, HEIGHT = 260;
 
   function frame(box, title, note, xs, ys, log, xTitle, yTitle) {
-    const figure = element("figure", "", element("figcaption", title, element("small", note)));
+    const under = [yTitle, note].filter(Boolean).join(", ");
+    const figure = element("figure", "", element("figcaption", title, element("small", under)));
     figure.className = "chart";
     box.append(figure);
     const width = Math.max(figure.clientWidth - 32, 200);
@@ -132,7 +133,6 @@
     for (const tick of x.ticks)
       svg.append(draw("text", { x: x.place(tick), y: HEIGHT - BOTTOM + 18, "text-anchor": "middle" }, short(tick)));
     svg.append(draw("text", { x: (LEFT + width) / 2, y: HEIGHT - 6, "text-anchor": "middle" }, xTitle));
-    svg.append(draw("text", { x: 0, y: 2, class: "axis" }, yTitle));
     figure.append(svg);
     return { svg, x, y };
   }
@@ -194,7 +194,7 @@
     const ys = known(chart.lines.flatMap((line) => line.points.map(([, y]) => y)));
     if (!ys.length) return;
     const log = Math.min(...xs) > 0 && Math.max(...xs) / Math.min(...xs) > 5;
-    const { svg, x, y } = frame(box, chart.title, "", xs, ys, log, chart.setting, "selection score");
+    const { svg, x, y } = frame(box, chart.title, "", xs, ys, log, chart.setting, `${chart.metric || "score"} on the selection split`);
     for (const line of chart.lines) {
       const { colour } = look(line.method);
       const group = draw("g", { class: `trace ${colour}` });
@@ -211,7 +211,7 @@
       for (const [px, py] of line.points) {
         if (py === null) continue;
         const chosen = line.chosen !== null && Math.abs(px / line.chosen - 1) < 1e-9;
-        const text = `${line.method}${chosen ? ", chosen" : ""}\n${chart.setting} ${short(px)}\nselection score ${short(py)}`;
+        const text = `${line.method}${chosen ? ", chosen" : ""}\n${chart.setting} ${short(px)}\n${chart.metric || "score"} ${short(py)}`;
         const node = mark(line.method, x.place(px), y.place(py), text);
         if (chosen) node.append(draw("circle", { class: "ring", cx: x.place(px), cy: y.place(py), r: 9 }));
         svg.append(node);
