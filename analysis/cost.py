@@ -4,10 +4,13 @@ Seconds and memory are those of one machine and one stack of software, so a tabl
 over several, and what compares costs refuses more than one.
 """
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from scipy import stats
 
+Frame = Any  # a pandas.DataFrame, of whose columns a type checker knows nothing
 COSTS = {
     "trained": "trained parameters",
     "train_seconds": "seconds of training",
@@ -31,7 +34,7 @@ MEASURED = [end for column in ("score", *COSTS) for end in ends(column)]
 COLUMNS = [*TASK, *STACK, "variant", "metric", "seeds", *MEASURED]
 
 
-def table(runs: pd.DataFrame, confidence: float = 0.95) -> pd.DataFrame:
+def table(runs: Frame, confidence: float = 0.95) -> Frame:
     """A row for each method, task and stack: means over seeds, with the ends of their intervals.
 
     Of every value `x` there is `x`, `x_low` and `x_high`; one seed has no interval (NaN). `seeds`
@@ -59,12 +62,12 @@ def interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float, float
     return mean, mean - reach, mean + reach
 
 
-def stacks(table: pd.DataFrame) -> pd.DataFrame:
+def stacks(table: Frame) -> Frame:
     """The machines and stacks in a table, one row each."""
     return table[STACK].drop_duplicates(ignore_index=True)
 
 
-def one_stack(table: pd.DataFrame) -> None:
+def one_stack(table: Frame) -> None:
     """Raise where costs of several machines or stacks stand in one table."""
     if len(found := stacks(table)) > 1:
         said = "; ".join(describe(row) for row in found.to_dict("records"))
@@ -77,7 +80,7 @@ def describe(stack: dict) -> str:
     return f"{stack['device']}, {threads}, torch {stack['torch']}, code {stack['code'][:7]}"
 
 
-def front(table: pd.DataFrame, cost: str) -> pd.Series:
+def front(table: Frame, cost: str) -> Frame:
     """Which rows no other beats: none is as cheap and as good, and better in one of the two."""
     one_stack(table)
     price, score = table[cost].to_numpy(), table["score"].to_numpy()
@@ -87,7 +90,7 @@ def front(table: pd.DataFrame, cost: str) -> pd.Series:
     return pd.Series(~beaten & ~np.isnan(price) & ~np.isnan(score), index=table.index)
 
 
-def within(table: pd.DataFrame, cost: str) -> pd.DataFrame:
+def within(table: Frame, cost: str) -> Frame:
     """The best mean score within each budget: `budget`, `variant`, `score`.
 
     A budget is what one of the methods costs; it is listed where it buys something better.
@@ -97,7 +100,7 @@ def within(table: pd.DataFrame, cost: str) -> pd.DataFrame:
     return found.drop_duplicates(["budget", "score"], ignore_index=True)
 
 
-def tuning(trials: pd.DataFrame) -> pd.DataFrame:
+def tuning(trials: Frame) -> Frame:
     """What finding the settings has cost, by task and method: `runs`, `seconds`, `train_flops`.
 
     Diverged trials count: they were paid for.

@@ -3,10 +3,8 @@
 from collections import Counter
 from dataclasses import dataclass
 
-import pandas as pd
-
 from analysis.report.comparisons import Comparison
-from analysis.report.material import Material, flat
+from analysis.report.material import Frame, Material, flat
 from analysis.report.tuning import rows
 
 # Settings that every method of a comparison should share.
@@ -59,7 +57,7 @@ def of_runs(material: Material, one: Comparison) -> Audit:
     return Audit(title=one.group, source="the compared runs alone", remarks=odd(known), lost=[])
 
 
-def facts(material: Material, runs: pd.DataFrame) -> dict[str, str]:
+def facts(material: Material, runs: Frame) -> dict[str, str]:
     """What should be the same for every method; several values are joined."""
     found: dict[str, list[str]] = {}
     for i in runs.index:

@@ -4,11 +4,10 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-import pandas as pd
-
 from analysis import cost
 from analysis.report import words
 from analysis.report.comparisons import Comparison
+from analysis.report.material import Frame
 from analysis.report.tuning import Curve
 
 # Axis titles; costs that methods share up to orders of magnitude stand on a logarithmic axis.
@@ -24,7 +23,7 @@ AXES = {
 Data = dict[str, Any]
 
 
-def pareto(parts: Iterable[tuple[Comparison, pd.DataFrame]]) -> list[Data]:
+def pareto(parts: Iterable[tuple[Comparison, Frame]]) -> list[Data]:
     """A chart for each comparison and stack: methods, scores, costs, and who is on the front."""
     found = []
     for one, costs in parts:
@@ -43,7 +42,7 @@ def pareto(parts: Iterable[tuple[Comparison, pd.DataFrame]]) -> list[Data]:
     return found
 
 
-def dots(one: Comparison, table: pd.DataFrame) -> list[Data]:
+def dots(one: Comparison, table: Frame) -> list[Data]:
     """The methods on one machine and stack; scores with the intervals of the verdicts."""
     fronts = {axis: cost.front(table, axis) for axis in AXES}
     ends = one.methods.set_index("method")
@@ -59,7 +58,7 @@ def dots(one: Comparison, table: pd.DataFrame) -> list[Data]:
     ]
 
 
-def triple(row: pd.Series, keys: Iterable[str], metric: str) -> list[float | None]:
+def triple(row: Frame, keys: Iterable[str], metric: str) -> list[float | None]:
     """A score and its ends as they are read."""
     return [number(float(row[key]) * words.scale(metric)) for key in keys]
 

@@ -11,9 +11,14 @@ from analysis.counted import COUNTED
 from analysis.crossed import crossed
 from analysis.family import Rule, count
 from analysis.outcomes import Outcomes, outcomes, read_predictions, score_table
-from analysis.report.material import Material, latest
+from analysis.report.material import Frame, Material, latest
 from analysis.statistics import Verdicts, across, judge
 
+# What a score can be: an interval of few seeds is wider, and says no more.
+BOUNDS = {
+    **dict.fromkeys(("accuracy", "f1", "BLEU", "ROUGE_L"), (0.0, 1.0)),
+    **dict.fromkeys(("matthews", "pearson", "spearman"), (-1.0, 1.0)),
+}
 DRAWS = 0  # seeds the generator: the same runs give the same page
 
 
@@ -32,8 +37,8 @@ class Comparison:
     metric: str
     examples: int
     seeds: tuple[int, ...]
-    runs: pd.DataFrame
-    methods: pd.DataFrame
+    runs: Frame
+    methods: Frame
     verdicts: Verdicts | None
     left_out: list[str] = field(default_factory=list)
 
@@ -49,8 +54,9 @@ class Overall:
     model: str
     protocol: str
     tasks: tuple[str, ...]
+    metrics: tuple[str, ...]
     seeds: tuple[int, ...]
-    methods: pd.DataFrame
+    methods: Frame
     verdicts: Verdicts
 
 
@@ -72,12 +78,12 @@ def hopeless(material: Material) -> list[str]:
     ]
 
 
-def ended(runs: pd.DataFrame) -> str:
+def ended(runs: Frame) -> str:
     """How many runs diverged."""
     return f"{count(len(runs), 'run')} diverged, none came to its end"
 
 
-def comparison(tested: pd.DataFrame, rule: Rule) -> Comparison:
+def comparison(tested: Frame, rule: Rule) -> Comparison:
     """The comparison of one group."""
     runs = latest(tested)
     done = runs[runs["status"] == "complete"]
@@ -88,8 +94,7 @@ def comparison(tested: pd.DataFrame, rule: Rule) -> Comparison:
     first = kept.iloc[0]
     verdicts = judge(known, generator, rule) if len(names) > 1 else None
     table = means(known, kept, rule)
-    letters = {} if verdicts is None else dict(verdicts.methods[["method", "letters"]].to_numpy())
-    table["letters"] = table["method"].map(letters).fillna("")
+    table["letters"] = table["method"].map(letters(verdicts)).fillna("")
     return Comparison(
         **{key: first[key] for key in ("group", "task", "model", "protocol", "metric")},
         examples=known.scorer.examples,
@@ -101,7 +106,19 @@ def comparison(tested: pd.DataFrame, rule: Rule) -> Comparison:
     )
 
 
-def paired(runs: pd.DataFrame) -> tuple[list[str], list[int]]:
+def letters(verdicts: Verdicts | None) -> dict[str, str]:
+    """The letters by method; none where nothing could be decided, which is not to be alike."""
+    if verdicts is None or undecided(verdicts.pairs).all():
+        return {}
+    return dict(verdicts.methods[["method", "letters"]].to_numpy().tolist())
+
+
+def undecided(pairs: Frame) -> Frame:
+    """Of which pairs a test could not have said anything."""
+    return pairs["verdict"].str.startswith("cannot be decided")
+
+
+def paired(runs: Frame) -> tuple[list[str], list[int]]:
     """Methods and the seeds that all of them have.
 
     A method stays out where it would cost the others more than half of the seeds.
@@ -116,13 +133,13 @@ def paired(runs: pd.DataFrame) -> tuple[list[str], list[int]]:
     return names, sorted(int(seed) for seed in seeds)
 
 
-def twice(tested: pd.DataFrame, runs: pd.DataFrame) -> Iterator[str]:
+def twice(tested: Frame, runs: Frame) -> Iterator[str]:
     """What is said where a run stands twice."""
     if more := len(tested) - len(runs):
         yield f"{count(more, 'run')} of the same settings and seed ended earlier; the last counts."
 
 
-def losses(runs: pd.DataFrame) -> Iterator[str]:
+def losses(runs: Frame) -> Iterator[str]:
     """Which methods have runs that diverged: what is left of them flatters them."""
     for method, group in runs.groupby("method"):
         if lost := int((group["status"] != "complete").sum()):
@@ -130,7 +147,7 @@ def losses(runs: pd.DataFrame) -> Iterator[str]:
             yield f"{method} diverged in {lost} of {count(len(group), 'run')}: {rest}."
 
 
-def unpaired(runs: pd.DataFrame, names: list[str], seeds: list[int]) -> Iterator[str]:
+def unpaired(runs: Frame, names: list[str], seeds: list[int]) -> Iterator[str]:
     """Which runs have no partner with the same seed."""
     for method, group in runs.groupby("method"):
         have = count(len(group), "seed")
@@ -140,14 +157,14 @@ def unpaired(runs: pd.DataFrame, names: list[str], seeds: list[int]) -> Iterator
             yield f"{method} has {have}, of which {len(seeds)} are those of the other methods."
 
 
-def scored(runs: pd.DataFrame) -> Outcomes:
+def scored(runs: Frame) -> Outcomes:
     """The runs of one group as they are judged."""
     named = runs.assign(variant=runs["method"])
     metric = str(named["metric"].iloc[0])
     return outcomes(named, read_predictions(named), COUNTED.get(metric))
 
 
-def means(known: Outcomes, runs: pd.DataFrame, rule: Rule) -> pd.DataFrame:
+def means(known: Outcomes, runs: Frame, rule: Rule) -> Frame:
     """Every method's mean, the highest first, with its interval over seeds and examples.
 
     One seed has the interval of its examples alone, as the run itself gives it.
@@ -155,14 +172,9 @@ def means(known: Outcomes, runs: pd.DataFrame, rule: Rule) -> pd.DataFrame:
     scores = known.scorer.observed()
     drawn = known.scorer.bootstrap(np.random.default_rng(DRAWS), rule.resamples)
     around = crossed(scores, drawn, known.scorer.examples, rule.alpha)
-    table = pd.DataFrame(
-        {
-            "method": known.methods,
-            "mean": scores.mean(axis=1),
-            "low": around.low,
-            "high": around.high,
-        }
-    )
+    least, most = BOUNDS.get(known.metric, (0.0, np.inf))
+    ends = {"low": around.low.clip(min=least), "high": around.high.clip(max=most)}
+    table = pd.DataFrame({"method": known.methods, "mean": scores.mean(axis=1)} | ends)
     if len(known.seeds) == 1:
         alone = runs.set_index("method").loc[list(known.methods)]
         table = table.assign(low=alone["low"].to_numpy(), high=alone["high"].to_numpy())
@@ -195,6 +207,9 @@ def together(parts: list[Comparison], rule: Rule) -> Overall | None:
     table = score_table(runs)
     scores = table.to_numpy().reshape(len(table), len(tasks), len(seeds)).swapaxes(1, 2)
     around = {"method": table.index.map(str), "iqm": iqm(scores)}
+    means = verdicts.methods.assign(
+        letters=verdicts.methods["method"].map(letters(verdicts)).fillna("")
+    )
     for name, statistic in (("", mean_of_all), ("iqm_", iqm)):
         ends = stratified(scores, statistic, generator, rule.resamples, rule.alpha)
         around |= dict(zip((f"{name}low", f"{name}high"), ends, strict=True))
@@ -202,8 +217,9 @@ def together(parts: list[Comparison], rule: Rule) -> Overall | None:
         model=parts[0].model,
         protocol=parts[0].protocol,
         tasks=tuple(sorted(tasks)),
+        metrics=tuple(sorted({part.metric for part in parts})),
         seeds=tuple(seeds),
-        methods=verdicts.methods.merge(pd.DataFrame(around), on="method"),
+        methods=means.merge(pd.DataFrame(around), on="method"),
         verdicts=verdicts,
     )
 

@@ -8,10 +8,11 @@ import pandas as pd
 
 from analysis.report import words
 from analysis.report.comparisons import Comparison
+from analysis.report.material import Frame
 
 SPECIAL = re.compile(r"[&%$#_{}~^\\]")
 LATEX = {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
-NOTE = "Mean ± half of its 95 % interval; methods that share a letter cannot be told apart."
+NOTE = "Means and their 95 % intervals; methods that share a letter cannot be told apart."
 KEYS = ["group", "task", "model", "protocol", "metric", "examples"]
 COLUMNS = [*KEYS, "method", "mean", "low", "high", "letters", "seeds"]
 Show = Callable[[str, str], str]  # a value and its letters
@@ -27,13 +28,13 @@ def write(found: list[Comparison], folder: Path) -> list[Path]:
     return paths
 
 
-def long(found: list[Comparison]) -> pd.DataFrame:
+def long(found: list[Comparison]) -> Frame:
     """A row for each method of each comparison."""
     parts = [one.methods.assign(**{key: getattr(one, key) for key in KEYS}) for one in found]
     return pd.concat(parts)[COLUMNS] if parts else pd.DataFrame(columns=COLUMNS)
 
 
-def wide(found: list[Comparison], show: Show) -> pd.DataFrame:
+def wide(found: list[Comparison], show: Show) -> Frame:
     """A row for each method, a column for each comparison."""
     columns = {
         f"{one.group} ({one.metric})": {
@@ -46,11 +47,9 @@ def wide(found: list[Comparison], show: Show) -> pd.DataFrame:
 
 
 def value(row: dict, metric: str) -> str:
-    """A mean and half of its interval."""
-    shown = words.score(row["mean"], metric)
-    if pd.notna(row["low"]):
-        shown += f" ± {words.score((row['high'] - row['low']) / 2, metric)}"
-    return shown.replace(words.MINUS, "-")
+    """A mean and its interval."""
+    mean, low, high = (words.score(row[key], metric) for key in ("mean", "low", "high"))
+    return f"{mean} [{low}, {high}]".replace(words.MINUS, "-")
 
 
 def markdown(found: list[Comparison]) -> str:
@@ -73,7 +72,7 @@ def latex(found: list[Comparison]) -> str:
 
 def raised(value: str, letters: str) -> str:
     """A cell of LaTeX, its letters raised."""
-    shown = value.replace("-", "$-$").replace("±", r"$\pm$")
+    shown = value.replace("-", "$-$")
     return rf"{shown}\textsuperscript{{{letters}}}" if letters else shown
 
 

@@ -13,10 +13,12 @@ from analysis.load import results, row
 
 # Settings that say which repetition a run is, where it ran and where its files lie, not what it is.
 BESIDE = ("seed", "paper", "protocol.stage", "data.dir", "model.path", "tracker", "train.device",
-          "train.log_every", "train.checkpoint_every", "train.eval_batch_size")  # fmt: skip
+          "train.log_every", "train.checkpoint_every", "train.eval_batch_size",
+          "train.snapshots", "train.explode")  # fmt: skip
 TUNING_SEED = 1000  # a study's first seed of a trial, where no list says which runs are trials
 TEST, SELECT, START, STALE = "test", "select", "start", "stale"
 Record = dict[str, Any]
+Frame = Any  # a pandas.DataFrame, of whose columns a type checker knows nothing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,17 +32,17 @@ class Material:
     """
 
     folder: Path
-    runs: pd.DataFrame
+    runs: Frame
     results: list[Record]
     studies: list[Record]
 
     @property
-    def tested(self) -> pd.DataFrame:
+    def tested(self) -> Frame:
         """The runs that are compared."""
         return self.runs[self.runs["stage"] == TEST]
 
     @property
-    def trials(self) -> pd.DataFrame:
+    def trials(self) -> Frame:
         """The runs by which settings were chosen."""
         return self.runs[self.runs["stage"] == SELECT]
 
@@ -130,7 +132,7 @@ def flat(config: Record, prefix: str = "") -> dict[str, str]:
     return found
 
 
-def groups(runs: pd.DataFrame, settings: list[dict[str, str]]) -> list[str]:
+def groups(runs: Frame, settings: list[dict[str, str]]) -> list[str]:
     """What is compared: task, model and protocol, and where these have several data, which."""
     keys = ["task", "model", "protocol", "stage"]
     several = runs.groupby(keys)["data"].transform("nunique") > 1
@@ -146,7 +148,7 @@ def groups(runs: pd.DataFrame, settings: list[dict[str, str]]) -> list[str]:
     return found
 
 
-def told_apart(runs: pd.DataFrame, settings: list[dict[str, str]]) -> list[str]:
+def told_apart(runs: Frame, settings: list[dict[str, str]]) -> list[str]:
     """The settings by which a run differs from others of its name in its group and stage."""
     found = [""] * len(runs)
     for _, rows in runs.reset_index().groupby(["group", "base", "stage"])["index"]:
@@ -162,7 +164,7 @@ def differing(own: dict[str, str], others: list[dict[str, str]]) -> str:
     return ", ".join(f"{key.rpartition('.')[2]}={own[key]}" for key in keys)
 
 
-def latest(runs: pd.DataFrame) -> pd.DataFrame:
+def latest(runs: Frame) -> Frame:
     """Of runs of one method and seed in one group, the one that ended last."""
     ordered = runs.sort_values("finished", kind="stable")
     return ordered.drop_duplicates(["group", "method", "seed"], keep="last").sort_index()

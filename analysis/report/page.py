@@ -19,7 +19,7 @@ from analysis.papers import published
 from analysis.report import charts, sections, words
 from analysis.report.audit import audits
 from analysis.report.comparisons import Comparison, Overall, comparisons, hopeless, overall
-from analysis.report.material import Material
+from analysis.report.material import Frame, Material
 from analysis.report.tuning import curves
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
@@ -56,7 +56,7 @@ class Report:
         return overall(self.found, self.rule)
 
     @cached_property
-    def costs(self) -> list[tuple[Comparison, pd.DataFrame]]:
+    def costs(self) -> list[tuple[Comparison, Frame]]:
         """What the methods of each comparison cost, by machine and stack."""
         return [
             (one, cost.table(one.runs.assign(variant=one.runs["method"]))) for one in self.found
@@ -71,7 +71,7 @@ class Report:
         return [cost.describe(row) for row in cost.stacks(whole).to_dict("records")]
 
     @cached_property
-    def one_by_one(self) -> list[tuple[Comparison, pd.DataFrame]]:
+    def one_by_one(self) -> list[tuple[Comparison, Frame]]:
         """The costs of each comparison on each machine and stack alone."""
         return [
             (one, part)
@@ -86,7 +86,7 @@ class Report:
         return sorted(names | {curve.method for curve in curves(self.material)})
 
     @cached_property
-    def ledger(self) -> pd.DataFrame:
+    def ledger(self) -> Frame:
         """Published numbers beside what came out here."""
         return ledger.compare(published(), self.material.tested)
 
@@ -139,7 +139,7 @@ def context(report: Report) -> Context:
     }
 
 
-def joined(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
+def joined(tables: Iterable[Frame]) -> Frame:
     """Tables of costs as one, which may be empty."""
     found = list(tables)
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=cost.COLUMNS)
@@ -154,23 +154,22 @@ def summary(report: Report) -> list[tuple[str, str]]:
         (len(report.methods), "method"),
         (tested["task"].nunique(), "task"),
         (tested["seed"].nunique(), "seed"),
-        (lost, "diverged"),
     ]
-    shown = [count(value, noun).partition(" ")[::2] for value, noun in facts[:4]]
+    shown = [(str(value), count(value, noun).partition(" ")[2]) for value, noun in facts]
     return [*shown, (str(lost), "diverged")] if lost else shown
 
 
 def card(one: Comparison) -> Context:
     """The verdict on one task."""
-    alone = one.verdicts is None
+    found = one.verdicts
     return {
         "title": one.group,
         "ground": words.ground(one),
-        "headline": words.alone(one) if alone else words.headline(one.verdicts),
-        "sentences": [] if alone else words.sentences(one.verdicts, one.metric),
+        "headline": words.alone(one) if found is None else words.headline(found),
+        "sentences": [] if found is None else words.sentences(found, one.metric),
         "left_out": one.left_out,
         "bars": bars(one.methods, one.metric),
-        "family": "" if alone else one.verdicts.family,
+        "family": "" if found is None else found.family,
         "whole": False,
     }
 
@@ -189,7 +188,7 @@ def card_of_all(whole: Overall) -> Context:
     }
 
 
-def bars(methods: pd.DataFrame, metric: str) -> list[Context]:
+def bars(methods: Frame, metric: str) -> list[Context]:
     """A dot and a line for each method, in percent of the width."""
     table = methods.sort_values("mean", ascending=False, kind="stable")
     least, most = table["low"].min(), table["high"].max()

@@ -11,7 +11,7 @@ from analysis import cost
 from analysis.ledger import NOT_REPRODUCED, OPEN, REPRODUCED
 from analysis.report import words
 from analysis.report.comparisons import Comparison, Overall
-from analysis.report.material import Material, Record
+from analysis.report.material import Frame, Material, Record
 from analysis.report.tables import Cell, Column, Table, numeric, table, text
 from analysis.report.tuning import rows
 
@@ -134,7 +134,7 @@ def visible(value: float, metric: str) -> str:
     return "none" if value == float("inf") else words.score(value, metric)
 
 
-def costs(costs: pd.DataFrame) -> Table:
+def costs(costs: Frame) -> Table:
     """What every method costs; means over seeds."""
     columns = [
         TASK, MODEL, PROTOCOL, METHOD, number("score"),
@@ -186,7 +186,7 @@ def kibibytes(value: float) -> str:
     return f"{value / 2**20:,.1f}{words.NO_BREAK}MiB"
 
 
-def budgets(parts: list[tuple[Comparison, pd.DataFrame]]) -> Table:
+def budgets(parts: list[tuple[Comparison, Frame]]) -> Table:
     """The best method within each budget, and who cannot be told apart from it."""
     columns = [
         TASK, MODEL, PROTOCOL, Column(title="budget", pick=True), number("up to"),
@@ -196,7 +196,7 @@ def budgets(parts: list[tuple[Comparison, pd.DataFrame]]) -> Table:
     return table("budgets", columns, (row for part in parts for row in budget_rows(*part)))
 
 
-def budget_rows(one: Comparison, costs: pd.DataFrame) -> Iterator[list[Cell]]:
+def budget_rows(one: Comparison, costs: Frame) -> Iterator[list[Cell]]:
     """The rows of one comparison on one machine and stack."""
     for budget, column in cost.BUDGETS.items():
         known = costs.dropna(subset=[column])
@@ -307,7 +307,7 @@ def inflation_row(study: str, item: Record) -> list[Cell]:
     ]
 
 
-def beside_published(ledger: pd.DataFrame, runs: pd.DataFrame) -> Table:
+def beside_published(ledger: Frame, runs: Frame) -> Table:
     """The published numbers of methods and tasks that have runs here."""
     columns = [
         Column(title="paper", pick=True), Column(title="table"), METHOD, TASK, MODEL,
@@ -337,7 +337,7 @@ def ledger_row(row: Record) -> list[Cell]:
     ]
 
 
-def ledger_words(ledger: pd.DataFrame) -> str:
+def ledger_words(ledger: Frame) -> str:
     """The ledger in one sentence."""
     counts = Counter(ledger["verdict"])
     if counts[OPEN] == len(ledger):

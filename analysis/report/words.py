@@ -3,16 +3,14 @@
 import math
 from collections.abc import Iterable, Sequence
 
-import pandas as pd
-
 from analysis.family import count
-from analysis.report.comparisons import Comparison, Overall
+from analysis.report.comparisons import Comparison, Overall, undecided
+from analysis.report.material import Frame
 from analysis.report.tables import NONE
 from analysis.statistics import Verdicts
 
 RAW = ("NIST", "CIDEr")  # metrics that are no shares of one
 LISTED = 6  # claims that are read out; of more the table tells
-SMALL = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 NO_BREAK, MINUS = "\u00a0", "\u2212"
 
 
@@ -41,11 +39,6 @@ def joined(names: Iterable[str], last: str = "and") -> str:
     return f"{', '.join(first)} {last} {final}" if first else final
 
 
-def number(value: int) -> str:
-    """A small number as a word."""
-    return SMALL[value] if value < len(SMALL) else str(value)
-
-
 def headline(found: Verdicts) -> str:
     """The verdict in one sentence."""
     pairs = found.pairs
@@ -65,20 +58,21 @@ def headline(found: Verdicts) -> str:
     return f"{claims} of {len(pairs)} {verb}; among the best are {joined(top)}."
 
 
-def undecided(pairs: pd.DataFrame) -> pd.Series:
-    """Of which pairs a test could not have said anything."""
-    return pairs["verdict"].str.startswith("cannot be decided")
-
-
-def decided(pairs: pd.DataFrame) -> pd.Series:
+def decided(pairs: Frame) -> Frame:
     """Of which pairs one is better."""
     return pairs["verdict"].str.contains(" is better than ", regex=False) & ~undecided(pairs)
 
 
 def best(found: Verdicts) -> list[str]:
     """The methods that no other is better than."""
-    worse = {losing(row) for row in found.pairs[decided(found.pairs)].to_dict("records")}
+    worse = {losing(row) for row in records(found)}
     return [name for name in found.methods["method"] if name not in worse]
+
+
+def records(found: Verdicts) -> list[dict]:
+    """The pairs that differ."""
+    pairs: Frame = found.pairs
+    return pairs[decided(pairs)].to_dict("records")
 
 
 def winning(row: dict) -> str:
@@ -95,6 +89,8 @@ def sentences(found: Verdicts, metric: str) -> list[str]:
     """What was found: who is better than whom, who cannot be told apart, what was visible."""
     if undecided(found.pairs).all():
         return [why_undecided(found)]
+    if not decided(found.pairs).any():
+        return [visible(found, metric)]
     return [*better(found, metric), *alike(found), visible(found, metric)]
 
 
@@ -111,7 +107,7 @@ def why_undecided(found: Verdicts) -> str:
 
 def better(found: Verdicts, metric: str) -> list[str]:
     """Who is better than whom, winners that beat the same ones together."""
-    rows = found.pairs[decided(found.pairs)].to_dict("records")
+    rows = records(found)
     if len(rows) > LISTED:
         return [f"{len(rows)} pairs differ; the letters say which."]
     beaten: dict[str, list[dict]] = {}
@@ -165,14 +161,14 @@ def order(letter: str) -> tuple[int, str]:
 
 def visible(found: Verdicts, metric: str) -> str:
     """From which difference on two methods would have been told apart."""
-    sizes = found.pairs["visible"].dropna()
-    if sizes.empty:
+    sizes = [size for size in found.pairs["visible"].tolist() if not math.isnan(size)]
+    if not sizes:
         return "Nothing varied, so it is not known which difference could have been seen."
-    if math.isinf(sizes.max()):
+    if math.isinf(max(sizes)):
         return "Of some pairs no difference, however large, could have been seen."
     chance = f"{100 * found.rule.power:.0f}{NO_BREAK}%"
     return (
-        f"A true difference of {points(sizes.max(), metric)} between any two would have been seen "
+        f"A true difference of {points(max(sizes), metric)} between any two would have been seen "
         f"with a chance of {chance}."
     )
 
@@ -184,7 +180,9 @@ def ground(one: Comparison) -> str:
 
 def ground_of_all(whole: Overall) -> str:
     """What a verdict over tasks rests on."""
-    return f"{len(whole.tasks)} tasks, {count(len(whole.seeds), 'seed')}, mean of their scores"
+    several = f", which are {joined(whole.metrics)}" if len(whole.metrics) > 1 else ""
+    seeds = count(len(whole.seeds), "seed")
+    return f"{len(whole.tasks)} tasks, {seeds}, mean of their scores{several}; intervals over seeds"
 
 
 def alone(one: Comparison) -> str:
