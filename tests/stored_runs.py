@@ -82,7 +82,8 @@ def store(
     )  # fmt: skip
     rate = result["config"]["variant"]["lr"]
     stage = result["config"]["protocol"].get("stage", "paper")
-    place = folder / task / variant / f"s{seed}-{stage}{rate:g}"
+    named = "".join(letter if letter.isalnum() else "_" for letter in variant)
+    place = folder / task / named / f"s{seed}-{stage}{rate:g}"
     place.mkdir(parents=True, exist_ok=True)
     (place / "result.json").write_text(json.dumps(result))
     told = np.where(right, labels, 1 - labels)

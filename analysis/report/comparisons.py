@@ -94,7 +94,8 @@ def comparison(tested: Frame, rule: Rule) -> Comparison:
     first = kept.iloc[0]
     verdicts = judge(known, generator, rule) if len(names) > 1 else None
     table = means(known, kept, rule)
-    table["letters"] = table["method"].map(letters(verdicts)).fillna("")
+    held = letters(verdicts)
+    table["letters"] = [held.get(name, "") for name in table["method"]]
     return Comparison(
         **{key: first[key] for key in ("group", "task", "model", "protocol", "metric")},
         examples=known.scorer.examples,
@@ -171,9 +172,9 @@ def means(known: Outcomes, runs: Frame, rule: Rule) -> Frame:
     """
     scores = known.scorer.observed()
     drawn = known.scorer.bootstrap(np.random.default_rng(DRAWS), rule.resamples)
-    around = crossed(scores, drawn, known.scorer.examples, rule.alpha)
+    known_ends = crossed(scores, drawn, known.scorer.examples, rule.alpha)
     least, most = BOUNDS.get(known.metric, (0.0, np.inf))
-    ends = {"low": around.low.clip(min=least), "high": around.high.clip(max=most)}
+    ends = {"low": known_ends.low.clip(min=least), "high": known_ends.high.clip(max=most)}
     table = pd.DataFrame({"method": known.methods, "mean": scores.mean(axis=1)} | ends)
     if len(known.seeds) == 1:
         alone = runs.set_index("method").loc[list(known.methods)]
@@ -194,34 +195,52 @@ def overall(found: list[Comparison], rule: Rule) -> list[Overall]:
 
 def together(parts: list[Comparison], rule: Rule) -> Overall | None:
     """The verdicts over tasks, on the methods and seeds that all of them have."""
-    names = sorted(set.intersection(*(set(part.methods["method"]) for part in parts)))
-    seeds = sorted(set.intersection(*(set(part.seeds) for part in parts)))
-    tasks = [part.task for part in parts]
-    if len(set(tasks)) < max(2, len(tasks)) or len(names) < 2 or not seeds:
+    parts, names, seeds = alike(parts)
+    if len(parts) < 2:
         return None
-    runs = pd.concat([part.runs for part in parts])
+    runs: Frame = pd.concat([part.runs for part in parts])
     runs = runs[runs["method"].isin(names) & runs["seed"].isin(seeds)]
     runs = runs.assign(variant=runs["method"])
-    generator = np.random.default_rng(DRAWS)
-    verdicts = across(runs, generator, replace(rule, test="sign_flip"))
-    table = score_table(runs)
-    scores = table.to_numpy().reshape(len(table), len(tasks), len(seeds)).swapaxes(1, 2)
-    around = {"method": table.index.map(str), "iqm": iqm(scores)}
-    means = verdicts.methods.assign(
-        letters=verdicts.methods["method"].map(letters(verdicts)).fillna("")
-    )
-    for name, statistic in (("", mean_of_all), ("iqm_", iqm)):
-        ends = stratified(scores, statistic, generator, rule.resamples, rule.alpha)
-        around |= dict(zip((f"{name}low", f"{name}high"), ends, strict=True))
+    verdicts = across(runs, np.random.default_rng(DRAWS), replace(rule, test="sign_flip"))
+    known = letters(verdicts)
+    means: Frame = verdicts.methods
+    means = means.assign(letters=[known.get(name, "") for name in means["method"]])
     return Overall(
         model=parts[0].model,
         protocol=parts[0].protocol,
-        tasks=tuple(sorted(tasks)),
+        tasks=tuple(sorted(part.task for part in parts)),
         metrics=tuple(sorted({part.metric for part in parts})),
-        seeds=tuple(seeds),
-        methods=means.merge(pd.DataFrame(around), on="method"),
+        seeds=tuple(sorted(seeds)),
+        methods=means.merge(around(score_table(runs), len(parts), rule), on="method"),
         verdicts=verdicts,
     )
+
+
+def alike(parts: list[Comparison]) -> tuple[list[Comparison], set[str], set[int]]:
+    """The tasks that share methods and seeds, and these; the largest comparison is the first.
+
+    A task stays out where it would leave a single method, or fewer than half of the seeds.
+    """
+    order = sorted(parts, key=lambda part: -len(part.methods) * len(part.seeds))
+    names, seeds = set(order[0].methods["method"]), set(order[0].seeds)
+    least, found = -(-len(seeds) // 2), []
+    for part in order:
+        left, both = names & set(part.methods["method"]), seeds & set(part.seeds)
+        new = part.task not in [one.task for one in found]
+        if new and len(left) > 1 and len(both) >= least:
+            found, names, seeds = [*found, part], left, both
+    return found, names, seeds
+
+
+def around(table: Frame, tasks: int, rule: Rule) -> Frame:
+    """Interquartile means, and the ends of means and of these, of scores by task and seed."""
+    scores = table.to_numpy().reshape(len(table), tasks, -1).swapaxes(1, 2)
+    found = {"method": list(table.index), "iqm": iqm(scores)}
+    for name, statistic in (("", mean_of_all), ("iqm_", iqm)):
+        generator = np.random.default_rng(DRAWS)
+        ends = stratified(scores, statistic, generator, rule.resamples, rule.alpha)
+        found |= dict(zip((f"{name}low", f"{name}high"), ends, strict=True))
+    return pd.DataFrame(found)
 
 
 def mean_of_all(scores: np.ndarray) -> np.ndarray:

@@ -1,0 +1,457 @@
+"""The report without a browser: what is compared, what is said of it, and that the page says it."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from stored_runs import diverged, store, study
+
+from analysis.counted import COUNTED
+from analysis.family import Rule
+from analysis.report import __main__ as command
+from analysis.report import charts, export, words
+from analysis.report.audit import audits
+from analysis.report.comparisons import comparisons, hopeless, overall
+from analysis.report.material import Material, gather
+from analysis.report.page import Report
+from analysis.report.tuning import curves
+from analysis.statistics import Verdicts
+from experiments.config import Run
+from experiments.metrics import nlg
+from experiments.runner import execute
+
+QUICK = Rule(resamples=200)
+METHODS = {"vera": 0.8, "lora": 0.86, "dora": 0.865, "full": 0.93}
+NAMESPACE = "http://www.w3.org/2000/svg"
+HOSTILE = "</script><img src=x onerror=alert(1)>&\"'`_%$#{}|\\"
+
+
+def right(share: float, examples: int = 300, seed: int = 0) -> np.ndarray:
+    """Which examples a run got right: this share of them."""
+    return np.random.default_rng(seed).permutation(examples) < share * examples
+
+
+class Page(HTMLParser):
+    """Tables by name as lists of rows, addresses, and the text that can be read."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tables: dict[str, list[list[str]]] = {}
+        self.ids: list[str] = []
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.text, self.table, self.cell, self.hidden = "", "", False, False
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        known = dict(attrs)
+        self.tags.append(tag)
+        self.ids += [known["id"] or ""] if "id" in known else []
+        self.addresses += [v or "" for k, v in attrs if k in ("src", "href", "xlink:href")]
+        self.hidden = tag in ("script", "style")
+        if tag == "table":
+            self.table = (known["id"] or "").removeprefix("table-")
+            self.tables[self.table] = []
+        if tag == "tr":
+            self.tables[self.table].append([])
+        self.cell = tag in ("th", "td") or (self.cell and tag == "button")
+        if tag in ("th", "td"):
+            self.tables[self.table][-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self.cell = False if tag in ("th", "td") else self.cell
+        self.hidden = False
+
+    def handle_data(self, data: str) -> None:
+        if self.cell:
+            self.tables[self.table][-1][-1] += data.strip()
+        if not self.hidden:
+            self.text += data
+
+    def column(self, table: str, title: str) -> list[str]:
+        """The cells of a column."""
+        heads, *rows = self.tables[table]
+        return [row[heads.index(title)] for row in rows]
+
+    @property
+    def said(self) -> str:
+        """The text with single spaces."""
+        return " ".join(self.text.split())
+
+
+def report(folder: Path) -> Report:
+    return Report(gather(folder), QUICK)
+
+
+def page(folder: Path) -> Page:
+    return Page(report(folder).html())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study of four methods on two tasks, and a method alone that diverged once."""
+    folder = study(tmp_path_factory.mktemp("runs"), METHODS, ["sst2", "cola"], seeds=6)
+    for seed in range(3):
+        store(folder, "lora", seed, right(0.7, seed=seed), task="local/rte")
+    diverged(folder, "lora", 3, task="local/rte")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(folder: Path) -> Report:
+    return report(folder)
+
+
+@pytest.fixture(scope="module")
+def html(whole: Report) -> str:
+    return whole.html()
+
+
+# What is compared
+
+
+def test_only_tested_runs_are_compared(whole: Report) -> None:
+    assert set(whole.material.runs["stage"]) == {"test", "select"}
+    assert {one.group: len(one.runs) for one in whole.found} == {
+        "local/cola · minilm · clean": 24,
+        "local/sst2 · minilm · clean": 24,
+        "local/rte · minilm · clean": 3,
+    }
+
+
+def test_a_method_alone_has_a_score_and_no_verdict(whole: Report) -> None:
+    alone = next(one for one in whole.found if one.task == "local/rte")
+    assert alone.verdicts is None
+    assert alone.methods["mean"].item() == pytest.approx(0.7)
+    assert alone.methods["low"].item() < 0.7 < alone.methods["high"].item()
+    assert alone.left_out == [
+        "lora diverged in 1 of 4 runs: its score is of the others, and flatters."
+    ]
+
+
+def test_tasks_that_share_methods_and_seeds_are_judged_together(whole: Report) -> None:
+    (both,) = whole.overall
+    assert both.tasks == ("local/cola", "local/sst2") and both.seeds == tuple(range(6))
+    assert both.methods["method"].iloc[0] == "full"
+    assert (both.methods["low"] <= both.methods["mean"]).all()
+    assert (both.methods["mean"] <= both.methods["high"]).all()
+
+
+def test_a_method_with_few_seeds_does_not_take_them_from_the_others(tmp_path: Path) -> None:
+    for seed in range(4):
+        store(tmp_path, "lora", seed, right(0.8, seed=seed))
+        store(tmp_path, "dora", seed, right(0.8, seed=seed + 10))
+    store(tmp_path, "vera", 0, right(0.8, seed=20))
+    (one,) = comparisons(gather(tmp_path), QUICK)
+    assert one.seeds == (0, 1, 2, 3) and set(one.methods["method"]) == {"lora", "dora"}
+    assert one.left_out == ["vera is left out: 1 seed, too few that the others have too."]
+
+
+def test_what_one_name_stands_for_twice_is_told_apart_by_its_settings(tmp_path: Path) -> None:
+    for seed in range(2):
+        for lr in (0.001, 0.01):
+            store(tmp_path, "lora", seed, right(0.8, seed=seed), config={"variant": {"lr": lr}})
+    (one,) = comparisons(gather(tmp_path), QUICK)
+    assert set(one.methods["method"]) == {"lora [lr=0.001]", "lora [lr=0.01]"}
+
+
+def test_other_data_is_another_comparison(tmp_path: Path) -> None:
+    store(tmp_path, "lora", 0, right(0.8))
+    changes = {"fingerprint": {"data": {"dev": "f" * 64}}, "config": {"data": {"noise": 0.1}}}
+    store(tmp_path, "dora", 0, right(0.8), **changes)
+    groups = [one.group for one in comparisons(gather(tmp_path), QUICK)]
+    assert len(groups) == 2 and "local/sst2 · minilm · clean · noise=0.1" in groups
+
+
+def test_of_two_runs_of_the_same_settings_and_seed_the_last_counts(tmp_path: Path) -> None:
+    store(tmp_path / "old", "lora", 0, right(0.5))
+    store(
+        tmp_path / "new",
+        "lora",
+        0,
+        right(0.8),
+        provenance={"finished": "2026-02-01T00:00:00+00:00"},
+    )
+    (one,) = comparisons(gather(tmp_path), QUICK)
+    assert one.methods["mean"].item() == pytest.approx(0.8)
+    assert one.left_out == ["1 run of the same settings and seed ended earlier; the last counts."]
+
+
+def test_a_run_that_its_study_no_longer_lists_is_not_compared(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "moved")
+    summary = tmp_path / "moved/studies/drawn/summary.json"
+    content = json.loads(summary.read_text())
+    content["cells"] = [c for c in content["cells"] if "/full/" not in c["folder"]]
+    summary.write_text(json.dumps(content))
+    runs = gather(tmp_path / "moved").runs
+    assert set(runs.loc[runs["variant"] == "full", "stage"]) == {"stale"}
+
+
+def test_trials_under_the_papers_protocol_are_known_by_list_or_seed(tmp_path: Path) -> None:
+    paper = {"protocol": {"_target_": "experiments.protocol.Paper", "stage": None}}
+    tracker = {"tracker": {"group": "running", "tags": ["paper", "sst2", "lora"]}}
+    store(tmp_path, "lora", 1000, right(0.8), config=paper | tracker)
+    store(tmp_path, "lora", 0, right(0.8), config=paper | tracker)
+    assert gather(tmp_path).runs.set_index("seed")["stage"].to_dict() == {1000: "select", 0: "test"}
+
+
+def test_where_everything_diverged_that_is_said(tmp_path: Path) -> None:
+    diverged(tmp_path, "lora", 0)
+    material = gather(tmp_path)
+    assert comparisons(material, QUICK) == [] and overall([], QUICK) == []
+    said = ["local/sst2 · minilm · clean: 1 run diverged, none came to its end."]
+    assert hopeless(material) == said and said[0] in page(tmp_path).said
+
+
+def test_selection_runs_alone_have_curves_and_no_verdict(tmp_path: Path) -> None:
+    for lr, share in ((0.001, 0.7), (0.01, 0.8)):
+        config = {"variant": {"lr": lr}, "protocol": {"stage": "select"}}
+        store(tmp_path, "lora", 1000, right(share), config=config)
+    (curve,) = curves(gather(tmp_path))
+    assert curve.points == ((0.001, pytest.approx(0.7)), (0.01, pytest.approx(0.8)))
+    assert curve.chosen == 0.01
+    assert "No run has been tested to its end yet" in page(tmp_path).said
+
+
+def test_counts_of_generated_texts_make_the_scores_of_the_run() -> None:
+    texts = ["the cat sat on the mat", "a quiet film", "the mat sat"]
+    given = [["the cat sat on a mat", "a cat sat"], ["a quiet film"], ["the cat lay on the mat"]]
+    rows = nlg.statistics(texts, given, list(COUNTED))
+    for metric, score in COUNTED.items():
+        expected = nlg.from_statistics(metric, rows[metric])
+        assert score(rows[metric].sum(axis=0), len(texts)) == pytest.approx(expected), metric
+
+
+# What is said
+
+
+def verdicts(letters: dict[str, str], claims: Sequence[tuple], test: str = "crossed") -> Verdicts:
+    """Verdicts by hand: means fall, claims are (a, b, difference, visible, verdict)."""
+    means = [0.9 - 0.01 * place for place in range(len(letters))]
+    methods = {"method": list(letters), "mean": means, "letters": list(letters.values())}
+    pairs = pd.DataFrame(claims, columns=["a", "b", "difference", "visible", "verdict"])
+    return Verdicts(family="", rule=Rule(test=test), pairs=pairs, methods=pd.DataFrame(methods))
+
+
+NOT = "cannot be told apart"
+ALIKE = verdicts({"x": "a", "y": "a", "z": "a"}, [("x", "y", 0.01, 0.041, NOT), ("x", "z", 0.02, 0.03, NOT), ("y", "z", 0.01, 0.02, NOT)])  # fmt: skip # noqa: E501
+TOP = verdicts({"x": "a", "y": "b", "z": "b"}, [("x", "y", 0.05, 0.04, "x is better than y"), ("x", "z", 0.07, 0.04, "x is better than z"), ("y", "z", 0.02, 0.04, NOT)])  # fmt: skip # noqa: E501
+CHAIN = verdicts({"x": "a", "y": "ab", "z": "b"}, [("x", "y", 0.02, 0.04, NOT), ("x", "z", 0.05, 0.04, "x is better than z"), ("y", "z", 0.02, 0.04, NOT)])  # fmt: skip # noqa: E501
+NO_SEEDS = verdicts({"x": "a", "y": "a"}, [("x", "y", 0.2, np.inf, "cannot be decided: 1 pair")])
+FLOOR = verdicts({"x": "a", "y": "a"}, [("x", "y", 0.2, np.inf, "cannot be decided: 5 pairs")], "sign_flip")  # fmt: skip # noqa: E501
+SAME = verdicts({"x": "a", "y": "a"}, [("x", "y", 0.0, np.nan, NOT)])
+NO_BREAK = words.NO_BREAK
+
+
+@pytest.mark.parametrize(
+    "found, headline, sentences",
+    [
+        (ALIKE, "The 3 methods cannot be told apart.", ["A true difference of 4.1 points between any two would have been seen with a chance of 80 %."]),  # noqa: E501
+        (TOP, "x is better than all others.", ["x is better than y and z, by 5.0 to 7.0 points.", "y and z cannot be told apart.", "A true difference of 4.0 points between any two would have been seen with a chance of 80 %."]),  # noqa: E501
+        (CHAIN, "1 pair of 3 differs; among the best are x and y.", ["x is better than z, by 5.0 points.", "x and y cannot be told apart.", "y and z cannot be told apart.", "A true difference of 4.0 points between any two would have been seen with a chance of 80 %."]),  # noqa: E501
+        (NO_SEEDS, "Nothing can be decided.", ["With one seed nothing is known of how seeds differ, so no verdict is possible."]),  # noqa: E501
+        (FLOOR, "Nothing can be decided.", ["The exact test has 5 pairs of runs for 1 comparison: even if every pair pointed the same way, p would stay above 0.05."]),  # noqa: E501
+        (SAME, "Both methods cannot be told apart.", ["Nothing varied, so it is not known which difference could have been seen."]),  # noqa: E501
+    ],
+    ids=["alike", "top", "chain", "one seed", "floor", "same"],
+)  # fmt: skip
+def test_a_verdict_is_put_into_words(found: Verdicts, headline: str, sentences: list[str]) -> None:
+    assert words.headline(found) == headline
+    assert [said.replace(NO_BREAK, " ") for said in words.sentences(found, "accuracy")] == sentences
+
+
+def test_letters_of_a_second_round_are_read_as_one_letter() -> None:
+    assert words.split("aza1b1") == ["a", "z", "a1", "b1"]
+    assert sorted(["a1", "z", "b"], key=words.order) == ["b", "z", "a1"]
+
+
+def test_scores_that_are_no_shares_are_not_in_percent() -> None:
+    assert [words.score(0.5, "accuracy"), words.score(5.25, "NIST")] == ["50.0", "5.25"]
+    assert words.score(-0.1, "matthews") == "\u221210.0" and words.score(None, "") == "\u2013"
+
+
+def test_one_seed_decides_nothing_and_gives_no_letters(tmp_path: Path) -> None:
+    store(tmp_path, "lora", 0, right(0.9))
+    store(tmp_path, "dora", 0, right(0.5))
+    (one,) = comparisons(gather(tmp_path), QUICK)
+    assert one.methods["letters"].tolist() == ["", ""]
+    said = page(tmp_path)
+    assert "Nothing can be decided." in said.said
+    assert said.column("pairs", "verdict") == ["cannot be decided: 1 pair"]
+
+
+def test_a_study_says_in_what_methods_were_not_treated_alike(whole: Report) -> None:
+    found = audits(whole.material, whole.found)
+    assert [audit.title for audit in found] == ["sst2 · clean", "cola · clean"]
+    assert all("tuning included" in audit.source for audit in found)
+
+
+def test_plain_runs_are_audited_by_what_they_say_themselves(tmp_path: Path) -> None:
+    for variant, epochs in (("lora", 3.0), ("dora", 3.0), ("vera", 5.0)):
+        store(tmp_path, variant, 0, right(0.8), config={"train": {"epochs": epochs}})
+    (audit,) = audits(material := gather(tmp_path), comparisons(material, QUICK))
+    assert audit.remarks == ["vera: train.epochs 5.0 (others 3.0)"]
+
+
+def test_seconds_of_two_machines_are_never_one_number(tmp_path: Path) -> None:
+    for seed, device in enumerate(("AMD EPYC", "Xeon")):
+        for variant in ("lora", "dora"):
+            store(tmp_path, variant, seed, right(0.8, seed=seed), provenance={"device": device})
+    said = page(tmp_path)
+    assert "come from 2 machines or stacks of software" in said.said
+    assert len(said.column("costs", "machine and stack")) == 4
+    assert len(charts.pareto(report(tmp_path).one_by_one)) == 2
+
+
+# The page
+
+
+def test_the_page_has_its_sections_and_every_name_once(html: str) -> None:
+    found = Page(html)
+    sections = {"verdicts", "scores", "cost", "tuning", "audit", "ledger", "figures", "runs"}
+    assert sections | {"environment"} <= set(found.ids)
+    own = [name for name in found.ids if name.startswith("table-") or name in sections]
+    assert len(own) == len(set(own))
+    assert {a[1:] for a in found.addresses if a.startswith("#")} >= sections
+
+
+def test_the_page_asks_for_nothing_from_outside(html: str) -> None:
+    found = Page(html)
+    assert all(address.startswith(("#", "data:")) for address in found.addresses)
+    assert not re.findall(r"https?://|//[a-z]", html.replace(NAMESPACE, ""))
+    assert "@import" not in html and not re.findall(r"url\((?!['\"]?#)", html)
+    assert not set(found.tags) & {"link rel=stylesheet", "iframe", "object", "embed", "base"}
+
+
+def test_the_table_of_scores_holds_the_scores(whole: Report, html: str) -> None:
+    found = Page(html)
+    expected = [
+        (one.task, row["method"], words.score(row["mean"], one.metric), row["letters"] or "\u2013")
+        for one in whole.found
+        for row in one.methods.to_dict("records")
+    ]
+    columns = [found.column("scores", title) for title in ("task", "method", "score", "group")]
+    assert list(zip(*columns, strict=True)) == expected
+
+
+def test_the_table_of_runs_holds_every_run(whole: Report, html: str) -> None:
+    found = Page(html)
+    runs = whole.material.runs
+    assert found.column("runs", "seed") == [str(seed) for seed in runs["seed"]]
+    assert found.column("runs", "status").count("diverged") == 1
+    places = [Path(place).relative_to(whole.material.folder) for place in runs["folder"]]
+    assert found.column("runs", "folder") == list(map(str, places))
+
+
+def test_the_table_of_pairs_holds_every_pair(whole: Report, html: str) -> None:
+    pairs = sum(len(one.verdicts.pairs) for one in whole.found if one.verdicts is not None)
+    assert len(Page(html).tables["pairs"]) == pairs + 1
+
+
+def test_the_environment_names_packages_code_and_data(html: str) -> None:
+    what = Page(html).column("environment", "what")
+    for fact in (
+        "package torch",
+        "code",
+        "commit",
+        "device",
+        "data local/sst2 dev",
+        "weights minilm",
+    ):
+        assert fact in what
+
+
+def test_the_same_runs_give_the_same_page(folder: Path, html: str) -> None:
+    assert report(folder).html() == html
+
+
+def test_the_data_of_the_charts_are_those_of_the_tables(whole: Report) -> None:
+    chart = charts.pareto(whole.one_by_one)[0]
+    one = whole.found[0]
+    assert chart["title"] == one.group
+    means = {row["method"]: row["mean"] for row in one.methods.to_dict("records")}
+    for point in chart["points"]:
+        assert point["score"][0] == pytest.approx(100 * means[point["method"]], rel=1e-5)
+    lines = charts.tuning(curves(whole.material))
+    assert [(c["title"], len(c["lines"])) for c in lines] == [
+        ("sst2 · clean", 4),
+        ("cola · clean", 4),
+    ]
+
+
+def test_hostile_names_are_only_text(tmp_path: Path) -> None:
+    for seed in range(2):
+        store(tmp_path, HOSTILE, seed, right(0.8, seed=seed))
+        store(tmp_path, "lora", seed, right(0.7, seed=seed))
+    text = report(tmp_path).html()
+    found = Page(text)
+    assert "img" not in found.tags and text.count("<script") == text.count("</script>") == 2
+    assert HOSTILE in found.column("scores", "method")
+    data = re.search(r'id="data">(.*?)</script>', text, re.S)
+    assert data is not None and HOSTILE in json.loads(data[1])["methods"]
+    for path in export.write(report(tmp_path).found, tmp_path / "tables"):
+        if path.suffix == ".tex":
+            assert r"\_\%\$\#\{\}|\textbackslash{}" in path.read_text()
+
+
+# The command and its files
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: Any) -> None:
+    monkeypatch.setattr("sys.argv", ["report", *map(str, arguments)])
+    command.main()
+
+
+def test_one_command_writes_page_and_tables(
+    whole: Report, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call(monkeypatch, folder, "--out", tmp_path / "page.html", "--tables", tmp_path / "tables")
+    assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
+    assert sorted(path.name for path in (tmp_path / "tables").iterdir()) == [
+        "scores.csv", "scores.md", "scores.tex",
+    ]  # fmt: skip
+    written = pd.read_csv(tmp_path / "tables/scores.csv")
+    assert written["method"].tolist() == [
+        m for one in report(folder).found for m in one.methods["method"]
+    ]
+
+
+def test_a_folder_without_runs_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SystemExit, match="There is no finished run below"):
+        call(monkeypatch, tmp_path)
+
+
+def test_tables_hold_all_digits_in_csv_and_what_is_read_elsewhere(whole: Report) -> None:
+    table = export.long(whole.found)
+    assert table["mean"].tolist() == [m for one in whole.found for m in one.methods["mean"]]
+    one = whole.found[0]
+    best = one.methods.iloc[0]
+    shown = f"{100 * best['mean']:.1f} [{100 * best['low']:.1f}, {100 * best['high']:.1f}]"
+    assert f"{shown} {best['letters']} |" in export.markdown(whole.found)
+    tex = export.latex(whole.found)
+    assert rf"{shown}\textsuperscript{{{best['letters']}}}" in tex
+    assert r"\toprule" in tex and r"\bottomrule" in tex
+
+
+def test_real_runs_of_both_kinds_of_task_are_reported(
+    tiny_run: Callable[..., Run], tmp_path: Path
+) -> None:
+    for seed in (0, 1):
+        for variant in ("lora", "vera"):
+            execute(
+                tiny_run(variant, f"seed={seed}", "train.epochs=1"), tmp_path / variant / str(seed)
+            )
+    texts = tiny_run("lora", "task=e2e", "data.test=8", "task.decoding.max_tokens=4", family="gpt2")
+    execute(texts, tmp_path / "texts")
+    material: Material = gather(tmp_path)
+    assert {one.metric for one in comparisons(material, QUICK)} == {"accuracy", "BLEU"}
+    assert page(tmp_path).tables["scores"]
