@@ -445,11 +445,7 @@ def test_tables_hold_all_digits_in_csv_and_what_is_read_elsewhere(whole: Report)
 def test_real_runs_of_both_kinds_of_task_are_reported(
     tiny_run: Callable[..., Run], tmp_path: Path
 ) -> None:
-    for seed in (0, 1):
-        for variant in ("lora", "vera"):
-            execute(
-                tiny_run(variant, f"seed={seed}", "train.epochs=1"), tmp_path / variant / str(seed)
-            )
+    execute(tiny_run("lora", "train.epochs=1"), tmp_path / "classes")
     texts = tiny_run("lora", "task=e2e", "data.test=8", "task.decoding.max_tokens=4", family="gpt2")
     execute(texts, tmp_path / "texts")
     material: Material = gather(tmp_path)

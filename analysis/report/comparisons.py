@@ -172,9 +172,9 @@ def means(known: Outcomes, runs: Frame, rule: Rule) -> Frame:
     """
     scores = known.scorer.observed()
     drawn = known.scorer.bootstrap(np.random.default_rng(DRAWS), rule.resamples)
-    known_ends = crossed(scores, drawn, known.scorer.examples, rule.alpha)
+    found = crossed(scores, drawn, known.scorer.examples, rule.alpha)
     least, most = BOUNDS.get(known.metric, (0.0, np.inf))
-    ends = {"low": known_ends.low.clip(min=least), "high": known_ends.high.clip(max=most)}
+    ends = {"low": found.low.clip(min=least), "high": found.high.clip(max=most)}
     table = pd.DataFrame({"method": known.methods, "mean": scores.mean(axis=1)} | ends)
     if len(known.seeds) == 1:
         alone = runs.set_index("method").loc[list(known.methods)]
