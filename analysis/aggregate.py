@@ -1,0 +1,53 @@
+"""Several tasks at once: interquartile mean, performance profile, probability of improvement.
+
+Agarwal et al., 2021, arXiv:2108.13264. Scores are [..., runs, tasks], on a scale that tasks share;
+run i of every method has the same seed.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from scipy import stats
+
+from analysis.resampling import RESAMPLES
+
+Statistic = Callable[[np.ndarray], np.ndarray]
+
+
+def iqm(scores: np.ndarray) -> np.ndarray:
+    """The mean [...] of the middle half of all runs on all tasks."""
+    flat = scores.reshape(*scores.shape[:-2], -1)
+    return np.asarray(stats.trim_mean(flat, 0.25, axis=-1))
+
+
+def profile(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """The share of runs [thresholds, ...] above each threshold, every task weighing the same."""
+    return np.stack([np.mean(scores > at, axis=(-2, -1)) for at in thresholds])
+
+
+def improvement(scores: np.ndarray) -> np.ndarray:
+    """The chance that a run of the first of two methods [2, ..., runs, tasks] beats the second's.
+
+    Every run meets every run of the same task, a tie is half a win, and tasks weigh the same.
+    """
+    first, second = scores[0][..., :, None, :], scores[1][..., None, :, :]
+    return np.mean((first > second) + 0.5 * (first == second), axis=(-3, -2, -1))
+
+
+def stratified(
+    scores: np.ndarray,
+    statistic: Statistic,
+    generator: np.random.Generator,
+    resamples: int = RESAMPLES,
+    alpha: float = 0.05,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ends [...] of the percentile interval of a statistic, with runs drawn anew in each task.
+
+    The same runs for all methods, as they share seeds. Tasks are not drawn: the interval is about
+    other seeds on these tasks.
+    """
+    *_, runs, tasks = scores.shape
+    picks = generator.integers(runs, size=(resamples, runs, tasks))
+    found = statistic(scores[..., picks, np.arange(tasks)])
+    low, high = np.quantile(found, [alpha / 2, 1 - alpha / 2], axis=-1)
+    return low, high
