@@ -123,7 +123,7 @@ class Summary:
         """What a run has cost, all its phases together."""
         if self.plan.outcome(cell).status not in ("complete", "diverged"):
             return 0.0
-        return sum(read_result(cell.folder).cost["seconds"].values())
+        return spent(read_result(cell.folder))
 
     @property
     def failed(self) -> bool:
@@ -142,6 +142,12 @@ class Summary:
             if protocol == "clean" and ("paper", task, method) in rows
         ]
         return [difference(clean, paper) for clean, paper in pairs if clean.scores and paper.scores]
+
+
+def spent(result: Result) -> float:
+    """Seconds of all phases: of the GPU, or of the processor, where others may work meanwhile."""
+    on_gpu = result.cost["memory"] == "GPU allocator"
+    return sum(result.cost["seconds" if on_gpu else "processor_seconds"].values())
 
 
 def reported(protocol: str, scores: list[float]) -> float:
