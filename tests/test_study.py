@@ -92,6 +92,7 @@ def test_the_best_point_is_run_with_every_seed_once_all_trials_are_over(folders:
     assert {rate(cell) for cell in finals} == {0.005}
     assert {cell.method for cell in finals} == {"lora"}
     assert plan.expected() == 6 + 8
+    assert len(plan.outcomes) == len(plan.look()) == 6 + 4
 
 
 def test_a_point_with_a_diverged_run_is_not_chosen(folders: Folders) -> None:

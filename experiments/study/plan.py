@@ -67,7 +67,10 @@ class Plan:
     def look(self) -> list[Cell]:
         """Look at the folders again; returns every cell that is known to belong to the study."""
         self.outcomes = {cell: known for cell, known in self.outcomes.items() if known.settled}
-        return list(dict.fromkeys(self.cells()))
+        found = list(dict.fromkeys(self.cells()))
+        for cell in found:
+            self.outcome(cell)
+        return found
 
     def outcome(self, cell: Cell) -> Outcome:
         """Where the cell stood when it was last looked at."""
