@@ -15,7 +15,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from experiments.api import composed
-from experiments.config import build
+from experiments.config import build, read
 from experiments.results import alone, read_result
 from experiments.study import audit
 from experiments.study import plan as planning
@@ -171,6 +171,32 @@ def test_a_study_that_makes_no_sense_is_refused(changes: dict, message: str) -> 
 
 
 SENSIBLE = {"methods": {"lora": []}, "tasks": {"sst2": []}}
+
+
+def test_ranks_are_chosen_so_that_methods_train_as_many_parameters() -> None:
+    methods = {"lora": [], "vera": [], "dora": ["variant.rank=1"], "bitfit": []}
+    plan = Plan(study(methods=methods, match="lora"), "s", [])
+    arms = {arm.method: arm for arm in plan.groups["clean", "sst2"]}
+    counts = {method: match.trained(arm.config) for method, arm in arms.items()}
+    assert counts["dora"] == pytest.approx(counts["lora"], rel=0.07)
+    assert counts["vera"] == pytest.approx(counts["lora"], rel=0.01)
+    assert arms["dora"].config.variant.rank in (7, 8)  # its magnitudes count too
+    assert not any(o.startswith("variant.rank") for o in arms["bitfit"].overrides)
+    with pytest.raises(ValueError, match=r"study\.match must be one of lora, vera, got 'dora'\."):
+        study(match="dora")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "conf/study").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_study_file_composes_into_cells(path: Path) -> None:
+    if path.stem == "common":
+        return
+    data = ["data=local", "data.dir=DATA"] if path.stem.startswith("minilm") else []
+    section = composed(f"study={path.stem}", *data).study
+    plan = Plan(build("study", section), path.stem, data)
+    cells = plan.look()
+    assert len(cells) == len({cell.folder for cell in cells})
+    for arm in (arm for arms in plan.groups.values() for arm in arms):
+        assert read(arm.config).train.epochs > 0
 
 
 def test_an_axis_that_is_no_setting_is_refused() -> None:
