@@ -11,19 +11,22 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 from omegaconf import OmegaConf
 
 from experiments.api import composed
 from experiments.config import build, read
 from experiments.results import alone, read_result
-from experiments.study import audit
+from experiments.study import audit, match
 from experiments.study import plan as planning
 from experiments.study.cells import Cell, Outcome
 from experiments.study.command import again
 from experiments.study.conduct import conduct
 from experiments.study.design import TUNING_SEED, Study, log_grid
 from experiments.study.plan import Plan
+from experiments.study.publish import publish, without_texts
 from experiments.study.summary import Summary
 from experiments.study.workers import told
 
@@ -252,6 +255,9 @@ def test_a_study_is_carried_out_once_and_says_what_came_out(
         assert row["score"] == pytest.approx(sum(row["scores"]) / 2)
         assert row["tuned"] == max(score for _, score in row["curve"])
         assert row["edge"] in ("at the low edge", "at the high edge")
+    place = publish(plan)
+    kept = sorted(path.name for path in place.rglob("*") if path.is_file())
+    assert kept == ["predictions.parquet"] * 4 + ["result.json"] * 8 + ["summary.json"]
     again_ = Plan(plan.study, "mine", [])
     assert conduct(again_)
     assert results == {path: path.stat().st_mtime_ns for path in results}
@@ -291,6 +297,14 @@ def test_a_cell_without_memory_is_recorded(tmp_path: Path, monkeypatch: pytest.M
     (outcome,) = plan.outcomes.values()
     assert outcome.status == "failed"
     assert "There is too little memory for this run" in str(outcome.reason)
+
+
+def test_what_is_published_holds_no_text() -> None:
+    row = {"split": "test", "id": 0, "source": "a", "label": ["b", "c"], "prediction": "d"}
+    frame = pd.DataFrame([row | {"BLEU": [1.0, 2.0], "outputs": np.array([0.5])}])
+    assert list(without_texts(frame)) == ["split", "id", "BLEU", "outputs"]
+    labelled = pd.DataFrame({"split": ["dev"], "label": [1], "prediction": [0]})
+    assert list(without_texts(labelled)) == ["split", "label", "prediction"]
 
 
 def test_a_folder_another_process_works_in_is_left_to_it(tmp_path: Path) -> None:
