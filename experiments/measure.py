@@ -22,9 +22,13 @@ MIB = 2**20
 
 @dataclass
 class Cost:
-    """Seconds and peak memory of one phase; `peak_mib` is None where it cannot be measured."""
+    """Seconds and peak memory of one phase; `peak_mib` is None where it cannot be measured.
+
+    The processor's seconds, all threads together, do not grow when others use the machine too.
+    """
 
     seconds: float = 0.0
+    processor_seconds: float = 0.0
     peak_mib: float | None = None
 
 
@@ -32,13 +36,14 @@ class Cost:
 def measure(device: torch.device, cost: Cost) -> Iterator[None]:
     """Time a phase and find its peak memory: the GPU allocator's, or the process's resident set."""
     resettable = reset_peak(device)
-    started = time.perf_counter()
+    started, busy = time.perf_counter(), time.process_time()
     try:
         yield
     finally:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         cost.seconds = time.perf_counter() - started
+        cost.processor_seconds = time.process_time() - busy
         cost.peak_mib = read_peak(device) if resettable else None
 
 
@@ -93,10 +98,13 @@ class Clock:
     steps: list[float] = field(default_factory=list)
     tokens: int = 0  # real ones
     padded: int = 0  # places computed, padding included
+    processor_seconds: float = 0.0  # of all steps
     started: float = 0.0
+    busy: float = 0.0
     events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = field(default_factory=list)
 
     def start(self) -> None:
+        self.busy = time.process_time()
         if self.device.type == "cuda":
             pair = (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
             pair[0].record()
@@ -109,6 +117,7 @@ class Clock:
         self.padded += places
 
     def stop(self) -> None:
+        self.processor_seconds += time.process_time() - self.busy
         if self.device.type == "cuda":
             self.events[-1][1].record()
         else:

@@ -71,6 +71,7 @@ def cost(job: Job, recorder: Recorder, evaluated: dict[str, Evaluated]) -> dict[
     found = {
         "parameters": count_parameters(model),
         "seconds": {name: phase.seconds for name, phase in phases.items()},
+        "processor_seconds": {name: phase.processor_seconds for name, phase in phases.items()},
         "peak_mib": {name: phase.peak_mib for name, phase in phases.items()},
         "memory": memory_kind(job.device, phases["train"]),
         "restarts": recorder.restarts,
@@ -79,6 +80,7 @@ def cost(job: Job, recorder: Recorder, evaluated: dict[str, Evaluated]) -> dict[
     }
     # The steps of every process that took part, where the phase only knows the last.
     found["seconds"]["train"] = sum(clock.seconds())
+    found["processor_seconds"]["train"] = clock.processor_seconds
     prefix = job.examples.prefix
     if prefix is not None:
         found["prefix"] = {"blocks": prefix.blocks, "seconds": prefix.seconds}

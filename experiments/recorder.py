@@ -169,6 +169,7 @@ class Recorder(Watch):
             "restarts": self.restarts,
             "history": self.history,
             "schedule": self.state.schedule.last_epoch,
+            "processor_seconds": self.clock.processor_seconds,
             "tokens": [self.clock.tokens, self.clock.padded],
             "epochs": self.epochs.scores if self.epochs is not None else [],
             "products": torch.get_float32_matmul_precision(),
@@ -244,6 +245,7 @@ class Recorder(Watch):
         self.restarts = about["restarts"] + 1
         self.clock.steps = groups["clock"]["steps"].tolist()
         self.clock.tokens, self.clock.padded = about["tokens"]
+        self.clock.processor_seconds = about["processor_seconds"]
         return about["step"]
 
 

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -170,8 +171,8 @@ def test_a_result_holds_every_cost(
     execute(tiny_run(variant, "train.epochs=1"), tmp_path)
     cost = json.loads((tmp_path / "result.json").read_text())["cost"]
     assert set(cost) == {
-        "parameters", "seconds", "peak_mib", "memory", "restarts", "steps", "flops", "latency",
-        "bytes",
+        "parameters", "seconds", "processor_seconds", "peak_mib", "memory", "restarts", "steps",
+        "flops", "latency", "bytes",
     }  # fmt: skip
     assert cost["bytes"]["adapter"] == (tmp_path / "adapter.safetensors").stat().st_size
     assert cost["steps"]["steps"] == 2
@@ -190,3 +191,15 @@ def test_a_target_matches_by_the_end_of_its_dotted_name(case: Callable) -> None:
     assert len(seen) == LAYERS
     replace_linears(backbone, ["dense"], wrap)
     assert len(seen) == LAYERS + 3 * LAYERS
+
+
+def test_the_processors_seconds_do_not_count_what_others_do(tmp_path: Path) -> None:
+    cost, clock = Cost(), Clock(torch.device("cpu"))
+    with measure(torch.device("cpu"), cost):
+        clock.start()
+        time.sleep(0.2)
+        clock.stop()
+    assert cost.seconds >= 0.2
+    assert clock.steps[0] >= 0.2
+    assert cost.processor_seconds < 0.1
+    assert clock.processor_seconds < 0.1

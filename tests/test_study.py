@@ -11,19 +11,22 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 from omegaconf import OmegaConf
 
 from experiments.api import composed
-from experiments.config import build
+from experiments.config import build, read
 from experiments.results import alone, read_result
-from experiments.study import audit
+from experiments.study import audit, match
 from experiments.study import plan as planning
 from experiments.study.cells import Cell, Outcome
 from experiments.study.command import again
 from experiments.study.conduct import conduct
 from experiments.study.design import TUNING_SEED, Study, log_grid
 from experiments.study.plan import Plan
+from experiments.study.publish import publish, without_texts
 from experiments.study.summary import Summary
 from experiments.study.workers import told
 
@@ -92,6 +95,7 @@ def test_the_best_point_is_run_with_every_seed_once_all_trials_are_over(folders:
     assert {rate(cell) for cell in finals} == {0.005}
     assert {cell.method for cell in finals} == {"lora"}
     assert plan.expected() == 6 + 8
+    assert len(plan.outcomes) == len(plan.look()) == 6 + 4
 
 
 def test_a_point_with_a_diverged_run_is_not_chosen(folders: Folders) -> None:
@@ -172,6 +176,32 @@ def test_a_study_that_makes_no_sense_is_refused(changes: dict, message: str) -> 
 SENSIBLE = {"methods": {"lora": []}, "tasks": {"sst2": []}}
 
 
+def test_ranks_are_chosen_so_that_methods_train_as_many_parameters() -> None:
+    methods = {"lora": [], "vera": [], "dora": ["variant.rank=1"], "bitfit": []}
+    plan = Plan(study(methods=methods, match="lora"), "s", [])
+    arms = {arm.method: arm for arm in plan.groups["clean", "sst2"]}
+    counts = {method: match.trained(arm.config) for method, arm in arms.items()}
+    assert counts["dora"] == pytest.approx(counts["lora"], rel=0.07)
+    assert counts["vera"] == pytest.approx(counts["lora"], rel=0.01)
+    assert arms["dora"].config.variant.rank in (7, 8)  # its magnitudes count too
+    assert not any(o.startswith("variant.rank") for o in arms["bitfit"].overrides)
+    with pytest.raises(ValueError, match=r"study\.match must be one of lora, vera, got 'dora'\."):
+        study(match="dora")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "conf/study").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_study_file_composes_into_cells(path: Path) -> None:
+    if path.stem == "common":
+        return
+    data = ["data=local", "data.dir=DATA"] if path.stem.startswith("minilm") else []
+    section = composed(f"study={path.stem}", *data).study
+    plan = Plan(build("study", section), path.stem, data)
+    cells = plan.look()
+    assert len(cells) == len({cell.folder for cell in cells})
+    for arm in (arm for arms in plan.groups.values() for arm in arms):
+        assert read(arm.config).train.epochs > 0
+
+
 def test_an_axis_that_is_no_setting_is_refused() -> None:
     with pytest.raises(ValueError, match=r"study\.axes: there is no setting 'variant\.rnak'\."):
         Plan(study(axes={"variant.rnak": [4]}), "s", []).look()
@@ -225,6 +255,9 @@ def test_a_study_is_carried_out_once_and_says_what_came_out(
         assert row["score"] == pytest.approx(sum(row["scores"]) / 2)
         assert row["tuned"] == max(score for _, score in row["curve"])
         assert row["edge"] in ("at the low edge", "at the high edge")
+    place = publish(plan)
+    kept = sorted(path.name for path in place.rglob("*") if path.is_file())
+    assert kept == ["predictions.parquet"] * 4 + ["result.json"] * 8 + ["summary.json"]
     again_ = Plan(plan.study, "mine", [])
     assert conduct(again_)
     assert results == {path: path.stat().st_mtime_ns for path in results}
@@ -264,6 +297,14 @@ def test_a_cell_without_memory_is_recorded(tmp_path: Path, monkeypatch: pytest.M
     (outcome,) = plan.outcomes.values()
     assert outcome.status == "failed"
     assert "There is too little memory for this run" in str(outcome.reason)
+
+
+def test_what_is_published_holds_no_text() -> None:
+    row = {"split": "test", "id": 0, "source": "a", "label": ["b", "c"], "prediction": "d"}
+    frame = pd.DataFrame([row | {"BLEU": [1.0, 2.0], "outputs": np.array([0.5])}])
+    assert list(without_texts(frame)) == ["split", "id", "BLEU", "outputs"]
+    labelled = pd.DataFrame({"split": ["dev"], "label": [1], "prediction": [0]})
+    assert list(without_texts(labelled)) == ["split", "label", "prediction"]
 
 
 def test_a_folder_another_process_works_in_is_left_to_it(tmp_path: Path) -> None:

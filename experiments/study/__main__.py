@@ -1,4 +1,4 @@
-"""Studies that were begun: `python -m experiments.study status|resume|failed|sync STUDY`."""
+"""Studies that were begun: `python -m experiments.study status|resume|failed|sync|publish STUDY`."""
 
 import argparse
 import subprocess
@@ -12,6 +12,7 @@ from experiments.study.command import again
 from experiments.study.conduct import conduct
 from experiments.study.plan import Plan
 from experiments.study.progress import STATUSES, count
+from experiments.study.publish import publish as published
 
 LOST = ("failed", "diverged")
 
@@ -85,7 +86,19 @@ def sync(plan: Plan, options: argparse.Namespace) -> int:
     return subprocess.run([sys.executable, "-m", "wandb", "sync", *folders]).returncode
 
 
-COMMANDS = {"status": status, "resume": resume, "failed": failed, "sync": sync}
+def publish(plan: Plan, options: argparse.Namespace) -> int:
+    """Copy results and predictions, without texts and weights, to results/STUDY."""
+    print(f"Published in {published(plan)}.")
+    return 0
+
+
+COMMANDS = {
+    "status": status,
+    "resume": resume,
+    "failed": failed,
+    "sync": sync,
+    "publish": publish,
+}
 
 if __name__ == "__main__":
     main()

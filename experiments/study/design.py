@@ -26,6 +26,7 @@ class Study:
     tuning_seeds: int  # runs of each point
     seeds: int  # runs of the chosen point
     extend: int  # further points for all methods of a task, while a best one lies at an edge
+    match: str | None  # method whose trained parameters the others' ranks are chosen for
     parameters: float  # tolerance: largest ratio of trained parameters between two methods
     cells: int | None  # carried out at once; null: one per core, or per slot of a GPU
     cells_per_gpu: int
@@ -42,6 +43,10 @@ class Study:
                 raise ValueError(
                     f"study.protocols must be of {', '.join(PROTOCOLS)}, got '{protocol}'."
                 )
+        if self.match is not None and self.match not in self.methods:
+            raise ValueError(
+                f"study.match must be one of {', '.join(self.methods)}, got '{self.match}'."
+            )
         if self.search not in SEARCHES:
             raise ValueError(f"study.search must be {' or '.join(SEARCHES)}, got '{self.search}'.")
         for name in ("tuning_seeds", "seeds", "cells", "cells_per_gpu", "trials", "memory"):

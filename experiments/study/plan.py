@@ -5,7 +5,7 @@ a study that is killed, or carried out by several processes at once, comes to th
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import product
 from statistics import fmean
@@ -13,6 +13,7 @@ from statistics import fmean
 from experiments.study import search
 from experiments.study.cells import Arm, Cell, Outcome, Point, Trial
 from experiments.study.design import TUNING_SEED, Study, check_free, is_list, log_grid
+from experiments.study.match import matched
 
 Group = tuple[str, str]  # protocol and task: what methods are compared under
 
@@ -40,6 +41,19 @@ class Plan:
         }
 
     def arm(self, protocol: str, task: str, method: str) -> Arm:
+        """One method on one task, of the size of the method that all are matched with."""
+        arm = self.unmatched(protocol, task, method)
+        other = self.study.match
+        if other is None or method == other:
+            return arm
+        rank = matched(arm.config, self.unmatched(protocol, task, other).config)
+        return (
+            arm
+            if rank is None
+            else replace(arm, overrides=(*arm.overrides, f"variant.rank={rank}"))
+        )
+
+    def unmatched(self, protocol: str, task: str, method: str) -> Arm:
         """One method on one task."""
         start = self.start(protocol, task, method)
         return Arm(
@@ -67,7 +81,10 @@ class Plan:
     def look(self) -> list[Cell]:
         """Look at the folders again; returns every cell that is known to belong to the study."""
         self.outcomes = {cell: known for cell, known in self.outcomes.items() if known.settled}
-        return list(dict.fromkeys(self.cells()))
+        found = list(dict.fromkeys(self.cells()))
+        for cell in found:
+            self.outcome(cell)
+        return found
 
     def outcome(self, cell: Cell) -> Outcome:
         """Where the cell stood when it was last looked at."""

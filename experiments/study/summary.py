@@ -6,7 +6,6 @@ from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Column, Table
 from scipy import stats
@@ -123,7 +122,7 @@ class Summary:
         """What a run has cost, all its phases together."""
         if self.plan.outcome(cell).status not in ("complete", "diverged"):
             return 0.0
-        return sum(read_result(cell.folder).cost["seconds"].values())
+        return spent(read_result(cell.folder))
 
     @property
     def failed(self) -> bool:
@@ -142,6 +141,12 @@ class Summary:
             if protocol == "clean" and ("paper", task, method) in rows
         ]
         return [difference(clean, paper) for clean, paper in pairs if clean.scores and paper.scores]
+
+
+def spent(result: Result) -> float:
+    """Seconds of all phases: of the GPU, or of the processor, where others may work meanwhile."""
+    on_gpu = result.cost["memory"] == "GPU allocator"
+    return sum(result.cost["seconds" if on_gpu else "processor_seconds"].values())
 
 
 def reported(protocol: str, scores: list[float]) -> float:
@@ -183,7 +188,8 @@ def show(summary: Summary) -> None:
     """Print for every comparison its tuning, the audit, and the scores."""
     rich = Console()
     for (protocol, task), rows in summary.groups.items():
-        rich.print(f"\n[bold]{task}[/], protocol {protocol}: tuning, by selection score")
+        split = "held-out rows" if protocol == "clean" else "the scored split"
+        rich.print(f"\n[bold]{task}[/], protocol {protocol}; tuned on {split}")
         rich.print(curves(rows))
         remarks = [f"{row.method}: {remark}" for row in rows for remark in row.remarks + row.lost]
         rich.print("Audit: every method was treated alike." if not remarks else "Audit:")
@@ -202,11 +208,11 @@ def show(summary: Summary) -> None:
 
 def curves(rows: list[Row]) -> Table:
     """The score at every point, the chosen one marked."""
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table = plain()
     for row in rows:
         chosen = None if row.chosen is None else " ".join(row.chosen)
         cells = [
-            f"{'[bold]' if point == chosen else ''}{short(point)}: {number(score)}"
+            f"{short(point)}: {number(score)}{'*' if point == chosen else ''}"
             for point, score in row.curve
         ]
         table.add_row(row.method, *cells, row.edge)
@@ -216,21 +222,24 @@ def curves(rows: list[Row]) -> Table:
 def scores(rows: list[Row]) -> Table:
     """What every method scored once its settings were chosen."""
     metric = next((row.metric for row in rows if row.metric), "score")
-    heads = ("method", "chosen", "selection", metric, "seeds", "trained", "s tuning", "s runs")
-    table = Table(*(Column(head, no_wrap=True) for head in heads), box=SIMPLE_HEAD)
+    table = plain("method", "own → tuned", metric, "seeds", "trained", "tuning + runs")
     for row in rows:
         spread = "" if row.spread is None else f" ± {row.spread:.4f}"
         table.add_row(
             row.method,
-            short(" ".join(row.chosen or ["nothing"])),
             f"{number(row.own)} → {number(row.tuned)}",
             number(row.score) + spread,
             str(len(row.scores)),
             "-" if row.trained is None else f"{row.trained:,}",
-            f"{row.tuning_seconds:,.0f}",
-            f"{row.seconds:,.0f}",
+            f"{row.tuning_seconds:,.0f} + {row.seconds:,.0f} s",
         )
     return table
+
+
+def plain(*heads: str) -> Table:
+    """A table without lines, with a head where there are names for it."""
+    columns = [Column(head, no_wrap=True) for head in heads]
+    return Table(*columns, box=None, padding=(0, 2, 0, 0), show_header=bool(heads))
 
 
 def number(value: float | None) -> str:

@@ -16,8 +16,6 @@ from pathlib import Path
 import joblib
 import torch
 
-import experiments
-import variants
 from experiments.study.cells import OUTPUT, Cell
 from experiments.study.design import Study
 
@@ -91,8 +89,8 @@ def sources() -> list[str]:
     """Every module of a run: a file that is edited meanwhile does not divide a study's cells."""
     return [
         module.name
-        for room in (experiments, variants)
-        for module in pkgutil.walk_packages(room.__path__, f"{room.__name__}.")
+        for room in ("experiments", "variants")
+        for module in pkgutil.walk_packages([str(RUN.parent / room)], f"{room}.")
         if not module.name.endswith("__main__")
     ]
 

@@ -1,0 +1,40 @@
+"""The rank at which a method trains as many parameters as another."""
+
+import json
+from functools import cache
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from experiments.config import read
+from experiments.measure import count_parameters
+
+
+def matched(config: DictConfig, reference: DictConfig) -> int | None:
+    """The rank at which a method trains as nearly as can be what the reference trains.
+
+    None for a method without a rank, whose size is what it is. A rank adds as many parameters as
+    the one before it; where that is not so, the audit will say that the sizes differ.
+    """
+    if "rank" not in config.variant:
+        return None
+    smallest, step = trained(config, 1), trained(config, 2) - trained(config, 1)
+    return max(1, 1 + round((trained(reference) - smallest) / step))
+
+
+def trained(config: DictConfig, rank: int | None = None) -> int:
+    """How many parameters of the backbone a method trains, with another rank where one is given."""
+    chosen = {} if rank is None else {"variant": {"rank": rank}}
+    kept = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    whole = OmegaConf.to_container(OmegaConf.merge(kept, chosen), resolve=True)
+    return counted(json.dumps(whole))
+
+
+@cache
+def counted(config: str) -> int:
+    """How many parameters of the backbone a run trains."""
+    run = read(DictConfig(json.loads(config)))
+    with torch.random.fork_rng(devices=[]):
+        loaded = run.model.load(run.task.num_outputs, torch.Generator(), run.train.precision)
+        run.variant.adapt(loaded.model.backbone)
+    return count_parameters(loaded.model)["trained"]
