@@ -14,6 +14,7 @@ Frame = Any  # a pandas.DataFrame, of whose columns a type checker knows nothing
 COSTS = {
     "trained": "trained parameters",
     "train_seconds": "seconds of training",
+    "train_processor_seconds": "seconds of the processor in training",
     "train_flops": "operations of training",
     "train_peak_mib": "peak memory of training, MiB",
     "adapter_bytes": "bytes of the adapter",
@@ -101,12 +102,22 @@ def within(table: Frame, cost: str) -> Frame:
 
 
 def tuning(trials: Frame) -> Frame:
-    """What finding the settings has cost, by task and method: `runs`, `seconds`, `train_flops`.
+    """What finding the settings has cost, by task and method.
 
-    Diverged trials count: they were paid for.
+    `runs`, `seconds`, `processor_seconds` and `train_flops`. Diverged trials count: they were
+    paid for.
     """
     groups = trials.groupby([*TASK, *STACK, "variant"], sort=False, dropna=False)
     found = groups.agg(
-        runs=("seed", "size"), seconds=("seconds", "sum"), train_flops=("train_flops", "sum")
+        runs=("seed", "size"),
+        seconds=("seconds", "sum"),
+        # No number where one trial has none: a sum of the others would look cheaper.
+        processor_seconds=("processor_seconds", total),
+        train_flops=("train_flops", "sum"),
     )
     return found.reset_index()
+
+
+def total(values: Frame) -> float:
+    """A sum that is not known where one of its parts is not."""
+    return float(values.astype(float).sum(skipna=False))

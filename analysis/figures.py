@@ -41,6 +41,7 @@ STYLE: dict[str, Any] = {
 COST_LABELS = {
     "trained": "trained parameters",
     "train_seconds": "training (s)",
+    "train_processor_seconds": "processor in training (s)",
     "train_flops": "operations of training",
     "train_peak_mib": "peak memory (MiB)",
     "adapter_bytes": "adapter (bytes)",

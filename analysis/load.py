@@ -63,12 +63,17 @@ def row(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def costs(cost: dict[str, Any]) -> dict[str, Any]:
-    """What a run has cost; a run that diverged has no latency and no files."""
-    latency, seconds = cost.get("latency", {}), cost["seconds"]
+    """What a run has cost; a run that diverged has no latency and no files.
+
+    Seconds are those on the wall, and the processor's where they were measured.
+    """
+    latency, seconds, busy = cost.get("latency", {}), cost["seconds"], cost.get("processor_seconds")
     return {
         "trained": cost["parameters"]["trained"],
         "train_seconds": seconds["train"],
         "seconds": sum(seconds.values()),
+        "train_processor_seconds": busy and busy["train"],
+        "processor_seconds": busy and sum(busy.values()),
         "train_flops": cost["flops"]["training"],
         "train_peak_mib": cost["peak_mib"]["train"],
         "adapter_bytes": cost.get("bytes", {}).get("adapter"),

@@ -24,6 +24,7 @@ RESULT: dict[str, Any] = {
     "cost": {
         "parameters": {"trained": 73728, "head": 1000, "trained_with_head": 74728, "total": 10**6},
         "seconds": {"prepare": 0.1, "train": 60.0, "evaluate": 2.0},
+        "processor_seconds": {"prepare": 0.1, "train": 58.0, "evaluate": 1.9},
         "peak_mib": {"prepare": 300.0, "train": 700.0, "evaluate": 500.0},
         "flops": {"training": 3e12},
         "latency": {"batch": 32, "adapted_ms": 20.0, "merged_ms": 17.0},

@@ -13,7 +13,8 @@ from analysis import cost, figures
 SAME = {
     "task": "sst2", "model": "minilm", "protocol": "clean", "metric": "accuracy",
     "status": "complete", "device": "AMD EPYC", "threads": 1, "torch": "2.13.0", "code": "e" * 12,
-    "seconds": 62.0, "train_flops": 3e12, "adapter_bytes": 4000.0, "adapted_ms": 20.0,
+    "seconds": 62.0, "processor_seconds": 60.0, "train_processor_seconds": 58.0,
+    "train_flops": 3e12, "adapter_bytes": 4000.0, "adapted_ms": 20.0,
     "merged_ms": 17.0,
 }  # fmt: skip
 
@@ -93,6 +94,13 @@ def test_tuning_counts_every_trial_those_that_diverged_too() -> None:
     trials = pd.concat([runs("small", [0.7, 0.8], 10), runs("small", [0.1], 10, status="diverged")])
     row = cost.tuning(trials).iloc[0]
     assert (row["runs"], row["seconds"], row["train_flops"]) == (3, 186.0, 9e12)
+    assert row["processor_seconds"] == 180.0
+
+
+def test_a_sum_of_tuning_is_not_known_where_a_part_is_not() -> None:
+    older = runs("small", [0.7], 10, processor_seconds=None)
+    row = cost.tuning(pd.concat([runs("small", [0.7], 10), older])).iloc[0]
+    assert np.isnan(row["processor_seconds"]) and row["seconds"] == 124.0
 
 
 def test_the_pareto_figure_has_every_method_and_the_front(tmp_path) -> None:

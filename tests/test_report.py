@@ -19,7 +19,7 @@ from analysis.report import __main__ as command
 from analysis.report import charts, export, words
 from analysis.report.audit import audits
 from analysis.report.comparisons import comparisons, hopeless, overall
-from analysis.report.material import Material, gather
+from analysis.report.material import gather
 from analysis.report.page import Report
 from analysis.report.tuning import curves
 from analysis.statistics import Verdicts
@@ -229,6 +229,18 @@ def test_counts_of_generated_texts_make_the_scores_of_the_run() -> None:
         assert score(rows[metric].sum(axis=0), len(texts)) == pytest.approx(expected), metric
 
 
+def test_published_predictions_of_texts_need_no_texts(tmp_path: Path) -> None:
+    counts = np.random.default_rng(0).integers(1, 9, (12, 9)).astype(float)
+    score = float(COUNTED["BLEU"](counts.sum(axis=0), 12))
+    primary = {"metric": "BLEU", "score": score, "interval": [0.0, 1.0], "examples": 12}
+    for seed in (0, 1):
+        place = store(tmp_path, "lora", seed, right(0.5, 12), "local/e2e", primary=primary)
+        frame = pd.DataFrame({"split": "test", "id": range(12), "BLEU": counts.tolist()})
+        frame.to_parquet(place / "predictions.parquet")
+    (one,) = comparisons(gather(tmp_path), QUICK)
+    assert one.metric == "BLEU" and one.methods["mean"].item() == pytest.approx(score)
+
+
 # What is said
 
 
@@ -258,7 +270,7 @@ NO_BREAK = words.NO_BREAK
         (CHAIN, "1 pair of 3 differs; among the best are x and y.", ["x is better than z, by 5.0 points.", "x and y cannot be told apart.", "y and z cannot be told apart.", "A true difference of 4.0 points between any two would have been seen with a chance of 80 %."]),  # noqa: E501
         (NO_SEEDS, "Nothing can be decided.", ["With one seed nothing is known of how seeds differ, so no verdict is possible."]),  # noqa: E501
         (FLOOR, "Nothing can be decided.", ["The exact test has 5 pairs of runs for 1 comparison: even if every pair pointed the same way, p would stay above 0.05."]),  # noqa: E501
-        (SAME, "Both methods cannot be told apart.", ["Nothing varied, so it is not known which difference could have been seen."]),  # noqa: E501
+        (SAME, "The two methods cannot be told apart.", ["Nothing varied, so it is not known which difference could have been seen."]),  # noqa: E501
     ],
     ids=["alike", "top", "chain", "one seed", "floor", "same"],
 )  # fmt: skip
@@ -442,12 +454,21 @@ def test_tables_hold_all_digits_in_csv_and_what_is_read_elsewhere(whole: Report)
     assert r"\toprule" in tex and r"\bottomrule" in tex
 
 
-def test_real_runs_of_both_kinds_of_task_are_reported(
+def test_a_real_run_is_reported(tiny_run: Callable[..., Run], tmp_path: Path) -> None:
+    result = execute(tiny_run("lora", "train.epochs=1"), tmp_path / "run")
+    found = report(tmp_path)
+    (one,) = found.found
+    assert one.methods["mean"].item() == pytest.approx(result.primary["score"])
+    assert found.material.runs["train_processor_seconds"].item() > 0
+    assert Page(found.html()).column("costs", "method") == ["lora"]
+
+
+@pytest.mark.slow
+def test_a_real_run_that_wrote_texts_is_reported(
     tiny_run: Callable[..., Run], tmp_path: Path
 ) -> None:
-    execute(tiny_run("lora", "train.epochs=1"), tmp_path / "classes")
-    texts = tiny_run("lora", "task=e2e", "data.test=8", "task.decoding.max_tokens=4", family="gpt2")
-    execute(texts, tmp_path / "texts")
-    material: Material = gather(tmp_path)
-    assert {one.metric for one in comparisons(material, QUICK)} == {"accuracy", "BLEU"}
-    assert page(tmp_path).tables["scores"]
+    quick = ("data.test=8", "train.epochs=1", "task.decoding.max_tokens=4")
+    result = execute(tiny_run("lora", "task=e2e", *quick, family="gpt2"), tmp_path / "run")
+    (one,) = comparisons(gather(tmp_path), QUICK)
+    assert one.metric == "BLEU"
+    assert one.methods["mean"].item() == pytest.approx(result.primary["score"])

@@ -14,6 +14,7 @@ from analysis.report.tuning import Curve
 AXES = {
     "trained": ("trained parameters", True),
     "train_seconds": ("training, seconds", False),
+    "train_processor_seconds": ("processor in training, seconds", False),
     "train_peak_mib": ("peak memory, MiB", False),
     "adapter_bytes": ("adapter, bytes", True),
     "adapted_ms": ("latency in place, ms", False),

@@ -162,7 +162,16 @@ def scored(runs: Frame) -> Outcomes:
     """The runs of one group as they are judged."""
     named = runs.assign(variant=runs["method"])
     metric = str(named["metric"].iloc[0])
-    return outcomes(named, read_predictions(named), COUNTED.get(metric))
+    read = {run: comparable(frame) for run, frame in read_predictions(named).items()}
+    return outcomes(named, read, COUNTED.get(metric))
+
+
+def comparable(frame: Frame) -> Frame:
+    """Predictions that can be paired; those of texts may have been published without references.
+
+    Runs of one group have the same bytes of data, so these are the same.
+    """
+    return frame if "label" in frame else frame.assign(label=0)
 
 
 def means(known: Outcomes, runs: Frame, rule: Rule) -> Frame:

@@ -155,7 +155,7 @@ def summary(report: Report) -> list[tuple[str, str]]:
         (tested["task"].nunique(), "task"),
         (tested["seed"].nunique(), "seed"),
     ]
-    shown = [(str(value), count(value, noun).partition(" ")[2]) for value, noun in facts]
+    shown = [(str(value), count(value, noun).partition(" ")[2]) for value, noun in facts if value]
     return [*shown, (str(lost), "diverged")] if lost else shown
 
 
@@ -216,10 +216,16 @@ def drawn(report: Report) -> Iterable[tuple[str, Markup]]:
             yield f"{one.group}: {one.metric}", svg(figures.scores(table))
     for one, table in report.one_by_one:
         if len(table) > 1:
-            known = table.assign(order=table["variant"].map(order))
+            known = with_ends(table, one).assign(order=table["variant"].map(order))
             known["front"] = cost.front(table, "trained")
             title = f"{one.group}: {one.metric} and {cost.COSTS['trained']}"
             yield title, svg(figures.pareto(known, "trained"))
+
+
+def with_ends(table: Frame, one: Comparison) -> Frame:
+    """Costs whose scores have the intervals of the verdicts, over seeds and examples."""
+    ends = one.methods.set_index("method").loc[table["variant"]]
+    return table.assign(score_low=ends["low"].to_numpy(), score_high=ends["high"].to_numpy())
 
 
 def svg(axes: Axes) -> Markup:

@@ -139,7 +139,9 @@ def costs(costs: Frame) -> Table:
     columns = [
         TASK, MODEL, PROTOCOL, METHOD, number("score"),
         number("trained", "parameters of the method, without the head"),
-        number("training, s"), number("operations", "floating-point operations of training"),
+        number("training, s", "on the wall: others may have used the machine too"),
+        number("processor, s", "of training, all threads together"),
+        number("operations", "floating-point operations of training"),
         number("peak MiB"), number("adapter"),
         number("ms in place", "one forward pass of a batch with the adapter in place"),
         number("ms merged", "the same with the adapter merged"),
@@ -156,6 +158,7 @@ def cost_row(row: Record) -> list[Cell]:
         numeric(row["score"], lambda value: words.score(value, row["metric"])),
         numeric(row["trained"], lambda value: f"{value:,.0f}"),
         spread(row, "train_seconds", lambda value: f"{value:,.1f}"),
+        spread(row, "train_processor_seconds", lambda value: f"{value:,.1f}"),
         numeric(row["train_flops"], words.quantity),
         spread(row, "train_peak_mib", lambda value: f"{value:,.0f}"),
         numeric(row["adapter_bytes"], kibibytes),
@@ -267,7 +270,9 @@ def tuning_costs(material: Material) -> Table:
     """What finding settings has cost, by the trials that lie here."""
     trials = material.trials.assign(variant=material.trials["base"])
     columns = [
-        TASK, MODEL, PROTOCOL, METHOD, number("trials"), number("time, all phases"),
+        TASK, MODEL, PROTOCOL, METHOD, number("trials"),
+        number("time on the wall", "all phases of all trials"),
+        number("time of the processor", "all phases of all trials"),
         number("operations of training"), MACHINE,
     ]  # fmt: skip
     body = (
@@ -276,6 +281,7 @@ def tuning_costs(material: Material) -> Table:
             text(row["variant"], strong=True),
             numeric(row["runs"]),
             numeric(row["seconds"], words.duration),
+            numeric(row["processor_seconds"], words.duration),
             numeric(row["train_flops"], words.quantity),
             text(cost.describe(row)),
         ]

@@ -46,7 +46,9 @@ def headline(found: Verdicts) -> str:
         return "Nothing can be decided."
     apart = decided(pairs)
     if not apart.any():
-        known = "Both methods" if len(found.methods) == 2 else f"The {len(found.methods)} methods"
+        known = (
+            "The two methods" if len(found.methods) == 2 else f"The {len(found.methods)} methods"
+        )
         return f"{known} cannot be told apart."
     top = best(found)
     if len(top) == 1:
