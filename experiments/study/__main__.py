@@ -1,4 +1,4 @@
-"""Studies that were begun: `python -m experiments.study status|resume|failed|sync|publish STUDY`."""
+"""Studies that were begun: `python -m experiments.study status|resume|failed|sync|publish NAME`."""
 
 import argparse
 import subprocess

@@ -61,11 +61,10 @@ class Progress:
         total = plan.expected()
         line = "  ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
         running = [cell for cell, known in plan.outcomes.items() if known.status == "running"]
-        return Group(
-            ProgressBar(total=total, completed=settled, width=60),
-            Text(f"{settled} of {total} cells: {line}; {self.left(settled, total)}"),
-            doing(running),
-        )
+        bar = Table.grid()
+        bar.add_row(ProgressBar(total=total, completed=settled, width=60))
+        told = Text(f"{settled} of {total} cells: {line}; {self.left(settled, total)}")
+        return Group(bar, told, doing(running))
 
     def left(self, settled: int, total: int) -> str:
         """The time left, from the cells that have ended since the start."""

@@ -41,8 +41,8 @@ def publish_cell(cell: Cell, place: Path) -> None:
 
 def without_texts(frame: pd.DataFrame) -> pd.DataFrame:
     """The columns that hold numbers, or lists of them, and the name of the split."""
-    kept = [name for name in frame if name == "split" or not is_text(frame[name].iloc[0])]
-    return frame[kept]
+    texts = [name for name in frame if name != "split" and is_text(frame[name].iloc[0])]
+    return frame.drop(columns=texts)
 
 
 def is_text(value: object) -> bool:
