@@ -192,6 +192,9 @@ def test_a_run_that_its_study_no_longer_lists_is_not_compared(folder: Path, tmp_
     summary.write_text(json.dumps(content))
     runs = gather(tmp_path / "moved").runs
     assert set(runs.loc[runs["variant"] == "full", "stage"]) == {"stale"}
+    assert "18 runs are not compared: the summary of their study does not list them." in (
+        page(tmp_path / "moved").said
+    )
 
 
 def test_trials_under_the_papers_protocol_are_known_by_list_or_seed(tmp_path: Path) -> None:
@@ -463,11 +466,10 @@ def test_a_real_run_is_reported(tiny_run: Callable[..., Run], tmp_path: Path) ->
     assert Page(found.html()).column("costs", "method") == ["lora"]
 
 
-@pytest.mark.slow
 def test_a_real_run_that_wrote_texts_is_reported(
     tiny_run: Callable[..., Run], tmp_path: Path
 ) -> None:
-    quick = ("data.test=8", "train.epochs=1", "task.decoding.max_tokens=4")
+    quick = ("task.metrics=[BLEU]", "train.epochs=1", "task.decoding.max_tokens=4")
     result = execute(tiny_run("lora", "task=e2e", *quick, family="gpt2"), tmp_path / "run")
     (one,) = comparisons(gather(tmp_path), QUICK)
     assert one.metric == "BLEU"

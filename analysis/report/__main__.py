@@ -14,7 +14,7 @@ def main() -> None:
     arguments = parser().parse_args()
     try:
         report = Report(gather(arguments.runs))
-        arguments.out.write_text(report.html())
+        arguments.out.write_text(report.html(), encoding="utf-8")
         written = [arguments.out]
         if arguments.tables is not None:
             written += export.write(report.found, arguments.tables)

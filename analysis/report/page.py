@@ -19,7 +19,7 @@ from analysis.papers import published
 from analysis.report import charts, sections, words
 from analysis.report.audit import audits
 from analysis.report.comparisons import Comparison, Overall, comparisons, hopeless, overall
-from analysis.report.material import Frame, Material
+from analysis.report.material import STALE, Frame, Material
 from analysis.report.tuning import curves
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
@@ -112,7 +112,7 @@ def context(report: Report) -> Context:
             *map(card_of_all, report.overall),
             *map(card, sorted(found, key=lambda one: one.verdicts is None)),
         ],
-        "hopeless": hopeless(material),
+        "notices": [*hopeless(material), *unlisted(material)],
         "methods": report.methods,
         "scores": sections.scores(found),
         "over_tasks": sections.over_tasks(report.overall),
@@ -137,6 +137,15 @@ def context(report: Report) -> Context:
         },
         "colours": figures.PALETTE,
     }
+
+
+def unlisted(material: Material) -> Iterable[str]:
+    """What is said of runs that their study does not list, as when it went on since."""
+    number = int((material.runs["stage"] == STALE).sum())
+    if number == 1:
+        yield "1 run is not compared: the summary of its study does not list it."
+    elif number:
+        yield f"{number} runs are not compared: the summary of their study does not list them."
 
 
 def joined(tables: Iterable[Frame]) -> Frame:

@@ -194,7 +194,7 @@
     const ys = known(chart.lines.flatMap((line) => line.points.map(([, y]) => y)));
     if (!ys.length) return;
     const log = Math.min(...xs) > 0 && Math.max(...xs) / Math.min(...xs) > 5;
-    const { svg, x, y } = frame(box, chart.title, "", xs, ys, log, chart.setting, `${chart.metric || "score"} on the selection split`);
+    const { svg, x, y } = frame(box, chart.title, "", xs, ys, log, chart.setting, `selection score${chart.metric && `, ${chart.metric}`}`);
     for (const line of chart.lines) {
       const { colour } = look(line.method);
       const group = draw("g", { class: `trace ${colour}` });
