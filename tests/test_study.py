@@ -27,7 +27,7 @@ from experiments.study.conduct import conduct
 from experiments.study.design import TUNING_SEED, Study, log_grid
 from experiments.study.plan import Plan
 from experiments.study.publish import publish, without_texts
-from experiments.study.summary import Summary
+from experiments.study.summary import Row, Summary, difference
 from experiments.study.workers import told
 
 ROOT = Path(__file__).parents[1]
@@ -376,6 +376,15 @@ def test_a_study_that_is_killed_or_shared_comes_to_the_same(
         assert not list(Path("outputs").rglob("failure.json"))
     assert tables["killed"] == tables["shared"] == tables["unbroken"]
     assert restarts["shared"] == 0
+
+
+def test_what_a_protocol_flatters_is_told_seed_by_seed() -> None:
+    clean = Row("clean", "rte", "lora", seeds=[0, 1, 3], scores=[0.5, 0.6, 0.9])
+    paper = Row("paper", "rte", "lora", seeds=[1, 0, 2], scores=[0.63, 0.51, 0.1])
+    found = difference(clean, paper)
+    assert found["points"] == pytest.approx(2.0)
+    # t(0.975, 1) is 12.706, and the standard error of 1 and 3 is 1.
+    assert found["interval"] == pytest.approx([2.0 - 12.706, 2.0 + 12.706], abs=1e-3)
 
 
 # The audit.
