@@ -422,6 +422,7 @@ def test_the_scale_counts_the_root_of_the_rank_where_it_is_so() -> None:
 def test_ties_go_to_the_first_point(folders: Folders) -> None:
     plan = Plan(study(**grid(3)), "s", [])
     folders.score(plan.look(), lambda cell: 0.5)
+    plan.look()
     arm = plan.groups["clean", "sst2"][0]
     chosen = planning.best(plan.trials([arm])["lora"])
     assert chosen is not None and chosen.point == ("variant.lr=5e-05",)
