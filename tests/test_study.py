@@ -27,7 +27,7 @@ from experiments.study.conduct import conduct
 from experiments.study.design import TUNING_SEED, Study, log_grid
 from experiments.study.plan import Plan
 from experiments.study.publish import publish, without_texts
-from experiments.study.summary import Summary
+from experiments.study.summary import Row, Summary, difference
 from experiments.study.workers import told
 
 ROOT = Path(__file__).parents[1]
@@ -378,6 +378,15 @@ def test_a_study_that_is_killed_or_shared_comes_to_the_same(
     assert restarts["shared"] == 0
 
 
+def test_what_a_protocol_flatters_is_told_seed_by_seed() -> None:
+    clean = Row("clean", "rte", "lora", seeds=[0, 1, 3], scores=[0.5, 0.6, 0.9])
+    paper = Row("paper", "rte", "lora", seeds=[1, 0, 2], scores=[0.63, 0.51, 0.1])
+    found = difference(clean, paper)
+    assert found["points"] == pytest.approx(2.0)
+    # t(0.975, 1) is 12.706, and the standard error of 1 and 3 is 1.
+    assert found["interval"] == pytest.approx([2.0 - 12.706, 2.0 + 12.706], abs=1e-3)
+
+
 # The audit.
 
 
@@ -413,6 +422,7 @@ def test_the_scale_counts_the_root_of_the_rank_where_it_is_so() -> None:
 def test_ties_go_to_the_first_point(folders: Folders) -> None:
     plan = Plan(study(**grid(3)), "s", [])
     folders.score(plan.look(), lambda cell: 0.5)
+    plan.look()
     arm = plan.groups["clean", "sst2"][0]
     chosen = planning.best(plan.trials([arm])["lora"])
     assert chosen is not None and chosen.point == ("variant.lr=5e-05",)

@@ -34,7 +34,8 @@ class Row:
     tuned: float | None = None  # that of the chosen ones
     chosen: list[str] | None = None
     edge: str = ""
-    scores: list[float] = field(default_factory=list)  # by seed
+    seeds: list[int] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)  # one for each of the seeds
     score: float | None = None  # what the protocol reports of them
     spread: float | None = None  # their standard deviation
     trained: int | None = None  # parameters
@@ -98,6 +99,7 @@ class Summary:
             row.own = next((t.score for t in line if self.is_own(arm, t)), None)
         if runs:
             row.metric = runs[0].primary["metric"]
+            row.seeds = [run.seed for run in runs]
             row.scores = [run.primary["score"] for run in runs]
             row.score = reported(arm.protocol, row.scores)
             row.spread = stdev(row.scores) if len(row.scores) > 1 else None
@@ -140,7 +142,11 @@ class Summary:
             for (protocol, task, method), clean in rows.items()
             if protocol == "clean" and ("paper", task, method) in rows
         ]
-        return [difference(clean, paper) for clean, paper in pairs if clean.scores and paper.scores]
+        return [
+            difference(clean, paper)
+            for clean, paper in pairs
+            if set(clean.seeds) & set(paper.seeds)
+        ]
 
 
 def spent(result: Result) -> float:
@@ -156,8 +162,9 @@ def reported(protocol: str, scores: list[float]) -> float:
 
 def difference(clean: Row, paper: Row) -> dict[str, Any]:
     """Paper minus clean in points, seed by seed, with the 95 % t-interval of its mean."""
-    pairs = zip(clean.scores, paper.scores, strict=False)
-    points = [100 * (after - before) for before, after in pairs]
+    before = dict(zip(clean.seeds, clean.scores, strict=True))
+    after = dict(zip(paper.seeds, paper.scores, strict=True))
+    points = [100 * (after[seed] - before[seed]) for seed in before.keys() & after.keys()]
     found = {"task": clean.task, "method": clean.method, "points": fmean(points), "interval": None}
     if len(points) > 1:
         half = stats.t.ppf((1 + CONFIDENCE) / 2, len(points) - 1) * stats.sem(points)
