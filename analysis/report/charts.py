@@ -43,6 +43,16 @@ def pareto(parts: Iterable[tuple[Comparison, Frame]]) -> list[Data]:
     return found
 
 
+def axes(found: Iterable[Data]) -> dict[str, Data]:
+    """The costs that were measured in some chart, by what they are called."""
+    points = [point for chart in found for point in chart["points"]]
+    return {
+        axis: {"title": title, "log": log}
+        for axis, (title, log) in AXES.items()
+        if any(point["costs"][axis] is not None for point in points)
+    }
+
+
 def dots(one: Comparison, table: Frame) -> list[Data]:
     """The methods on one machine and stack; scores with the intervals of the verdicts."""
     fronts = {axis: cost.front(table, axis) for axis in AXES}

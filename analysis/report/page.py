@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from analysis import cost, figures, ledger
 from analysis.family import Rule, count
 from analysis.papers import published
-from analysis.report import charts, sections, words
+from analysis.report import charts, costs, sections, words
 from analysis.report.audit import audits
 from analysis.report.comparisons import Comparison, Overall, comparisons, hopeless, overall
 from analysis.report.material import STALE, Frame, Material
@@ -103,7 +103,7 @@ class Report:
 def context(report: Report) -> Context:
     """What the template shows."""
     material, found = report.material, report.found
-    tuning = charts.tuning(curves(material))
+    pareto, tuning = charts.pareto(report.one_by_one), charts.tuning(curves(material))
     return {
         "title": material.folder.resolve().name,
         "summary": summary(report),
@@ -117,11 +117,11 @@ def context(report: Report) -> Context:
         "scores": sections.scores(found),
         "over_tasks": sections.over_tasks(report.overall),
         "pairs": sections.pairs(found),
-        "costs": sections.costs(joined(table for _, table in report.costs)),
-        "budgets": sections.budgets(report.one_by_one),
+        "costs": costs.costs(joined(table for _, table in report.costs)),
+        "budgets": costs.budgets(report.one_by_one),
         "stacks": report.stacks,
         "tuned": sections.tuned(material),
-        "tuning_costs": sections.tuning_costs(material),
+        "tuning_costs": costs.tuning_costs(material),
         "inflation": sections.inflation(material),
         "audits": audits(material, found),
         "ledger_words": sections.ledger_words(report.ledger),
@@ -131,8 +131,8 @@ def context(report: Report) -> Context:
         "environment": sections.environment(material),
         "data": {
             "methods": report.methods,
-            "axes": {k: {"title": title, "log": log} for k, (title, log) in charts.AXES.items()},
-            "pareto": charts.pareto(report.one_by_one),
+            "axes": charts.axes(pareto),
+            "pareto": pareto,
             "tuning": tuning,
         },
         "colours": figures.PALETTE,
