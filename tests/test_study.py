@@ -335,9 +335,9 @@ def launch(folder: Path) -> subprocess.Popen:
     """A process of its own, and a group of processes, that carries out the study in a folder."""
     (folder / "command.py").write_text(COMMAND)
     section = OmegaConf.load(ROOT / "conf/study/common.yaml")
-    known = {"methods": {"lora": [], "bitfit": []}, "cells": 2, "seeds": 2, "tasks": {"sst2": []}}
-    slow = [*SMALL, "train.epochs=20", "train.checkpoint_every=0"]
-    known |= {"overrides": slow} | grid(2)
+    known = {"methods": {"lora": [], "bitfit": []}, "cells": 2, "seeds": 1, "tasks": {"sst2": []}}
+    slow = [*SMALL, "train.epochs=10", "train.checkpoint_every=0"]
+    known |= {"overrides": slow} | grid(1)
     OmegaConf.save(OmegaConf.merge(section, known), folder / "study.yaml")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
@@ -354,7 +354,7 @@ def test_a_study_that_is_killed_or_shared_comes_to_the_same(
         folder.mkdir()
     assert launch(folders["unbroken"]).wait() == 0
     draw = random.Random(0)
-    for kill in (1, 3):  # cells that were begun before
+    for kill in (1, 2):  # cells that were begun before
         process = launch(folders["killed"])
         while len(list(folders["killed"].rglob("history.jsonl"))) < kill:
             assert process.poll() is None, "the study ended before it could be killed"
@@ -371,7 +371,7 @@ def test_a_study_that_is_killed_or_shared_comes_to_the_same(
         plan = again("mine")
         tables[name] = table(plan)
         results = [read_result(path.parent) for path in Path("outputs").rglob("result.json")]
-        assert len(results) == 8
+        assert len(results) == 4
         restarts[name] = sum(result.cost["restarts"] for result in results)
         assert not list(Path("outputs").rglob("failure.json"))
     assert tables["killed"] == tables["shared"] == tables["unbroken"]
