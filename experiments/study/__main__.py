@@ -5,7 +5,8 @@ import subprocess
 import sys
 
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
+from rich.table import Column, Table
 
 from experiments.study import summary
 from experiments.study.command import again
@@ -65,10 +66,10 @@ def resume(plan: Plan, options: argparse.Namespace) -> int:
 def failed(plan: Plan, options: argparse.Namespace) -> int:
     """List the runs that came to nothing, with the reason; 1 where there is one."""
     lost = [cell for cell in plan.look() if plan.outcome(cell).status in LOST]
-    table = Table("run", "status", "reason", "folder")
+    table = Table("run", "status", "reason", Column("folder", overflow="fold"))
     for cell in lost:
         known = plan.outcome(cell)
-        table.add_row(cell.title, known.status, known.reason, str(cell.folder))
+        table.add_row(cell.title, known.status, escape(known.reason or ""), str(cell.folder))
     if lost:
         Console().print(table)
     return int(bool(lost))
