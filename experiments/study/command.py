@@ -1,10 +1,11 @@
 """A study as it is asked for: by `python run.py study=NAME`, and again by its name."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
+from experiments.api import CONF
 from experiments.config import build
 from experiments.files import read_object, write_json
 from experiments.study.conduct import conduct
@@ -42,5 +43,7 @@ def again(name: str) -> Plan:
         there = ", ".join(sorted(p.parent.name for p in STUDIES.glob("*/study.json"))) or "none"
         raise ValueError(f"There is no study '{name}' in {STUDIES}; there: {there}.")
     content = read_object(path)
-    study: Study = build("study", DictConfig(content["study"]))
+    # A setting that is newer than the study has the value that it has in every other.
+    section = OmegaConf.merge(OmegaConf.load(CONF / "study/common.yaml"), content["study"])
+    study: Study = build("study", cast(DictConfig, section))
     return Plan(study, name, content["overrides"])
