@@ -18,11 +18,6 @@ SELECTION = "selection"  # the split that is carved from the train split
 class Protocol(ABC):
     """The rules of a comparison, as far as one run has to keep them."""
 
-    @property
-    def name(self) -> str:
-        """What results call it."""
-        return type(self).__name__.lower()
-
     @abstractmethod
     def load(self, task: Task, source: Source) -> Data:
         """The splits that the run trains on and is scored on."""

@@ -1,5 +1,6 @@
 """What a run may look at under each protocol."""
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_training import assert_equal_runs
+from test_training import assert_equal_runs, killed_after
 
+from experiments import evaluation
 from experiments.api import composed
 from experiments.config import Run, read
 from experiments.job import start
 from experiments.protocol import Clean, carve, train_only
-from experiments.recorder import Recorder
 from experiments.runner import execute
 from experiments.tasks.base import Split
 from experiments.tasks.sources import Mini, Source
@@ -96,9 +97,7 @@ def test_selection_cannot_read_another_split_whatever_a_task_asks_for() -> None:
         run.task.load(train_only(run.data))
 
 
-def test_selection_works_where_the_scored_files_are_not_there(
-    tiny_run: Callable[..., Run], tmp_path: Path
-) -> None:
+def test_selection_works_where_the_scored_files_are_not_there(tmp_path: Path) -> None:
     (tmp_path / "SST-2").mkdir()
     rows = "".join(f"word number {i}\t{i % 2}\n" for i in range(100))
     (tmp_path / "SST-2" / "train.tsv").write_text("sentence\tlabel\n" + rows)
@@ -155,6 +154,24 @@ def test_the_best_epoch_is_what_the_paper_protocol_scores_and_keeps(
     assert not (tmp_path / "whole" / "best.safetensors").exists()
 
 
+@pytest.mark.parametrize("variant", ["lora", "adalora", "full"])
+def test_what_is_kept_is_the_state_after_the_best_epoch(
+    tiny_run: Callable[..., Run],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    variant: str,
+) -> None:
+    told = iter([0.1, 0.9, 0.9, 0.2])
+    monkeypatch.setattr(evaluation, "joined", lambda task, evaluated: next(told))
+    execute(tiny_run(variant, *PAPER, "train.snapshots=4"), tmp_path)
+    kept = load_file(tmp_path / "adapter.safetensors")
+    second, last = (
+        load_file(tmp_path / "snapshots" / f"step-{step:07d}.safetensors") for step in (4, 8)
+    )
+    assert all(torch.equal(kept[name], second[name]) for name in second)
+    assert not all(torch.equal(last[name], second[name]) for name in second)
+
+
 def test_scoring_after_every_epoch_does_not_change_the_training(
     tiny_run: Callable[..., Run], tmp_path: Path
 ) -> None:
@@ -170,18 +187,9 @@ def test_a_broken_run_keeps_its_best_epoch(
 ) -> None:
     run = tiny_run("adalora", *PAPER)
     unbroken = execute(run, tmp_path / "unbroken")
-    original = Recorder.after
     for stop in (3, 4, 7):
-
-        def dies(self: Recorder, step: int, loss, norm, stop: int = stop) -> None:
-            original(self, step, loss, norm)
-            if step == stop:
-                raise KeyboardInterrupt
-
-        monkeypatch.setattr(Recorder, "after", dies)
-        with pytest.raises(KeyboardInterrupt):
+        with killed_after(monkeypatch, stop):
             execute(run, tmp_path / "broken")
-    monkeypatch.setattr(Recorder, "after", original)
     resumed = execute(run, tmp_path / "broken")
     assert resumed.epochs == unbroken.epochs
     assert resumed.scores == unbroken.scores
@@ -192,7 +200,7 @@ def test_a_broken_run_keeps_its_best_epoch(
 def test_a_run_can_begin_with_the_adapter_of_another(
     tiny_run: Callable[..., Run], tmp_path: Path, variant: str
 ) -> None:
-    first = execute(tiny_run(variant, "task=mnli", "train.epochs=1"), tmp_path / "mnli")
+    execute(tiny_run(variant, "task=mnli", "train.epochs=1"), tmp_path / "mnli")
     run = tiny_run(variant, "task=rte", f"start={tmp_path / 'mnli'}")
     job = start(run, run.protocol.load(run.task, run.data))
     trained = load_file(tmp_path / "mnli" / "adapter.safetensors")
@@ -200,10 +208,10 @@ def test_a_run_can_begin_with_the_adapter_of_another(
     assert state.keys() == trained.keys()
     assert all(torch.equal(state[name], trained[name]) for name in state)
     result = execute(run, tmp_path / "rte")
-    assert result.fingerprint["start"] != first.fingerprint["model"]
-    other = "dora" if variant != "dora" else "lora"
+    begun_with = (tmp_path / "mnli" / "adapter.safetensors").read_bytes()
+    assert result.fingerprint["start"] == hashlib.sha256(begun_with).hexdigest()
     with pytest.raises(ValueError, match="holds an adapter of"):
-        execute(tiny_run(other, "task=rte", f"start={tmp_path / 'mnli'}"), tmp_path / "other")
+        execute(tiny_run("dora", "task=rte", f"start={tmp_path / 'mnli'}"), tmp_path / "other")
 
 
 def test_a_start_that_is_no_run_is_named(tiny_run: Callable[..., Run], tmp_path: Path) -> None:
@@ -212,7 +220,7 @@ def test_a_start_that_is_no_run_is_named(tiny_run: Callable[..., Run], tmp_path:
         execute(run, tmp_path / "run")
 
 
-def test_a_source_stays_what_it_was(tmp_path: Path) -> None:
+def test_a_source_stays_what_it_was() -> None:
     source: Source = Mini(train=10, dev=10, test=10, seed=0, noise=0.0)
     guarded = train_only(source)
     assert guarded.name == "mini"

@@ -13,7 +13,6 @@ import pandas as pd
 import pytest
 from stored_runs import diverged, store, study
 
-from analysis.counted import COUNTED
 from analysis.family import Rule
 from analysis.report import __main__ as command
 from analysis.report import charts, export, words
@@ -223,18 +222,9 @@ def test_selection_runs_alone_have_curves_and_no_verdict(tmp_path: Path) -> None
     assert "No run has been tested to its end yet" in page(tmp_path).said
 
 
-def test_counts_of_generated_texts_make_the_scores_of_the_run() -> None:
-    texts = ["the cat sat on the mat", "a quiet film", "the mat sat"]
-    given = [["the cat sat on a mat", "a cat sat"], ["a quiet film"], ["the cat lay on the mat"]]
-    rows = nlg.statistics(texts, given, list(COUNTED))
-    for metric, score in COUNTED.items():
-        expected = nlg.from_statistics(metric, rows[metric])
-        assert score(rows[metric].sum(axis=0), len(texts)) == pytest.approx(expected), metric
-
-
 def test_published_predictions_of_texts_need_no_texts(tmp_path: Path) -> None:
     counts = np.random.default_rng(0).integers(1, 9, (12, 9)).astype(float)
-    score = float(COUNTED["BLEU"](counts.sum(axis=0), 12))
+    score = float(nlg.SCORES["BLEU"](counts.sum(axis=0), 12))
     primary = {"metric": "BLEU", "score": score, "interval": [0.0, 1.0], "examples": 12}
     for seed in (0, 1):
         place = store(tmp_path, "lora", seed, right(0.5, 12), "local/e2e", primary=primary)

@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -276,6 +277,21 @@ def test_snapshots_are_evenly_spaced_and_end_with_the_run(
     assert not torch.equal(states[0][next(iter(final))], final[next(iter(final))])
 
 
+@contextmanager
+def killed_after(monkeypatch: pytest.MonkeyPatch, last: int) -> Iterator[None]:
+    """A run in this block dies when a step is complete."""
+    original = Recorder.after
+
+    def dies(self: Recorder, step: int, loss: torch.Tensor, norm: torch.Tensor) -> None:
+        original(self, step, loss, norm)
+        if step == last:
+            raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Recorder, "after", dies)
+        yield
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_run_taken_up_again_ends_bit_for_bit_where_it_would_have(
     tiny_run: Callable[..., Run], tmp_path: Path, variant: str, monkeypatch: pytest.MonkeyPatch
@@ -285,20 +301,11 @@ def test_a_run_taken_up_again_ends_bit_for_bit_where_it_would_have(
         "train.checkpoint_every=0", "train.schedule=cosine",
     )  # fmt: skip
     unbroken = execute(run, tmp_path / "unbroken")
-    original = Recorder.after
     for stop in (2, 8, 13):  # before the first checkpoint, behind one, in a later epoch
-
-        def dies(self: Recorder, step: int, loss, norm, stop: int = stop) -> None:
-            original(self, step, loss, norm)
-            if step == stop:
-                raise Killed
-
-        monkeypatch.setattr(Recorder, "after", dies)
-        with pytest.raises(Killed):
+        with killed_after(monkeypatch, stop):
             execute(run, tmp_path / "broken")
         assert (tmp_path / "broken" / "UNFINISHED").exists()
         assert not (tmp_path / "broken" / "result.json").exists()
-    monkeypatch.setattr(Recorder, "after", original)
     resumed = execute(run, tmp_path / "broken")
     assert resumed.cost["restarts"] == 2  # the first death came before any checkpoint
     assert_equal_runs(tmp_path / "unbroken", tmp_path / "broken")

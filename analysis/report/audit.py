@@ -1,11 +1,11 @@
 """Whether methods were treated alike: as their study says, else by what their runs say."""
 
-from collections import Counter
 from dataclasses import dataclass
 
 from analysis.report.comparisons import Comparison
 from analysis.report.material import Frame, Material, flat
 from analysis.report.tuning import rows
+from experiments.study.audit import joined, remarks
 
 # Settings that every method of a comparison should share.
 SHARED = ("train.", "task.", "model.", "protocol.", "data.", "start")
@@ -53,34 +53,18 @@ def of_studies(material: Material) -> list[Audit]:
 
 def of_runs(material: Material, one: Comparison) -> Audit:
     """In what the compared runs differ beside their method."""
-    known = {str(method): facts(material, group) for method, group in one.runs.groupby("method")}
-    return Audit(title=one.group, source="the compared runs alone", remarks=odd(known), lost=[])
+    known = {
+        str(method): joined(facts(material, runs, i) for i in runs.index)
+        for method, runs in one.runs.groupby("method")
+    }
+    said = [f"{method}: {text}" for method, texts in remarks(known).items() for text in texts]
+    return Audit(title=one.group, source="the compared runs alone", remarks=said, lost=[])
 
 
-def facts(material: Material, runs: Frame) -> dict[str, str]:
-    """What should be the same for every method; several values are joined."""
-    found: dict[str, list[str]] = {}
-    for i in runs.index:
-        result = material.results[i]
-        own = {k: v for k, v in flat(result["config"]).items() if k.startswith(SHARED)}
-        own["parameters of the head"] = str(result["cost"]["parameters"]["head"])
-        own["examples trained on"] = str(result["examples"]["trained_on"])
-        own |= {key: str(runs.loc[i, key]) for key in MACHINE}
-        for key, value in own.items():
-            if value not in found.setdefault(key, []):
-                found[key].append(value)
-    return {key: " and ".join(values) for key, values in found.items()}
-
-
-def odd(known: dict[str, dict[str, str]]) -> list[str]:
-    """Which method differs in what from most of the others."""
-    said = []
-    for key in dict.fromkeys(key for own in known.values() for key in own):
-        having = {method: own[key] for method, own in known.items() if key in own}
-        usual, _ = Counter(having.values()).most_common(1)[0]
-        for method, value in having.items():
-            if value != usual:
-                said.append(f"{method}: {key} {value} (others {usual})")
-            elif " and " in value:
-                said.append(f"{method}: its runs differ in {key}: {value}")
-    return said
+def facts(material: Material, runs: Frame, i: int) -> dict[str, str]:
+    """What should be the same for every method, of one run."""
+    result = material.results[i]
+    own = {key: text for key, text in flat(result["config"]).items() if key.startswith(SHARED)}
+    own["parameters of the head"] = str(result["cost"]["parameters"]["head"])
+    own["examples trained on"] = str(result["examples"]["trained_on"])
+    return own | {key: str(runs.loc[i, key]) for key in MACHINE}

@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 
 from analysis.aggregate import iqm, stratified
-from analysis.counted import COUNTED
 from analysis.crossed import crossed
 from analysis.family import Rule, count
 from analysis.outcomes import Outcomes, outcomes, read_predictions, score_table
 from analysis.report.material import Frame, Material, latest
 from analysis.statistics import Verdicts, across, judge
+from experiments.metrics.nlg import SCORES
 
 # What a score can be: an interval of few seeds is wider, and says no more.
 BOUNDS = {
@@ -163,7 +163,7 @@ def scored(runs: Frame) -> Outcomes:
     named = runs.assign(variant=runs["method"])
     metric = str(named["metric"].iloc[0])
     read = {run: comparable(frame) for run, frame in read_predictions(named).items()}
-    return outcomes(named, read, COUNTED.get(metric))
+    return outcomes(named, read, SCORES.get(metric))
 
 
 def comparable(frame: Frame) -> Frame:

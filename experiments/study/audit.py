@@ -2,27 +2,33 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from statistics import median_low
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from experiments.results import Result
+if TYPE_CHECKING:  # reports of finished runs use this file too, and need no torch for it
+    from experiments.results import Result
 
 # Settings of the loop that cannot change what comes out of it.
 FREE = ("device", "log_every", "checkpoint_every", "snapshots", "explode", "eval_batch_size")
 
 
-def facts(results: Iterable[Result]) -> dict[str, str]:
-    """What has to be the same for every method, from the runs of one; several values are joined."""
+def facts(results: "Iterable[Result]") -> dict[str, str]:
+    """What has to be the same for every method, from the runs of one."""
+    return joined(map(of_run, results))
+
+
+def joined(runs: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """The facts of several runs as those of one; where they differ, all values."""
     found: dict[str, list[str]] = {}
-    for result in results:
-        for key, value in of_run(result).items():
+    for run in runs:
+        for key, value in run.items():
             if (text := as_text(value)) not in found.setdefault(key, []):
                 found[key].append(text)
     return {key: " and ".join(values) for key, values in found.items()}
 
 
-def of_run(result: Result) -> dict[str, Any]:
+def of_run(result: "Result") -> dict[str, Any]:
     """The facts of one run."""
     config, provenance = result.config, result.provenance
     variant, train = config["variant"], config["train"]

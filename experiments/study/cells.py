@@ -42,7 +42,7 @@ class Cell:
     protocol: str
     task: str
     method: str
-    stage: str  # start, select or test
+    stage: str  # start (under paper alone), select or test
     point: Point
     seed: int
     settings: tuple[str, ...]  # overrides beside those of its arm
@@ -111,7 +111,7 @@ class Arm:
         """The run of this arm with these settings and this seed."""
         key = (stage, point, seed)
         if key not in self.cells:
-            staged = () if self.protocol == "paper" else (f"protocol.stage={kind(stage)}",)
+            staged = () if self.protocol == "paper" else (f"protocol.stage={stage}",)
             settings = (*staged, *point, f"seed={seed}")
             config = self.changed(settings)
             HydraConfig.instance().set_config(config)
@@ -136,11 +136,6 @@ def short(point: str) -> str:
     """Overrides without the sections of their settings."""
     parts = (part.partition("=") for part in point.split())
     return " ".join(f"{key.rpartition('.')[2]}{equals}{value}" for key, equals, value in parts)
-
-
-def kind(stage: str) -> str:
-    """The stage of the protocol that a stage of the study is."""
-    return "select" if stage == "select" else "test"
 
 
 def last_words(folder: Path) -> str:

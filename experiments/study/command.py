@@ -1,6 +1,5 @@
 """A study as it is asked for: by `python run.py study=NAME`, and again by its name."""
 
-from pathlib import Path
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
@@ -9,10 +8,8 @@ from experiments.api import CONF
 from experiments.config import build
 from experiments.files import read_object, write_json
 from experiments.study.conduct import conduct
-from experiments.study.design import Study
+from experiments.study.design import OUTPUTS, STUDIES, Study
 from experiments.study.plan import Plan
-
-STUDIES = Path("outputs/studies")
 
 
 def begin(section: DictConfig, name: str, overrides: list[str]) -> None:
@@ -31,17 +28,18 @@ def begin(section: DictConfig, name: str, overrides: list[str]) -> None:
         "study": OmegaConf.to_container(section, resolve=True),
         "overrides": common,
     }
-    write_json(STUDIES / name / "study.json", content)
+    write_json(OUTPUTS / STUDIES / name / "study.json", content)
     if not conduct(plan):
         raise ValueError(f"Some runs failed: python -m experiments.study failed {name}")
 
 
 def again(name: str) -> Plan:
     """The plan of a study as it was begun; raises ValueError where there was none."""
-    path = STUDIES / name / "study.json"
+    folder = OUTPUTS / STUDIES
+    path = folder / name / "study.json"
     if not path.exists():
-        there = ", ".join(sorted(p.parent.name for p in STUDIES.glob("*/study.json"))) or "none"
-        raise ValueError(f"There is no study '{name}' in {STUDIES}; there: {there}.")
+        there = ", ".join(sorted(p.parent.name for p in folder.glob("*/study.json"))) or "none"
+        raise ValueError(f"There is no study '{name}' in {folder}; there: {there}.")
     content = read_object(path)
     # A setting that is newer than the study has the value that it has in every other.
     section = OmegaConf.merge(OmegaConf.load(CONF / "study/common.yaml"), content["study"])

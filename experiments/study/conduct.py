@@ -74,6 +74,7 @@ class Conductor:
 
 def conduct(plan: Plan) -> bool:
     """Carry out a study and print its tables; whether all that was to be had is there."""
-    with Progress() as progress:
+    progress = Progress()
+    with progress.watched():
         Conductor(plan, Workers(plan.study), progress).run()
     return summary.conclude(plan)

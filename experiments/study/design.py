@@ -1,7 +1,7 @@
 """What a study is: methods, tasks and seeds, and how every method is tuned alike."""
 
-import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 SEARCHES = ("grid", "optuna")
@@ -9,6 +9,8 @@ SEARCHES = ("grid", "optuna")
 TAKEN = ("variant", "task", "protocol", "seed", "start", "study")
 TUNING_SEED = 1000  # the first seed of a trial; those that are reported count from 0
 PROTOCOLS = ("clean", "paper")
+OUTPUTS = Path("outputs")  # as conf/config.yaml has it
+STUDIES = Path("studies")  # below it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,4 +116,4 @@ def log_grid(
 
 def rounded(value: float) -> float:
     """Three significant digits, so that a rate is the same however it was come by."""
-    return float(f"{value:.3g}") if math.isfinite(value) else value
+    return float(f"{value:.3g}")

@@ -1,9 +1,8 @@
 """What a person sees of a study under way."""
 
 import time
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
-from types import TracebackType
-from typing import Self
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -26,18 +25,9 @@ class Progress:
         self.began = time.monotonic()
         self.settled_before: int | None = None
 
-    def __enter__(self) -> Self:
-        if self.rich.is_terminal:
-            self.live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.live.stop()
+    def watched(self) -> AbstractContextManager[object]:
+        """Show the picture, where there is a screen for it."""
+        return self.live if self.rich.is_terminal else nullcontext()
 
     def tell(self, cell: Cell, outcome: Outcome, remark: str | None) -> None:
         """Say what became of one cell."""

@@ -11,9 +11,10 @@ import pandas as pd
 
 from experiments.results import write_predictions
 from experiments.study.cells import FAILURE, Cell
+from experiments.study.design import OUTPUTS, STUDIES
 from experiments.study.plan import Plan
 
-OUTPUTS, RESULTS = Path("outputs"), Path("results")
+RESULTS = Path("results")
 
 
 def publish(plan: Plan) -> Path:
@@ -22,7 +23,7 @@ def publish(plan: Plan) -> Path:
     for cell in plan.look():
         if plan.outcome(cell).settled:
             publish_cell(cell, place / cell.folder.relative_to(OUTPUTS))
-    study = Path("studies") / plan.name
+    study = STUDIES / plan.name
     for name in ("study.json", "summary.json"):
         if (OUTPUTS / study / name).exists():
             copy(OUTPUTS / study / name, place / study / name)

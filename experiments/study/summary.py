@@ -14,6 +14,7 @@ from experiments.files import write_json
 from experiments.results import Result, read_result
 from experiments.study import audit
 from experiments.study.cells import Arm, Cell, Trial, short
+from experiments.study.design import OUTPUTS, STUDIES
 from experiments.study.plan import Group, Plan, best, edge
 
 CONFIDENCE = 0.95
@@ -176,7 +177,7 @@ def conclude(plan: Plan) -> bool:
     """Print and write what a study came to; False where a run that was wanted failed."""
     summary = Summary(plan)
     show(summary)
-    write(summary, Path("outputs") / "studies" / plan.name)
+    write(summary, OUTPUTS / STUDIES / plan.name)
     return not summary.failed
 
 
