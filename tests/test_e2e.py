@@ -26,6 +26,7 @@ from experiments.evaluation import Evaluated
 from experiments.job import Job, start
 from experiments.metrics import nlg
 from experiments.metrics.challenge import read_outputs
+from experiments.protocol import Clean, Paper
 from experiments.runner import execute
 from experiments.tasks.base import Split
 from experiments.tasks.generation import objects, slots
@@ -188,7 +189,8 @@ def test_lines_of_json_as_loras_authors_write_them_are_read(name: str, tmp_path:
 
 def test_published_settings_are_those_of_the_paper_and_of_the_code() -> None:
     paper, code = (
-        read(composed(f"experiment=lora-e2e-gpt2_medium{name}")) for name in ("", "-code")
+        read(composed(f"experiment=lora-e2e-gpt2_medium{name}", "data.dir=FOLDER"))
+        for name in ("", "-code")
     )
     for described in (paper, code):
         # Hu et al. 2021, Table 11.
@@ -203,6 +205,8 @@ def test_published_settings_are_those_of_the_paper_and_of_the_code() -> None:
     assert (paper.task.decoding.length_penalty, paper.task.decoding.end) == (0.9, [])
     assert (code.task.decoding.length_penalty, code.task.decoding.end) == (0.8, ["\n\n"])
     assert (paper.paper, code.paper) == ("lora_table11", "lora_code")
+    assert isinstance(paper.protocol, Paper) and isinstance(code.protocol, Clean)
+    assert paper.task.name == code.task.name == "e2e_formatted"  # what the ledger compares
 
 
 def test_a_model_that_predicts_no_tokens_is_refused(tiny_run: Callable[..., Run]) -> None:
