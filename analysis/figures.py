@@ -316,3 +316,25 @@ def scores(table: Frame, axes: Axes | None = None) -> Axes:
     axes.invert_yaxis()
     axes.margins(y=0.12)
     return axes
+
+
+@styled
+def profiles(table: Frame, axes: Axes | None = None) -> Axes:
+    """The share of runs above each score, a line with its band for each method.
+
+    The table has `method`, `threshold`, `share`, `low` and `high`; `order` as in `pareto`.
+    """
+    axes = canvas(axes)
+    for place, (method, group) in enumerate(table.groupby("method", sort=False)):
+        i = int(group["order"].iloc[0]) if "order" in group else place
+        colour, line = PALETTE[i % len(PALETTE)], LINES[i % len(LINES)]
+        # A share holds from its threshold up to the next.
+        axes.step(
+            group["threshold"], group["share"], where="post", color=colour, linestyle=line,
+            label=str(method),
+        )  # fmt: skip
+        band = {"step": "post", "color": colour, "alpha": 0.15, "linewidth": 0}
+        axes.fill_between(group["threshold"], group["low"], group["high"], **band)
+    axes.set(xlabel="score", ylabel="share of runs above it", ylim=(0, 1.02))
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return axes

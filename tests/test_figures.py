@@ -34,6 +34,13 @@ def tables(changes: dict[str, Change]) -> dict[str, pd.DataFrame]:
         "moved": pd.concat(moved),
         "ranks": places.assign(rank=[0, 4, 1, 2, 3, 4]),
         "history": pd.concat([places.assign(rank=4 - step, step=step) for step in range(3)]),
+        "shares": pd.DataFrame(
+            [
+                {"method": m, "threshold": t, "share": 1 - t, "low": 0.9 * (1 - t), "high": 1.0}
+                for t in (0.0, 0.5, 1.0)
+                for m in ("a", "b")
+            ]
+        ),
         "importance": places.assign(
             importance=[0.3, 0.1, 0.2, 0.1, 0.2, 0.1], own=[True, False] * 3
         ),
@@ -48,6 +55,7 @@ FIGURES: dict[str, Callable[[dict[str, pd.DataFrame]], Axes]] = {
     "rank_map": lambda t: figures.rank_map(t["ranks"], marked={NAMES[1]}),
     "budget_curve": lambda t: figures.budget_curve(t["history"]),
     "importance_bars": lambda t: figures.importance_bars(t["importance"], marked={NAMES[0]}),
+    "profiles": lambda t: figures.profiles(t["shares"]),
     "panels": lambda t: figures.panels(figures.spectra, t["spectra"], by="matrix")[1],
 }
 
@@ -81,6 +89,9 @@ def test_the_figures_show_the_numbers_of_the_table(tables: dict[str, pd.DataFram
     assert [patch.get_width() for patch in bars.patches] == [0.3, 0.2, 0.2, 0.1, 0.1, 0.1]
     assert [bool(patch.get_hatch()) for patch in bars.patches] == [False] * 3 + [True] * 3
     assert bars.get_yticklabels()[0].get_text() == "0 query"
+    above = figures.profiles(tables["shares"]).lines
+    assert [line.get_label() for line in above] == ["a", "b"]
+    assert np.asarray(above[1].get_ydata()).tolist() == [1.0, 0.5, 0.0]
     total = figures.budget_curve(tables["history"]).lines[0]
     assert np.asarray(total.get_ydata()).tolist() == [24, 18, 12]
     phi = figures.subspaces(tables["similarity"]).images[0].get_array()

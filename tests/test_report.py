@@ -14,6 +14,7 @@ import pytest
 from stored_runs import diverged, store, study
 
 from analysis.family import Rule
+from analysis.outcomes import score_table
 from analysis.report import __main__ as command
 from analysis.report import charts, export, words
 from analysis.report.audit import audits
@@ -141,6 +142,30 @@ def test_tasks_that_share_methods_and_seeds_are_judged_together(whole: Report) -
     assert both.methods["method"].iloc[0] == "full"
     assert (both.methods["low"] <= both.methods["mean"]).all()
     assert (both.methods["mean"] <= both.methods["high"]).all()
+
+
+def test_over_tasks_the_chance_to_win_and_the_shares_above_a_score_are_told(whole: Report) -> None:
+    (both,) = whole.overall
+    table = score_table(
+        whole.material.tested[lambda runs: runs["task"] != "local/rte"].assign(
+            variant=lambda runs: runs["method"]
+        )
+    )
+    chances = both.improvement
+    assert len(chances) == 6 and (chances["a"] != chances["b"]).all()
+    for row in chances.to_dict("records"):
+        first, second = (table.loc[row[side]].unstack("task").to_numpy() for side in ("a", "b"))
+        wins = [
+            np.mean([(x > y) + 0.5 * (x == y) for x in first[:, n] for y in second[:, n]])
+            for n in range(2)
+        ]
+        assert row["chance"] == pytest.approx(np.mean(wins))
+        assert row["low"] <= row["chance"] <= row["high"]
+    for method, group in both.profile.groupby("method"):
+        scores = table.loc[method].to_numpy()
+        assert group["share"].tolist() == [np.mean(scores > at) for at in group["threshold"]]
+        assert group["share"].iloc[0] == 1.0 and group["share"].iloc[-1] == 0.0
+        assert (group["low"] <= group["share"]).all() and (group["share"] <= group["high"]).all()
 
 
 def test_a_method_with_few_seeds_does_not_take_them_from_the_others(tmp_path: Path) -> None:

@@ -1,12 +1,12 @@
 """Every comparison that the runs allow, with its verdicts, or with why there are none."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 
-from analysis.aggregate import iqm, stratified
+from analysis.aggregate import Statistic, improvement, iqm, profile, stratified
 from analysis.crossed import crossed
 from analysis.family import Rule, count
 from analysis.outcomes import Outcomes, outcomes, read_predictions, score_table
@@ -20,6 +20,8 @@ BOUNDS = {
     **dict.fromkeys(("matthews", "pearson", "spearman"), (-1.0, 1.0)),
 }
 DRAWS = 0  # seeds the generator: the same runs give the same page
+THRESHOLDS = 101  # of a performance profile, which starts just below the lowest score
+MARGIN = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +50,9 @@ class Overall:
     """Methods over several tasks.
 
     `methods` has a row for each: method, letters, mean and iqm (interquartile mean), each with
-    its low and high over other seeds.
+    its low and high over other seeds. `improvement` has a row for each pair: a, b, and the chance
+    that a run of a beats one of b. `profile` has the share of each method's runs above each
+    threshold. Both have low and high too.
     """
 
     model: str
@@ -58,6 +62,8 @@ class Overall:
     seeds: tuple[int, ...]
     methods: Frame
     verdicts: Verdicts
+    improvement: Frame
+    profile: Frame
 
 
 def comparisons(material: Material, rule: Rule) -> list[Comparison]:
@@ -214,15 +220,24 @@ def together(parts: list[Comparison], rule: Rule) -> Overall | None:
     known = letters(verdicts)
     means: Frame = verdicts.methods
     means = means.assign(letters=[known.get(name, "") for name in means["method"]])
+    scores = by_method(score_table(runs), len(parts))
     return Overall(
         model=parts[0].model,
         protocol=parts[0].protocol,
         tasks=tuple(sorted(part.task for part in parts)),
         metrics=tuple(sorted({part.metric for part in parts})),
         seeds=tuple(sorted(seeds)),
-        methods=means.merge(around(score_table(runs), len(parts), rule), on="method"),
+        methods=means.merge(around(scores, rule), on="method"),
         verdicts=verdicts,
+        improvement=chances(scores, verdicts.pairs, rule),
+        profile=shares(scores, rule),
     )
+
+
+def by_method(table: Frame, tasks: int) -> dict[str, np.ndarray]:
+    """The scores [seeds, tasks] of each method."""
+    cube = table.to_numpy().reshape(len(table), tasks, -1).swapaxes(1, 2)
+    return dict(zip(map(str, table.index), cube, strict=True))
 
 
 def alike(parts: list[Comparison]) -> tuple[list[Comparison], set[str], set[int]]:
@@ -241,15 +256,41 @@ def alike(parts: list[Comparison]) -> tuple[list[Comparison], set[str], set[int]
     return found, names, seeds
 
 
-def around(table: Frame, tasks: int, rule: Rule) -> Frame:
-    """Interquartile means, and the ends of means and of these, of scores by task and seed."""
-    scores = table.to_numpy().reshape(len(table), tasks, -1).swapaxes(1, 2)
-    found = {"method": list(table.index), "iqm": iqm(scores)}
+def around(scores: Mapping[str, np.ndarray], rule: Rule) -> Frame:
+    """Interquartile means, and the ends of means and of these."""
+    cube = np.stack(list(scores.values()))
+    found = {"method": list(scores), "iqm": iqm(cube)}
     for name, statistic in (("", mean_of_all), ("iqm_", iqm)):
-        generator = np.random.default_rng(DRAWS)
-        ends = stratified(scores, statistic, generator, rule.resamples, rule.alpha)
+        ends = interval(cube, statistic, rule)
         found |= dict(zip((f"{name}low", f"{name}high"), ends, strict=True))
     return pd.DataFrame(found)
+
+
+def chances(scores: Mapping[str, np.ndarray], pairs: Frame, rule: Rule) -> Frame:
+    """Of each pair the chance that a run of the first beats one of the second on the same task."""
+    found = []
+    for a, b in pairs[["a", "b"]].to_numpy().tolist():
+        both = np.stack([scores[a], scores[b]])
+        low, high = interval(both, improvement, rule)
+        chance = float(improvement(both))
+        found.append({"a": a, "b": b, "chance": chance, "low": float(low), "high": float(high)})
+    return pd.DataFrame(found)
+
+
+def shares(scores: Mapping[str, np.ndarray], rule: Rule) -> Frame:
+    """The performance profile: the share of each method's runs above each threshold."""
+    cube = np.stack(list(scores.values()))
+    thresholds = np.linspace(cube.min() - MARGIN, cube.max(), THRESHOLDS)
+    low, high = interval(cube, lambda drawn: profile(drawn, thresholds), rule)
+    columns = {"share": profile(cube, thresholds), "low": low, "high": high}
+    index = pd.MultiIndex.from_product((thresholds, scores), names=("threshold", "method"))
+    return pd.DataFrame({k: v.ravel() for k, v in columns.items()}, index=index).reset_index()
+
+
+def interval(scores: np.ndarray, statistic: Statistic, rule: Rule) -> tuple[np.ndarray, np.ndarray]:
+    """The ends over other seeds; every statistic sees the same draws."""
+    generator = np.random.default_rng(DRAWS)
+    return stratified(scores, statistic, generator, rule.resamples, rule.alpha)
 
 
 def mean_of_all(scores: np.ndarray) -> np.ndarray:

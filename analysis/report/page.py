@@ -116,6 +116,7 @@ def context(report: Report) -> Context:
         "methods": report.methods,
         "scores": sections.scores(found),
         "over_tasks": sections.over_tasks(report.overall),
+        "chances": sections.chances(report.overall),
         "pairs": sections.pairs(found),
         "costs": costs.costs(joined(table for _, table in report.costs)),
         "budgets": costs.budgets(report.one_by_one),
@@ -186,7 +187,7 @@ def card(one: Comparison) -> Context:
 def card_of_all(whole: Overall) -> Context:
     """The verdict over several tasks."""
     return {
-        "title": f"{len(whole.tasks)} tasks · {whole.model} · {whole.protocol}",
+        "title": title_of_all(whole),
         "ground": words.ground_of_all(whole),
         "headline": words.headline(whole.verdicts),
         "sentences": words.sentences(whole.verdicts, ""),
@@ -195,6 +196,11 @@ def card_of_all(whole: Overall) -> Context:
         "family": whole.verdicts.family,
         "whole": True,
     }
+
+
+def title_of_all(whole: Overall) -> str:
+    """What a comparison over several tasks is called."""
+    return f"{len(whole.tasks)} tasks · {whole.model} · {whole.protocol}"
 
 
 def bars(methods: Frame, metric: str) -> list[Context]:
@@ -229,6 +235,9 @@ def drawn(report: Report) -> Iterable[tuple[str, Markup]]:
             known["front"] = cost.front(table, "trained")
             title = f"{one.group}: {one.metric} and {cost.COSTS['trained']}"
             yield title, svg(figures.pareto(known, "trained"))
+    for whole in report.overall:
+        table = whole.profile.assign(order=whole.profile["method"].map(order))
+        yield f"{title_of_all(whole)}: runs above a score", svg(figures.profiles(table))
 
 
 def with_ends(table: Frame, one: Comparison) -> Frame:

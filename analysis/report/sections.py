@@ -94,6 +94,30 @@ def whole_rows(one: Overall) -> Iterator[list[Cell]]:
         ]
 
 
+def chances(found: list[Overall]) -> Table:
+    """Of every pair over several tasks the chance that a run of one beats one of the other."""
+    columns = [
+        MODEL, PROTOCOL, Column(title="higher", pick=True), Column(title="lower", pick=True),
+        number("chance to win", "of any run against any of the other on the same task, ties half"),
+        number("95 % interval", "over seeds"), Column(title="tasks", shared=True),
+    ]  # fmt: skip
+    return table("chances", columns, (row for one in found for row in chance_rows(one)))
+
+
+def chance_rows(one: Overall) -> Iterator[list[Cell]]:
+    """The rows of one set of tasks."""
+    for row in one.improvement.to_dict("records"):
+        yield [
+            text(one.model),
+            text(one.protocol),
+            text(row["a"]),
+            text(row["b"]),
+            numeric(row["chance"], words.share),
+            Cell(text=f"{words.share(row['low'])} to {words.share(row['high'])}", key=row["low"]),
+            text(", ".join(one.tasks)),
+        ]
+
+
 def pairs(found: list[Comparison]) -> Table:
     """Every pair of methods that was compared."""
     columns = [
@@ -122,7 +146,7 @@ def pair_rows(one: Comparison) -> Iterator[list[Cell]]:
             ends(row["low"], row["high"], one.metric),
             numeric(row["p_holm"], lambda value: "< 0.0001" if value < 1e-4 else f"{value:.4f}"),
             numeric(row["visible"], lambda value: visible(value, one.metric)),
-            numeric(row["superiority"], lambda value: f"{100 * value:.0f}{words.NO_BREAK}%"),
+            numeric(row["superiority"], words.share),
             text(verdict, strong=bool(differ)),
         ]
 

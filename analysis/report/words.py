@@ -33,6 +33,11 @@ def points(value: float, metric: str) -> str:
     return f"{100 * value:.1f}{NO_BREAK}points"
 
 
+def share(value: float) -> str:
+    """A share of runs."""
+    return f"{100 * value:.0f}{NO_BREAK}%"
+
+
 def joined(names: Iterable[str], last: str = "and") -> str:
     """A, B and C."""
     *first, final = names
