@@ -176,13 +176,17 @@ def main() -> None:
             label = read_result(run)["label"]
             out = given.out / f"{label['variant']}-{run.name}"
             table = draw(run, out, where)
-            console.print(shown(table.assign(planted=table["name"].isin(list(where))), str(run)))
+            console.print(str(run))
             if where:
+                console.print(shown(table.assign(planted=table["name"].isin(list(where)))))
                 found = against_truth(run)
                 console.print(
                     f"precision {found.precision:.2f} (chance {found.chance:.2f}), "
-                    f"recall {found.recall:.2f}; figures in {out}"
+                    f"recall {found.recall:.2f}"
                 )
+            else:
+                console.print(shown(table))
+            console.print(f"Figures are in {out}.")
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
 

@@ -1,5 +1,7 @@
 """Rank maps, budget curves and importance as runs tell them, and the truth of task=planted."""
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -103,3 +105,19 @@ def test_the_command_prints_and_writes(
     assert told.count("precision") == 2 and "importance" in told and "planted" in told
     written = {path.name for path in tmp_path.rglob("*.png")}
     assert written == {"rank_map.png", "budget.png", "importance.png"}
+
+
+def test_where_nothing_is_planted_nothing_is_said_of_it(
+    runs: Runs,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = shutil.copytree(next(iter(runs.values()))[0], tmp_path / "run")
+    result = json.loads((folder / "result.json").read_text())
+    result["examples"]["source"]["train"] = "train.tsv"
+    (folder / "result.json").write_text(json.dumps(result))
+    monkeypatch.setattr("sys.argv", ["allocation", str(folder), "--out", str(tmp_path / "out")])
+    allocation.main()
+    told = capsys.readouterr().out
+    assert "layer" in told and "planted" not in told and "precision" not in told
