@@ -120,4 +120,5 @@ def test_where_nothing_is_planted_nothing_is_said_of_it(
     monkeypatch.setattr("sys.argv", ["allocation", str(folder), "--out", str(tmp_path / "out")])
     allocation.main()
     told = capsys.readouterr().out
-    assert "layer" in told and "planted" not in told and "precision" not in told
+    (head,) = (line for line in told.splitlines() if "layer " in line)
+    assert head.split() == ["layer", "matrix", "rank"] and "precision" not in told
