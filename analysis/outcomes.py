@@ -15,13 +15,17 @@ TOLERANCE = 1e-5  # between a stored score and that of the stored predictions
 
 @dataclass(frozen=True, kw_only=True)
 class Outcomes:
-    """What methods reach on one task; `scorer` gives scores [methods, seeds]."""
+    """What methods reach on one task; `scorer` gives scores [methods, seeds].
+
+    `floor` gives the score of the best single answer to all examples, where answers are labels.
+    """
 
     task: str
     metric: str
     methods: tuple[str, ...]
     seeds: tuple[int, ...]
     scorer: Scorer
+    floor: Scorer | None = None
 
 
 def read_predictions(runs: pd.DataFrame) -> dict[Run, pd.DataFrame]:
@@ -56,6 +60,7 @@ def outcomes(
         methods=tuple(map(str, table.index)),
         seeds=tuple(map(int, table.columns)),
         scorer=shaped(scorer, table.shape),
+        floor=single(metric, frames) if score is None else None,
     )
     check_scores(table, found.scorer.observed())
     return found
@@ -121,6 +126,15 @@ def from_labels(metric: str, frames: Mapping[Run, pd.DataFrame]) -> Scorer:
     labels = next(iter(frames.values()))["label"].to_numpy()
     told = np.stack([frame["prediction"].to_numpy() for frame in frames.values()], axis=1)
     return METRICS[metric](labels, told)
+
+
+def single(metric: str, frames: Mapping[Run, pd.DataFrame]) -> Scorer:
+    """The score of the best single answer to all examples."""
+    labels = next(iter(frames.values()))["label"].to_numpy()
+    codes = np.unique(labels)
+    scorer = METRICS[metric](labels, np.tile(codes, (len(labels), 1)))
+    best = int(scorer.observed().argmax())
+    return Scorer(len(labels), lambda weights: scorer.scores(weights)[:, best])
 
 
 def from_counts(metric: str, frames: Mapping[Run, pd.DataFrame], score: FromSums) -> Scorer:

@@ -186,6 +186,20 @@ def test_what_one_name_stands_for_twice_is_told_apart_by_its_settings(tmp_path: 
     assert set(one.methods["method"]) == {"lora [lr=0.001]", "lora [lr=0.01]"}
 
 
+def test_a_method_that_learned_nothing_is_named(tmp_path: Path) -> None:
+    for seed in range(4):
+        store(tmp_path, "lora", seed, right(0.8, seed=seed))
+        store(tmp_path, "dora", seed, right(0.5, seed=seed + 10))
+        store(tmp_path, "vera", seed, np.arange(len(right(0.5))) % 2 == 0)  # says 0 of all
+    (one,) = comparisons(gather(tmp_path), QUICK)
+    assert one.floor == pytest.approx(0.5) and one.unlearned == ["dora", "vera"]
+    assert words.unlearned(one) == [
+        "dora and vera cannot be told apart from one answer to all examples, which scores 50.0."
+    ]
+    told = page(tmp_path).said
+    assert "dora and vera cannot be told apart from one answer" in told
+
+
 def test_other_data_is_another_comparison(tmp_path: Path) -> None:
     store(tmp_path, "lora", 0, right(0.8))
     changes = {"fingerprint": {"data": {"dev": "f" * 64}}, "config": {"data": {"noise": 0.1}}}

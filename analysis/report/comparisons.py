@@ -28,8 +28,9 @@ MARGIN = 1e-6
 class Comparison:
     """Methods on one task; `methods` has a row for each: method, mean, low, high, seeds, letters.
 
-    `runs` are those compared, `left_out` says of the others why. Without verdicts there is one
-    method alone.
+    `floor` is the score of the best single answer to all examples, and `unlearned` names the
+    methods that cannot be told apart from it. `runs` are those compared, `left_out` says of the
+    others why. Without verdicts there is one method alone.
     """
 
     group: str
@@ -42,6 +43,8 @@ class Comparison:
     runs: Frame
     methods: Frame
     verdicts: Verdicts | None
+    floor: float | None
+    unlearned: list[str]
     left_out: list[str] = field(default_factory=list)
 
 
@@ -99,7 +102,8 @@ def comparison(tested: Frame, rule: Rule) -> Comparison:
     generator = np.random.default_rng(DRAWS)
     first = kept.iloc[0]
     verdicts = judge(known, generator, rule) if len(names) > 1 else None
-    table = means(known, kept, rule)
+    drawn = known.scorer.bootstrap(np.random.default_rng(DRAWS), rule.resamples)
+    table = means(known, drawn, kept, rule)
     held = letters(verdicts)
     table["letters"] = [held.get(name, "") for name in table["method"]]
     return Comparison(
@@ -109,6 +113,8 @@ def comparison(tested: Frame, rule: Rule) -> Comparison:
         runs=kept,
         methods=table,
         verdicts=verdicts,
+        floor=None if known.floor is None else float(known.floor.observed()),
+        unlearned=unlearned(known, drawn, rule),
         left_out=[*twice(tested, runs), *losses(runs), *unpaired(done, names, seeds)],
     )
 
@@ -180,13 +186,23 @@ def comparable(frame: Frame) -> Frame:
     return frame if "label" in frame else frame.assign(label=0)
 
 
-def means(known: Outcomes, runs: Frame, rule: Rule) -> Frame:
+def unlearned(known: Outcomes, drawn: np.ndarray, rule: Rule) -> list[str]:
+    """The methods that are not above the best single answer; `drawn` are scores on resamples."""
+    if known.floor is None or len(known.seeds) == 1:
+        return []
+    # The generator begins as that of `drawn` did, so these are the same resamples.
+    floor = known.floor.bootstrap(np.random.default_rng(DRAWS), rule.resamples)
+    above = known.scorer.observed() - known.floor.observed()
+    found = crossed(above, drawn - floor[:, None, None], known.scorer.examples, rule.alpha)
+    return [name for name, low in zip(known.methods, found.low, strict=True) if low <= 0]
+
+
+def means(known: Outcomes, drawn: np.ndarray, runs: Frame, rule: Rule) -> Frame:
     """Every method's mean, the highest first, with its interval over seeds and examples.
 
     One seed has the interval of its examples alone, as the run itself gives it.
     """
     scores = known.scorer.observed()
-    drawn = known.scorer.bootstrap(np.random.default_rng(DRAWS), rule.resamples)
     found = crossed(scores, drawn, known.scorer.examples, rule.alpha)
     least, most = BOUNDS.get(known.metric, (0.0, np.inf))
     ends = {"low": found.low.clip(min=least), "high": found.high.clip(max=most)}

@@ -177,7 +177,7 @@ def card(one: Comparison) -> Context:
         "ground": words.ground(one),
         "headline": words.alone(one) if found is None else words.headline(found),
         "sentences": [] if found is None else words.sentences(found, one.metric),
-        "left_out": one.left_out,
+        "left_out": [*words.unlearned(one), *one.left_out],
         "bars": bars(one.methods, one.metric),
         "family": "" if found is None else found.family,
         "whole": False,

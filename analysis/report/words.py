@@ -180,6 +180,16 @@ def visible(found: Verdicts, metric: str) -> str:
     )
 
 
+def unlearned(one: Comparison) -> list[str]:
+    """Which methods may as well have learned nothing."""
+    if not one.unlearned:
+        return []
+    return [
+        f"{joined(one.unlearned)} cannot be told apart from one answer to all examples, which "
+        f"scores {score(one.floor, one.metric)}."
+    ]
+
+
 def ground(one: Comparison) -> str:
     """What a verdict rests on."""
     return f"{count(len(one.seeds), 'seed')}, {one.examples:,} examples, {one.metric}"
