@@ -41,13 +41,21 @@ def stratified(
     resamples: int = RESAMPLES,
     alpha: float = 0.05,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Ends [...] of the percentile interval of a statistic, with runs drawn anew in each task.
+    """Ends [...] of the interval of a statistic, with runs drawn anew in each task.
 
     The same runs for all methods, as they share seeds. Tasks are not drawn: the interval is about
-    other seeds on these tasks.
+    other seeds on these tasks. The ends are percentiles, moved away from the statistic by what a
+    bootstrap of few runs lacks: (runs - 1) / runs of the variance, and Student's t. One run has
+    no interval (NaN).
     """
     *_, runs, tasks = scores.shape
     picks = generator.integers(runs, size=(resamples, runs, tasks))
     found = statistic(scores[..., picks, np.arange(tasks)])
-    low, high = np.quantile(found, [alpha / 2, 1 - alpha / 2], axis=-1)
+    ends = np.quantile(found, [alpha / 2, 1 - alpha / 2], axis=-1)
+    if runs == 1:
+        low, high = np.full_like(ends, np.nan)
+        return low, high
+    tails = stats.t.isf(alpha / 2, tasks * (runs - 1)) / stats.norm.isf(alpha / 2)
+    center = statistic(scores)
+    low, high = center + (ends - center) * tails * np.sqrt(runs / (runs - 1))
     return low, high

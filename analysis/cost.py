@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from analysis.family import count
+
 Frame = Any  # a pandas.DataFrame, of whose columns a type checker knows nothing
 COSTS = {
     "trained": "trained parameters",
@@ -22,7 +24,7 @@ COSTS = {
     "merged_ms": "latency merged, ms",
 }
 BUDGETS = {"parameters": "trained", "compute": "train_flops", "memory": "train_peak_mib"}
-STACK = ["device", "threads", "torch", "code"]
+STACK = ["device", "threads", "processes", "products", "torch", "code"]
 TASK = ["task", "model", "protocol"]
 
 
@@ -77,8 +79,13 @@ def one_stack(table: Frame) -> None:
 
 def describe(stack: dict) -> str:
     """A machine and its stack in a few words."""
-    threads = f"{stack['threads']} thread{'' if stack['threads'] == 1 else 's'}"
-    return f"{stack['device']}, {threads}, torch {stack['torch']}, code {stack['code'][:7]}"
+    threads = count(stack["threads"], "thread")
+    if stack["processes"] > 1:
+        threads = f"{count(stack['processes'], 'process')} of {threads}"
+    return (
+        f"{stack['device']}, {threads}, float32 products {stack['products']}, "
+        f"torch {stack['torch']}, code {stack['code'][:7]}"
+    )
 
 
 def front(table: Frame, cost: str) -> Frame:

@@ -18,6 +18,7 @@ examples are. Every pair of methods has an error of its own, since seeds move so
 The claim is about other seeds and other examples of the same task, with the same training set.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,8 +48,29 @@ def crossed(
     between = differences.var(axis=-1, ddof=1) / seeds if seeds > 1 else np.inf
     among, rest = shares(resampled, examples)
     variance = np.maximum(between + among - rest, np.maximum(between, among))
-    error, degrees = np.sqrt(variance), satterthwaite(variance, between, among, seeds, examples)
-    difference = differences.mean(axis=-1)
+    degrees = satterthwaite(variance, between, among, seeds, examples)
+    return concluded(differences.mean(axis=-1), variance, degrees, alpha)
+
+
+def together(parts: Sequence[Crossed], alpha: float = 0.05) -> Crossed:
+    """The mean over several tasks, each with seeds and examples of its own."""
+    each = np.stack([part.error**2 for part in parts]) / len(parts) ** 2
+    degrees = np.stack([part.degrees for part in parts])
+    variance, doubt = each.sum(axis=0), (each**2 / degrees).sum(axis=0)
+    known = (doubt > 0) & np.isfinite(doubt)
+    return concluded(
+        np.mean([part.difference for part in parts], axis=0),
+        variance,
+        np.divide(variance**2, doubt, out=np.array(degrees.min(axis=0)), where=known),
+        alpha,
+    )
+
+
+def concluded(
+    difference: np.ndarray, variance: np.ndarray, degrees: np.ndarray, alpha: float
+) -> Crossed:
+    """Interval and p-value by Student's t."""
+    error = np.sqrt(variance)
     reach = stats.t.isf(alpha / 2, degrees) * error
     return Crossed(
         difference=difference,

@@ -8,6 +8,8 @@ import numpy as np
 from scipy import optimize, stats
 
 WIDEST = 1e6  # noncentralities beyond say nothing
+FAR = 1e4  # of a t, from which on chance is in the spread alone
+TINY = 1e-12  # of a mean, below which a spread is rounding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +30,7 @@ def cohen(differences: np.ndarray, alpha: float = 0.05) -> Effect:
     if pairs < 3:
         raise ValueError(f"A standardised difference needs three pairs at least, got {pairs}.")
     center, spread = float(np.mean(differences)), float(np.std(differences, ddof=1))
-    if spread == 0 and center != 0:
+    if spread <= TINY * abs(center) and center != 0:
         return Effect(value=copysign(inf, center), low=-inf, high=inf)
     d = center / spread if center else 0.0
     t, root = d * sqrt(pairs), sqrt(pairs)
@@ -46,6 +48,9 @@ def hedges(degrees: int) -> float:
 
 def noncentrality(t: float, degrees: float, chance: float) -> float:
     """The noncentrality under which Student's t is at most `t` with this chance."""
+    if abs(t) > FAR:
+        square = stats.chi2.isf(chance, degrees) if t > 0 else stats.chi2.ppf(chance, degrees)
+        return t * sqrt(float(square) / degrees)
     return root_near(lambda shift: float(stats.nct.cdf(t, degrees, shift)) - chance, t)
 
 

@@ -1,5 +1,6 @@
 """Methods compared in pairs as one family: by which rule, what is found, what was visible."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import combinations
@@ -7,7 +8,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from analysis.crossed import crossed
+from analysis.crossed import Crossed, crossed, together
 from analysis.outcomes import Outcomes
 from analysis.paired import holm, sign_flip, wilcoxon
 from analysis.power import shift
@@ -86,14 +87,23 @@ class Family:
 
 
 def on_seeds_and_examples(
-    family: Family, outcomes: Outcomes, generator: np.random.Generator
+    family: Family, parts: Sequence[Outcomes], generator: np.random.Generator
 ) -> pd.DataFrame:
-    """Every pair by `crossed`: its fields, and the floor."""
+    """Every pair by `crossed` on one task or over several: its fields, and the floor."""
+    found = [on_task(family, part, generator) for part in parts]
+    whole = found[0] if len(found) == 1 else together(found, family.rule.alpha)
+    return pd.DataFrame(asdict(whole)).assign(floor=0.0 if len(parts[0].seeds) > 1 else 1.0)
+
+
+def on_task(family: Family, outcomes: Outcomes, generator: np.random.Generator) -> Crossed:
+    """Every pair on one task."""
     first, second = np.array(family.pairs).T
+    scores = outcomes.scorer.observed()
     drawn = outcomes.scorer.bootstrap(generator, family.rule.resamples)
     apart = drawn[:, first] - drawn[:, second]
-    found = crossed(family.differences, apart, outcomes.scorer.examples, family.rule.alpha)
-    return pd.DataFrame(asdict(found)).assign(floor=0.0 if len(outcomes.seeds) > 1 else 1.0)
+    return crossed(
+        scores[first] - scores[second], apart, outcomes.scorer.examples, family.rule.alpha
+    )
 
 
 def on_pairs(family: Family, generator: np.random.Generator) -> pd.DataFrame:
@@ -136,4 +146,4 @@ def visible(found: pd.DataFrame, rule: Rule) -> list[float]:
 
 def count(number: int, noun: str) -> str:
     """A number and its noun."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    return f"{number} {noun}{'' if number == 1 else 'es' if noun.endswith('ss') else 's'}"

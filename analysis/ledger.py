@@ -12,10 +12,14 @@ from rich.markup import escape
 from rich.table import Table
 from scipy import stats
 
+from analysis.family import count
 from analysis.load import load
 from analysis.papers import Cell, published
 
 SEEDS = 3  # fewer are no ground for a verdict
+MARGIN = 0.02  # of the published number: where ours is known less well, agreement says nothing
+# Of the standard error of a median to that of a mean, of numbers with a normal distribution.
+OF_MEDIANS = math.sqrt(math.pi / 2)
 REPRODUCED, NOT_REPRODUCED, OPEN = "reproduced", "not reproduced", "cannot be judged"
 PROTOCOLS = {"best epoch": "paper", "last step": "clean"}  # of ours, by what a paper scores
 Run = dict[Any, Any]  # a row of what `load` gives
@@ -26,9 +30,10 @@ Condition = tuple[Callable[[Run], bool], Callable[[list[Run]], str]]
 def compare(published: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     """The published numbers with, beside each, ours and a verdict.
 
-    `ours` (mean over seeds), `difference` (ours less the published one), `our_spread` (standard
-    deviation over seeds) and `our_seeds` are of runs in the paper's own setting alone; `verdict`
-    has its `reason`. `runs` is as `analysis.load.load` gives it.
+    `ours` (over seeds the mean, or the median where the paper gives one), `difference` (ours less
+    the published one), `our_spread` (standard deviation over seeds) and `our_seeds` are of runs in
+    the paper's own setting alone; `verdict` has its `reason`. `runs` is as `analysis.load.load`
+    gives it.
     """
     records = runs.to_dict("records")
     ours = [beside(cell, records) for cell in published.to_dict("records")]
@@ -38,13 +43,16 @@ def compare(published: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
 def beside(cell: Cell, runs: list[Run]) -> dict[str, Any]:
     """What there is of ours for one published number."""
     kept, reason = comparable(cell, runs)
-    scores = seed_scores(cell, kept)
+    done = [run for run in kept if run["status"] == "complete"]
+    scores = seed_scores(cell, done)
     reason = reason or too_few(scores)
     verdict, reason = (OPEN, reason) if reason else judge(cell, scores)
-    mean = float(scores.mean()) if len(scores) else math.nan
+    if lost := len(kept) - len(done):
+        reason += f" Beside them {count(lost, 'run')} diverged."
+    ours = center(cell, scores)
     return {
-        "ours": mean,
-        "difference": mean - cell["score"],
+        "ours": ours,
+        "difference": ours - cell["score"],
         "our_spread": float(scores.std(ddof=1)) if len(scores) > 1 else math.nan,
         "our_seeds": len(scores),
         "verdict": verdict,
@@ -53,7 +61,10 @@ def beside(cell: Cell, runs: list[Run]) -> dict[str, Any]:
 
 
 def comparable(cell: Cell, runs: list[Run]) -> tuple[list[Run], str]:
-    """Our runs of what a number is of, in the paper's setting, or why there are none."""
+    """Our runs of what a number is of, in the paper's setting, or why there are none.
+
+    Those that diverged are among them.
+    """
     if cell["not_ours"]:
         return [], f"There is no {' and no '.join(cell['not_ours'])} here."
     for keep, reason in conditions(cell):
@@ -61,6 +72,8 @@ def comparable(cell: Cell, runs: list[Run]) -> tuple[list[Run], str]:
         if not kept:
             return [], reason(runs)
         runs = kept
+    if all(run["status"] != "complete" for run in runs):
+        return [], "No run of it came to its end."
     return runs, ""
 
 
@@ -82,10 +95,6 @@ def conditions(cell: Cell) -> list[Condition]:
             lambda runs: f"Another model: {', '.join(sorted({r['model'] for r in runs}))}.",
         ),
         (
-            lambda run: run["status"] == "complete",
-            lambda runs: "No run of it came to its end.",
-        ),
-        (
             lambda run: not cell["copied"],
             lambda runs: f"The paper copied the number from {cell['copied']}.",
         ),
@@ -98,7 +107,7 @@ def conditions(cell: Cell) -> list[Condition]:
             lambda runs: f"The paper scores the {cell['selection']} of a run; these do not.",
         ),
         (
-            lambda run: measured(cell, run) is not None,
+            lambda run: run["status"] != "complete" or measured(cell, run) is not None,
             lambda runs: f"These runs have no such {cell['metric']}.",
         ),
     ]
@@ -135,21 +144,32 @@ def too_few(scores: np.ndarray) -> str:
     return f"Too few seeds: {len(scores)}, and a verdict takes {SEEDS}."
 
 
+def center(cell: Cell, scores: np.ndarray) -> float:
+    """Our scores [seeds] as one number, of the kind that is published; NaN where there are none."""
+    if not len(scores):
+        return math.nan
+    return float(np.median(scores) if cell["statistic"] == "median" else scores.mean())
+
+
 def judge(cell: Cell, scores: np.ndarray) -> tuple[str, str]:
-    """The verdict, by the 95 % t-interval of our mean [seeds] widened by the published spread."""
-    half = float(stats.t.ppf(0.975, len(scores) - 1) * stats.sem(scores))
-    half += 0.0 if math.isnan(cell["spread"]) else cell["spread"]
-    low, high = float(scores.mean()) - half, float(scores.mean()) + half
-    inside = low <= cell["score"] <= high
-    place = "within" if inside else "outside"
-    reason = f"{cell['score']:.4g} lies {place} [{low:.4g}, {high:.4g}]."
-    return (REPRODUCED if inside else NOT_REPRODUCED), reason
+    """The verdict, by the 95 % t-interval of ours [seeds] widened by the published spread."""
+    error = float(stats.sem(scores)) * (OF_MEDIANS if cell["statistic"] == "median" else 1.0)
+    own = float(stats.t.ppf(0.975, len(scores) - 1)) * error
+    half = own + (0.0 if math.isnan(cell["spread"]) else cell["spread"])
+    ours = center(cell, scores)
+    low, high = ours - half, ours + half
+    if not low <= cell["score"] <= high:
+        return NOT_REPRODUCED, f"{cell['score']:.4g} lies outside [{low:.4g}, {high:.4g}]."
+    if own > MARGIN * abs(cell["score"]):
+        return OPEN, f"Ours is known to ±{own:.2g} only: more than {MARGIN:.0%} of the number."
+    return REPRODUCED, f"{cell['score']:.4g} lies within [{low:.4g}, {high:.4g}]."
 
 
 def main() -> None:
     """Print the ledger of all runs below a folder."""
     try:
-        ledger = compare(published(), load(sys.argv[1] if len(sys.argv) > 1 else "outputs"))
+        runs = load(sys.argv[1] if len(sys.argv) > 1 else "outputs")
+        ledger = compare(published(), runs[runs["stage"] != "select"])
     except ValueError as error:
         sys.exit(f"error: {error}")
     Console().print(shown(ledger))

@@ -87,6 +87,8 @@ def machine(provenance: dict[str, Any]) -> dict[str, Any]:
     return {
         "device": provenance["device"],
         "threads": provenance["threads"],
+        "processes": provenance["processes"],
+        "products": provenance["float32_products"],
         "torch": provenance["packages"]["torch"],
         "code": provenance["code"][:12],
     }

@@ -4,7 +4,7 @@ A verdict is about groups of methods and never a ranking of points. All pairs of
 family, in which Holm's procedure keeps the chance of any false claim below alpha.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -12,7 +12,6 @@ import pandas as pd
 
 from analysis.effects import cohen, superiority
 from analysis.family import (
-    EXACT,
     Family,
     Rule,
     count,
@@ -23,7 +22,7 @@ from analysis.family import (
     visible,
 )
 from analysis.letters import letters
-from analysis.outcomes import Outcomes, Run, only, outcomes, score_table
+from analysis.outcomes import Outcomes, Run, outcomes
 from analysis.paired import holm
 from analysis.resampling import FromSums
 
@@ -66,36 +65,39 @@ def verdicts(
 
 def judge(outcomes: Outcomes, generator: np.random.Generator, rule: Rule) -> Verdicts:
     """The verdicts on one task."""
-    family = Family(
-        methods=outcomes.methods,
-        scores=outcomes.scorer.observed(),
-        where=f"{outcomes.task} ({outcomes.metric})",
-        rule=rule,
-    )
-    if rule.test == "crossed":
-        return judged(family, on_seeds_and_examples(family, outcomes, generator))
-    return judged(family, on_pairs(family, generator))
+    return on_tasks([outcomes], f"{outcomes.task} ({outcomes.metric})", generator, rule)
 
 
 def across(
-    runs: pd.DataFrame, generator: np.random.Generator, rule: Rule | None = None
+    parts: Sequence[Outcomes], generator: np.random.Generator, rule: Rule | None = None
 ) -> Verdicts:
-    """The verdicts over several tasks at once, of which every task and seed is one pair of runs.
+    """The verdicts on the mean over several tasks, with the same methods and seeds on each.
 
-    The claim is about other seeds on these tasks. Scores should share a scale: a task on which
+    The claim is about other seeds on these tasks, and other examples of them; the exact tests
+    take every task and seed as one pair of runs. Scores should share a scale: a task on which
     methods lie further apart weighs more.
     """
-    rule = rule or Rule(test="sign_flip")
-    if rule.test not in EXACT:
-        raise ValueError(f"test must be one of {', '.join(EXACT)} across tasks, got '{rule.test}'.")
-    only(runs, "model")
-    table = score_table(runs)
+    first = parts[0]
+    for part in parts[1:]:
+        if (part.methods, part.seeds) != (first.methods, first.seeds):
+            raise ValueError(
+                f"{part.task} has other methods or seeds than {first.task}; keep what both have."
+            )
+    return on_tasks(parts, count(len(parts), "task"), generator, rule or Rule())
+
+
+def on_tasks(
+    parts: Sequence[Outcomes], where: str, generator: np.random.Generator, rule: Rule
+) -> Verdicts:
+    """The verdicts on one task or on the mean over several."""
     family = Family(
-        methods=tuple(map(str, table.index)),
-        scores=table.to_numpy(),
-        where=count(len(runs["task"].unique()), "task"),
+        methods=parts[0].methods,
+        scores=np.concatenate([part.scorer.observed() for part in parts], axis=1),
+        where=where,
         rule=rule,
     )
+    if rule.test == "crossed":
+        return judged(family, on_seeds_and_examples(family, parts, generator))
     return judged(family, on_pairs(family, generator))
 
 

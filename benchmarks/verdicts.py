@@ -40,7 +40,7 @@ def family_of(outcomes: Outcomes) -> Family:
 def claims(outcomes: Outcomes, generator: np.random.Generator) -> dict[str, bool]:
     """Whether any pair is told apart, by each procedure."""
     family = family_of(outcomes)
-    found = on_seeds_and_examples(family, outcomes, generator)
+    found = on_seeds_and_examples(family, [outcomes], generator)
     over_seeds = np.asarray(stats.ttest_1samp(family.differences, 0, axis=1)[1])
     exact = [wilcoxon(row).p for row in family.differences]
     return {
@@ -67,7 +67,7 @@ def planted(study: Study, studies: int, generator: np.random.Generator) -> dict[
     for _ in range(studies):
         outcomes = better.draw(generator)
         family = family_of(outcomes)
-        found = on_seeds_and_examples(family, outcomes, generator)
+        found = on_seeds_and_examples(family, [outcomes], generator)
         differ = told_apart(found, RULE)
         pair = next(i for i, pair in enumerate(family.pairs) if set(pair) == {0, 1})
         hits.append(bool(differ[pair]))

@@ -27,6 +27,7 @@ RESULT: dict[str, Any] = {
         "processor_seconds": {"prepare": 0.1, "train": 58.0, "evaluate": 1.9},
         "peak_mib": {"prepare": 300.0, "train": 700.0, "evaluate": 500.0},
         "flops": {"training": 3e12},
+        "steps": {"steps": 189},
         "latency": {"batch": 32, "adapted_ms": 20.0, "merged_ms": 17.0},
         "bytes": {"adapter": 300_000, "head": 4000},
     },

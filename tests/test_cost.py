@@ -12,7 +12,8 @@ from analysis import cost, figures
 
 SAME = {
     "task": "sst2", "model": "minilm", "protocol": "clean", "metric": "accuracy",
-    "status": "complete", "device": "AMD EPYC", "threads": 1, "torch": "2.13.0", "code": "e" * 12,
+    "status": "complete", "device": "AMD EPYC", "threads": 1, "processes": 1,
+    "products": "highest", "torch": "2.13.0", "code": "e" * 12,
     "seconds": 62.0, "processor_seconds": 60.0, "train_processor_seconds": 58.0,
     "train_flops": 3e12, "adapter_bytes": 4000.0, "adapted_ms": 20.0,
     "merged_ms": 17.0,
@@ -59,16 +60,16 @@ def test_machines_and_stacks_are_kept_apart() -> None:
     table = cost.table(both)
     assert table["score"].tolist() == [0.7, 0.9]
     assert [cost.describe(row) for row in cost.stacks(table).to_dict("records")] == [
-        "AMD EPYC, 1 thread, torch 2.13.0, code eeeeeee",
-        "Xeon, 1 thread, torch 2.13.0, code eeeeeee",
+        "AMD EPYC, 1 thread, float32 products highest, torch 2.13.0, code eeeeeee",
+        "Xeon, 1 thread, float32 products highest, torch 2.13.0, code eeeeeee",
     ]
     with pytest.raises(ValueError, match="one machine and stack at a time, got AMD EPYC"):
         cost.front(table, "trained")
 
 
-@pytest.mark.parametrize("column", ["threads", "torch", "code"])
+@pytest.mark.parametrize("column", ["threads", "processes", "products", "torch", "code"])
 def test_everything_that_seconds_depend_on_is_part_of_the_stack(column: str) -> None:
-    other = 2 if column == "threads" else "other"
+    other = 2 if column in ("threads", "processes") else "other"
     table = cost.table(pd.concat([runs("a", [0.7], 1), runs("a", [0.7], 1, **{column: other})]))
     assert len(table) == 2
 

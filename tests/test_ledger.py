@@ -12,6 +12,7 @@ import yaml
 from conftest import ROOT
 from omegaconf import OmegaConf
 from rich.console import Console
+from scipy import stats
 
 from analysis.ledger import compare, shown
 from analysis.load import load
@@ -181,6 +182,7 @@ def test_a_folder_without_files_is_an_error(tmp_path: Path):
 # Verdicts
 
 SST2 = cells("lora", "Table 2", "LoRA", model="roberta_base").loc[["sst2"]].reset_index()  # 95.1
+MEAN = SST2.assign(statistic="mean")
 
 
 def run_rows(*scores: float, **changes: Any) -> pd.DataFrame:
@@ -213,12 +215,12 @@ def test_the_interval_is_students_widened_by_the_printed_spread():
     # sd 0.002 over 3 seeds: 4.3027 * 0.002 / sqrt(3) = 0.004968, and 0.002 beside it.
     steps = np.array([-0.002, 0.0, 0.002])
     near, far = 0.951 - 0.006967, 0.951 - 0.006970
-    assert only(run_rows(*(near + steps)))["verdict"] == "reproduced"
-    row = only(run_rows(*(far + steps)))
+    assert only(run_rows(*(near + steps)), MEAN)["verdict"] == "reproduced"
+    row = only(run_rows(*(far + steps)), MEAN)
     assert row["verdict"] == "not reproduced"
     assert row["reason"] == "0.951 lies outside [0.9371, 0.951]."
-    assert only(run_rows(*(1.902 - far + steps)))["verdict"] == "not reproduced"  # as far above
-    without = SST2.assign(spread=math.nan)
+    assert only(run_rows(*(1.902 - far + steps)), MEAN)["verdict"] == "not reproduced"  # above
+    without = MEAN.assign(spread=math.nan)
     assert only(run_rows(*(0.951 - 0.0049 + steps)), without)["verdict"] == "reproduced"
     assert only(run_rows(*(0.951 - 0.0050 + steps)), without)["verdict"] == "not reproduced"
 
@@ -235,6 +237,29 @@ def test_two_runs_of_one_seed_are_one():
     row = only(twice)
     assert (row["our_seeds"], row["verdict"]) == (2, "cannot be judged")
     assert row["ours"] == pytest.approx(0.96)
+
+
+def test_scores_that_lie_far_apart_reproduce_nothing():
+    row = only(run_rows(0.50, 0.95, 0.99))
+    assert row["verdict"] == "cannot be judged"
+    assert row["reason"] == "Ours is known to ±0.85 only: more than 2% of the number."
+    assert only(run_rows(0.50, 0.51, 0.52))["verdict"] == "not reproduced"
+
+
+def test_a_published_median_stands_beside_our_median():
+    assert SST2["statistic"].item() == "median"
+    row = only(run_rows(0.950, 0.951, 0.959))
+    assert (row["ours"], row["verdict"]) == (pytest.approx(0.951), "reproduced")
+    half = stats.t.isf(0.025, 2) * stats.sem([0.950, 0.951, 0.959]) * math.sqrt(math.pi / 2)
+    half += SST2["spread"].item()
+    assert row["reason"] == f"0.951 lies within [{0.951 - half:.4g}, {0.951 + half:.4g}]."
+
+
+def test_runs_that_diverged_are_counted_beside_the_others():
+    lost = run_rows(0.9, 0.9, status="diverged", metric=None)
+    row = only(pd.concat([run_rows(0.948, 0.950, 0.952), lost], ignore_index=True))
+    assert row["verdict"] == "reproduced" and row["our_seeds"] == 3
+    assert row["reason"].endswith("]. Beside them 2 runs diverged.")
 
 
 REASONS = {
@@ -260,7 +285,11 @@ def test_what_is_not_the_papers_own_cannot_be_judged(case: str):
 
 def test_other_runs_beside_those_of_the_setting_change_nothing():
     alone = run_rows(0.948, 0.950, 0.952)
-    others = [run_rows(0.1, 0.2, **changes) for changes, _ in REASONS.values()]
+    others = [
+        run_rows(0.1, 0.2, **changes)
+        for changes, _ in REASONS.values()
+        if changes.get("status") != "diverged"
+    ]
     assert only(pd.concat([*others, alone], ignore_index=True)) == only(alone)
 
 

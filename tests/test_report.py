@@ -16,10 +16,11 @@ from stored_runs import diverged, store, study
 from analysis.family import Rule
 from analysis.outcomes import score_table
 from analysis.report import __main__ as command
-from analysis.report import charts, export, words
+from analysis.report import charts, costs, export, words
 from analysis.report.audit import audits
-from analysis.report.comparisons import comparisons, hopeless, overall
+from analysis.report.comparisons import comparisons, hopeless
 from analysis.report.material import gather
+from analysis.report.overall import overall
 from analysis.report.page import Report
 from analysis.report.tuning import curves
 from analysis.statistics import Verdicts
@@ -160,7 +161,8 @@ def test_over_tasks_the_chance_to_win_and_the_shares_above_a_score_are_told(whol
             for n in range(2)
         ]
         assert row["chance"] == pytest.approx(np.mean(wins))
-        assert row["low"] <= row["chance"] <= row["high"]
+        assert np.isnan(row["low"]) or row["low"] <= row["chance"] <= row["high"]
+        assert np.isnan(row["low"]) == (row["chance"] in (0.0, 1.0))
     for method, group in both.profile.groupby("method"):
         scores = table.loc[method].to_numpy()
         assert group["share"].tolist() == [np.mean(scores > at) for at in group["threshold"]]
@@ -186,6 +188,71 @@ def test_what_one_name_stands_for_twice_is_told_apart_by_its_settings(tmp_path: 
     assert set(one.methods["method"]) == {"lora [lr=0.001]", "lora [lr=0.01]"}
 
 
+def test_what_does_not_count_over_all_tasks_is_said(tmp_path: Path) -> None:
+    for seed in range(4):
+        for place, method in enumerate(("lora", "dora", "vera")):
+            for task in ("local/sst2", "local/cola"):
+                if (method, task) != ("vera", "local/cola"):
+                    kept = right(0.8, seed=10 * place + seed)
+                    store(tmp_path, method, seed, kept, task=task)
+    diverged(tmp_path, "dora", 4, task="local/cola")
+    for seed in range(4):
+        store(tmp_path, "lora", seed, right(0.7, seed=seed), task="local/rte")
+        store(tmp_path, "bitfit", seed, right(0.7, seed=seed), task="local/rte")
+    (whole,) = report(tmp_path).overall
+    assert whole.tasks == ("local/cola", "local/sst2")
+    assert whole.left_out == [
+        "local/cola: dora diverged in 1 of 5 runs: its score is of the others, and flatters.",
+        "local/rte · minilm · clean is left out: it shares too little with the other tasks.",
+        "vera is left out: it has local/sst2, and not all of the tasks.",
+    ]
+
+
+def test_costs_of_each_machine_stand_beside_the_scores_of_all_seeds(tmp_path: Path) -> None:
+    for seed in range(4):
+        machine = {"provenance": {"device": "a GPU" if seed == 3 else "a laptop"}}
+        for place, method in enumerate(("lora", "dora")):
+            kept = right(0.9 if seed == 3 and method == "lora" else 0.7, seed=10 * place + seed)
+            store(tmp_path, method, seed, kept, **machine)
+    found = report(tmp_path)
+    (one,), means = found.found, found.found[0].methods.set_index("method")["mean"]
+    assert len(found.one_by_one) == 2 and set(one.seeds) == {0, 1, 2, 3}
+    for _, table in found.one_by_one:
+        assert table.set_index("variant")["score"].to_dict() == pytest.approx(means.to_dict())
+    for chart in charts.pareto(found.one_by_one):
+        assert {p["method"] for p in chart["points"] if "trained" in p["front"]} == {"lora"}
+    assert "a GPU" in found.html()
+
+
+def test_within_a_budget_nothing_is_alike_where_nothing_can_be_decided(tmp_path: Path) -> None:
+    for place, method in enumerate(("lora", "dora", "vera")):
+        store(tmp_path, method, 0, right(0.8, seed=place))
+    (one,) = report(tmp_path).found
+    assert costs.peers(one, "lora") == set()
+
+
+def test_runs_that_were_not_treated_alike_are_remarked_upon(tmp_path: Path) -> None:
+    few = {"variant": {"rank": 8, "alpha": 8.0, "targets": ["query", "value"]}}
+    many = {"variant": {"rank": 64, "alpha": 8.0, "targets": ["dense", "query", "value"]}}
+    sizes = {"parameters": {"trained": 10**6}}
+    for seed in range(3):
+        store(tmp_path, "lora", seed, right(0.8, seed=seed), config=few)
+        store(tmp_path, "vera", seed, right(0.8, seed=seed + 5), config=few)
+        other = {"packages": {"numpy": "1.0"}}
+        store(tmp_path, "dora", seed, right(0.8, seed=seed + 9), config=many, cost=sizes,
+              provenance=other)  # fmt: skip
+    diverged(tmp_path, "lora", 3, config=few)
+    found = report(tmp_path)
+    (one,) = audits(found.material, found.found)
+    assert one.remarks == [
+        "dora: package numpy 1.0 (others 2.4.6)",
+        "dora: targets dense, query, value (others query, value)",
+        "dora: scale 0.125 (others 1.0)",
+        "dora: 1,000,000 trained parameters, 13.6 times more",
+    ]
+    assert one.lost == ["lora diverged in 1 of 4 runs: its score is of the others, and flatters."]
+
+
 def test_a_method_that_learned_nothing_is_named(tmp_path: Path) -> None:
     for seed in range(4):
         store(tmp_path, "lora", seed, right(0.8, seed=seed))
@@ -194,10 +261,11 @@ def test_a_method_that_learned_nothing_is_named(tmp_path: Path) -> None:
     (one,) = comparisons(gather(tmp_path), QUICK)
     assert one.floor == pytest.approx(0.5) and one.unlearned == ["dora", "vera"]
     assert words.unlearned(one) == [
-        "dora and vera cannot be told apart from one answer to all examples, which scores 50.0."
+        "dora and vera are not shown to be better than one answer to all examples, which scores "
+        "50.0."
     ]
     told = page(tmp_path).said
-    assert "dora and vera cannot be told apart from one answer" in told
+    assert "dora and vera are not shown to be better than one answer" in told
 
 
 def test_other_data_is_another_comparison(tmp_path: Path) -> None:
@@ -299,7 +367,7 @@ NO_BREAK = words.NO_BREAK
     [
         (ALIKE, "The 3 methods cannot be told apart.", ["A true difference of 4.1 points between any two would have been seen with a chance of 80 %."]),  # noqa: E501
         (TOP, "x is better than all others.", ["x is better than y and z, by 5.0 to 7.0 points.", "y and z cannot be told apart.", "A true difference of 4.0 points between any two would have been seen with a chance of 80 %."]),  # noqa: E501
-        (CHAIN, "1 pair of 3 differs; among the best are x and y.", ["x is better than z, by 5.0 points.", "x and y cannot be told apart.", "y and z cannot be told apart.", "A true difference of 4.0 points between any two would have been seen with a chance of 80 %."]),  # noqa: E501
+        (CHAIN, "1 pair of 3 differs; none is shown to be better than x or y.", ["x is better than z, by 5.0 points.", "x and y cannot be told apart.", "y and z cannot be told apart.", "A true difference of 4.0 points between any two would have been seen with a chance of 80 %."]),  # noqa: E501
         (NO_SEEDS, "Nothing can be decided.", ["With one seed nothing is known of how seeds differ, so no verdict is possible."]),  # noqa: E501
         (FLOOR, "Nothing can be decided.", ["The exact test has 5 pairs of runs for 1 comparison: even if every pair pointed the same way, p would stay above 0.05."]),  # noqa: E501
         (SAME, "The two methods cannot be told apart.", ["Nothing varied, so it is not known which difference could have been seen."]),  # noqa: E501

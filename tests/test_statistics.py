@@ -244,6 +244,23 @@ def test_an_effect_without_spread_is_nothing_or_endless() -> None:
     assert endless.value == -np.inf and endless.high == np.inf
 
 
+@pytest.mark.parametrize("seeds", [3, 5, 9])
+def test_a_spread_that_is_rounding_is_none(seeds: int) -> None:
+    for difference in (145 / 621, 0.1, 1 / 3, 2 / 7):
+        found = effects.cohen(np.full(seeds, difference))
+        assert found.value == found.high == np.inf and found.low == -np.inf
+
+
+def test_an_effect_far_out_goes_over_into_a_wider_one() -> None:
+    noise = np.array([-1.0, 0.5, 0.3, 0.2])
+    for sign in (1, -1):
+        near, far = (effects.cohen(sign + size * noise) for size in (2.2e-4, 1e-6))
+        for ends in (near, far):
+            assert ends.low < ends.value < ends.high
+        assert near.low / near.value == pytest.approx(far.low / far.value, rel=1e-3)
+        assert near.high / near.value == pytest.approx(far.high / far.value, rel=1e-3)
+
+
 def test_a_standardised_difference_needs_three_pairs() -> None:
     with pytest.raises(ValueError, match=r"^A standardised difference needs three pairs at least,"):
         effects.cohen(np.array([1.0, 2.0]))
@@ -356,5 +373,21 @@ def test_stratified_resamples_keep_tasks_apart_and_methods_together() -> None:
 def test_the_stratified_interval_has_the_error_of_a_stratified_mean() -> None:
     scores = generator().normal(size=(20, 4)) + 10 * np.arange(4)
     low, high = aggregate.stratified(scores, lambda s: s.mean((-2, -1)), generator(), 4000)
-    error = np.sqrt(scores.var(axis=0).sum() / 20) / 4
-    assert (high - low) / 2 == pytest.approx(1.96 * error, rel=0.06)
+    error = np.sqrt(scores.var(axis=0, ddof=1).sum() / 20) / 4
+    assert (high - low) / 2 == pytest.approx(stats.t.isf(0.025, 76) * error, rel=0.06)
+
+
+@pytest.mark.parametrize(("runs", "tasks"), [(3, 2), (5, 4)])
+def test_the_stratified_interval_of_few_runs_covers(runs: int, tasks: int) -> None:
+    g = generator(3)
+    inside = []
+    for _ in range(600):
+        scores = g.normal(size=(runs, tasks))
+        low, high = aggregate.stratified(scores, lambda s: s.mean((-2, -1)), g, 2000)
+        inside.append(low <= 0 <= high)
+    assert np.mean(inside) >= 0.93
+
+
+def test_one_run_has_no_stratified_interval() -> None:
+    low, high = aggregate.stratified(np.ones((1, 3)), aggregate.iqm, generator(), 10)
+    assert np.isnan(low) and np.isnan(high)

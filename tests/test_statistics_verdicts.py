@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from analysis import paired, power, resampling
-from analysis.crossed import crossed, pigeonhole
+from analysis.crossed import Crossed, crossed, pigeonhole, together
 from analysis.family import Family, Rule, on_seeds_and_examples, told_apart
 from analysis.outcomes import Run, outcomes, read_predictions
 from analysis.simulated import Study, components
@@ -17,6 +17,7 @@ from analysis.statistics import across, judge, verdicts
 from experiments.metrics import nlg
 
 QUICK = Rule(resamples=200)
+FIELDS = ("difference", "error", "degrees", "low", "high", "p")
 ALIKE = Study(accuracies=(0.85,) * 4, seeds=5, examples=150)
 
 
@@ -119,20 +120,38 @@ def test_comparisons_with_one_method_are_a_smaller_family_without_letters() -> N
     assert found.visible < full.visible
 
 
-def test_tasks_together_are_pairs_of_task_and_seed() -> None:
+def test_tasks_together_are_judged_on_their_mean() -> None:
     parts = [
-        recorded(replace(APART, seeds=3), seed)[0].assign(task=f"task_{seed}") for seed in range(4)
+        replace(outcomes(*recorded(replace(APART, seeds=3), seed)), task=f"task_{seed}")
+        for seed in range(4)
     ]
-    runs = pd.concat(parts)
-    found = across(runs, generator())
-    assert found.family == "3 comparisons of 3 methods on 4 tasks, sign_flip, Holm at 0.05"
+    found = across(parts, generator(), QUICK)
+    assert found.family == "3 comparisons of 3 methods on 4 tasks, crossed, Holm at 0.05"
     assert found.methods["letters"].tolist() == ["a", "b", "b"]
-    table = runs.pivot(index=["task", "seed"], columns="variant", values="score")
-    apart = (table["method_0"] - table["method_1"]).to_numpy()
+    scores = np.concatenate([part.scorer.observed() for part in parts], axis=1)
     row = found.pairs.set_index(["a", "b"]).loc[("method_0", "method_1")]
-    assert row["p"] == paired.sign_flip(apart, generator()).p == paired.smallest_p(12)
-    with pytest.raises(ValueError, match=r"^test must be one of sign_flip, wilcoxon across tasks"):
-        across(runs, generator(), Rule())
+    apart = scores[0] - scores[1]
+    assert row["difference"] == pytest.approx(apart.mean())
+    exact = across(parts, generator(), Rule(test="sign_flip")).pairs.set_index(["a", "b"])
+    p = exact.loc[("method_0", "method_1"), "p"]
+    assert p == paired.sign_flip(apart, generator()).p == paired.smallest_p(12)
+    fewer = outcomes(*recorded(replace(APART, seeds=2)))
+    with pytest.raises(ValueError, match=r"^mnli has other methods or seeds than task_0; keep"):
+        across([parts[0], fewer], generator())
+
+
+def test_errors_of_tasks_add_up_as_those_of_means_of_independent_things() -> None:
+    parts = [
+        Crossed(**{key: np.array(value) for key, value in zip(FIELDS, row, strict=True)})
+        for row in ((0.1, 0.03, 4.0, 0, 0, 0), (0.3, 0.04, 9.0, 0, 0, 0))
+    ]
+    found = together(parts)
+    assert found.difference == pytest.approx(0.2) and found.error == pytest.approx(0.025)
+    assert found.degrees == pytest.approx(25**2 / (9**2 / 4 + 16**2 / 9))
+    still = replace(parts[0], error=np.array(0.0))
+    assert together([still, still]).p == 0 and together([still, still]).degrees == 4
+    unknown = replace(parts[0], error=np.array(np.inf))
+    assert together([unknown, parts[1]]).p == 1
 
 
 def test_a_metric_of_counts_takes_the_column_of_its_name() -> None:
@@ -221,7 +240,7 @@ def found_in(study: Study, g: np.random.Generator) -> pd.DataFrame:
     made = study.draw(g)
     scores = made.scorer.observed()
     family = Family(methods=made.methods, scores=scores, where=made.task, rule=QUICK)
-    return on_seeds_and_examples(family, made, g)
+    return on_seeds_and_examples(family, [made], g)
 
 
 def claims(study: Study, g: np.random.Generator) -> bool:
@@ -235,6 +254,19 @@ def test_methods_that_are_alike_are_called_so(seeds: int, methods: int) -> None:
     g = generator(seeds + methods)
     quiet, doubt = share([not claims(study, g) for _ in range(400)])
     assert quiet >= 0.95 - doubt
+
+
+def test_methods_that_are_alike_are_called_so_over_several_tasks() -> None:
+    study, g, quiet = (
+        replace(ALIKE, accuracies=(0.85,) * 2, seeds=10, examples=277),
+        generator(),
+        [],
+    )
+    for _ in range(300):
+        found = across([study.draw(g), study.draw(g)], g, QUICK)
+        quiet.append(set(found.pairs["verdict"]) == {"cannot be told apart"})
+    held, doubt = share(quiet)
+    assert held >= 0.95 - doubt
 
 
 def test_without_correction_many_of_them_would_not_be() -> None:

@@ -3,13 +3,11 @@
 from dataclasses import dataclass
 
 from analysis.report.comparisons import Comparison
-from analysis.report.material import Frame, Material, flat
+from analysis.report.material import Material
 from analysis.report.tuning import rows
-from experiments.study.audit import joined, remarks
+from experiments.study.audit import facts, remarks, unequal
 
-# Settings that every method of a comparison should share.
-SHARED = ("train.", "task.", "model.", "protocol.", "data.", "start")
-MACHINE = ("device", "threads", "torch", "code")
+PARAMETERS = 2.0  # the ratio of trained parameters that is remarked upon, as in a study
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,18 +51,15 @@ def of_studies(material: Material) -> list[Audit]:
 
 def of_runs(material: Material, one: Comparison) -> Audit:
     """In what the compared runs differ beside their method."""
+    runs = {str(method): group for method, group in one.runs.groupby("method")}
     known = {
-        str(method): joined(facts(material, runs, i) for i in runs.index)
-        for method, runs in one.runs.groupby("method")
+        method: facts(material.results[i] for i in group.index) for method, group in runs.items()
     }
-    said = [f"{method}: {text}" for method, texts in remarks(known).items() for text in texts]
-    return Audit(title=one.group, source="the compared runs alone", remarks=said, lost=[])
-
-
-def facts(material: Material, runs: Frame, i: int) -> dict[str, str]:
-    """What should be the same for every method, of one run."""
-    result = material.results[i]
-    own = {key: text for key, text in flat(result["config"]).items() if key.startswith(SHARED)}
-    own["parameters of the head"] = str(result["cost"]["parameters"]["head"])
-    own["examples trained on"] = str(result["examples"]["trained_on"])
-    return own | {key: str(runs.loc[i, key]) for key in MACHINE}
+    sizes = {method: int(group["trained"].iloc[0]) for method, group in runs.items()}
+    differing, unlike = remarks(known), unequal(sizes, PARAMETERS)
+    return Audit(
+        title=one.group,
+        source="the compared runs alone; how their settings were found is not known",
+        remarks=[f"{m}: {text}" for m in runs for text in (*differing[m], *unlike[m])],
+        lost=one.left_out,
+    )

@@ -56,11 +56,10 @@ def axes(found: Iterable[Data]) -> dict[str, Data]:
 def dots(one: Comparison, table: Frame) -> list[Data]:
     """The methods on one machine and stack; scores with the intervals of the verdicts."""
     fronts = {axis: cost.front(table, axis) for axis in AXES}
-    ends = one.methods.set_index("method")
     return [
         {
             "method": row["variant"],
-            "score": triple(ends.loc[row["variant"]], ("mean", "low", "high"), one.metric),
+            "score": triple(row, ("score", "score_low", "score_high"), one.metric),
             "costs": {axis: number(row[axis]) for axis in AXES},
             "ends": {axis: [number(row[f"{axis}_{e}"]) for e in ("low", "high")] for axis in AXES},
             "front": [axis for axis in AXES if fronts[axis][place]],

@@ -1,17 +1,16 @@
-"""Every comparison that the runs allow, with its verdicts, or with why there are none."""
+"""Every comparison on one task that the runs allow, with its verdicts, or why there are none."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 
-from analysis.aggregate import Statistic, improvement, iqm, profile, stratified
 from analysis.crossed import crossed
 from analysis.family import Rule, count
-from analysis.outcomes import Outcomes, outcomes, read_predictions, score_table
+from analysis.outcomes import Outcomes, outcomes, read_predictions
 from analysis.report.material import Frame, Material, latest
-from analysis.statistics import Verdicts, across, judge
+from analysis.statistics import Verdicts, judge
 from experiments.metrics.nlg import SCORES
 
 # What a score can be: an interval of few seeds is wider, and says no more.
@@ -20,8 +19,6 @@ BOUNDS = {
     **dict.fromkeys(("matthews", "pearson", "spearman"), (-1.0, 1.0)),
 }
 DRAWS = 0  # seeds the generator: the same runs give the same page
-THRESHOLDS = 101  # of a performance profile, which starts just below the lowest score
-MARGIN = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,27 +43,6 @@ class Comparison:
     floor: float | None
     unlearned: list[str]
     left_out: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Overall:
-    """Methods over several tasks.
-
-    `methods` has a row for each: method, letters, mean and iqm (interquartile mean), each with
-    its low and high over other seeds. `improvement` has a row for each pair: a, b, and the chance
-    that a run of a beats one of b. `profile` has the share of each method's runs above each
-    threshold. Both have low and high too.
-    """
-
-    model: str
-    protocol: str
-    tasks: tuple[str, ...]
-    metrics: tuple[str, ...]
-    seeds: tuple[int, ...]
-    methods: Frame
-    verdicts: Verdicts
-    improvement: Frame
-    profile: Frame
 
 
 def comparisons(material: Material, rule: Rule) -> list[Comparison]:
@@ -212,103 +188,3 @@ def means(known: Outcomes, drawn: np.ndarray, runs: Frame, rule: Rule) -> Frame:
         table = table.assign(low=alone["low"].to_numpy(), high=alone["high"].to_numpy())
     table["seeds"] = len(known.seeds)
     return table.sort_values("mean", ascending=False, kind="stable", ignore_index=True)
-
-
-def overall(found: list[Comparison], rule: Rule) -> list[Overall]:
-    """The verdicts over all tasks of one model and protocol, where two methods share two tasks."""
-    sets: dict[tuple[str, str], list[Comparison]] = {}
-    for one in found:
-        if one.verdicts is None:
-            continue
-        sets.setdefault((one.model, one.protocol), []).append(one)
-    return [whole for parts in sets.values() if (whole := together(parts, rule)) is not None]
-
-
-def together(parts: list[Comparison], rule: Rule) -> Overall | None:
-    """The verdicts over tasks, on the methods and seeds that all of them have."""
-    parts, names, seeds = alike(parts)
-    if len(parts) < 2:
-        return None
-    runs: Frame = pd.concat([part.runs for part in parts])
-    runs = runs[runs["method"].isin(names) & runs["seed"].isin(seeds)]
-    runs = runs.assign(variant=runs["method"])
-    verdicts = across(runs, np.random.default_rng(DRAWS), replace(rule, test="sign_flip"))
-    known = letters(verdicts)
-    means: Frame = verdicts.methods
-    means = means.assign(letters=[known.get(name, "") for name in means["method"]])
-    scores = by_method(score_table(runs), len(parts))
-    return Overall(
-        model=parts[0].model,
-        protocol=parts[0].protocol,
-        tasks=tuple(sorted(part.task for part in parts)),
-        metrics=tuple(sorted({part.metric for part in parts})),
-        seeds=tuple(sorted(seeds)),
-        methods=means.merge(around(scores, rule), on="method"),
-        verdicts=verdicts,
-        improvement=chances(scores, verdicts.pairs, rule),
-        profile=shares(scores, rule),
-    )
-
-
-def by_method(table: Frame, tasks: int) -> dict[str, np.ndarray]:
-    """The scores [seeds, tasks] of each method."""
-    cube = table.to_numpy().reshape(len(table), tasks, -1).swapaxes(1, 2)
-    return dict(zip(map(str, table.index), cube, strict=True))
-
-
-def alike(parts: list[Comparison]) -> tuple[list[Comparison], set[str], set[int]]:
-    """The tasks that share methods and seeds, and these; the largest comparison is the first.
-
-    A task stays out where it would leave a single method, or fewer than half of the seeds.
-    """
-    order = sorted(parts, key=lambda part: -len(part.methods) * len(part.seeds))
-    names, seeds = set(order[0].methods["method"]), set(order[0].seeds)
-    least, found = -(-len(seeds) // 2), []
-    for part in order:
-        left, both = names & set(part.methods["method"]), seeds & set(part.seeds)
-        new = part.task not in [one.task for one in found]
-        if new and len(left) > 1 and len(both) >= least:
-            found, names, seeds = [*found, part], left, both
-    return found, names, seeds
-
-
-def around(scores: Mapping[str, np.ndarray], rule: Rule) -> Frame:
-    """Interquartile means, and the ends of means and of these."""
-    cube = np.stack(list(scores.values()))
-    found = {"method": list(scores), "iqm": iqm(cube)}
-    for name, statistic in (("", mean_of_all), ("iqm_", iqm)):
-        ends = interval(cube, statistic, rule)
-        found |= dict(zip((f"{name}low", f"{name}high"), ends, strict=True))
-    return pd.DataFrame(found)
-
-
-def chances(scores: Mapping[str, np.ndarray], pairs: Frame, rule: Rule) -> Frame:
-    """Of each pair the chance that a run of the first beats one of the second on the same task."""
-    found = []
-    for a, b in pairs[["a", "b"]].to_numpy().tolist():
-        both = np.stack([scores[a], scores[b]])
-        low, high = interval(both, improvement, rule)
-        chance = float(improvement(both))
-        found.append({"a": a, "b": b, "chance": chance, "low": float(low), "high": float(high)})
-    return pd.DataFrame(found)
-
-
-def shares(scores: Mapping[str, np.ndarray], rule: Rule) -> Frame:
-    """The performance profile: the share of each method's runs above each threshold."""
-    cube = np.stack(list(scores.values()))
-    thresholds = np.linspace(cube.min() - MARGIN, cube.max(), THRESHOLDS)
-    low, high = interval(cube, lambda drawn: profile(drawn, thresholds), rule)
-    columns = {"share": profile(cube, thresholds), "low": low, "high": high}
-    index = pd.MultiIndex.from_product((thresholds, scores), names=("threshold", "method"))
-    return pd.DataFrame({k: v.ravel() for k, v in columns.items()}, index=index).reset_index()
-
-
-def interval(scores: np.ndarray, statistic: Statistic, rule: Rule) -> tuple[np.ndarray, np.ndarray]:
-    """The ends over other seeds; every statistic sees the same draws."""
-    generator = np.random.default_rng(DRAWS)
-    return stratified(scores, statistic, generator, rule.resamples, rule.alpha)
-
-
-def mean_of_all(scores: np.ndarray) -> np.ndarray:
-    """The mean [...] of scores [..., runs, tasks]."""
-    return scores.mean(axis=(-2, -1))

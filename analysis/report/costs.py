@@ -7,7 +7,7 @@ import pandas as pd
 
 from analysis import cost
 from analysis.report import words
-from analysis.report.comparisons import Comparison
+from analysis.report.comparisons import Comparison, undecided
 from analysis.report.material import Frame, Material, Record
 from analysis.report.sections import MACHINE, METHOD, MODEL, PROTOCOL, TASK, number, where
 from analysis.report.tables import Cell, Column, Table, numeric, table, text
@@ -92,7 +92,7 @@ def budget_rows(one: Comparison, costs: Frame) -> Iterator[list[Cell]]:
                 numeric(row["budget"], lambda value, c=column: budget_text(value, c)),
                 text(row["variant"], strong=True),
                 numeric(row["score"], lambda value: words.score(value, one.metric)),
-                text(", ".join(peers(one, row["variant"]) & set(affordable)) or None),
+                text(", ".join(sorted(peers(one, row["variant"]) & set(affordable))) or None),
             ]
 
 
@@ -105,7 +105,8 @@ def peers(one: Comparison, method: str) -> set[str]:
     """The methods that cannot be told apart from one."""
     if one.verdicts is None:
         return set()
-    table = one.verdicts.pairs[~words.decided(one.verdicts.pairs)]
+    pairs = one.verdicts.pairs
+    table = pairs[~words.decided(pairs) & ~undecided(pairs)]
     return {*table.loc[table["a"] == method, "b"], *table.loc[table["b"] == method, "a"]}
 
 

@@ -16,6 +16,7 @@ BESIDE = ("seed", "paper", "protocol.stage", "data.dir", "model.path", "tracker"
           "train.log_every", "train.checkpoint_every", "train.eval_batch_size",
           "train.snapshots", "train.explode")  # fmt: skip
 TUNING_SEED = 1000  # a study's first seed of a trial, where no list says which runs are trials
+SEPARATOR = " · "  # in the name of a group: task, model, protocol and, where needed, data
 TEST, SELECT, START, STALE = "test", "select", "start", "stale"
 Record = dict[str, Any]
 Frame = Any  # a pandas.DataFrame, of whose columns a type checker knows nothing
@@ -144,7 +145,7 @@ def groups(runs: Frame, settings: list[dict[str, str]]) -> list[str]:
             others = [settings[i] for i in same]
             own = {k: v for k, v in settings[number].items() if k.startswith(("data.", "model."))}
             names.append(differing(own, others) or f"data {run['data']}")
-        found.append(" · ".join(names))
+        found.append(SEPARATOR.join(names))
     return found
 
 

@@ -18,8 +18,9 @@ from analysis.family import Rule, count
 from analysis.papers import published
 from analysis.report import charts, costs, sections, words
 from analysis.report.audit import audits
-from analysis.report.comparisons import Comparison, Overall, comparisons, hopeless, overall
+from analysis.report.comparisons import Comparison, comparisons, hopeless
 from analysis.report.material import STALE, Frame, Material
+from analysis.report.overall import Overall, overall
 from analysis.report.tuning import curves
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
@@ -74,7 +75,7 @@ class Report:
     def one_by_one(self) -> list[tuple[Comparison, Frame]]:
         """The costs of each comparison on each machine and stack alone."""
         return [
-            (one, part)
+            (one, judged(part, one))
             for one, table in self.costs
             for _, part in table.groupby(cost.STACK, sort=False, dropna=False)
         ]
@@ -191,7 +192,7 @@ def card_of_all(whole: Overall) -> Context:
         "ground": words.ground_of_all(whole),
         "headline": words.headline(whole.verdicts),
         "sentences": words.sentences(whole.verdicts, ""),
-        "left_out": [],
+        "left_out": whole.left_out,
         "bars": bars(whole.methods, ""),
         "family": whole.verdicts.family,
         "whole": True,
@@ -213,7 +214,7 @@ def bars(methods: Frame, metric: str) -> list[Context]:
             "method": row["method"],
             "letters": row.get("letters", ""),
             "text": words.score(row["mean"], metric),
-            "between": f"{words.score(row['low'], metric)} to {words.score(row['high'], metric)}",
+            "between": words.between(row["low"], row["high"], metric),
             "left": 100 * (row["low"] - least) / width,
             "wide": 100 * (row["high"] - row["low"]) / width,
             "dot": 100 * (row["mean"] - least) / width,
@@ -231,7 +232,7 @@ def drawn(report: Report) -> Iterable[tuple[str, Markup]]:
             yield f"{one.group}: {one.metric}", svg(figures.scores(table))
     for one, table in report.one_by_one:
         if len(table) > 1:
-            known = with_ends(table, one).assign(order=table["variant"].map(order))
+            known = table.assign(order=table["variant"].map(order))
             known["front"] = cost.front(table, "trained")
             title = f"{one.group}: {one.metric} and {cost.COSTS['trained']}"
             yield title, svg(figures.pareto(known, "trained"))
@@ -240,10 +241,14 @@ def drawn(report: Report) -> Iterable[tuple[str, Markup]]:
         yield f"{title_of_all(whole)}: runs above a score", svg(figures.profiles(table))
 
 
-def with_ends(table: Frame, one: Comparison) -> Frame:
-    """Costs whose scores have the intervals of the verdicts, over seeds and examples."""
+def judged(table: Frame, one: Comparison) -> Frame:
+    """Costs of one machine beside the scores of the verdicts, which are of all machines' seeds."""
     ends = one.methods.set_index("method").loc[table["variant"]]
-    return table.assign(score_low=ends["low"].to_numpy(), score_high=ends["high"].to_numpy())
+    return table.assign(
+        score=ends["mean"].to_numpy(),
+        score_low=ends["low"].to_numpy(),
+        score_high=ends["high"].to_numpy(),
+    )
 
 
 def svg(axes: Axes) -> Markup:

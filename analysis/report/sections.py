@@ -8,9 +8,10 @@ import pandas as pd
 
 from analysis.ledger import NOT_REPRODUCED, OPEN, REPRODUCED
 from analysis.report import words
-from analysis.report.comparisons import Comparison, Overall
-from analysis.report.material import Frame, Material, Record
-from analysis.report.tables import Cell, Column, Table, numeric, table, text
+from analysis.report.comparisons import Comparison
+from analysis.report.material import SEPARATOR, Frame, Material, Record
+from analysis.report.overall import Overall
+from analysis.report.tables import NONE, Cell, Column, Table, numeric, table, text
 from analysis.report.tuning import rows
 
 TASK = Column(title="task", pick=True)
@@ -28,7 +29,8 @@ def number(title: str, hint: str = "") -> Column:
 
 def where(one: Comparison) -> list[Cell]:
     """The first cells of a row on a comparison."""
-    return [text(one.task), text(one.model), text(one.protocol)]
+    data = one.group.split(SEPARATOR)[3:]  # where one task has several
+    return [text(SEPARATOR.join([one.task, *data])), text(one.model), text(one.protocol)]
 
 
 def scores(found: list[Comparison]) -> Table:
@@ -59,17 +61,15 @@ def score_rows(one: Comparison) -> Iterator[list[Cell]]:
 
 def ends(low: float, high: float, metric: str) -> Cell:
     """An interval of scores, sorted by its low end."""
-    if pd.isna(low):
-        return numeric(None)
-    shown = f"{words.score(low, metric)} to {words.score(high, metric)}"
-    return Cell(text=shown, key=float(low))
+    shown = words.between(low, high, metric)
+    return numeric(None) if shown == NONE else Cell(text=shown, key=float(low))
 
 
 def over_tasks(found: list[Overall]) -> Table:
     """Every method over all tasks that it shares with others."""
     columns = [
         MODEL, PROTOCOL, METHOD, number("mean", "of all seeds and tasks"),
-        number("95 % interval", "over seeds"), Column(title="group"),
+        number("95 % interval", "over seeds and examples"), Column(title="group"),
         number("interquartile mean", "of the middle half of all runs on all tasks"),
         number("its 95 % interval", "over seeds"),
         Column(title="tasks", shared=True), Column(title="seeds", numbers=True, shared=True),
@@ -113,9 +113,16 @@ def chance_rows(one: Overall) -> Iterator[list[Cell]]:
             text(row["a"]),
             text(row["b"]),
             numeric(row["chance"], words.share),
-            Cell(text=f"{words.share(row['low'])} to {words.share(row['high'])}", key=row["low"]),
+            chance_ends(row["low"], row["high"]),
             text(", ".join(one.tasks)),
         ]
+
+
+def chance_ends(low: float, high: float) -> Cell:
+    """An interval of chances, sorted by its low end."""
+    if pd.isna(low):
+        return numeric(None)
+    return Cell(text=f"{words.share(low)} to {words.share(high)}", key=low)
 
 
 def pairs(found: list[Comparison]) -> Table:

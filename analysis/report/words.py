@@ -4,8 +4,9 @@ import math
 from collections.abc import Iterable, Sequence
 
 from analysis.family import count
-from analysis.report.comparisons import Comparison, Overall, undecided
+from analysis.report.comparisons import Comparison, undecided
 from analysis.report.material import Frame
+from analysis.report.overall import Overall
 from analysis.report.tables import NONE
 from analysis.statistics import Verdicts
 
@@ -38,6 +39,14 @@ def share(value: float) -> str:
     return f"{100 * value:.0f}{NO_BREAK}%"
 
 
+def between(low: float, high: float, metric: str) -> str:
+    """An interval of scores."""
+    if math.isnan(low):
+        return NONE
+    # Where nothing varied it is not known where else the score might lie.
+    return NONE if low == high else f"{score(low, metric)} to {score(high, metric)}"
+
+
 def joined(names: Iterable[str], last: str = "and") -> str:
     """A, B and C."""
     *first, final = names
@@ -62,7 +71,7 @@ def headline(found: Verdicts) -> str:
             return f"{top[0]} is better than {'the other' if rest == 1 else 'all others'}."
     claims = count(int(apart.sum()), "pair")
     verb = "differs" if apart.sum() == 1 else "differ"
-    return f"{claims} of {len(pairs)} {verb}; among the best are {joined(top)}."
+    return f"{claims} of {len(pairs)} {verb}; none is shown to be better than {joined(top, 'or')}."
 
 
 def decided(pairs: Frame) -> Frame:
@@ -174,9 +183,10 @@ def visible(found: Verdicts, metric: str) -> str:
     if math.isinf(max(sizes)):
         return "Of some pairs no difference, however large, could have been seen."
     chance = f"{100 * found.rule.power:.0f}{NO_BREAK}%"
+    whose = "" if len(sizes) == len(found.pairs) else " whose difference varied"
     return (
-        f"A true difference of {points(max(sizes), metric)} between any two would have been seen "
-        f"with a chance of {chance}."
+        f"A true difference of {points(max(sizes), metric)} between any two{whose} would have been "
+        f"seen with a chance of {chance}."
     )
 
 
@@ -185,8 +195,8 @@ def unlearned(one: Comparison) -> list[str]:
     if not one.unlearned:
         return []
     return [
-        f"{joined(one.unlearned)} cannot be told apart from one answer to all examples, which "
-        f"scores {score(one.floor, one.metric)}."
+        f"{joined(one.unlearned)} {'is' if len(one.unlearned) == 1 else 'are'} not shown to be "
+        f"better than one answer to all examples, which scores {score(one.floor, one.metric)}."
     ]
 
 
@@ -199,7 +209,7 @@ def ground_of_all(whole: Overall) -> str:
     """What a verdict over tasks rests on."""
     several = f", which are {joined(whole.metrics)}" if len(whole.metrics) > 1 else ""
     seeds = count(len(whole.seeds), "seed")
-    return f"{len(whole.tasks)} tasks, {seeds}, mean of their scores{several}; intervals over seeds"
+    return f"{len(whole.tasks)} tasks, {seeds}, mean of their scores{several}"
 
 
 def alone(one: Comparison) -> str:

@@ -4,42 +4,36 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from statistics import median_low
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:  # reports of finished runs use this file too, and need no torch for it
-    from experiments.results import Result
+from typing import Any
 
 # Settings of the loop that cannot change what comes out of it.
 FREE = ("device", "log_every", "checkpoint_every", "snapshots", "explode", "eval_batch_size")
 
 
-def facts(results: "Iterable[Result]") -> dict[str, str]:
-    """What has to be the same for every method, from the runs of one."""
-    return joined(map(of_run, results))
-
-
-def joined(runs: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """The facts of several runs as those of one; where they differ, all values."""
+def facts(results: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """What has to be the same for every method, from the results of one; if they differ, all."""
     found: dict[str, list[str]] = {}
-    for run in runs:
-        for key, value in run.items():
+    for result in results:
+        for key, value in of_run(result).items():
             if (text := as_text(value)) not in found.setdefault(key, []):
                 found[key].append(text)
     return {key: " and ".join(values) for key, values in found.items()}
 
 
-def of_run(result: "Result") -> dict[str, Any]:
-    """The facts of one run."""
-    config, provenance = result.config, result.provenance
+def of_run(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts of one run, from what its result.json holds."""
+    config, provenance, cost = result["config"], result["provenance"], result["cost"]
     variant, train = config["variant"], config["train"]
     known = {f"train.{key}": value for key, value in train.items() if key not in FREE}
     known |= {f"task.{key}": value for key, value in config["task"].items()}
+    known |= {f"model.{key}": config["model"].get(key) for key in ("dropout", "lr_scale")}
     known |= {
-        "steps": result.cost["steps"]["steps"],
-        "parameters of the head": result.cost["parameters"]["head"],
-        "rows of the train split": result.fingerprint["data"]["train"][:12],
-        "trained on": result.examples["trained_on"],
-        "weights": result.fingerprint["model"][:12],
+        "start": config.get("start"),
+        "steps": cost["steps"]["steps"],
+        "parameters of the head": cost["parameters"]["head"],
+        "rows of the train split": result["fingerprint"]["data"]["train"][:12],
+        "trained on": result["examples"]["trained_on"],
+        "weights": result["fingerprint"]["model"][:12],
         "code": provenance["code"][:12],
         "python": provenance["python"],
         "device": provenance["device"],

@@ -64,7 +64,7 @@ class Summary:
         trials = self.plan.trials(arms)
         runs = {arm.method: self.results(arm, trials) for arm in arms}
         rows = [self.row(arm, trials, runs[arm.method]) for arm in arms]
-        known = {method: audit.facts(found) for method, found in runs.items() if found}
+        known = {method: audit.facts(map(vars, found)) for method, found in runs.items() if found}
         differing = audit.remarks(known)
         sizes = {row.method: row.trained for row in rows if row.trained is not None}
         unequal = audit.unequal(sizes, self.plan.study.parameters) if sizes else {}
