@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from analysis import figures
+from analysis.load import read
 from analysis.names import place
 
 PLANTED = re.compile(r"^planted \w+ in (.+?); ")  # as the task says where its data are from
@@ -137,7 +138,7 @@ def read_result(folder: Path) -> dict[str, Any]:
     path = folder / "result.json"
     if not path.is_file():
         raise ValueError(f"{folder} holds no finished run: there is no result.json in it.")
-    return json.loads(path.read_text())
+    return read(path)
 
 
 def draw(folder: Path, out: Path, marked: Collection[str]) -> pd.DataFrame:

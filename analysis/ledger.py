@@ -169,7 +169,7 @@ def main() -> None:
     """Print the ledger of all runs below a folder."""
     try:
         runs = load(sys.argv[1] if len(sys.argv) > 1 else "outputs")
-        ledger = compare(published(), runs[runs["stage"] != "select"])
+        ledger = compare(published(), pd.DataFrame(runs[runs["stage"] != "select"]))
     except ValueError as error:
         sys.exit(f"error: {error}")
     Console().print(shown(ledger))

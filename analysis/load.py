@@ -11,6 +11,8 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 SCHEMA = 2
+KEYS = ("status", "label", "seed", "primary", "scores", "cost", "telemetry", "examples",
+        "fingerprint", "config", "paper", "provenance")  # fmt: skip
 
 
 def load(folder: str | Path) -> pd.DataFrame:
@@ -32,11 +34,15 @@ def results(folder: str | Path) -> list[dict[str, Any]]:
 def read(path: Path) -> dict[str, Any]:
     """One result."""
     try:
-        result = json.loads(path.read_text())
+        result = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not valid JSON ({error}).") from None
-    if result.get("schema") != SCHEMA:
-        raise ValueError(f"{path} has schema {result.get('schema')}, and this reads {SCHEMA}.")
+    schema = result.get("schema") if isinstance(result, dict) else None
+    if schema != SCHEMA:
+        raise ValueError(f"{path} has schema {schema}, and this reads {SCHEMA}.")
+    for key in KEYS:
+        if key not in result:
+            raise ValueError(f"{path} lacks '{key}'; run it again.")
     return result
 
 

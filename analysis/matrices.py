@@ -20,6 +20,7 @@ from scipy import stats
 from analysis.names import place
 
 SIDES = ("right", "left", "A", "B")
+LAYERS = 2  # fewer give no interval
 
 
 @dataclass(frozen=True)
@@ -170,6 +171,8 @@ def similarity(
         i, j = (np.indices(phi.shape) + 1).reshape(2, -1)
         columns = {"i": i, "j": j, "similarity": phi.ravel(), "chance": np.maximum(i, j) / len(U)}
         tables.append(pd.DataFrame({**place(name), **columns}, index=range(phi.size)))
+    if not sum(map(len, tables)):
+        raise ValueError("There are no subspaces to compare: one of the two changed nothing.")
     return pd.concat(tables, ignore_index=True)
 
 
@@ -183,8 +186,8 @@ def amplification(changes: Changes, rank: int | None = None) -> pd.DataFrame:
 
     factor = ||delta||_F / ||U^T W0 V||_F with U, V the first `rank` singular vectors of delta, by
     default all that it has. For comparison what W0 has along its own first directions, and the
-    expectation along random ones. A dense delta needs a `rank`: along all directions there are,
-    the factor is nothing but the relative size.
+    expectation along random ones. A delta of full rank needs a `rank`: along all directions there
+    are, it would be nothing but the relative size, so there is no factor (NaN) without.
     """
     rows = []
     for name, change in changes.items():
@@ -196,7 +199,8 @@ def amplification(changes: Changes, rank: int | None = None) -> pd.DataFrame:
         own = float(np.linalg.norm(np.linalg.svd(W0, compute_uv=False)[:r]))
         chance = r * float(np.linalg.norm(W0)) / np.sqrt(W0.size)
         row = {"rank": r, "update": size, "along": along, "own": own, "chance": chance}
-        rows.append({**place(name), **row, "factor": size / along if along else np.nan})
+        known = along > 0 and not (rank is None and r == min(change.shape))
+        rows.append({**place(name), **row, "factor": size / along if known else np.nan})
     return pd.DataFrame(rows)
 
 
@@ -250,23 +254,29 @@ def correlations(
     """Pearson's correlation of direction and magnitude per group, with a percentile interval.
 
     The points of a layer, its checkpoints and seeds, are no independent ones: the bootstrap draws
-    whole layers.
+    whole layers. Matrices of no layer do not count. Raises ValueError for fewer than 3 layers.
     """
     rows = []
     for key, group in table.groupby(list(by), sort=False):
         points = [part[["direction", "magnitude"]].to_numpy() for _, part in group.groupby("layer")]
-        if len(points) < 2:
-            raise ValueError(f"{key} has {len(points)} layers, and an interval needs at least 2.")
-
-        def pearson(layers: ndarray, points: list[ndarray] = points) -> float:
-            return float(np.corrcoef(np.concatenate([points[i] for i in layers]).T)[0, 1])
-
-        layers = np.arange(len(points))
-        interval = stats.bootstrap(
-            (layers,), pearson, vectorized=False, n_resamples=draws, method="percentile",
-            confidence_level=confidence, rng=generator,
-        ).confidence_interval  # fmt: skip
+        if len(points) < LAYERS:
+            raise ValueError(
+                f"{key} has {len(points)} layers, and an interval needs at least {LAYERS}."
+            )
+        picks = generator.integers(len(points), size=(draws, len(points)))
+        drawn = np.array([pearson([points[i] for i in layers]) for layers in picks])
+        known = drawn[~np.isnan(drawn)]  # a draw of one layer alone may have a single point
+        tail = (1 - confidence) / 2
+        low, high = np.quantile(known, [tail, 1 - tail]) if len(known) else (np.nan, np.nan)
         found: dict[str, Any] = dict(zip(by, cast(tuple, key), strict=True))
-        found |= {"correlation": pearson(layers), "low": interval.low, "high": interval.high}
-        rows.append(found | {"layers": len(points), "points": len(group)})
+        found |= {"correlation": pearson(points), "low": float(low), "high": float(high)}
+        rows.append(found | {"layers": len(points), "points": sum(map(len, points))})
     return pd.DataFrame(rows)
+
+
+def pearson(parts: Sequence[ndarray]) -> float:
+    """The correlation of the two columns of all parts [n, 2]; NaN where one of them is constant."""
+    points = np.concatenate(parts)
+    if (np.ptp(points, axis=0) == 0).any():
+        return np.nan
+    return float(np.corrcoef(points.T)[0, 1])

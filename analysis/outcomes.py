@@ -30,10 +30,13 @@ class Outcomes:
 
 def read_predictions(runs: pd.DataFrame) -> dict[Run, pd.DataFrame]:
     """The predictions of every run of a table of `analysis.load`, by variant and seed."""
-    return {
-        (run["variant"], run["seed"]): pd.read_parquet(Path(run["folder"]) / "predictions.parquet")
-        for run in runs.to_dict("records")
-    }
+    found = {}
+    for run in runs.to_dict("records"):
+        path = Path(run["folder"]) / "predictions.parquet"
+        if not path.is_file():
+            raise ValueError(f"{path} is absent, and a run is compared by its predictions.")
+        found[run["variant"], run["seed"]] = pd.read_parquet(path)
+    return found
 
 
 def outcomes(

@@ -1,5 +1,6 @@
 """Geometry of weight changes: hand-worked 2 x 3 cases, planted truths, and runs of every method."""
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -280,8 +281,32 @@ def test_more_points_of_the_same_layers_make_no_narrower_interval() -> None:
 
 
 def test_one_layer_has_no_interval(generator) -> None:
-    with pytest.raises(ValueError, match="an interval needs at least 2"):
+    with pytest.raises(ValueError, match="has 1 layers, and an interval needs at least 2"):
         matrices.correlations(points(generator, 0.5, 1, 4), generator)
+
+
+def test_draws_of_one_point_and_changes_of_nothing_are_no_correlation(generator) -> None:
+    table = points(generator, 0.5, 3, 1)
+    head = table.assign(layer=None, matrix="query")  # of no layer: does not count
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        (row,) = matrices.correlations(pd.concat([table, head]), generator).to_dict("records")
+        still = table.assign(magnitude=0.0, direction=0.0)
+        (none,) = matrices.correlations(still, generator).to_dict("records")
+    assert -1 <= row["low"] <= row["correlation"] <= row["high"] <= 1 and row["points"] == 3
+    assert np.isnan([none["correlation"], none["low"], none["high"]]).all()
+
+
+def test_where_nothing_changed_there_are_no_subspaces() -> None:
+    still = Change(np.eye(4), (np.zeros((4, 0)), np.zeros((0, 4))))
+    with pytest.raises(ValueError, match="one of the two changed nothing"):
+        matrices.similarity({"a": still}, {"a": still})
+
+
+def test_a_change_of_full_rank_is_amplified_along_a_rank_or_not_at_all(generator) -> None:
+    dense = {"layer.0.query": Change(np.eye(4), generator.standard_normal((4, 4)))}
+    assert np.isnan(matrices.amplification(dense)["factor"].item())
+    assert matrices.amplification(dense, rank=2)["factor"].item() > 0
 
 
 # Runs and files.

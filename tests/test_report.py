@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import f1_score
 from stored_runs import diverged, store, study
 
 from analysis.family import Rule
@@ -251,6 +252,44 @@ def test_runs_that_were_not_treated_alike_are_remarked_upon(tmp_path: Path) -> N
         "dora: 1,000,000 trained parameters, 13.6 times more",
     ]
     assert one.lost == ["lora diverged in 1 of 4 runs: its score is of the others, and flatters."]
+
+
+def test_runs_that_are_scored_otherwise_are_another_comparison(tmp_path: Path) -> None:
+    for seed in range(3):
+        kept = right(0.8, seed=seed)
+        labels = np.arange(len(kept)) % 2
+        by_f1 = {"metric": "f1", "score": f1_score(labels, np.where(kept, labels, 1 - labels))}
+        for metric, primary in (("accuracy", {}), ("f1", by_f1)):
+            config = {"task": {"metrics": [metric]}}
+            for method in ("lora", "dora"):
+                store(tmp_path / metric, method, seed, kept, primary=primary, config=config)
+    assert [one.group for one in report(tmp_path).found] == [
+        'local/sst2 · minilm · clean · metrics=["accuracy"]',
+        'local/sst2 · minilm · clean · metrics=["f1"]',
+    ]
+
+
+def test_one_method_can_be_what_the_others_are_compared_with(tmp_path: Path) -> None:
+    for seed in range(3):
+        for place, method in enumerate(("lora", "dora", "vera")):
+            store(tmp_path, method, seed, right(0.8, seed=10 * place + seed))
+    found = Report(gather(tmp_path), Rule(resamples=100, against="lora"))
+    verdicts = found.found[0].verdicts
+    assert verdicts is not None and len(verdicts.pairs) == 2
+    assert "with lora on" in found.html()
+
+
+def test_what_is_missing_of_a_run_is_named(tmp_path: Path) -> None:
+    place = store(tmp_path, "lora", 0, right(0.8))
+    (place / "predictions.parquet").unlink()
+    with pytest.raises(ValueError, match=r"predictions\.parquet is absent, and a run is compared"):
+        report(tmp_path).html()
+    (place / "result.json").write_text('{"schema": 2, "status": "complete"}')
+    with pytest.raises(ValueError, match=r"result\.json lacks 'label'; run it again\.$"):
+        report(tmp_path)
+    (place / "result.json").write_text("[1]")
+    with pytest.raises(ValueError, match=r"result\.json has schema None, and this reads 2\.$"):
+        report(tmp_path)
 
 
 def test_a_method_that_learned_nothing_is_named(tmp_path: Path) -> None:

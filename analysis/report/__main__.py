@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from analysis.family import TESTS, Rule
 from analysis.report import export
 from analysis.report.material import gather
 from analysis.report.page import Report
@@ -13,12 +14,13 @@ def main() -> None:
     """Write the page, and the tables where they are asked for."""
     arguments = parser().parse_args()
     try:
-        report = Report(gather(arguments.runs))
+        rule = Rule(test=arguments.test, alpha=arguments.alpha, against=arguments.against)
+        report = Report(gather(arguments.runs), rule)
         arguments.out.write_text(report.html(), encoding="utf-8")
         written = [arguments.out]
         if arguments.tables is not None:
             written += export.write(report.found, arguments.tables)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     print("\n".join(map(str, written)))
 
@@ -30,6 +32,9 @@ def parser() -> argparse.ArgumentParser:
     )
     described.add_argument("runs", help="folder of finished runs, as outputs")
     described.add_argument("--out", type=Path, default=Path("report.html"), help="the page")
+    described.add_argument("--test", choices=TESTS, default="crossed", help="of each pair")
+    described.add_argument("--alpha", type=float, default=0.05, help="of each family of pairs")
+    described.add_argument("--against", help="a method: compare the others with this one alone")
     described.add_argument("--tables", type=Path, help="folder for CSV, Markdown and LaTeX")
     return described
 

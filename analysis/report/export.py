@@ -24,7 +24,7 @@ def write(found: list[Comparison], folder: Path) -> list[Path]:
     texts = {"csv": long(found).to_csv(index=False), "md": markdown(found), "tex": latex(found)}
     paths = [folder / f"scores.{ending}" for ending in texts]
     for path, text in zip(paths, texts.values(), strict=True):
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
     return paths
 
 

@@ -70,7 +70,7 @@ def summaries(folder: Path) -> Iterator[Record]:
     """What the studies below a folder came to."""
     for path in sorted(folder.rglob("summary.json")):
         try:
-            content = json.loads(path.read_text())
+            content = json.loads(path.read_text(encoding="utf-8"))
         except json.JSONDecodeError as error:
             raise ValueError(f"{path} is not valid JSON ({error}).") from None
         if isinstance(content, dict) and {"study", "rows", "cells"} <= set(content):
@@ -113,9 +113,10 @@ def name(result: Record) -> str:
 
 
 def data(result: Record) -> str:
-    """A short hash over the bytes of the data and of the pretrained weights."""
-    print_ = result["fingerprint"]
-    text = json.dumps([print_["data"], print_["model"]], sort_keys=True)
+    """A short hash of the data, the pretrained weights, and of what is scored on them and how."""
+    print_, task = result["fingerprint"], result["config"]["task"]
+    scored = [task.get("metrics"), task.get("score_on")]
+    text = json.dumps([print_["data"], print_["model"], *scored], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:7]
 
 
@@ -143,7 +144,8 @@ def groups(runs: Frame, settings: list[dict[str, str]]) -> list[str]:
         if several.iloc[number]:
             same = (runs[keys] == runs.loc[number, keys]).all(axis=1).to_numpy().nonzero()[0]
             others = [settings[i] for i in same]
-            own = {k: v for k, v in settings[number].items() if k.startswith(("data.", "model."))}
+            kinds = ("data.", "model.", "task.")
+            own = {k: v for k, v in settings[number].items() if k.startswith(kinds)}
             names.append(differing(own, others) or f"data {run['data']}")
         found.append(SEPARATOR.join(names))
     return found

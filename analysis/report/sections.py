@@ -133,6 +133,7 @@ def pairs(found: list[Comparison]) -> Table:
         number("p, Holm", "adjusted for all pairs of the task"),
         number("visible", "the smallest true difference that would have been seen"),
         number("wins", "share of seeds in which the first is better, ties half"),
+        number("d", "the difference in standard deviations over seeds, Hedges' correction"),
         Column(title="verdict", pick=True),
     ]  # fmt: skip
     return table("pairs", columns, (row for one in found for row in pair_rows(one)))
@@ -154,6 +155,7 @@ def pair_rows(one: Comparison) -> Iterator[list[Cell]]:
             numeric(row["p_holm"], lambda value: "< 0.0001" if value < 1e-4 else f"{value:.4f}"),
             numeric(row["visible"], lambda value: visible(value, one.metric)),
             numeric(row["superiority"], words.share),
+            numeric(row["d"], lambda value: f"{value:.1f}".replace("-", words.MINUS)),
             text(verdict, strong=bool(differ)),
         ]
 
