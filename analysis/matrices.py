@@ -254,7 +254,7 @@ def correlations(
     """Pearson's correlation of direction and magnitude per group, with a percentile interval.
 
     The points of a layer, its checkpoints and seeds, are no independent ones: the bootstrap draws
-    whole layers. Matrices of no layer do not count. Raises ValueError for fewer than 3 layers.
+    whole layers. Matrices of no layer do not count. Raises ValueError for a single layer.
     """
     rows = []
     for key, group in table.groupby(list(by), sort=False):
