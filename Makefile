@@ -17,9 +17,10 @@ PY := $(VENV)/bin/python
 run: $(VENV)/installed
 	$(PY) run.py $(ARGS)
 
-# A process for each of two cores, and in each one thread: the models are tiny.
+# A process for each of two cores, and in each one thread: the models are tiny. Each takes one half
+# and then from what the other has left, so that what tests of a file share is made once.
 test: $(VENV)/installed-test
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(JOBS) $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(JOBS) --dist worksteal $(ARGS)
 
 check: lint types
 

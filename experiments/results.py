@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -204,6 +204,7 @@ def code_version() -> str:
 CODE = code_version()
 
 
+@cache
 def package_versions() -> dict[str, str]:
     """The versions of what a result or an adapter depends on."""
     return {name: version(name) for name in PACKAGES}

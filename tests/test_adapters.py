@@ -12,7 +12,7 @@ import torch
 import torch.nn as nn
 from conftest import VARIANTS, Case
 from safetensors.torch import load_file, save_file
-from test_contract import FAMILIES, adapted, logits, train_steps
+from test_contract import FAMILIES, logits, trained_case
 from transformers import AutoModelForSequenceClassification
 
 from experiments.adapters import __main__ as command
@@ -42,9 +42,7 @@ for folder in sorted(path for path in root.iterdir() if path.is_dir()):
 
 
 def trained(case: Callable[..., Case], variant: str, family: str, precision: str = "fp32") -> Case:
-    made = adapted(case, variant, family, precision)
-    train_steps(made, steps=5)
-    return made
+    return trained_case(case, variant, family, precision).case
 
 
 def keep(made: Case, folder: Path) -> Path:

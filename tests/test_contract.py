@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import partial
 
 import pytest
 import torch
@@ -58,7 +59,7 @@ def nudged(case: Callable[..., Case], variant: str, family: str, precision: str 
     return made
 
 
-def train_steps(made: Case, steps: int = 20) -> None:
+def train_steps(made: Case, steps: int = 10) -> None:
     """Train on one batch, hooks included, as the loop does."""
     from variants.base import Progress, decay_groups
 
@@ -84,27 +85,28 @@ class Trained:
     before: dict[str, torch.Tensor]
 
 
-@pytest.fixture(scope="module")
-def known() -> dict[tuple, Trained]:
-    """What `trained` has trained."""
-    return {}
+TRAINED: dict[str, Trained] = {}
+
+
+def trained_case(
+    case: Callable[..., Case], variant: str, family: str, precision: str = "fp32"
+) -> Trained:
+    """A case after a few steps; a copy, as one training serves many tests."""
+    made = adapted(case, variant, family, precision)
+    key = repr(made.run)
+    if key not in TRAINED:
+        named = made.model.backbone.named_parameters()
+        before = {name: p.detach().clone() for name, p in named}
+        train_steps(made)
+        TRAINED[key] = Trained(made, before)
+    ended = TRAINED[key]
+    return Trained(Case(made.run, deepcopy(ended.case.model), made.batch), ended.before)
 
 
 @pytest.fixture
-def trained(case: Callable[..., Case], known: dict[tuple, Trained]) -> Callable[..., Trained]:
-    """A case after twenty steps; a copy, as one training serves several tests."""
-
-    def make(*which: str) -> Trained:
-        if which not in known:
-            made = adapted(case, *which)
-            named = made.model.backbone.named_parameters()
-            before = {name: p.detach().clone() for name, p in named}
-            train_steps(made)
-            known[which] = Trained(made, before)
-        made, before = known[which].case, known[which].before
-        return Trained(Case(made.run, deepcopy(made.model), made.batch), before)
-
-    return make
+def trained(case: Callable[..., Case]) -> Callable[..., Trained]:
+    """`trained_case` of what is told."""
+    return partial(trained_case, case)
 
 
 @pytest.fixture

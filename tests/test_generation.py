@@ -46,10 +46,10 @@ def reference(backbone: PreTrainedModel, prompt: list[int], how: Decoding, end: 
     for step in range(1, how.max_tokens + 1):
         continued = []
         for score, tokens in beams:
-            scores = log_probabilities(backbone, prompt + tokens)
-            for token in range(len(scores)):
+            scores = log_probabilities(backbone, prompt + tokens).tolist()
+            for token, own in enumerate(scores):
                 if not repeats([*tokens, token], how.no_repeat_ngram):
-                    continued.append((score + float(scores[token]), [*tokens, token]))
+                    continued.append((score + own, [*tokens, token]))
         continued.sort(key=lambda item: -item[0])
         for score, tokens in continued[: how.beams]:
             if tokens[-1] in end or step == how.max_tokens:
