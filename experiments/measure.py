@@ -6,14 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn as nn
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.batches import Batch
 from experiments.models import Model
@@ -164,27 +162,6 @@ def count_parameters(model: Model) -> dict[str, int]:
     }
 
 
-class Products(TorchDispatchMode):
-    """Counts the arithmetic of the products of matrices in its block.
-
-    By torch's formulas, in a fraction of the time of its own counter, which also looks at modules
-    and takes every operation apart.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.flops = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        out = func(*args, **kwargs)
-        if func.overloadpacket in flop_registry:
-            self.flops += flop_registry[func.overloadpacket](*args, **kwargs, out_val=out)
-        return out
-
-
 def count_flops(
     model: Model, penalty: Callable[[], Tensor | float], parts: Sequence[Batch]
 ) -> dict[str, float]:
@@ -198,12 +175,12 @@ def count_flops(
     # PyTorch has no count for its fused attention on CPUs, and one for the products it stands for.
     with sdpa_kernel(SDPBackend.MATH):
         for part in parts:
-            with Products() as counter:
+            with FlopCounterMode(display=False) as counter:
                 loss = model.loss(part)[0] + penalty() / len(parts)
-            forward += counter.flops
-            with Products() as counter:
+            forward += counter.get_total_flops()
+            with FlopCounterMode(display=False) as counter:
                 loss.backward()
-            backward += counter.flops
+            backward += counter.get_total_flops()
     model.zero_grad()
     places = sum(model.engine.places(part) for part in parts)
     return {
