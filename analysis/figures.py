@@ -4,7 +4,7 @@ Colours are those of Okabe & Ito, 2008, and of viridis, which all readers can te
 colour says a marker, a line or a hatch says too.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.rcsetup import cycler
@@ -240,6 +241,32 @@ def budget_curve(table: Frame, axes: Axes | None = None) -> Axes:
 
 
 @styled
+def rank_steps(table: Frame, axes: Axes | None = None, marked: Collection[str] = ()) -> Axes:
+    """The rank of each matrix over training, a row for each; `marked` names are starred."""
+    grid = table.pivot(index="name", columns="step", values="rank")
+    rows = table.drop_duplicates("name")
+    grid = grid.loc[rows["name"]]
+    axes = canvas(axes, 5.0, 0.9 + 0.2 * len(rows))
+    steps, places = grid.columns.to_numpy(), range(len(rows))
+    mesh = axes.pcolormesh(steps, places, grid, cmap=ORDERED, vmin=0, shading="nearest")
+    axes.set_yticks(places, labels(rows, marked))
+    axes.invert_yaxis()
+    axes.set_xlabel("step")
+    root(axes).colorbar(mesh, ax=axes, label="rank", ticks=MaxNLocator(integer=True))
+    if marked:
+        axes.set_title("★ planted")
+    return axes
+
+
+def labels(table: Frame, marked: Collection[str]) -> list[str]:
+    """Layer and type of each matrix, `marked` names with a star."""
+    return [
+        f"{'★ ' if row.name in marked else ''}{row.layer} {row.matrix}"
+        for row in table.itertuples()
+    ]
+
+
+@styled
 def importance_bars(table: Frame, axes: Axes | None = None, marked: Collection[str] = ()) -> Axes:
     """Importance of each layer, largest first: filled where it kept a pair of its own, hatched
     where it shares one; `marked` names are starred."""
@@ -249,11 +276,7 @@ def importance_bars(table: Frame, axes: Axes | None = None, marked: Collection[s
     shared: dict[str, Any] = {"facecolor": "w", "edgecolor": ORANGE, "hatch": "////"}
     for y, row in enumerate(table.itertuples()):
         axes.barh(y, row.importance, **(own if row.own else shared))
-    labels = [
-        f"{'★ ' if row.name in marked else ''}{row.layer} {row.matrix}"
-        for row in table.itertuples()
-    ]
-    axes.set_yticks(range(len(table)), labels)
+    axes.set_yticks(range(len(table)), labels(table, marked))
     axes.invert_yaxis()
     axes.set_xlabel("share of ‖ΔW x‖²")
     axes.legend([Patch(**own), Patch(**shared)], ["own pair", "shared pair"], loc="lower right")
@@ -283,6 +306,19 @@ def pareto(table: Frame, cost: str, axes: Axes | None = None) -> Axes:
         axes.set_xscale("log")
     axes.set(xlabel=COST_LABELS.get(cost, cost), ylabel=str(table["metric"].iloc[0]))
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return axes
+
+
+@styled
+def trade_offs(tables: Mapping[str, Frame]) -> list[Axes]:
+    """`pareto` for several costs side by side, with one legend; a table for each cost."""
+    figure = Figure(figsize=(1.3 + 2.5 * len(tables), 2.9), layout="constrained")
+    axes = list(figure.subplots(1, len(tables), squeeze=False, sharey=True)[0])
+    for axis, (cost, table) in zip(axes, tables.items(), strict=True):
+        pareto(table, cost, axes=axis)
+        cast(Legend, axis.get_legend()).remove()
+        axis.label_outer()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center")
     return axes
 
 

@@ -27,7 +27,16 @@ def tables(changes: dict[str, Change]) -> dict[str, pd.DataFrame]:
     sizes = matrices.sizes(changes)
     moved = [matrices.magnitude_direction(changes).assign(step=step) for step in (1, 2, 3)]
     places = sizes[["name", "layer", "matrix"]]
+    costs = pd.DataFrame({"variant": ["x", "y", "z"], "score": [0.7, 0.9, 0.8]}).assign(
+        trained=[10, 1000, 2000],
+        seconds=[1.0, 2.0, 3.0],
+        metric="accuracy",
+        front=[True, True, False],
+    )
     return {
+        "costs": costs.assign(
+            **{f"{c}_{e}": np.nan for c in ("score", "trained", "seconds") for e in ("low", "high")}
+        ),
         "sizes": sizes,
         "spectra": matrices.spectra(changes),
         "similarity": matrices.similarity(changes, matrices.pretrained(changes)),
@@ -56,6 +65,8 @@ FIGURES: dict[str, Callable[[dict[str, pd.DataFrame]], Axes]] = {
     "budget_curve": lambda t: figures.budget_curve(t["history"]),
     "importance_bars": lambda t: figures.importance_bars(t["importance"], marked={NAMES[0]}),
     "profiles": lambda t: figures.profiles(t["shares"]),
+    "rank_steps": lambda t: figures.rank_steps(t["history"], marked={NAMES[0]}),
+    "trade_offs": lambda t: figures.trade_offs({"trained": t["costs"], "seconds": t["costs"]})[1],
     "panels": lambda t: figures.panels(figures.spectra, t["spectra"], by="matrix")[1],
 }
 
@@ -97,6 +108,27 @@ def test_the_figures_show_the_numbers_of_the_table(tables: dict[str, pd.DataFram
     phi = figures.subspaces(tables["similarity"]).images[0].get_array()
     expected = tables["similarity"].groupby(["i", "j"])["similarity"].mean()
     assert np.asarray(phi)[1, 3] == pytest.approx(expected[2, 4])
+
+
+def test_ranks_over_training_stand_row_by_row_and_step_by_step(
+    tables: dict[str, pd.DataFrame],
+) -> None:
+    axes = figures.rank_steps(tables["history"], marked={NAMES[1]})
+    assert np.asarray(axes.collections[0].get_array()).tolist() == [[4, 3, 2]] * 6
+    top, bottom = axes.get_ylim()[::-1]
+    assert top < bottom  # the first matrix is the highest
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert labels == ["0 query", "★ 0 value", "1 query", "1 value", "2 query", "2 value"]
+
+
+def test_trade_offs_share_the_score_and_one_legend(tables: dict[str, pd.DataFrame]) -> None:
+    axes = figures.trade_offs({"trained": tables["costs"], "seconds": tables["costs"]})
+    assert [axis.get_xlabel() for axis in axes] == ["trained parameters", "seconds"]
+    assert [axis.get_ylabel() for axis in axes] == ["accuracy", ""]
+    assert [axis.get_xscale() for axis in axes] == ["log", "linear"]
+    assert all(axis.get_legend() is None for axis in axes)
+    (legend,) = figures.root(axes[0]).legends
+    assert [text.get_text() for text in legend.get_texts()] == ["x", "y", "z"]
 
 
 def test_panels_that_share_an_axis_cut_nothing_off() -> None:

@@ -17,7 +17,7 @@ from stored_runs import diverged, store, study
 from analysis.family import Rule
 from analysis.outcomes import score_table
 from analysis.report import __main__ as command
-from analysis.report import charts, costs, export, words
+from analysis.report import charts, costs, export, sections, words
 from analysis.report.audit import audits
 from analysis.report.comparisons import comparisons, hopeless
 from analysis.report.material import gather
@@ -329,6 +329,19 @@ def test_of_two_runs_of_the_same_settings_and_seed_the_last_counts(tmp_path: Pat
     assert one.left_out == ["1 run of the same settings and seed ended earlier; the last counts."]
 
 
+def test_runs_are_gathered_from_several_folders(tmp_path: Path) -> None:
+    folders = [
+        store(tmp_path / place, method, 0, right(0.8))
+        for place, method in (("here", "lora"), ("there", "dora"), ("there", "vera"))
+    ]
+    material = gather(*folders[:2])
+    assert set(material.tested["method"]) == {"lora", "dora"}
+    assert material.folder == tmp_path
+    assert gather(tmp_path / "there").folder == tmp_path / "there"
+    with pytest.raises(ValueError, match="no finished run below"):
+        gather(folders[0], tmp_path / "nowhere")
+
+
 def test_a_run_that_its_study_no_longer_lists_is_not_compared(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "moved")
     summary = tmp_path / "moved/studies/drawn/summary.json"
@@ -418,6 +431,16 @@ def test_a_verdict_is_put_into_words(found: Verdicts, headline: str, sentences: 
     assert [said.replace(NO_BREAK, " ") for said in words.sentences(found, "accuracy")] == sentences
 
 
+def test_all_that_is_said_of_a_comparison_stands_together(whole: Report) -> None:
+    for one in whole.found:
+        headline, *others = words.told(one)
+        if one.verdicts is None:
+            assert [headline, *others] == [words.alone(one), *one.left_out] and one.left_out
+        else:
+            assert headline == words.headline(one.verdicts)
+            assert others == words.sentences(one.verdicts, one.metric)
+
+
 def test_letters_of_a_second_round_are_read_as_one_letter() -> None:
     assert words.split("aza1b1") == ["a", "z", "a1", "b1"]
     assert sorted(["a1", "z", "b"], key=words.order) == ["b", "z", "a1"]
@@ -490,6 +513,14 @@ def test_the_table_of_scores_holds_the_scores(whole: Report, html: str) -> None:
     ]
     columns = [found.column("scores", title) for title in ("task", "method", "score", "group")]
     assert list(zip(*columns, strict=True)) == expected
+
+
+def test_a_table_is_a_frame_of_what_is_read(whole: Report, html: str) -> None:
+    table = sections.scores(whole.found)
+    frame = table.frame()
+    heads, *rows = Page(html).tables["scores"]
+    assert list(frame) == heads and frame.to_numpy().tolist() == rows
+    assert sections.scores([]).frame().empty
 
 
 def test_the_table_of_runs_holds_every_run(whole: Report, html: str) -> None:

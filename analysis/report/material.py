@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from os.path import commonpath
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +49,13 @@ class Material:
         return self.runs[self.runs["stage"] == SELECT]
 
 
-def gather(folder: str | Path) -> Material:
-    """All that lies below a folder.
+def gather(*folders: str | Path) -> Material:
+    """All that lies below one folder, or below each of several.
 
     Raises ValueError where there is no finished run.
     """
-    found, studies = results(folder), list(summaries(Path(folder)))
+    found = [result for folder in folders for result in results(folder)]
+    studies = [study for folder in folders for study in summaries(Path(folder))]
     runs = pd.DataFrame([row(result) for result in found])
     runs["stage"] = [stage(result, studies) for result in found]
     runs["base"] = [name(result) for result in found]
@@ -63,7 +65,7 @@ def gather(folder: str | Path) -> Material:
     runs["group"] = groups(runs, settings)
     runs["settings"] = told_apart(runs, settings)
     runs["method"] = runs["base"] + runs["settings"].map(lambda text: f" [{text}]" if text else "")
-    return Material(folder=Path(folder), runs=runs, results=found, studies=studies)
+    return Material(folder=Path(commonpath(folders)), runs=runs, results=found, studies=studies)
 
 
 def summaries(folder: Path) -> Iterator[Record]:

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
+
 NONE = "\u2013"  # where there is nothing to show
 
 
@@ -58,6 +60,11 @@ class Table:
         """Place, title and values of the columns that have a picker, where there is a choice."""
         found = [(i, c.title, self.values(i)) for i, c in enumerate(self.columns) if c.pick]
         return [(place, title, values) for place, title, values in found if len(values) > 1]
+
+    def frame(self) -> pd.DataFrame:
+        """The texts as they are read."""
+        rows = [[cell.text for cell in row] for row in self.rows]
+        return pd.DataFrame(rows, columns=[column.title for column in self.columns])
 
 
 def text(value: Any, strong: bool = False) -> Cell:

@@ -53,6 +53,13 @@ def joined(names: Iterable[str], last: str = "and") -> str:
     return f"{', '.join(first)} {last} {final}" if first else final
 
 
+def told(one: Comparison) -> list[str]:
+    """All that is said of one comparison."""
+    found = one.verdicts
+    said = [alone(one)] if found is None else [headline(found), *sentences(found, one.metric)]
+    return [*said, *unlearned(one), *one.left_out]
+
+
 def headline(found: Verdicts) -> str:
     """The verdict in one sentence."""
     pairs = found.pairs
