@@ -84,7 +84,7 @@ def panels(
     axes = figure.subplots(rows, columns, squeeze=False, sharex=share, sharey=share).ravel()
     for axis, (value, group) in zip(axes, groups, strict=False):
         draw(group, axes=axis, **settings)
-        axis.set_title(f"{value} {axis.get_title()}".strip())
+        axis.set_title(", ".join(filter(None, (str(value), axis.get_title()))))
     for axis in axes[len(groups) :]:
         axis.remove()
     return list(axes[: len(groups)])

@@ -148,4 +148,6 @@ def test_the_trend_of_magnitude_and_direction_is_in_the_title() -> None:
     rows = [{"layer": n, "step": 1, "direction": n, "magnitude": 5 - 2 * n} for n in range(4)]
     axes = figures.magnitude_direction(pd.DataFrame(rows))
     assert axes.get_title() == "r = -1.00"
+    (panel,) = figures.panels(figures.magnitude_direction, pd.DataFrame(rows), by="step")
+    assert panel.get_title() == "1, r = -1.00"
     assert np.asarray(axes.lines[0].get_ydata()) == pytest.approx([5, -1])

@@ -357,7 +357,7 @@ def test_rivals_are_of_one_class_and_differ_in_meaning():
 
 # --- The notebook ------------------------------------------------------------------------------
 
-NOTEBOOK = ROOT / "notebooks/01-built-in-tasks.ipynb"
+NOTEBOOK = ROOT / "notebooks/00-built-in-tasks.ipynb"
 
 
 def test_the_notebook_runs_and_is_kept_without_its_outputs(capsys: pytest.CaptureFixture[str]):
