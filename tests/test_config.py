@@ -32,7 +32,10 @@ def name(path: Path) -> str:
 @cache  # composing takes longer than all that is asked of a config, and nothing here changes one
 def choose(path: Path) -> DictConfig:
     """The config with this file chosen, and what it leaves to the command line."""
-    return composed(name(path), *(["data.dir=texts"] if path.stem == "local" else []))
+    config = composed(name(path))
+    if OmegaConf.is_missing(config.data, "dir"):
+        config.data.dir = "texts"
+    return config
 
 
 def section(path: Path) -> DictConfig:

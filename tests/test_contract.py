@@ -59,7 +59,7 @@ def nudged(case: Callable[..., Case], variant: str, family: str, precision: str 
     return made
 
 
-def train_steps(made: Case, steps: int = 10) -> None:
+def train_steps(made: Case, steps: int = 20) -> None:
     """Train on one batch, hooks included, as the loop does."""
     from variants.base import Progress, decay_groups
 

@@ -89,7 +89,7 @@ def test_it_renders_without_a_word_and_asks_for_nothing(watched: Watched) -> Non
     assert len(watched.texts(".card h3")) == 5
     assert watched.page.locator("#pareto .chart").count() == 2
     assert watched.page.locator("#curves .chart").count() == 2
-    assert watched.page.locator("#figures svg").count() == 4
+    assert watched.page.locator("#figures svg").count() == 5
     assert watched.said == []
     assert all(url.startswith(("file://", "data:")) for url in watched.asked)
 
