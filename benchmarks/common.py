@@ -32,6 +32,7 @@ from experiments.api import composed
 from experiments.config import Run, build, read
 from experiments.job import Job, start
 from experiments.probe import Trial
+from experiments.processor import multiplying
 from experiments.randomness import seed_everything
 from experiments.tasks.base import Data, Split
 from experiments.training import Stepper, Watch
@@ -187,7 +188,8 @@ class Ours:
         return number
 
     def step(self, number: int) -> Tensor:
-        return self.stepper.step(number, Watch())[0]
+        with multiplying(self.job.device, self.job.run.train.precision):
+            return self.stepper.step(number, Watch())[0]
 
     @property
     def modules(self) -> torch.nn.Module:

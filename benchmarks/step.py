@@ -30,6 +30,7 @@ from experiments.config import Run
 from experiments.heads import as_in_transformers
 from experiments.job import Job
 from experiments.layers import PRECISIONS
+from experiments.processor import multiplying
 from experiments.training import Watch
 
 WARM_UP = 2
@@ -185,7 +186,11 @@ def figures_of(
 def peaks_of(job: Job, tokens: int) -> dict[str, float]:
     """The peak of each precision, near the size of the model's own products."""
     d = job.run.model.config().hidden_size
-    return {name: peak(job.device, dtype, d, tokens) for name, dtype in PRECISIONS.items()}
+    found = {}
+    for name, dtype in PRECISIONS.items():
+        with multiplying(job.device, name):
+            found[name] = peak(job.device, dtype, d, tokens)
+    return found
 
 
 def report(task: str, figures: dict[str, Any], padded: int | None) -> None:

@@ -3,18 +3,26 @@
 PyTorch's default on x86 is MKL, which on some processors of another make runs at half their rate.
 `torch.set_float32_matmul_precision("medium")` sends the products to oneDNN, which may, but need
 not, round to bfloat16 there; so speed and error are both looked at.
+
+Without instructions for bfloat16 PyTorch's products of it are several times slower than those of
+float32, and are made in float32 here.
 """
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 DEFAULT, OTHER = "highest", "medium"  # as torch names them
+NATIVE, BY_FLOAT32 = "native", "float32"
+ATEN = torch.ops.aten
+PRODUCTS = {op.default for op in (ATEN.mm, ATEN.addmm, ATEN.bmm, ATEN.baddbmm)}
 ROUNDS = 7
 GAIN = 1.1  # how much faster the other way must be to be taken
 NARROW = 256  # below this width a thread's share of a product is over before it has begun
@@ -67,3 +75,31 @@ def choice(seconds: dict[str, float], errors: dict[str, float]) -> str:
     """The other setting where it gains enough and rounds no more than twice as much."""
     faster = seconds[OTHER] * GAIN < seconds[DEFAULT]
     return OTHER if faster and errors[OTHER] <= 2 * errors[DEFAULT] else DEFAULT
+
+
+def bfloat16_products(device: torch.device) -> str:
+    """How matrices of bfloat16 are multiplied on a device."""
+    # Where oneDNN does not take them, PyTorch has but a plain loop.
+    slow = device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return BY_FLOAT32 if slow else NATIVE
+
+
+def multiplying(device: torch.device, precision: str) -> AbstractContextManager:
+    """While it is entered, products are made as `bfloat16_products` says."""
+    slow = precision == "bf16" and bfloat16_products(device) == BY_FLOAT32
+    return ByFloat32() if slow else nullcontext()
+
+
+class ByFloat32(TorchDispatchMode):
+    """Makes products of bfloat16 in float32 and rounds each once.
+
+    Instructions for bfloat16 do the same: they sum in float32.
+    """
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func not in PRODUCTS or args[0].dtype != torch.bfloat16:
+            return func(*args, **kwargs)
+        return func(*(factor.float() for factor in args), **kwargs).bfloat16()

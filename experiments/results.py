@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 
 from experiments.files import whole, write_json
 from experiments.identity import NOT_IDENTITY
+from experiments.processor import bfloat16_products
 
 SCHEMA = 2
 PACKAGES = (
@@ -188,6 +189,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "device": device_name(device),
         "threads": torch.get_num_threads(),
         "float32_products": torch.get_float32_matmul_precision(),
+        "bfloat16_products": bfloat16_products(device),
     }
 
 

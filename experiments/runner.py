@@ -11,7 +11,7 @@ from experiments.evaluation import Evaluated
 from experiments.job import Job, fingerprint, start
 from experiments.measure import enough_memory, measure
 from experiments.probe import Trial
-from experiments.processor import restored
+from experiments.processor import multiplying, restored
 from experiments.randomness import derived_seed, seed_everything
 from experiments.recorder import Diverged, Recorder
 from experiments.results import Origin, Result, alone, mark_unfinished, read_result
@@ -24,7 +24,8 @@ def execute(run: Run, out: Path, origin: Origin | None = None) -> Result:
     Raises Diverged, with the result written, where training went wrong.
     """
     # What this machine cannot do is said before anything is downloaded.
-    world = join(run.train.pick_device())
+    device = run.train.pick_device()
+    world = join(device)
     out = world.share(out)
     run.tracker.check_key()
     data = run.protocol.load(run.task, run.data)
@@ -33,7 +34,12 @@ def execute(run: Run, out: Path, origin: Origin | None = None) -> Result:
     key = fingerprint(run, data)
     if (out / "result.json").exists():
         return finished(out, key)
-    with alone(out) if world.first else nullcontext(), enough_memory(), restored():
+    with (
+        alone(out) if world.first else nullcontext(),
+        enough_memory(),
+        restored(),
+        multiplying(device, run.train.precision),
+    ):
         if world.size == 1 and (out / "result.json").exists():
             return finished(out, key)  # of a process that was here meanwhile
         if world.first:

@@ -8,7 +8,7 @@ import torch
 
 from experiments import processor
 from experiments.config import Run
-from experiments.processor import choice, fastest, threads_for
+from experiments.processor import ByFloat32, choice, fastest, threads_for
 from experiments.runner import execute
 
 
@@ -71,6 +71,63 @@ def test_a_restart_keeps_the_way_it_began_with(
     monkeypatch.setattr("experiments.job.fastest", lambda width: "highest")
     assert execute(run, tmp_path).provenance["float32_products"] == "medium"
     assert torch.get_float32_matmul_precision() == processor.DEFAULT
+
+
+def test_products_of_bfloat16_by_float32_are_rounded_once() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, w, bias = (
+        torch.randn(shape, generator=generator).bfloat16() for shape in ((9, 7), (5, 7), (5,))
+    )
+    stacked = torch.randn(3, 9, 7, generator=generator).bfloat16()
+    products: dict[str, Callable] = {
+        "mm": lambda x, w, bias, stacked: x @ w.T,
+        "addmm": lambda x, w, bias, stacked: torch.addmm(bias, x, w.T, alpha=0.5),
+        "linear": lambda x, w, bias, stacked: torch.nn.functional.linear(stacked, w, bias),
+        "bmm": lambda x, w, bias, stacked: stacked @ stacked.mT,
+        "baddbmm": lambda x, w, bias, stacked: torch.baddbmm(
+            bias[:3, None, None], stacked, stacked.mT
+        ),
+    }
+    for name, product in products.items():
+        with ByFloat32():
+            found = product(x, w, bias, stacked)
+        exact = product(*(tensor.double() for tensor in (x, w, bias, stacked)))
+        assert found.dtype == torch.bfloat16, name
+        # Half of the last of eight bits, and what float32 itself rounds away.
+        assert ((found.double() - exact).abs() <= exact.abs() * 1.004 * 2**-8 + 1e-6).all(), name
+
+
+def test_a_gradient_of_bfloat16_is_made_by_float32_too() -> None:
+    x, w = torch.randn(9, 7).bfloat16(), torch.randn(5, 7).bfloat16()
+    x.requires_grad_()
+    with ByFloat32():
+        torch.nn.functional.linear(x, w).sum().backward()
+    expected = torch.ones(9, 5) @ w.float()
+    assert x.grad is not None and torch.equal(x.grad, expected.bfloat16())
+
+
+@pytest.mark.parametrize(("known", "way"), [(True, "native"), (False, "float32")])
+def test_a_run_in_bfloat16_goes_by_float32_where_the_processor_knows_none(
+    known: bool,
+    way: str,
+    tiny_run: Callable[..., Run],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: known)
+    seen = []
+    one = ByFloat32.__torch_dispatch__
+    monkeypatch.setattr(
+        ByFloat32,
+        "__torch_dispatch__",
+        lambda self, func, *rest: seen.append(func) or one(self, func, *rest),
+    )
+    short = "train.epochs=0.2"
+    result = execute(tiny_run("lora", short, "train.precision=bf16"), tmp_path / "a")
+    assert bool(seen) == (not known) and result.provenance["bfloat16_products"] == way
+    seen.clear()
+    execute(tiny_run("lora", short), tmp_path / "b")
+    assert not seen
 
 
 def test_a_narrow_model_has_one_thread_and_leaves_the_others_as_they_were(
