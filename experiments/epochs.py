@@ -4,13 +4,14 @@ import math
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from experiments import evaluation
 from experiments.files import flatten, read_tensors, unflatten, write_tensors
 from experiments.job import Job
-from variants.base import copy_exactly
+from variants.base import Progress, copy_exactly
 
 BEST = "best.safetensors"
 
@@ -21,7 +22,7 @@ class Epochs:
 
     job: Job
     folder: Path
-    scores: list[dict[str, float]] = field(default_factory=list)
+    scores: list[dict[str, Any]] = field(default_factory=list)
 
     def ends(self, step: int) -> bool:
         """Whether an epoch, or the run, ends with this step."""
@@ -36,10 +37,13 @@ class Epochs:
         }
         self.job.loaded.model.train()
         found = evaluation.joined(run.task, items)
-        if rank(found) > max((rank(entry["score"]) for entry in self.scores), default=-math.inf):
+        settled = run.variant.settled(Progress(step, self.job.plan.total))
+        kept = [rank(entry["score"]) for entry in self.scores if entry["settled"]]
+        if settled and rank(found) > max(kept, default=-math.inf):
             write_tensors(self.folder / BEST, self.learned())
         epoch = step / self.job.batches.steps_per_epoch
-        self.scores.append({"epoch": epoch, "step": step, "score": found})
+        entry = {"epoch": epoch, "step": step, "score": found, "settled": settled}
+        self.scores.append(entry)
 
     def learned(self) -> dict[str, Tensor]:
         """All that training has moved."""
@@ -48,7 +52,10 @@ class Epochs:
         return flatten({"learned": learned, "head": dict(model.head.state_dict())})
 
     def restore_best(self) -> None:
-        """Make the model that of the best epoch, the first of several."""
+        """Make the model that of the best epoch, the first of several.
+
+        Epochs before the method had its final structure are none of them.
+        """
         groups = unflatten(read_tensors(self.folder / BEST, "delete the folder to start over")[1])
         model = self.job.loaded.model
         self.job.run.variant.load_state(model.backbone, groups.get("learned", {}))

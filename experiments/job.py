@@ -20,6 +20,7 @@ from experiments.processor import DEFAULT, fastest, threads_for
 from experiments.randomness import numpy_generator, seed_everything, torch_generator
 from experiments.tasks.base import Data, Split
 from experiments.training import Plan, Train
+from variants.base import adapter_layers
 
 SUBSET_SEED = 0  # which examples `train.examples` keeps is part of the data, not of the run
 
@@ -96,6 +97,31 @@ def begin_with(folder: Path, run: Run, backbone: nn.Module) -> None:
         )
     saved.check_base(adapter)
     saved.load_state(adapter, backbone)
+    check_function(adapter, run, backbone)
+
+
+def check_function(adapter: saved.Adapter, run: Run, backbone: nn.Module) -> None:
+    """Raise ValueError where the adapter's tensors mean something else with the run's settings."""
+    known = dict(adapter_layers(saved.load(adapter).model.backbone))
+    with torch.no_grad():
+        same = all(
+            torch.equal(layer.merged_weight(), known[name].merged_weight())
+            for name, layer in adapter_layers(backbone)
+        )
+    if same:
+        return
+    mine = {f"variant.{key}": value for key, value in vars(run.variant).items()}
+    mine["train.precision"] = run.train.precision
+    theirs = {f"variant.{key}": value for key, value in vars(adapter.variant).items()}
+    theirs["train.precision"] = adapter.precision
+    other = [
+        f"{key}={value}, which is {theirs[key]} there"
+        for key, value in mine.items()
+        if value != theirs[key] and key != "variant.lr"
+    ]
+    raise ValueError(
+        f"The adapter in {adapter.folder} is another function with {', or '.join(other)}."
+    )
 
 
 def subset(split: Split, examples: int | None) -> Split:

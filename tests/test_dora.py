@@ -216,6 +216,25 @@ def test_the_gradients_are_those_of_eq_11() -> None:
         assert_close(made.A.grad, made.scale * made.B.T @ dV)
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize("change", [0.99, 0.997, 1.003, 1.01])
+def test_a_small_change_of_magnitude_is_seen_in_bfloat16(change: float, dropout: float) -> None:
+    torch.manual_seed(0)
+    linear = nn.Linear(64, 256)
+    linear.weight.data = linear.weight.data.bfloat16()
+    linear.bias.data = linear.bias.data.bfloat16()
+    layer = DoRALayer(linear, 4, 1.0, dropout)
+    x = torch.randn(64, 64).bfloat16()
+    outputs = []
+    for factor in (1.0, change):
+        torch.manual_seed(1)
+        layer.m.data = layer.row_norm() * factor
+        outputs.append(layer(x).detach().double() - linear.bias.double())
+    # Numbers of eight bits next to 1 are 0.996 and 1.008; over many outputs rounding averages out.
+    grown = (outputs[1] * outputs[0]).sum() / outputs[0].square().sum()
+    assert float(grown) == pytest.approx(change, abs=5e-4)
+
+
 def test_dropout_draws_one_mask_for_both_branches() -> None:
     made = layer(dropout=0.5)
     x = torch.randn(4, 12)

@@ -18,6 +18,7 @@ from experiments.adapters.loralib_format import read_loralib
 from experiments.adapters.peft_format import read_peft, write_peft
 from experiments.models import Pretrained
 from variants.base import adapter_layers
+from variants.lora_drop import lora_layers, share_factors
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 EXPORTED = [
@@ -74,6 +75,18 @@ def test_peft_gives_the_same_outputs_and_the_way_back_too(
     model = saved.load(saved.read_adapter(tmp_path / "back")).model
     with torch.no_grad():
         torch.testing.assert_close(model(made.batch), logits(made), **CLOSE)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_pair_that_layers_share_is_written_for_each_of_them(
+    case: Callable, tiny: Callable[[str], Path], tmp_path: Path, family: str
+) -> None:
+    made = trained(case, "lora_drop", family)
+    layers = lora_layers(made.model)
+    share_factors(layers, dict.fromkeys(layers, next(iter(layers))))
+    write_peft(saved.read_adapter(keep(made, tmp_path / "ours")), tmp_path / "peft")
+    theirs = of_peft(tmp_path / "peft", tiny(family))
+    torch.testing.assert_close(outputs(theirs, made, family), logits(made), **CLOSE)
 
 
 @pytest.mark.parametrize("variant", ["lora", "dora", "vera"])

@@ -15,6 +15,7 @@ from experiments.api import composed
 from experiments.config import Run, read
 from experiments.job import start
 from experiments.protocol import Clean, carve, train_only
+from experiments.results import Result
 from experiments.runner import execute
 from experiments.tasks.base import Split
 from experiments.tasks.sources import Mini, Source
@@ -139,7 +140,7 @@ def test_settings_that_make_no_sense_are_refused(setting: dict, message: str) ->
 PAPER = ("protocol=paper", "train.epochs=4", "train.checkpoint_every=0", "train.log_every=1")
 
 
-@pytest.mark.parametrize("variant", ["lora", "adalora", "full", "lora_drop", "vera"])
+@pytest.mark.parametrize("variant", ["lora", "full", "lora_drop", "vera"])
 def test_the_best_epoch_is_what_the_paper_protocol_scores_and_keeps(
     tiny_run: Callable[..., Run], tmp_path: Path, variant: str
 ) -> None:
@@ -154,7 +155,7 @@ def test_the_best_epoch_is_what_the_paper_protocol_scores_and_keeps(
     assert not (tmp_path / "whole" / "best.safetensors").exists()
 
 
-@pytest.mark.parametrize("variant", ["lora", "adalora", "full"])
+@pytest.mark.parametrize("variant", ["lora", "adalora", "full", "delta_lora"])
 def test_what_is_kept_is_the_state_after_the_best_epoch(
     tiny_run: Callable[..., Run],
     tmp_path: Path,
@@ -163,13 +164,35 @@ def test_what_is_kept_is_the_state_after_the_best_epoch(
 ) -> None:
     told = iter([0.1, 0.9, 0.9, 0.2])
     monkeypatch.setattr(evaluation, "joined", lambda task, evaluated: next(told))
-    execute(tiny_run(variant, *PAPER, "train.snapshots=4"), tmp_path)
+    # AdaLoRA's pattern is fixed before the second epoch ends, Delta-LoRA's W0 moves after it.
+    own = {"adalora": ["variant.final=0.6"], "delta_lora": ["variant.start=0.5"]}
+    execute(tiny_run(variant, *PAPER, "train.snapshots=4", *own.get(variant, [])), tmp_path)
     kept = load_file(tmp_path / "adapter.safetensors")
     second, last = (
         load_file(tmp_path / "snapshots" / f"step-{step:07d}.safetensors") for step in (4, 8)
     )
+    assert kept.keys() == second.keys()
     assert all(torch.equal(kept[name], second[name]) for name in second)
     assert not all(torch.equal(last[name], second[name]) for name in second)
+
+
+def test_an_epoch_before_the_structure_is_final_is_not_kept(
+    tiny_run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = iter([0.9, 0.8, 0.3, 0.2])
+    monkeypatch.setattr(evaluation, "joined", lambda task, evaluated: next(told))
+    short = ("variant.final=0.4", "variant.interval=1", "train.snapshots=4")
+    result = execute(tiny_run("adalora", *PAPER, *short), tmp_path)
+    assert [entry["settled"] for entry in result.epochs] == [False, False, True, True]
+    kept = load_file(tmp_path / "adapter.safetensors")
+    third = load_file(tmp_path / "snapshots" / "step-0000006.safetensors")
+    assert all(torch.equal(kept[name], third[name]) for name in third)
+    left = sum(int((tensor != 0).sum()) for name, tensor in kept.items() if name.endswith(".E"))
+    assert left == result.telemetry["rank"] == 4 * read_target(result)
+
+
+def read_target(result: Result) -> int:
+    return result.config["variant"]["target_rank"]
 
 
 def test_scoring_after_every_epoch_does_not_change_the_training(
@@ -212,6 +235,34 @@ def test_a_run_can_begin_with_the_adapter_of_another(
     assert result.fingerprint["start"] == hashlib.sha256(begun_with).hexdigest()
     with pytest.raises(ValueError, match="holds an adapter of"):
         execute(tiny_run("dora", "task=rte", f"start={tmp_path / 'mnli'}"), tmp_path / "other")
+
+
+def test_an_adapter_of_another_scale_is_no_start(
+    tiny_run: Callable[..., Run], tmp_path: Path
+) -> None:
+    execute(tiny_run("lora", "task=mnli", "train.epochs=1"), tmp_path / "mnli")
+    begin = ("task=rte", f"start={tmp_path / 'mnli'}")
+    run = tiny_run("lora", *begin, "variant.lr=1e-4", "variant.alpha=8")
+    with pytest.raises(
+        ValueError, match=r"another function with variant\.alpha=8\.0, which is 16\.0 there\."
+    ):
+        execute(run, tmp_path / "rte")
+    other = tiny_run("lora", *begin, "train.precision=bf16")
+    with pytest.raises(ValueError, match=r"with train\.precision=bf16, which is fp32 there\."):
+        execute(other, tmp_path / "bf16")
+    # What changes how one trains, and not what the adapter says, may differ.
+    execute(tiny_run("lora", *begin, "variant.dropout=0.1"), tmp_path / "dropout")
+
+
+def test_a_weight_that_has_begun_to_move_goes_on(
+    tiny_run: Callable[..., Run], tmp_path: Path
+) -> None:
+    execute(tiny_run("delta_lora", "task=mnli", "train.epochs=1"), tmp_path / "mnli")
+    execute(tiny_run("delta_lora", "task=rte", f"start={tmp_path / 'mnli'}"), tmp_path / "rte")
+    before, after = (load_file(tmp_path / run / "adapter.safetensors") for run in ("mnli", "rte"))
+    fixed = [name for name in before if name.endswith(("A_k", "B_k"))]
+    assert fixed and all(torch.equal(before[name], after[name]) for name in fixed)
+    assert not all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_a_start_that_is_no_run_is_named(tiny_run: Callable[..., Run], tmp_path: Path) -> None:

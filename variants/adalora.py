@@ -157,6 +157,10 @@ class AdaLoRA(Variant):
         for layer in found:
             layer.E.masked_fill_(~layer.kept, 0.0)
 
+    def settled(self, progress: Progress) -> bool:
+        # Before, pruned triplets come back between two allocations.
+        return progress.step - 1 >= self.fixed_from(progress.total)
+
     def fixed_from(self, total: int) -> int:
         """The step, from 0, at which the pattern is fixed: T - t_f."""
         return total - max(1, round(self.final * total))

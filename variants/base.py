@@ -7,7 +7,7 @@ training loop calls every hook of every method in one order, so no method is nam
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn as nn
@@ -108,6 +108,9 @@ class AdapterLayer(nn.Module):
 class Variant:
     """One method as immutable hyper-parameters; all state lives in the model's tensors."""
 
+    # Whether `rank` decides how many parameters train, so that a study can match them.
+    sized_by_rank: ClassVar[bool] = False
+
     lr: float  # learning rate of what the method trains; the task head has its own
 
     def adapt(self, model: nn.Module) -> None:
@@ -132,6 +135,13 @@ class Variant:
 
     def after_step(self, model: nn.Module, progress: Progress) -> None:
         """Parameters have moved, gradients are still there: prune, reallocate, write back."""
+
+    def settled(self, progress: Progress) -> bool:
+        """Whether the model has its final structure after this step.
+
+        Only then may its state be kept as that of the best epoch.
+        """
+        return True
 
     def learned_state(self, model: nn.Module) -> dict[str, Tensor]:
         """What, loaded over the adapted pretrained model, restores the fine-tuned one.

@@ -52,7 +52,9 @@ class DeltaLoRALayer(LoRALayer):
         return y + F.linear(F.linear(x, A), B) * (self.ratio * self.scale)
 
     def start(self) -> None:
-        """From here on W0 follows."""
+        """From here on W0 follows, unless it does already: a run may begin with such an adapter."""
+        if self.A_k is not None:
+            return
         self.A_k = nn.Parameter(self.A.detach().clone(), requires_grad=False)
         self.B_k = nn.Parameter(self.B.detach().clone(), requires_grad=False)
 
@@ -100,6 +102,9 @@ class DeltaLoRA(LoRA):
 
     def load_state(self, model: nn.Module, state: Mapping[str, Tensor]) -> None:
         for name, layer in adapter_layers(model):
-            if f"{name}.A_k" in state and isinstance(layer, DeltaLoRALayer):
+            assert isinstance(layer, DeltaLoRALayer)
+            if f"{name}.A_k" in state:
                 layer.start()
+            else:
+                layer.A_k = layer.B_k = None
         super().load_state(model, state)

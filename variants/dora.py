@@ -103,21 +103,25 @@ class DoRALayer(LoRALayer):
         y = (self.m / self.row_norm()) * merged_linear(x, self.W0, self.A, self.B, self.scale)
         return y if self.bias is None else y + self.bias
 
+    def growth(self, x: Tensor) -> Tensor:
+        """c - 1 [d_out], c = m / ||W0 + s B A||, in the dtype of x.
+
+        A magnitude changes by little, and 1 + little is 1 in bfloat16.
+        """
+        return (self.m / self.row_norm() - 1).to(x.dtype)
+
     def update(self, x: Tensor, y: Tensor) -> Tensor:
-        c = (self.m / self.row_norm()).to(x.dtype)
-        bias = self.bias
-        if bias is None:
-            return c * (y + self.branch(x))
+        y = y + self.branch(x)
         # The bias is not part of the weight, so it is not rescaled.
-        bias = bias.to(x.dtype)
-        return c * (y - bias + self.branch(x)) + bias
+        weighed = y if self.bias is None else y - self.bias.to(x.dtype)
+        return torch.addcmul(y, self.growth(x), weighed)
 
     def forward_with_dropout(self, x: Tensor) -> Tensor:
         """W0 x + (c - 1) W0 x' + c s B A x' with one mask in x', as the authors' code has it."""
-        c = (self.m / self.row_norm()).to(x.dtype)
         dropped = self.dropout(x)
+        branch = self.branch(dropped)
         base = F.linear(dropped, self.W0.to(x.dtype))
-        return self.base(x) + (c - 1) * base + c * self.branch(dropped)
+        return torch.addcmul(self.base(x) + branch, self.growth(x), base + branch)
 
 
 @dataclass(frozen=True, kw_only=True)

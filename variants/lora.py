@@ -4,6 +4,7 @@ With `rslora`, s = alpha / sqrt(r).  Kalajdzievski, 2023, arXiv:2312.03732.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch.nn as nn
 from torch import Tensor
@@ -52,6 +53,8 @@ class LoRALayer(AdapterLayer):
 @dataclass(frozen=True, kw_only=True)
 class LoRA(Variant):
     """A rank-r update beside each target layer."""
+
+    sized_by_rank: ClassVar[bool] = True
 
     rank: int  # r
     alpha: float  # s = alpha / r

@@ -7,14 +7,14 @@ open is a setting here.
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
 import torch.nn as nn
 from torch import Tensor
 
-from variants.base import Probe, adapter_layers, copy_exactly
+from variants.base import Foreign, Probe, adapter_layers, copy_exactly
 from variants.lora import LoRA, LoRALayer
 
 OWNERS = "owners"  # in a saved state: the layer, by number, whose factors each layer uses
@@ -105,6 +105,15 @@ class LoRADrop(LoRA):
         share_factors(layers, {name: names[n] for name, n in zip(names, numbers, strict=True)})
         factors = {name: tensor for name, tensor in state.items() if name != OWNERS}
         copy_exactly(super().learned_state(model), factors)
+
+    def to_peft(self, model: nn.Module) -> Foreign:
+        """A LoRA in which every layer has a pair of its own, equal where it was shared."""
+        form = super().to_peft(model)
+        layers = {
+            name: {key: tensor.clone() for key, tensor in tensors.items()}
+            for name, tensors in form.layers.items()
+        }
+        return replace(form, layers=layers)
 
     def telemetry(self, model: nn.Module) -> dict[str, float]:
         """How many pairs there are, which layers have one of their own, and what the probe found.

@@ -5,7 +5,7 @@ Xu et al., 2023, arXiv:2309.14717, Algorithm 1: pooling by sum, as its equations
 
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 import torch.nn as nn
@@ -60,6 +60,8 @@ class QALoRALayer(AdapterLayer):
 @dataclass(frozen=True, kw_only=True)
 class QALoRA(Variant):
     """A rank-r update on group sums beside a base of few bits."""
+
+    sized_by_rank: ClassVar[bool] = True
 
     rank: int
     alpha: float  # s = alpha / r

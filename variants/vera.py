@@ -6,6 +6,7 @@ Kopiczko et al., 2023, arXiv:2310.11454, Eq. (2).
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn as nn
@@ -66,6 +67,8 @@ class VeRALayer(AdapterLayer):
 @dataclass(frozen=True, kw_only=True)
 class VeRA(Variant):
     """Two vectors per layer around a random product that every layer shares."""
+
+    sized_by_rank: ClassVar[bool] = True
 
     rank: int  # r
     d_initial: float  # start of every entry of d; b starts at zero

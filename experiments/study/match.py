@@ -13,13 +13,15 @@ from experiments.measure import count_parameters
 def matched(config: DictConfig, reference: DictConfig) -> int | None:
     """The rank at which a method trains as nearly as can be what the reference trains.
 
-    None for a method without a rank, whose size is what it is. A rank adds as many parameters as
-    the one before it; where that is not so, the audit will say that the sizes differ.
+    None for a method without a rank, or with one that it changes itself: its size is what it is.
+    A rank adds as many parameters as the one before it; where that is not so, the audit will say
+    that the sizes differ.
     """
-    if "rank" not in config.variant:
+    if not read(config).variant.sized_by_rank:
         return None
-    smallest, step = trained(config, 1), trained(config, 2) - trained(config, 1)
-    return max(1, 1 + round((trained(reference) - smallest) / step))
+    own = config.variant.rank
+    step = trained(config, own + 1) - trained(config, own)
+    return max(1, own + round((trained(reference) - trained(config, own)) / step))
 
 
 def trained(config: DictConfig, rank: int | None = None) -> int:
