@@ -190,6 +190,19 @@ def test_ranks_are_chosen_so_that_methods_train_as_many_parameters() -> None:
         study(match="dora")
 
 
+def test_an_axis_can_be_a_list_and_hold_null() -> None:
+    axes = {"variant.lr": [1e-4, 1e-3], "train.clip": [None, 1.0], "train.examples": [32]}
+    (arm,) = Plan(study(methods={"lora": []}, axes=axes), "s", []).groups["clean", "sst2"]
+    cells = Plan(study(methods={"lora": []}, axes=axes), "s", []).look()
+    points = {cell.point for cell in cells}
+    assert (
+        len(points) == 4 and ("variant.lr=0.0001", "train.clip=null", "train.examples=32") in points
+    )
+    train = read(arm.changed(("train.clip=null", "train.examples=32"))).train
+    assert train.clip is None and train.examples == 32
+    assert composed(*arm.overrides, "train.clip=null").train.clip is None
+
+
 STUDIES = sorted(path.stem for path in (ROOT / "conf/study").glob("*.yaml"))
 
 

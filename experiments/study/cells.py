@@ -126,7 +126,8 @@ class Arm:
         """The arm's config with these overrides; composing it anew would take much longer."""
         config = deepcopy(self.config)
         for override in OverridesParser.create().parse_overrides(list(settings)):
-            if OmegaConf.select(config, override.key_or_group) is None:
+            # A setting that is null is one.
+            if OmegaConf.select(config, override.key_or_group, default=...) is ...:
                 raise ValueError(f"study.axes: there is no setting '{override.key_or_group}'.")
             OmegaConf.update(config, override.key_or_group, override.value())
         return config

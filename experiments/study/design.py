@@ -9,6 +9,7 @@ SEARCHES = ("grid", "optuna")
 TAKEN = ("variant", "task", "protocol", "seed", "start", "study")
 TUNING_SEED = 1000  # the first seed of a trial; those that are reported count from 0
 PROTOCOLS = ("clean", "paper")
+RATE = {"variant.lr": {"decades": 2.0, "points": 5}}
 OUTPUTS = Path("outputs")  # as conf/config.yaml has it
 STUDIES = Path("studies")  # below it
 
@@ -22,7 +23,8 @@ class Study:
     overrides: list[str]  # of every cell: model, data, length of training ...
     protocols: list[str]  # clean: choose on rows of the train split; paper: on the scored split
     begin: dict[str, str]  # paper: task -> task whose adapter it starts from
-    axes: dict[str, Any]  # setting -> {decades, points} around each method's own value, or values
+    # Setting -> {decades, points} around each method's own value, or values; null: RATE.
+    axes: dict[str, Any] | None
     search: str  # grid: every point; optuna: as many trials, each chosen by those before
     trials: int | None  # points a method is tried at; null: as many as the grid has
     tuning_seeds: int  # runs of each point
@@ -59,12 +61,17 @@ class Study:
             raise ValueError(f"study.extend must not be negative, got {self.extend}.")
         if self.parameters < 1:
             raise ValueError(f"study.parameters must be at least 1, got {self.parameters}.")
-        for key, axis in self.axes.items():
+        for key, axis in self.tuned.items():
             check_axis(key, axis)
-        if self.extend and (len(self.axes) != 1 or any(map(is_list, self.axes.values()))):
+        if self.extend and (len(self.tuned) != 1 or any(map(is_list, self.tuned.values()))):
             raise ValueError("study.extend needs a single axis, with decades and points.")
         for override in self.overrides:
             check_free(override)
+
+    @property
+    def tuned(self) -> dict[str, Any]:
+        """The axes, or the learning rate's where none are named."""
+        return RATE if self.axes is None else self.axes
 
     def method(self, name: str) -> list[str]:
         """The overrides that make a cell one of this method."""
@@ -86,6 +93,11 @@ def check_free(override: str) -> None:
     key = override.lstrip("+~").partition("=")[0]
     if key in TAKEN:
         raise ValueError(f"A study chooses {key} itself, so '{override}' has no place beside it.")
+
+
+def typed(key: str, value: object) -> str:
+    """A setting as one types it."""
+    return f"{key}={'null' if value is None else value}"
 
 
 def is_list(axis: Any) -> bool:

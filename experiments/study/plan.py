@@ -12,7 +12,7 @@ from statistics import fmean
 
 from experiments.study import search
 from experiments.study.cells import Arm, Cell, Outcome, Point, Trial
-from experiments.study.design import TUNING_SEED, Study, check_free, is_list, log_grid
+from experiments.study.design import TUNING_SEED, Study, check_free, is_list, log_grid, typed
 from experiments.study.match import matched
 
 Group = tuple[str, str]  # protocol and task: what methods are compared under
@@ -150,13 +150,13 @@ class Plan:
     def line(self, arm: Arm, ends: tuple[int, int]) -> list[Trial]:
         """The grid of an arm, grown by this many points at its low and its high end."""
         columns = [
-            [f"{key}={value}" for value in self.values(arm, key, ends)] for key in self.study.axes
+            [typed(key, value) for value in self.values(arm, key, ends)] for key in self.study.tuned
         ]
         return [self.trial(arm, tuple(point)) for point in product(*columns)]
 
     def values(self, arm: Arm, key: str, ends: tuple[int, int] = (0, 0)) -> list:
         """The values of one axis for one method."""
-        axis = self.study.axes[key]
+        axis = self.study.tuned[key]
         if is_list(axis):
             return axis
         return log_grid(float(arm.own(key)), axis["decades"], axis["points"], *ends)

@@ -10,7 +10,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from experiments.study.cells import Arm, Point, Trial
-from experiments.study.design import is_list, rounded
+from experiments.study.design import is_list, rounded, typed
 
 if TYPE_CHECKING:
     from experiments.study.plan import Plan
@@ -21,13 +21,13 @@ Space = tuple[tuple[str, tuple], ...]  # setting -> its values in order
 def asked(plan: "Plan", arm: Arm) -> list[Trial]:
     """The trials of an arm so far; the last may not be over. The first is the method as it is."""
     study = plan.study
-    space = tuple((key, tuple(plan.values(arm, key))) for key in study.axes)
+    space = tuple((key, tuple(plan.values(arm, key))) for key in study.tuned)
     size = prod(len(values) for _, values in space)
     trials: list[Trial] = []
     scores: list[float | None] = []
-    own = tuple(arm.own(key) for key in study.axes)
+    own = tuple(arm.own(key) for key in study.tuned)
     for _ in range(study.trials or size):
-        logs = tuple(not is_list(study.axes[key]) for key in study.axes)
+        logs = tuple(not is_list(study.tuned[key]) for key in study.tuned)
         trials.append(plan.trial(arm, ask(space, logs, own, tuple(scores))))
         if not plan.over(trials[-1]):
             break
@@ -51,7 +51,7 @@ def ask(space: Space, logs: tuple[bool, ...], own: tuple, scores: tuple) -> Poin
     for score in (*scores, ...):
         trial = known.ask()
         point = tuple(
-            f"{key}={suggest(trial, key, values, log)}"
+            typed(key, suggest(trial, key, values, log))
             for (key, values), log in zip(space, logs, strict=True)
         )
         if score is ...:
