@@ -34,9 +34,10 @@ def main(cfg: DictConfig) -> float:
         if launched() != ALONE and (hydra_config.mode == RunMode.MULTIRUN or "study" in cfg):
             raise ValueError("Several processes carry out one run; start each of a multirun alone.")
         if "study" in cfg:
-            from experiments.study.command import begin
+            from experiments.study.command import begin, searched
 
-            begin(cfg.study, hydra_config.runtime.choices["study"], overrides)
+            name = hydra_config.runtime.choices["study"]
+            begin(cfg.study, name, [*overrides, *searched(hydra_config)])
             return 0.0
         run = read(cfg)
         origin = Origin(dict(hydra_config.runtime.choices), overrides)

@@ -166,7 +166,11 @@ def shown(table: pd.DataFrame, title: str = "") -> Table:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m analysis.allocation", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis.allocation",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     parser.add_argument("--out", type=Path, default=Path("outputs/allocation"))
     given = parser.parse_args()

@@ -40,6 +40,11 @@ class Rule:
                 f"alpha and power must be 0 < alpha < power < 1, got {self.alpha} and {self.power}."
             )
 
+    @property
+    def level(self) -> str:
+        """What intervals cover, in words."""
+        return f"{100 - 100 * self.alpha:g} %"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Family:

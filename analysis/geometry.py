@@ -152,7 +152,11 @@ def main() -> None:
 
 def arguments() -> argparse.Namespace:
     """What was asked for."""
-    parser = argparse.ArgumentParser(prog="python -m analysis.geometry", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis.geometry",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("paths", type=Path, metavar="PATH", nargs="+")
     parser.add_argument("--alpha", type=float, help="of a loralib file, which does not say it")
     parser.add_argument("--base", help="folder of the base model, where it has moved")

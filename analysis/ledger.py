@@ -13,7 +13,7 @@ from rich.table import Table
 from scipy import stats
 
 from analysis.family import count
-from analysis.load import load
+from analysis.load import asked, load
 from analysis.papers import Cell, published
 
 SEEDS = 3  # fewer are no ground for a verdict
@@ -168,7 +168,7 @@ def judge(cell: Cell, scores: np.ndarray) -> tuple[str, str]:
 def main() -> None:
     """Print the ledger of all runs below a folder."""
     try:
-        runs = load(sys.argv[1] if len(sys.argv) > 1 else "outputs")
+        runs = load(asked("python -m analysis.ledger", "Runs beside published numbers."))
         ledger = compare(published(), pd.DataFrame(runs[runs["stage"] != "select"]))
     except ValueError as error:
         sys.exit(f"error: {error}")

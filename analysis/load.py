@@ -1,5 +1,6 @@
 """Finished runs as one tidy table: `python -m analysis.load outputs`."""
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -103,10 +104,17 @@ def machine(provenance: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     """Print the table of all runs below a folder."""
     try:
-        runs = load(sys.argv[1] if len(sys.argv) > 1 else "outputs")
+        runs = load(asked("python -m analysis.load", "All finished runs below a folder."))
     except ValueError as error:
         sys.exit(f"error: {error}")
     Console().print(shown(runs))
+
+
+def asked(program: str, description: str) -> str:
+    """The folder on the command line."""
+    parser = argparse.ArgumentParser(prog=program, description=description)
+    parser.add_argument("runs", nargs="?", default="outputs", help="folder of runs (outputs)")
+    return parser.parse_args().runs
 
 
 def shown(runs: pd.DataFrame) -> Table:

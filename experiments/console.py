@@ -64,8 +64,8 @@ class Console:
         self.progress.update(self.bar, completed=record["step"], description="  ".join(parts))
 
 
-def show(result: Result) -> None:
-    """Print what came out, and how to look at it."""
+def show(result: Result, given: list[str]) -> None:
+    """Print what came out, and how to look at it; `given` are the texts one may ask it about."""
     rich, folder, primary = RichConsole(), shown(result.folder), result.primary
     if not rich.is_terminal:
         print(f"{result.title}: {primary['metric']} {primary['score']:.4f} -> {folder}")
@@ -74,12 +74,11 @@ def show(result: Result) -> None:
     for name, value in rows(result):
         table.add_row(name, value)
     rich.print(table)
-    rich.print(
-        f'Ask it:      python -m experiments.predict {folder} --text "..."\n'
-        "All results: python -m analysis.load outputs",
-        highlight=False,
-        soft_wrap=True,
-    )
+    lines = ["All results: python -m analysis.load outputs"]
+    if given:
+        texts = " ".join(['"..."'] * len(given))
+        lines.insert(0, f"Ask it:      python -m experiments.predict {folder} --text {texts}")
+    rich.print("\n".join(lines), highlight=False, soft_wrap=True)
 
 
 def show_samples(samples: list[tuple[str, str, str]]) -> None:

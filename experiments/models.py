@@ -150,17 +150,23 @@ class Pretrained:
             raise ValueError(f"model.lr_scale must be positive, got {self.lr_scale}.")
 
     def folder(self) -> Path:
-        """The local folder with config, tokenizer and weights, downloaded if need be."""
+        """The local folder with config, tokenizer and weights, downloaded if need be.
+
+        A folder that is named comes before the package, and that before the hub.
+        """
+        folder = Path(self.path).expanduser()
+        if self.path and folder.is_dir():
+            return folder
+        missing = f"model.path: there is no folder '{self.path}'."
+        if self.path.startswith((".", "/", "~")) or self.path.count("/") > 1:
+            raise ValueError(missing)
         if self.package is not None:
             module, _, inside = self.package.partition("/")
             spec = find_spec(module.partition(".")[0]) and find_spec(module)
             if spec is not None and spec.submodule_search_locations:
                 return Path(spec.submodule_search_locations[0]) / inside
-        folder = Path(self.path).expanduser()
-        if self.path and folder.is_dir():
-            return folder
-        if not self.path or self.path.startswith((".", "/", "~")) or self.path.count("/") > 1:
-            raise ValueError(f"model.path: there is no folder '{self.path}'.")
+        if not self.path:
+            raise ValueError(missing)
         patterns = ["*.json", "*.txt", "*.safetensors", "*.model"]
         return hub.snapshot(self.path, "model", patterns, self.revision)
 

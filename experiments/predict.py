@@ -7,13 +7,16 @@ from pathlib import Path
 import pandas as pd
 
 from experiments.adapters.saved import Trained, restore
+from experiments.processor import multiplying
 from experiments.tasks.base import Task
 from experiments.tasks.tables import Part, Table, read_table
 
 
 def predict(trained: Trained, texts: list[tuple[str, ...]]) -> pd.DataFrame:
     """One row per text or pair: what the run says, and for classes the probability of each."""
-    return pd.DataFrame(trained.run.task.answers(trained.loaded, texts, trained.run.train))
+    loaded, train = trained.loaded, trained.run.train
+    with multiplying(next(loaded.model.parameters()).device, train.precision):
+        return pd.DataFrame(trained.run.task.answers(loaded, texts, train))
 
 
 def read_texts(task: Task, path: Path) -> list[tuple[str, ...]]:

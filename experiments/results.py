@@ -75,7 +75,7 @@ class Result:
     paper: str | None
     provenance: dict[str, Any]
     failure: str | None = None
-    epochs: list[dict[str, float]] = field(default_factory=list)  # scored ones: epoch, step, score
+    epochs: list[dict[str, Any]] = field(default_factory=list)  # epoch, step, score, settled
     schema: int = SCHEMA
     folder: Path = field(default=Path(), compare=False)
 

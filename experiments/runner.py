@@ -33,7 +33,7 @@ def execute(run: Run, out: Path, origin: Origin | None = None) -> Result:
         raise ValueError("task.score_on must name at least one split, got none.")
     key = fingerprint(run, data)
     if (out / "result.json").exists():
-        return finished(out, key)
+        return finished(run, out, key)
     with (
         alone(out) if world.first else nullcontext(),
         enough_memory(),
@@ -41,7 +41,7 @@ def execute(run: Run, out: Path, origin: Origin | None = None) -> Result:
         multiplying(device, run.train.precision),
     ):
         if world.size == 1 and (out / "result.json").exists():
-            return finished(out, key)  # of a process that was here meanwhile
+            return finished(run, out, key)  # of a process that was here meanwhile
         if world.first:
             mark_unfinished(out)
         job = start(run, data)
@@ -66,7 +66,7 @@ def carry_out(job: Job, out: Path, key: dict, origin: Origin) -> Result:
     job.batches.world.share(result)
     if failure:
         raise Diverged(f"{failure} It is recorded in {out / 'result.json'}.")
-    show(result)
+    show(result, run.task.given)
     for item in evaluated.values():
         show_samples(run.task.samples(item))
     return result
@@ -83,7 +83,7 @@ def help_out(job: Job, out: Path, key: dict) -> Result:
     return result
 
 
-def finished(out: Path, key: dict) -> Result:
+def finished(run: Run, out: Path, key: dict) -> Result:
     """The result in the folder, where it is that of this very run."""
     result = read_result(out)
     if result.fingerprint != key:
@@ -95,7 +95,7 @@ def finished(out: Path, key: dict) -> Result:
     if result.failure:
         raise Diverged(f"{out} holds a diverged run: {result.failure} Delete it to try again.")
     print("Already done:")
-    show(result)
+    show(result, run.task.given)
     return result
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn as nn
+import transformers
 from transformers import (
     AutoModelForSequenceClassification,
     BertForSequenceClassification,
@@ -16,7 +17,7 @@ from transformers import (
 )
 
 from experiments.batches import Encoded, encode
-from experiments.models import Model
+from experiments.models import Model, Pretrained
 from experiments.randomness import torch_generator
 
 FAMILIES = ["roberta", "bert", "gpt2"]
@@ -176,3 +177,16 @@ def test_the_real_minilm_gives_transformers_features(case: Callable, tiny_run: C
         ours = loaded.model.backbone.eval()(**tokens).last_hidden_state
         torch.testing.assert_close(ours, theirs(**tokens).last_hidden_state, rtol=1e-5, atol=1e-5)
     assert torch.equal(loaded.model.head.dense.weight, theirs.pooler.dense.weight)
+
+
+def test_a_folder_that_is_named_comes_before_the_package(tmp_path: Path) -> None:
+    def folder(path: str) -> Path:
+        known = {"name": "m", "revision": None, "sha256": None, "dropout": None, "lr_scale": 1.0}
+        return Pretrained(**known, path=path, package="transformers/models", linears={}).folder()
+
+    assert folder(str(tmp_path)) == tmp_path
+    assert (
+        folder("organisation/model") == folder("") == Path(transformers.__file__).parent / "models"
+    )
+    with pytest.raises(ValueError, match=r"model\.path: there is no folder '/nowhere'\."):
+        folder("/nowhere")

@@ -5,6 +5,7 @@ import re
 import shutil
 from collections.abc import Callable, Sequence
 from html.parser import HTMLParser
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -277,6 +278,31 @@ def test_one_method_can_be_what_the_others_are_compared_with(tmp_path: Path) -> 
     verdicts = found.found[0].verdicts
     assert verdicts is not None and len(verdicts.pairs) == 2
     assert "with lora on" in found.html()
+
+
+def test_a_task_without_that_method_has_scores_and_no_verdict(tmp_path: Path) -> None:
+    for seed in range(3):
+        for place, (task, method) in enumerate(product(("sst2", "cola"), ("lora", "dora", "vera"))):
+            if (task, method) != ("cola", "lora"):
+                kept = right(0.8, seed=10 * place + seed)
+                store(tmp_path / task, method, seed, kept, task=f"local/{task}")
+    found = Report(gather(tmp_path), Rule(resamples=100, against="lora"))
+    assert [one.verdicts is None for one in found.found] == [True, False] and not found.overall
+    assert "lora has no runs here, so nothing is compared with it." in found.html()
+    with pytest.raises(
+        ValueError, match=r"^against must be one of dora, lora, vera, got 'lore'\.$"
+    ):
+        Report(gather(tmp_path), Rule(resamples=100, against="lore")).html()
+
+
+def test_intervals_say_what_they_cover(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for method, seed in product(("lora", "dora"), range(3)):
+        store(tmp_path / "runs", method, seed, right(0.8, seed=seed))
+    out = ["--out", tmp_path / "page.html", "--tables", tmp_path, "--alpha", "0.1"]
+    call(monkeypatch, tmp_path / "runs", *out)
+    assert "Lines are 90 % intervals" in (tmp_path / "page.html").read_text()
+    for name in ("scores.md", "scores.tex"):
+        assert "Means and their 90 % intervals" in (tmp_path / name).read_text()
 
 
 def test_what_is_missing_of_a_run_is_named(tmp_path: Path) -> None:
@@ -578,7 +604,7 @@ def test_hostile_names_are_only_text(tmp_path: Path) -> None:
     assert HOSTILE in found.column("scores", "method")
     data = re.search(r'id="data">(.*?)</script>', text, re.S)
     assert data is not None and HOSTILE in json.loads(data[1])["methods"]
-    for path in export.write(report(tmp_path).found, tmp_path / "tables"):
+    for path in export.write(report(tmp_path).found, tmp_path / "tables", "95 %"):
         if path.suffix == ".tex":
             assert r"\_\%\$\#\{\}|\textbackslash{}" in path.read_text()
 

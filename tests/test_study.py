@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import Answer
 from omegaconf import OmegaConf
 
 from experiments.api import composed
@@ -24,6 +25,7 @@ from experiments.study.cells import Cell, Outcome
 from experiments.study.command import again, begin
 from experiments.study.conduct import conduct
 from experiments.study.design import TUNING_SEED, Study, log_grid
+from experiments.study.forecast import forecast
 from experiments.study.plan import Plan
 from experiments.study.publish import publish, without_texts
 from experiments.study.summary import Row, Summary, difference
@@ -201,6 +203,42 @@ def test_an_axis_can_be_a_list_and_hold_null() -> None:
     train = read(arm.changed(("train.clip=null", "train.examples=32"))).train
     assert train.clip is None and train.examples == 32
     assert composed(*arm.overrides, "train.clip=null").train.clip is None
+
+
+@pytest.mark.parametrize("search", ["grid", "optuna"])
+def test_a_dry_run_tells_the_runs_before_there_is_any(
+    search: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    both = {"protocols": ["clean", "paper"], "begin": {"rte": "mnli"}, "search": search}
+    methods = {"lora": [], "bitfit": []}
+    forecast(Plan(study(methods=methods, tasks={"rte": []}, **grid(3), **both), "s", []))
+    # Of each method one on MNLI, and under either protocol three trials and five seeds.
+    assert "34 runs; about" in capsys.readouterr().out
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_the_cells_of_a_study_find_settings_in_a_folder_of_ones_own(
+    shell: Callable[..., Answer], tmp_path: Path
+) -> None:
+    own = tmp_path / "my settings"
+    for name in ("variant", "study"):
+        (own / name).mkdir(parents=True)
+    (own / "variant/mine.yaml").write_text("defaults: [lora, _self_]\nalpha: 3.0\n")
+    settings = {"methods": {"mine": []}, "tasks": {"sst2": []}, "overrides": SMALL, "seeds": 1}
+    axes = {"axes": {"variant.lr": [1e-3]}, "defaults": ["common", "_self_"]}
+    OmegaConf.save(settings | axes, own / "study/mine.yaml")
+    answer = shell("--config-dir", str(own), "study=mine", "study.cells=1")
+    assert answer.code == 0, answer.err
+    results = [read_result(path.parent) for path in Path("outputs").rglob("result.json")]
+    assert [result.config["variant"]["alpha"] for result in results] == [3.0, 3.0]
+    assert all(plan_cell.settled for plan_cell in again_outcomes("mine"))
+
+
+def again_outcomes(name: str) -> list[Outcome]:
+    """Where the cells of a study stand, by its name alone."""
+    plan = again(name)
+    return [plan.outcome(cell) for cell in plan.look()]
 
 
 STUDIES = sorted(path.stem for path in (ROOT / "conf/study").glob("*.yaml"))

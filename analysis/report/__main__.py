@@ -19,7 +19,7 @@ def main() -> None:
         arguments.out.write_text(report.html(), encoding="utf-8")
         written = [arguments.out]
         if arguments.tables is not None:
-            written += export.write(report.found, arguments.tables)
+            written += export.write(report.found, arguments.tables, rule.level)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     print("\n".join(map(str, written)))

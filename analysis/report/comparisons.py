@@ -46,11 +46,19 @@ class Comparison:
 
 
 def comparisons(material: Material, rule: Rule) -> list[Comparison]:
-    """Every group of runs that are compared, in the order of task, model and protocol."""
+    """Every group of runs that are compared, in the order of task, model and protocol.
+
+    Raises ValueError where none of them has the method that all others are compared with.
+    """
     found = []
     for _, runs in material.tested.groupby("group"):
         if (runs["status"] == "complete").any():
             found.append(comparison(runs, rule))
+    names = {name for one in found for name in one.methods["method"]}
+    if found and rule.against not in (None, *names):
+        raise ValueError(
+            f"against must be one of {', '.join(sorted(names))}, got '{rule.against}'."
+        )
     return found
 
 
@@ -77,7 +85,8 @@ def comparison(tested: Frame, rule: Rule) -> Comparison:
     known = scored(kept)
     generator = np.random.default_rng(DRAWS)
     first = kept.iloc[0]
-    verdicts = judge(known, generator, rule) if len(names) > 1 else None
+    decided = len(names) > 1 and rule.against in (None, *names)
+    verdicts = judge(known, generator, rule) if decided else None
     drawn = known.scorer.bootstrap(np.random.default_rng(DRAWS), rule.resamples)
     table = means(known, drawn, kept, rule)
     held = letters(verdicts)
@@ -91,7 +100,12 @@ def comparison(tested: Frame, rule: Rule) -> Comparison:
         verdicts=verdicts,
         floor=None if known.floor is None else float(known.floor.observed()),
         unlearned=unlearned(known, drawn, rule),
-        left_out=[*twice(tested, runs), *losses(runs), *unpaired(done, names, seeds)],
+        left_out=[
+            *twice(tested, runs),
+            *losses(runs),
+            *unpaired(done, names, seeds),
+            *without(names, rule.against),
+        ],
     )
 
 
@@ -144,6 +158,12 @@ def unpaired(runs: Frame, names: list[str], seeds: list[int]) -> Iterator[str]:
             yield f"{method} is left out: {have}, too few that the others have too."
         elif len(group) > len(seeds):
             yield f"{method} has {have}, of which {len(seeds)} are those of the other methods."
+
+
+def without(names: list[str], against: str | None) -> Iterator[str]:
+    """What is said where the method that others are to be compared with is not there."""
+    if against not in (None, *names):
+        yield f"{against} has no runs here, so nothing is compared with it."
 
 
 def scored(runs: Frame) -> Outcomes:

@@ -12,16 +12,23 @@ from analysis.report.material import Frame
 
 SPECIAL = re.compile(r"[&%$#_{}~^\\]")
 LATEX = {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
-NOTE = "Means and their 95 % intervals; methods that share a letter cannot be told apart."
 KEYS = ["group", "task", "model", "protocol", "metric", "examples"]
 COLUMNS = [*KEYS, "method", "mean", "low", "high", "letters", "seeds"]
 Show = Callable[[str, str], str]  # a value and its letters
 
 
-def write(found: list[Comparison], folder: Path) -> list[Path]:
-    """Write scores.csv, with all digits, and scores.md and scores.tex, as they are read."""
+def write(found: list[Comparison], folder: Path, level: str) -> list[Path]:
+    """Write scores.csv, with all digits, and scores.md and scores.tex, as they are read.
+
+    `level` is what the intervals cover, as "95 %".
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    texts = {"csv": long(found).to_csv(index=False), "md": markdown(found), "tex": latex(found)}
+    note = f"Means and their {level} intervals; methods that share a letter cannot be told apart."
+    texts = {
+        "csv": long(found).to_csv(index=False),
+        "md": f"{markdown(found)}\n\n{note}\n",
+        "tex": f"% {note}\n{latex(found)}",
+    }
     paths = [folder / f"scores.{ending}" for ending in texts]
     for path, text in zip(paths, texts.values(), strict=True):
         path.write_text(text, encoding="utf-8")
@@ -58,7 +65,7 @@ def markdown(found: list[Comparison]) -> str:
     lines = [list(table.columns), ["---", *["--:"] * (len(table.columns) - 1)]]
     lines += table.to_numpy().tolist()
     rows = ["| " + " | ".join(text.replace("|", r"\|") for text in line) + " |" for line in lines]
-    return "\n".join([*rows, "", NOTE, ""])
+    return "\n".join(rows)
 
 
 def latex(found: list[Comparison]) -> str:
@@ -66,8 +73,7 @@ def latex(found: list[Comparison]) -> str:
     table = wide(found, raised)
     table["method"] = table["method"].map(escape)
     form = "l" + "r" * (len(table.columns) - 1)
-    body = table.rename(columns=escape).to_latex(index=False, escape=False, column_format=form)
-    return f"% {NOTE}\n{body}"
+    return table.rename(columns=escape).to_latex(index=False, escape=False, column_format=form)
 
 
 def raised(value: str, letters: str) -> str:

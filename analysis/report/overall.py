@@ -53,7 +53,7 @@ def overall(found: list[Comparison], rule: Rule) -> list[Overall]:
 def over_tasks(candidates: list[Comparison], rule: Rule) -> Overall | None:
     """The verdicts over the tasks that can be taken together, if there are two and two seeds."""
     parts, names, seeds = alike(candidates)
-    if len(parts) < 2 or len(seeds) < 2:
+    if len(parts) < 2 or len(seeds) < 2 or rule.against not in (None, *names):
         return None
     known = [scored(shared(part, names, seeds)) for part in parts]
     verdicts = across(known, np.random.default_rng(DRAWS), rule)

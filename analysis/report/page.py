@@ -108,7 +108,7 @@ def context(report: Report) -> Context:
     return {
         "title": material.folder.resolve().name,
         "summary": summary(report),
-        "alpha": report.rule.alpha,
+        "level": report.rule.level,
         "cards": [
             *map(card_of_all, report.overall),
             *map(card, sorted(found, key=lambda one: one.verdicts is None)),

@@ -36,7 +36,7 @@ def where(one: Comparison) -> list[Cell]:
 def scores(found: list[Comparison]) -> Table:
     """Every method's mean on every task."""
     columns = [
-        TASK, MODEL, PROTOCOL, METHOD, number("score"), number("95 % interval"),
+        TASK, MODEL, PROTOCOL, METHOD, number("score"), number("interval"),
         Column(title="group", hint="methods that share a letter cannot be told apart"),
         Column(title="seeds", numbers=True, shared=True),
         Column(title="examples", numbers=True, shared=True), Column(title="metric", shared=True),
@@ -69,9 +69,9 @@ def over_tasks(found: list[Overall]) -> Table:
     """Every method over all tasks that it shares with others."""
     columns = [
         MODEL, PROTOCOL, METHOD, number("mean", "of all seeds and tasks"),
-        number("95 % interval", "over seeds and examples"), Column(title="group"),
+        number("interval", "over seeds and examples"), Column(title="group"),
         number("interquartile mean", "of the middle half of all runs on all tasks"),
-        number("its 95 % interval", "over seeds"),
+        number("its interval", "over seeds"),
         Column(title="tasks", shared=True), Column(title="seeds", numbers=True, shared=True),
     ]  # fmt: skip
     return table("over-tasks", columns, (row for one in found for row in whole_rows(one)))
@@ -99,7 +99,7 @@ def chances(found: list[Overall]) -> Table:
     columns = [
         MODEL, PROTOCOL, Column(title="higher", pick=True), Column(title="lower", pick=True),
         number("chance to win", "of any run against any of the other on the same task, ties half"),
-        number("95 % interval", "over seeds"), Column(title="tasks", shared=True),
+        number("interval", "over seeds"), Column(title="tasks", shared=True),
     ]  # fmt: skip
     return table("chances", columns, (row for one in found for row in chance_rows(one)))
 
@@ -129,7 +129,7 @@ def pairs(found: list[Comparison]) -> Table:
     """Every pair of methods that was compared."""
     columns = [
         TASK, MODEL, PROTOCOL, Column(title="higher", pick=True), Column(title="lower", pick=True),
-        number("difference"), number("95 % interval", "of this pair alone"),
+        number("difference"), number("interval", "of this pair alone"),
         number("p, Holm", "adjusted for all pairs of the task"),
         number("visible", "the smallest true difference that would have been seen"),
         number("wins", "share of seeds in which the first is better, ties half"),

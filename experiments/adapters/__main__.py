@@ -34,7 +34,11 @@ def main() -> None:
 
 def arguments() -> argparse.Namespace:
     """What was asked for."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.adapters", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.adapters",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     actions = parser.add_subparsers(required=True, metavar="inspect|merge|export|import")
     path = argparse.ArgumentParser(add_help=False)
     path.add_argument("path", type=Path, metavar="PATH")

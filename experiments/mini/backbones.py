@@ -34,7 +34,7 @@ class Shipped(Pretrained):
     """A backbone that comes with the project; `path` puts a rebuilt one in its place."""
 
     def folder(self) -> Path:
-        # The package comes first elsewhere; here a folder that is named is the one that is meant.
+        # Elsewhere a path can be a hub's too; here one that is no folder is a mistake.
         if self.path and self.package:
             return replace(self, package=None).folder()
         return super().folder()

@@ -2,6 +2,7 @@
 
 from typing import Any, cast
 
+from hydra.conf import HydraConf
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.api import CONF
@@ -31,6 +32,16 @@ def begin(section: DictConfig, name: str, overrides: list[str]) -> None:
     write_json(OUTPUTS / STUDIES / name / "study.json", content)
     if not conduct(plan):
         raise ValueError(f"Some runs failed: python -m experiments.study failed {name}")
+
+
+def searched(config: HydraConf) -> list[str]:
+    """The folders of settings beside the project's, as overrides that find them again."""
+    folders = [
+        f"'{source.schema}://{source.path}'"
+        for source in config.runtime.config_sources
+        if source.provider.endswith("command-line")
+    ]
+    return [f"hydra.searchpath=[{','.join(folders)}]"] if folders else []
 
 
 def again(name: str) -> Plan:

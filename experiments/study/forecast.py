@@ -11,7 +11,7 @@ from rich.table import Table
 
 from experiments.config import read
 from experiments.job import Job, start
-from experiments.processor import restored
+from experiments.processor import multiplying, restored
 from experiments.study.cells import Arm
 from experiments.study.plan import Plan
 from experiments.study.workers import Workers
@@ -35,11 +35,13 @@ class Forecast:
 
 
 def forecast(plan: Plan) -> None:
-    """Print cells, time and disk; trains a few steps and reads no split that is scored."""
+    """Print cells, time and disk; trains a few steps, and evaluates a few rows as a trial does."""
     rich = Console()
-    arms = [arm for arms in plan.groups.values() for arm in arms]
+    counts = expected(plan)
     with restored():
-        known = [(arm, estimate(plan, arm)) for arm in track(arms, "trying", console=rich)]
+        known = [
+            (arm, estimate(plan, arm, runs)) for arm, runs in track(counts, "trying", console=rich)
+        ]
     table = Table("protocol", "task", "method", "runs", "steps", "s a run", "MiB a run")
     for arm, item in known:
         table.add_row(
@@ -57,18 +59,34 @@ def forecast(plan: Plan) -> None:
     )
 
 
-def estimate(plan: Plan, arm: Arm) -> Forecast:
-    """What one arm takes; the trials of a grid that grows are not foreseen."""
+def expected(plan: Plan) -> list[tuple[Arm, int]]:
+    """Every arm and the number of its runs, first those that others begin with.
+
+    The trials of a grid that grows are not foreseen.
+    """
     study = plan.study
-    trials = len(plan.trials([arm])[arm.method]) if study.trials is None else study.trials
-    run = read(arm.changed(plan.line(arm, (0, 0))[0].cells[0].settings))
+    arms = [arm for arms in plan.groups.values() for arm in arms]
+    begun = {
+        arm.start: plan.arm(arm.protocol, study.begin[arm.task], arm.method)
+        for arm in arms
+        if arm.start is not None
+    }
+    found = [(arm, 1) for arm in begun.values()]
+    for arm in arms:
+        searched = study.search == "optuna" and study.trials
+        trials = searched or len(plan.line(arm, (0, 0)))
+        found.append((arm, trials * study.tuning_seeds + study.seeds))
+    return found
+
+
+def estimate(plan: Plan, arm: Arm, runs: int) -> Forecast:
+    """What one arm takes; how long does not depend on the adapter that its runs begin with."""
+    config = arm.changed((*plan.line(arm, (0, 0))[0].cells[0].settings, "start=null"))
+    run = read(config)
     job = start(run, run.protocol.load(run.task, run.data))
-    return Forecast(
-        runs=trials * study.tuning_seeds + study.seeds,
-        steps=job.plan.total,
-        seconds=START + job.plan.total * step_seconds(job) + evaluation_seconds(job),
-        bytes=run_bytes(job),
-    )
+    with multiplying(job.device, run.train.precision):
+        seconds = job.plan.total * step_seconds(job) + evaluation_seconds(job)
+    return Forecast(runs=runs, steps=job.plan.total, seconds=START + seconds, bytes=run_bytes(job))
 
 
 def step_seconds(job: Job) -> float:
