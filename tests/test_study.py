@@ -29,7 +29,7 @@ from experiments.study.forecast import forecast
 from experiments.study.plan import Plan
 from experiments.study.publish import publish, without_texts
 from experiments.study.summary import Row, Summary, difference
-from experiments.study.workers import told
+from experiments.study.workers import Workers, told, visible
 
 ROOT = Path(__file__).parents[1]
 SMALL = [
@@ -239,6 +239,29 @@ def again_outcomes(name: str) -> list[Outcome]:
     """Where the cells of a study stand, by its name alone."""
     plan = again(name)
     return [plan.outcome(cell) for cell in plan.look()]
+
+
+def test_cells_are_dealt_to_the_gpus_that_are_to_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    workers, begun = Workers(study(cells_per_gpu=2)), []
+
+    class Process:
+        def __init__(self, target: Callable, args: tuple) -> None:
+            begun.append(args[-1])
+
+        def start(self) -> None:
+            pass
+
+    monkeypatch.setattr(workers.context, "Process", Process)
+    assert workers.places == 4 and workers.free == [0, 1, 2, 3]
+    cells = Plan(study(), "s", []).look()
+    for cell in cells[:4]:
+        workers.start(cell)
+    assert [limits.gpu for limits in begun] == [0, 1, 0, 1] and not workers.free
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    assert [visible(0), visible(1)] == ["3", "5"]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert visible(1) == "1"
 
 
 STUDIES = sorted(path.stem for path in (ROOT / "conf/study").glob("*.yaml"))
