@@ -136,8 +136,11 @@ def told_apart(found: pd.DataFrame, rule: Rule) -> np.ndarray:
 def visible(found: pd.DataFrame, rule: Rule) -> list[float]:
     """The smallest difference of each pair that is found with the rule's power, as the first.
 
-    It is not known (NaN) where nothing varied, as between methods that predict one and the same.
+    It is not known (NaN) where nothing varied, as between methods that predict one and the same,
+    and for the exact tests, which see less than Student's t.
     """
+    if rule.test in EXACT:
+        return [np.nan if can else np.inf for can in possible(found, rule)]
     alpha = rule.alpha / len(found)
     return [
         row["error"] * shift(row["degrees"], alpha, rule.power) if can else np.inf

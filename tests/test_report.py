@@ -230,7 +230,8 @@ def test_within_a_budget_nothing_is_alike_where_nothing_can_be_decided(tmp_path:
     for place, method in enumerate(("lora", "dora", "vera")):
         store(tmp_path, method, 0, right(0.8, seed=place))
     (one,) = report(tmp_path).found
-    assert costs.peers(one, "lora") == set()
+    assert costs.peers(one, "lora", {"dora", "vera"}) == "cannot be decided"
+    assert costs.peers(one, "lora", set()) is None
 
 
 def test_runs_that_were_not_treated_alike_are_remarked_upon(tmp_path: Path) -> None:
@@ -289,6 +290,10 @@ def test_a_task_without_that_method_has_scores_and_no_verdict(tmp_path: Path) ->
     found = Report(gather(tmp_path), Rule(resamples=100, against="lora"))
     assert [one.verdicts is None for one in found.found] == [True, False] and not found.overall
     assert "lora has no runs here, so nothing is compared with it." in found.html()
+    assert words.told(found.found[0])[0] == "Nothing is compared here."
+    assert (
+        words.headline(found.found[1].verdicts) == "None of the others can be told apart from lora."
+    )
     with pytest.raises(
         ValueError, match=r"^against must be one of dora, lora, vera, got 'lore'\.$"
     ):
@@ -422,12 +427,16 @@ def test_published_predictions_of_texts_need_no_texts(tmp_path: Path) -> None:
 # What is said
 
 
-def verdicts(letters: dict[str, str], claims: Sequence[tuple], test: str = "crossed") -> Verdicts:
+def verdicts(
+    letters: dict[str, str], claims: Sequence[tuple], test: str = "crossed", **rule: str
+) -> Verdicts:
     """Verdicts by hand: means fall, claims are (a, b, difference, visible, verdict)."""
     means = [0.9 - 0.01 * place for place in range(len(letters))]
     methods = {"method": list(letters), "mean": means, "letters": list(letters.values())}
     pairs = pd.DataFrame(claims, columns=["a", "b", "difference", "visible", "verdict"])
-    return Verdicts(family="", rule=Rule(test=test), pairs=pairs, methods=pd.DataFrame(methods))
+    return Verdicts(
+        family="", rule=Rule(test=test, **rule), pairs=pairs, methods=pd.DataFrame(methods)
+    )
 
 
 NOT = "cannot be told apart"
@@ -437,6 +446,8 @@ CHAIN = verdicts({"x": "a", "y": "ab", "z": "b"}, [("x", "y", 0.02, 0.04, NOT), 
 NO_SEEDS = verdicts({"x": "a", "y": "a"}, [("x", "y", 0.2, np.inf, "cannot be decided: 1 pair")])
 FLOOR = verdicts({"x": "a", "y": "a"}, [("x", "y", 0.2, np.inf, "cannot be decided: 5 pairs")], "sign_flip")  # fmt: skip # noqa: E501
 SAME = verdicts({"x": "a", "y": "a"}, [("x", "y", 0.0, np.nan, NOT)])
+EXACT = verdicts({"x": "a", "y": "a"}, [("x", "y", 0.01, np.nan, NOT)], "wilcoxon")
+WITH_Y = verdicts({"x": "", "y": "", "z": ""}, [("x", "y", 0.05, 0.04, "x is better than y"), ("y", "z", 0.07, 0.03, "y is better than z")], against="y")  # fmt: skip # noqa: E501
 NO_BREAK = words.NO_BREAK
 
 
@@ -449,8 +460,10 @@ NO_BREAK = words.NO_BREAK
         (NO_SEEDS, "Nothing can be decided.", ["With one seed nothing is known of how seeds differ, so no verdict is possible."]),  # noqa: E501
         (FLOOR, "Nothing can be decided.", ["The exact test has 5 pairs of runs for 1 comparison: even if every pair pointed the same way, p would stay above 0.05."]),  # noqa: E501
         (SAME, "The two methods cannot be told apart.", ["Nothing varied, so it is not known which difference could have been seen."]),  # noqa: E501
+        (EXACT, "The two methods cannot be told apart.", []),
+        (WITH_Y, "Of 2 methods 1 is better than y and 1 is worse than y.", ["x is better than y, by 5.0 points.", "y is better than z, by 7.0 points.", "A true difference of 4.0 points between y and any other would have been seen with a chance of 80 %."]),  # noqa: E501
     ],
-    ids=["alike", "top", "chain", "one seed", "floor", "same"],
+    ids=["alike", "top", "chain", "one seed", "floor", "same", "exact", "with y"],
 )  # fmt: skip
 def test_a_verdict_is_put_into_words(found: Verdicts, headline: str, sentences: list[str]) -> None:
     assert words.headline(found) == headline
@@ -592,6 +605,40 @@ def test_the_data_of_the_charts_are_those_of_the_tables(whole: Report) -> None:
         ("sst2 · clean", 4),
         ("cola · clean", 4),
     ]
+
+
+def test_trials_of_two_studies_are_two_charts(tmp_path: Path) -> None:
+    for name, shares in (("one", (0.7, 0.8)), ("two", (0.9, 0.6))):
+        for lr, share in zip((0.001, 0.01), shares, strict=True):
+            changes = {"variant": {"lr": lr}, "protocol": {"stage": "select"}}
+            config = changes | {"tracker": {"group": name, "tags": ["clean", "sst2", "lora"]}}
+            store(tmp_path / name, "lora", 1000, right(share), config=config)
+    found = curves(gather(tmp_path))
+    assert [curve.chosen for curve in found] == [0.01, 0.001]
+    assert [c["title"] for c in charts.tuning(found)] == [
+        "local/sst2 · minilm · clean · one",
+        "local/sst2 · minilm · clean · two",
+    ]
+
+
+def test_a_perfect_score_is_not_certain(tmp_path: Path) -> None:
+    for method, seed in product(("lora", "dora"), range(3)):
+        store(tmp_path, method, seed, right(1.0 if method == "lora" else 0.9, seed=seed))
+    found = report(tmp_path).found
+    assert "| 100.0 " in export.markdown(found) and "100.0 [" not in export.markdown(found)
+    table = export.long(found).set_index("method")
+    assert table.loc["lora", ["low", "high"]].isna().all() and table.loc["dora", "low"] > 0.8
+
+
+def test_runs_of_two_studies_are_audited_together(whole: Report, tmp_path: Path) -> None:
+    for method, seed in product(("lora", "dora"), range(3)):
+        config = {"tracker": {"group": method}, "train": {"epochs": 3 if method == "lora" else 10}}
+        store(tmp_path, method, seed, right(0.8, seed=seed), config=config)
+        summary = {"study": method, "rows": [], "cells": []}
+        (tmp_path / f"{method}-summary").mkdir(exist_ok=True)
+        (tmp_path / f"{method}-summary/summary.json").write_text(json.dumps(summary))
+    (one,) = audits(gather(tmp_path), report(tmp_path).found)
+    assert any("epochs" in said for said in one.remarks)
 
 
 def test_hostile_names_are_only_text(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from experiments.config import build, read
 from experiments.results import alone, read_result
 from experiments.study import audit, match
 from experiments.study import plan as planning
-from experiments.study.cells import Cell, Outcome
+from experiments.study.cells import Cell, Outcome, Trial
 from experiments.study.command import again, begin
 from experiments.study.conduct import conduct
 from experiments.study.design import TUNING_SEED, Study, log_grid
@@ -262,6 +262,25 @@ def test_cells_are_dealt_to_the_gpus_that_are_to_be_seen(monkeypatch: pytest.Mon
     assert [visible(0), visible(1)] == ["3", "5"]
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     assert visible(1) == "1"
+
+
+@pytest.mark.parametrize(
+    ("points", "best", "expected"),
+    [
+        (["variant.lr=0.1 variant.rank=2", "variant.lr=0.2 variant.rank=2",
+          "variant.lr=0.3 variant.rank=2"], 1, 0),
+        (["variant.lr=0.1 variant.rank=4", "variant.lr=0.1 variant.rank=8",
+          "variant.lr=0.2 variant.rank=4", "variant.lr=0.2 variant.rank=8",
+          "variant.lr=0.3 variant.rank=4", "variant.lr=0.3 variant.rank=8"], 1, -1),
+        (["task=sst2", "task=cola", "task=rte"], 0, 0),
+        (["variant.lr=1e-05", "variant.lr=0.0001"], 1, 1),
+    ],
+)  # fmt: skip
+def test_the_edge_is_that_of_an_axis_of_numbers(
+    points: list[str], best: int, expected: int
+) -> None:
+    trials = [Trial(tuple(p.split()), (), float(i == best)) for i, p in enumerate(points)]
+    assert planning.edge(trials) == expected
 
 
 STUDIES = sorted(path.stem for path in (ROOT / "conf/study").glob("*.yaml"))

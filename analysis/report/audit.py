@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from analysis.report.comparisons import Comparison
 from analysis.report.material import Material
-from analysis.report.tuning import rows
+from analysis.report.tuning import rows, study_of
 from experiments.study.audit import facts, remarks, unequal
 
 PARAMETERS = 2.0  # the ratio of trained parameters that is remarked upon, as in a study
@@ -21,16 +21,19 @@ class Audit:
 
 
 def audits(material: Material, found: list[Comparison]) -> list[Audit]:
-    """Every study's own audit, and one of the runs where runs of no study are compared."""
-    studies = {study["study"] for study in material.studies}
-    own = [one for one in found if one.verdicts and not set(study_of(material, one)) <= studies]
+    """Every study's own audit, and one of the runs where they are not all of one study."""
+    known = {study["study"] for study in material.studies}
+    own = [
+        one
+        for one in found
+        if one.verdicts and (len(studies(material, one)) > 1 or not studies(material, one) <= known)
+    ]
     return [*of_studies(material), *(of_runs(material, one) for one in own)]
 
 
-def study_of(material: Material, one: Comparison) -> list[str | None]:
+def studies(material: Material, one: Comparison) -> set[str | None]:
     """The studies that the compared runs belong to; None for runs of no study."""
-    trackers = [material.results[i]["config"].get("tracker") or {} for i in one.runs.index]
-    return [tracker.get("group") for tracker in trackers]
+    return {study_of(material.results[i]) for i in one.runs.index}
 
 
 def of_studies(material: Material) -> list[Audit]:

@@ -79,12 +79,11 @@ def number(value: float | None) -> float | None:
 
 
 def tuning(curves: Iterable[Curve]) -> list[Data]:
-    """A chart for each task and protocol, with a line for each method."""
-    found: dict[tuple[str, str, str], Data] = {}
+    """A chart for each place that is tuned for, with a line for each method."""
+    found: dict[tuple[str, str], Data] = {}
     for curve in curves:
-        key = (curve.task, curve.protocol, curve.setting)
-        title = f"{curve.task} · {curve.protocol}"
-        chart = found.setdefault(key, {"title": title, "metric": curve.metric, "lines": []})
+        key = (curve.place, curve.setting)
+        chart = found.setdefault(key, {"title": curve.place, "metric": curve.metric, "lines": []})
         chart["setting"] = curve.setting
         by = words.scale(curve.metric)
         line = [[number(x), None if y is None else number(by * y)] for x, y in curve.points]

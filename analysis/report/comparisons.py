@@ -21,6 +21,11 @@ BOUNDS = {
 DRAWS = 0  # seeds the generator: the same runs give the same page
 
 
+def bounds(metric: str) -> tuple[float, float]:
+    """The lowest and the highest that a score can be."""
+    return BOUNDS.get(metric, (0.0, np.inf))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
     """Methods on one task; `methods` has a row for each: method, mean, low, high, seeds, letters.
@@ -200,7 +205,7 @@ def means(known: Outcomes, drawn: np.ndarray, runs: Frame, rule: Rule) -> Frame:
     """
     scores = known.scorer.observed()
     found = crossed(scores, drawn, known.scorer.examples, rule.alpha)
-    least, most = BOUNDS.get(known.metric, (0.0, np.inf))
+    least, most = bounds(known.metric)
     ends = {"low": found.low.clip(min=least), "high": found.high.clip(max=most)}
     table = pd.DataFrame({"method": known.methods, "mean": scores.mean(axis=1)} | ends)
     if len(known.seeds) == 1:

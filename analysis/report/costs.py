@@ -73,7 +73,7 @@ def budgets(parts: list[tuple[Comparison, Frame]]) -> Table:
     columns = [
         TASK, MODEL, PROTOCOL, Column(title="budget", pick=True), number("up to"),
         Column(title="best", pick=True), number("score"),
-        Column(title="cannot be told apart from it, within the budget", wrap=True),
+        Column(title="cannot be told apart from it, within the budget", wrap=True), MACHINE,
     ]  # fmt: skip
     return table("budgets", columns, (row for part in parts for row in budget_rows(*part)))
 
@@ -92,7 +92,8 @@ def budget_rows(one: Comparison, costs: Frame) -> Iterator[list[Cell]]:
                 numeric(row["budget"], lambda value, c=column: budget_text(value, c)),
                 text(row["variant"], strong=True),
                 numeric(row["score"], lambda value: words.score(value, one.metric)),
-                text(", ".join(sorted(peers(one, row["variant"]) & set(affordable))) or None),
+                text(peers(one, row["variant"], set(affordable) - {row["variant"]})),
+                text(cost.describe(known.iloc[0])),
             ]
 
 
@@ -101,13 +102,24 @@ def budget_text(value: float, column: str) -> str:
     return f"{value:,.0f} MiB" if column == "train_peak_mib" else words.quantity(value)
 
 
-def peers(one: Comparison, method: str) -> set[str]:
-    """The methods that cannot be told apart from one."""
+def peers(one: Comparison, method: str, others: set[str]) -> str | None:
+    """Which of the others cannot be told apart from a method, if any; or that it is not known."""
+    if not others:
+        return None
+    pairs = others_of(one, method, others)
+    if len(pairs) < len(others) or undecided(pairs).any():
+        return "cannot be decided"
+    return ", ".join(sorted(pairs.loc[~words.decided(pairs), "other"])) or None
+
+
+def others_of(one: Comparison, method: str, others: set[str]) -> Frame:
+    """The pairs of a method with some others."""
     if one.verdicts is None:
-        return set()
-    pairs = one.verdicts.pairs
-    table = pairs[~words.decided(pairs) & ~undecided(pairs)]
-    return {*table.loc[table["a"] == method, "b"], *table.loc[table["b"] == method, "a"]}
+        return pd.DataFrame(columns=["verdict", "other"])
+    pairs: Frame = one.verdicts.pairs
+    first, second = pairs["a"] == method, pairs["b"] == method
+    pairs = pairs.assign(other=pairs["b"].where(first, pairs["a"]))[first | second]
+    return pairs[pairs["other"].isin(others)]
 
 
 def tuning_costs(material: Material) -> Table:

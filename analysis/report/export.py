@@ -9,6 +9,7 @@ import pandas as pd
 from analysis.report import words
 from analysis.report.comparisons import Comparison
 from analysis.report.material import Frame
+from analysis.report.tables import NONE
 
 SPECIAL = re.compile(r"[&%$#_{}~^\\]")
 LATEX = {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
@@ -36,9 +37,11 @@ def write(found: list[Comparison], folder: Path, level: str) -> list[Path]:
 
 
 def long(found: list[Comparison]) -> Frame:
-    """A row for each method of each comparison."""
+    """A row for each method of each comparison; without ends where none are known."""
     parts = [one.methods.assign(**{key: getattr(one, key) for key in KEYS}) for one in found]
-    return pd.concat(parts)[COLUMNS] if parts else pd.DataFrame(columns=COLUMNS)
+    table: Frame = pd.concat(parts)[COLUMNS] if parts else pd.DataFrame(columns=COLUMNS)
+    ends = ["low", "high"]
+    return table.assign(**table[ends].mask(table["low"] == table["high"]))
 
 
 def wide(found: list[Comparison], show: Show) -> Frame:
@@ -56,7 +59,8 @@ def wide(found: list[Comparison], show: Show) -> Frame:
 def value(row: dict, metric: str) -> str:
     """A mean and its interval."""
     mean, low, high = (words.score(row[key], metric) for key in ("mean", "low", "high"))
-    return f"{mean} [{low}, {high}]".replace(words.MINUS, "-")
+    known = words.between(row["low"], row["high"], metric) != NONE
+    return (f"{mean} [{low}, {high}]" if known else mean).replace(words.MINUS, "-")
 
 
 def markdown(found: list[Comparison]) -> str:

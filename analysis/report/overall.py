@@ -10,7 +10,7 @@ from analysis.aggregate import Statistic, improvement, iqm, profile, stratified
 from analysis.crossed import crossed, together
 from analysis.family import Rule, count
 from analysis.outcomes import Outcomes
-from analysis.report.comparisons import DRAWS, Comparison, letters, scored
+from analysis.report.comparisons import DRAWS, Comparison, bounds, letters, scored
 from analysis.report.material import Frame
 from analysis.statistics import Verdicts, across
 
@@ -68,7 +68,7 @@ def over_tasks(candidates: list[Comparison], rule: Rule) -> Overall | None:
         tasks=tuple(sorted(part.task for part in parts)),
         metrics=tuple(sorted({part.metric for part in parts})),
         seeds=tuple(sorted(seeds)),
-        methods=methods.merge(middle(scores, rule), on="method"),
+        methods=methods.merge(middle(scores, known, rule), on="method"),
         verdicts=verdicts,
         improvement=chances(scores, verdicts.pairs, rule),
         profile=shares(scores, rule),
@@ -99,7 +99,13 @@ def absent(
     """What does not count over all tasks, and what had been left out on each."""
     for one in candidates:
         if not any(one is part for part in parts):
-            yield f"{one.group} is left out: it shares too little with the other tasks."
+            twice = one.task in [part.task for part in parts]
+            why = (
+                "there is another of this task"
+                if twice
+                else "it shares too little with the other tasks"
+            )
+            yield f"{one.group} is left out: {why}."
             continue
         for method in sorted(set(one.methods["method"]) - names):
             yield f"{method} is left out: it has {one.task}, and not all of the tasks."
@@ -120,13 +126,16 @@ def means(known: list[Outcomes], rule: Rule) -> Frame:
         drawn = one.scorer.bootstrap(generator, rule.resamples)
         found.append(crossed(one.scorer.observed(), drawn, one.scorer.examples, rule.alpha))
     whole = together(found, rule.alpha)
-    return pd.DataFrame({"method": known[0].methods, "low": whole.low, "high": whole.high})
+    least, most = np.mean([bounds(one.metric) for one in known], axis=0)
+    ends = {"low": whole.low.clip(min=least), "high": whole.high.clip(max=most)}
+    return pd.DataFrame({"method": known[0].methods} | ends)
 
 
-def middle(scores: Mapping[str, np.ndarray], rule: Rule) -> Frame:
+def middle(scores: Mapping[str, np.ndarray], known: list[Outcomes], rule: Rule) -> Frame:
     """Interquartile means of scores [seeds, tasks] with their ends."""
     cube = np.stack(list(scores.values()))
-    low, high = interval(cube, iqm, rule)
+    least, most = np.array([bounds(one.metric) for one in known]).T
+    low, high = np.clip(interval(cube, iqm, rule), least.min(), most.max())
     columns = {"iqm": iqm(cube), "iqm_low": low, "iqm_high": high}
     return pd.DataFrame({"method": list(scores)} | columns)
 

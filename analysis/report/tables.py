@@ -68,8 +68,10 @@ class Table:
 
 
 def text(value: Any, strong: bool = False) -> Cell:
-    """A cell that shows a text and is sorted by it."""
-    return Cell(text=NONE if value is None else str(value), key=str(value), strong=strong)
+    """A cell that shows a text and is sorted by it; nothing comes last."""
+    if value is None:
+        return Cell(text=NONE, key=math.inf)
+    return Cell(text=str(value), key=str(value), strong=strong)
 
 
 def numeric(value: float | None, show: Callable[[float], str] = str, strong: bool = False) -> Cell:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.report.material import Material, Record
+from analysis.report.material import SEPARATOR, Material, Record
 
 Point = tuple[float, float | None]
 
@@ -14,8 +14,7 @@ Point = tuple[float, float | None]
 class Curve:
     """Selection scores of one method over one tuned setting; None where a run was lost."""
 
-    task: str
-    protocol: str
+    place: str  # what it is of beside the method: task, protocol and where needed more
     method: str
     setting: str
     metric: str
@@ -25,10 +24,9 @@ class Curve:
 
 def curves(material: Material) -> list[Curve]:
     """Every method's curve, as a study lists it, else from the trials themselves."""
-    listed = [curve for row in rows(material) if (curve := of_row(row)) is not None]
-    known = {(curve.protocol, curve.task, curve.method) for curve in listed}
-    own = [c for c in from_trials(material) if (c.protocol, c.task, c.method) not in known]
-    return [*listed, *own]
+    several = len(material.studies) > 1
+    listed = [curve for row in rows(material) if (curve := of_row(row, several)) is not None]
+    return [*listed, *from_trials(material)]
 
 
 def rows(material: Material) -> Iterator[Record]:
@@ -37,16 +35,18 @@ def rows(material: Material) -> Iterator[Record]:
         yield from (row | {"study": study["study"]} for row in study["rows"])
 
 
-def of_row(row: Record) -> Curve | None:
-    """The curve of a study's row; None where not one number was tuned alone."""
+def of_row(row: Record, several: bool) -> Curve | None:
+    """The curve of a study's row; None where not one number was tuned alone.
+
+    Of several studies each is named.
+    """
     points = [(parse(point), score) for point, score in row["curve"]]
     keys = {point[0] for point, _ in points if point is not None}
     if len(keys) != 1 or any(point is None for point, _ in points):
         return None
     chosen = parse(" ".join(row["chosen"])) if row["chosen"] else None
     return Curve(
-        task=row["task"],
-        protocol=row["protocol"],
+        place=SEPARATOR.join([row["task"], row["protocol"], *([row["study"]] if several else [])]),
         method=row["method"],
         setting=keys.pop(),
         metric=row["metric"] or "",
@@ -66,18 +66,23 @@ def parse(point: str) -> tuple[str, float] | None:
 
 
 def from_trials(material: Material) -> Iterator[Curve]:
-    """Curves over the learning rate from runs that chose settings, means over their seeds."""
+    """Curves over the learning rate from runs that chose settings, means over their seeds.
+
+    What a study has listed is not among them.
+    """
+    listed = {study["study"] for study in material.studies}
     runs = material.trials
-    trials = runs.assign(lr=[rate(material.results[i]) for i in runs.index])
-    trials = trials.dropna(subset=["lr"])
-    trials["label"] = [task_of(material.results[i]) for i in trials.index]
-    for (task, protocol, method), group in trials.groupby(["label", "protocol", "base"]):
+    trials = runs.assign(
+        lr=[rate(material.results[i]) for i in runs.index],
+        study=[study_of(material.results[i]) or "" for i in runs.index],
+    )
+    trials = trials[~trials["study"].isin(listed)].dropna(subset=["lr"])
+    for (place, study, method), group in trials.groupby(["group", "study", "base"]):
         lost = group["status"].ne("complete").groupby(group["lr"]).any()
         means = group.groupby("lr")["score"].mean()
         points = tuple((float(x), None if lost[x] else float(means[x])) for x in means.index)
         yield Curve(
-            task=str(task),
-            protocol=str(protocol),
+            place=SEPARATOR.join([str(place), *([str(study)] if study else [])]),
             method=str(method),
             setting="lr",
             metric=next(iter(group["metric"].dropna()), ""),
@@ -92,11 +97,9 @@ def rate(result: Record) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
-def task_of(result: Record) -> str:
-    """What a study calls the task of a run."""
-    tracker = result["config"].get("tracker") or {}
-    tags = tracker.get("tags") or []
-    return tags[1] if tracker.get("group") and len(tags) == 3 else result["label"]["task"]
+def study_of(result: Record) -> str | None:
+    """The study that a run belongs to."""
+    return (result["config"].get("tracker") or {}).get("group")
 
 
 def best(points: tuple[Point, ...]) -> float | None:

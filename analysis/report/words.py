@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 
-from analysis.family import count
+from analysis.family import EXACT, count
 from analysis.report.comparisons import Comparison, undecided
 from analysis.report.material import Frame
 from analysis.report.overall import Overall
@@ -70,7 +70,11 @@ def headline(found: Verdicts) -> str:
         known = (
             "The two methods" if len(found.methods) == 2 else f"The {len(found.methods)} methods"
         )
+        if found.rule.against is not None and len(found.methods) > 2:
+            return f"None of the others can be told apart from {found.rule.against}."
         return f"{known} cannot be told apart."
+    if found.rule.against is not None:
+        return against(found)
     top = best(found)
     if len(top) == 1:
         rest = len(found.methods) - 1
@@ -79,6 +83,20 @@ def headline(found: Verdicts) -> str:
     claims = count(int(apart.sum()), "pair")
     verb = "differs" if apart.sum() == 1 else "differ"
     return f"{claims} of {len(pairs)} {verb}; none is shown to be better than {joined(top, 'or')}."
+
+
+def against(found: Verdicts) -> str:
+    """How many methods differ from the one that they are compared with; no others are."""
+    rows, whom = records(found), found.rule.against
+    more = sum(losing(row) == whom for row in rows)
+    told = [
+        f"{number} {'is' if number == 1 else 'are'} {word} than {whom}"
+        for number, word in ((more, "better"), (len(rows) - more, "worse"))
+        if number
+    ]
+    rest = len(found.pairs) - len(rows)
+    alike = f"; {rest} cannot be told apart from it" if rest else ""
+    return f"Of {count(len(found.pairs), 'method')} {joined(told)}{alike}."
 
 
 def decided(pairs: Frame) -> Frame:
@@ -113,8 +131,8 @@ def sentences(found: Verdicts, metric: str) -> list[str]:
     if undecided(found.pairs).all():
         return [why_undecided(found)]
     if not decided(found.pairs).any():
-        return [visible(found, metric)]
-    return [*better(found, metric), *alike(found), visible(found, metric)]
+        return visible(found, metric)
+    return [*better(found, metric), *alike(found), *visible(found, metric)]
 
 
 def why_undecided(found: Verdicts) -> str:
@@ -132,7 +150,8 @@ def better(found: Verdicts, metric: str) -> list[str]:
     """Who is better than whom, winners that beat the same ones together."""
     rows = records(found)
     if len(rows) > LISTED:
-        return [f"{len(rows)} pairs differ; the letters say which."]
+        where = "the letters say" if found.rule.against is None else "the table of pairs says"
+        return [f"{len(rows)} pairs differ; {where} which."]
     beaten: dict[str, list[dict]] = {}
     for row in rows:
         beaten.setdefault(winning(row), []).append(row)
@@ -182,8 +201,13 @@ def order(letter: str) -> tuple[int, str]:
     return int(letter[1:] or 0), letter[0]
 
 
-def visible(found: Verdicts, metric: str) -> str:
-    """From which difference on two methods would have been told apart."""
+def visible(found: Verdicts, metric: str) -> list[str]:
+    """From which difference on two methods would have been told apart, where that is known."""
+    return [] if found.rule.test in EXACT else [seen(found, metric)]
+
+
+def seen(found: Verdicts, metric: str) -> str:
+    """The difference that would have been seen."""
     sizes = [size for size in found.pairs["visible"].tolist() if not math.isnan(size)]
     if not sizes:
         return "Nothing varied, so it is not known which difference could have been seen."
@@ -191,8 +215,9 @@ def visible(found: Verdicts, metric: str) -> str:
         return "Of some pairs no difference, however large, could have been seen."
     chance = f"{100 * found.rule.power:.0f}{NO_BREAK}%"
     whose = "" if len(sizes) == len(found.pairs) else " whose difference varied"
+    whom = "any two" if found.rule.against is None else f"{found.rule.against} and any other"
     return (
-        f"A true difference of {points(max(sizes), metric)} between any two{whose} would have been "
+        f"A true difference of {points(max(sizes), metric)} between {whom}{whose} would have been "
         f"seen with a chance of {chance}."
     )
 
@@ -221,6 +246,8 @@ def ground_of_all(whole: Overall) -> str:
 
 def alone(one: Comparison) -> str:
     """What is said where there is nothing to compare."""
+    if len(one.methods) > 1:
+        return "Nothing is compared here."
     return f"{one.methods['method'].iloc[0]} stands alone; there is nothing to compare it with."
 
 
@@ -229,7 +256,7 @@ def quantity(value: float | None) -> str:
     if value is None or math.isnan(value):
         return NONE
     for size, sign in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
+        if abs(value) >= 0.9995 * size:  # 999,700 is 1M in three digits
             return f"{value / size:.3g}{sign}"
     return f"{value:.3g}"
 

@@ -166,9 +166,11 @@
     const points = chart.points.filter((p) => p.costs[axis] !== null);
     const { title, log } = data.axes[axis];
     if (points.length < 1) return;
-    const xs = known(points.flatMap((p) => [p.costs[axis], ...p.ends[axis]])).filter((v) => !log || v > 0);
+    // A method that trains nothing has a place only where the axis is linear.
+    const logs = log && points.every((p) => p.costs[axis] > 0);
+    const xs = known(points.flatMap((p) => [p.costs[axis], ...p.ends[axis]])).filter((v) => !logs || v > 0);
     const ys = known(points.flatMap((p) => p.score));
-    const wide = log && Math.max(...xs) / Math.min(...xs) > 5;
+    const wide = logs && Math.max(...xs) / Math.min(...xs) > 5;
     const { svg, x, y } = frame(box, chart.title, several ? chart.stack : "", xs, ys, wide, title, chart.metric);
     const best = points.filter((p) => p.front.includes(axis)).sort((a, b) => a.costs[axis] - b.costs[axis]);
     const path = best.map((p, i) => {
@@ -210,7 +212,7 @@
     for (const line of chart.lines)
       for (const [px, py] of line.points) {
         if (py === null) continue;
-        const chosen = line.chosen !== null && Math.abs(px / line.chosen - 1) < 1e-9;
+        const chosen = line.chosen !== null && Math.abs(px - line.chosen) <= 1e-5 * Math.abs(line.chosen);
         const text = `${line.method}${chosen ? ", chosen" : ""}\n${chart.setting} ${short(px)}\n${chart.metric || "score"} ${short(py)}`;
         const node = mark(line.method, x.place(px), y.place(py), text);
         if (chosen) node.append(draw("circle", { class: "ring", cx: x.place(px), cy: y.place(py), r: 9 }));

@@ -183,11 +183,24 @@ def score(trial: Trial) -> float:
 
 
 def edge(trials: list[Trial]) -> int:
-    """At which end of the grid its best point lies: -1 the low, 1 the high, 0 neither."""
+    """At which end of an axis of numbers the best point lies: -1 the low, 1 the high, 0 neither."""
     chosen = best(trials)
-    if chosen is None or len(trials) == 1:
+    if chosen is None:
         return 0
-    return {0: -1, len(trials) - 1: 1}.get(trials.index(chosen), 0)
+    for axis, value in zip(zip(*(t.point for t in trials), strict=True), chosen.point, strict=True):
+        numbers = sorted({number for setting in axis if (number := parsed(setting)) is not None})
+        place = parsed(value)
+        if len(numbers) > 1 and place in (numbers[0], numbers[-1]):
+            return -1 if place == numbers[0] else 1
+    return 0
+
+
+def parsed(setting: str) -> float | None:
+    """The number of `variant.lr=0.001`; None for what is no number."""
+    try:
+        return float(setting.partition("=")[2])
+    except ValueError:
+        return None
 
 
 def further(ends: tuple[int, int], trials: list[Trial]) -> tuple[int, int]:
