@@ -158,6 +158,9 @@ def encode(tokenizer: PreTrainedTokenizerBase, split: Split, max_length: int) ->
         for number, row in enumerate(long):
             for name in names:
                 found[name][row] = cut[name][number]
+    for ids in found["input_ids"]:
+        if not ids:  # GPT-2 marks no beginning, and the head looks at the last token there is
+            ids.append(tokenizer.eos_token_id)
     lengths = np.array([len(ids) for ids in found["input_ids"]], dtype=np.int64)
     columns = {name: flat(found[name]) for name in names}
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0

@@ -13,7 +13,12 @@ from experiments.files import flatten, read_tensors, unflatten, write_tensors
 from experiments.job import Job
 from variants.base import Progress, copy_exactly
 
-BEST = "best.safetensors"
+BEST = "best-{}.safetensors"  # by step
+
+
+def ends(job: Job, step: int) -> bool:
+    """Whether an epoch, or the run, ends with this step."""
+    return step % job.batches.steps_per_epoch == 0 or step == job.plan.total
 
 
 @dataclass
@@ -24,26 +29,44 @@ class Epochs:
     folder: Path
     scores: list[dict[str, Any]] = field(default_factory=list)
 
-    def ends(self, step: int) -> bool:
-        """Whether an epoch, or the run, ends with this step."""
-        return step % self.job.batches.steps_per_epoch == 0 or step == self.job.plan.total
+    def score(self, step: int) -> str | None:
+        """Score the model as it is after this step; returns what is wrong with one that is broken.
 
-    def score(self, step: int) -> None:
-        """Score the model as it is after this step."""
+        Earlier files are left: a run that is taken up again may need them.
+        """
         run = self.job.run
         items = {
             name: run.task.evaluate(self.job.loaded, split, run.train)
             for name, split in self.job.data.score.items()
         }
         self.job.loaded.model.train()
+        if failure := evaluation.not_finite(items):
+            return failure
         found = evaluation.joined(run.task, items)
         settled = run.variant.settled(Progress(step, self.job.plan.total))
-        kept = [rank(entry["score"]) for entry in self.scores if entry["settled"]]
-        if settled and rank(found) > max(kept, default=-math.inf):
-            write_tensors(self.folder / BEST, self.learned())
         epoch = step / self.job.batches.steps_per_epoch
         entry = {"epoch": epoch, "step": step, "score": found, "settled": settled}
         self.scores.append(entry)
+        if self.best is entry:
+            write_tensors(self.path(entry), self.learned())
+        return None
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """The epoch of the highest score, the first of several, once the structure was final."""
+        settled = [entry for entry in self.scores if entry["settled"]]
+        return max(settled, key=lambda entry: rank(entry["score"]), default=None)
+
+    def path(self, entry: dict[str, Any]) -> Path:
+        """Where the state after an epoch lies."""
+        return self.folder / BEST.format(entry["step"])
+
+    def tidy(self) -> None:
+        """Delete the states that are the best no more."""
+        kept = None if self.best is None else self.path(self.best)
+        for path in self.folder.glob(BEST.format("*")):
+            if path != kept:
+                path.unlink()
 
     def learned(self) -> dict[str, Tensor]:
         """All that training has moved."""
@@ -52,11 +75,10 @@ class Epochs:
         return flatten({"learned": learned, "head": dict(model.head.state_dict())})
 
     def restore_best(self) -> None:
-        """Make the model that of the best epoch, the first of several.
-
-        Epochs before the method had its final structure are none of them.
-        """
-        groups = unflatten(read_tensors(self.folder / BEST, "delete the folder to start over")[1])
+        """Make the model that of the best epoch."""
+        assert self.best is not None  # the last step is one
+        tensors = read_tensors(self.path(self.best), "delete the folder to start over")[1]
+        groups = unflatten(tensors)
         model = self.job.loaded.model
         self.job.run.variant.load_state(model.backbone, groups.get("learned", {}))
         copy_exactly(dict(model.head.state_dict()), groups.get("head", {}))

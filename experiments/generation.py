@@ -56,6 +56,15 @@ class Decoding:
             ids += found
         return ids
 
+    def check_room(self, longest: int, positions: int) -> None:
+        """Raise ValueError where the longest prompt leaves a model too few positions."""
+        room = positions - self.max_tokens
+        if longest > room:
+            raise ValueError(
+                f"A prompt has {longest} tokens, and beside decoding.max_tokens={self.max_tokens} "
+                f"the model has positions for {room}."
+            )
+
 
 class NoRepeat(LogitsProcessor):
     """Forbids n-grams that the generated part has already; transformers' own counts the prompt."""
@@ -96,13 +105,8 @@ def generate(
     """
     model = language_model(backbone)
     model.eval()
-    room = backbone.config.max_position_embeddings - decoding.max_tokens
     longest = max(map(len, prompts), default=0)
-    if longest > room:
-        raise ValueError(
-            f"A prompt has {longest} tokens, and beside decoding.max_tokens={decoding.max_tokens} "
-            f"the model has positions for {room}."
-        )
+    decoding.check_room(longest, backbone.config.max_position_embeddings)
     found: dict[int, list[int]] = {}
     for rows in batches(prompts, decoding.batch_size):
         for row, tokens in zip(rows, in_batch(model, prompts, rows, decoding, end), strict=True):

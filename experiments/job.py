@@ -46,6 +46,7 @@ def start(run: Run, data: Data) -> Job:
     loaded = load_adapted(run, device)
     torch.set_float32_matmul_precision(world.share(products(train, device, loaded)))
     torch.set_num_threads(threads_for(loaded.width))
+    run.task.check(loaded, data, train)
     chosen = subset(data.train, train.examples)
     examples = run.task.encode(loaded.tokenizer, chosen, train.max_length)
     if train.prefix_cache:
@@ -139,6 +140,7 @@ def fingerprint(run: Run, data: Data) -> dict[str, Any]:
         "config": identity(describe(run)),
         "data": {name: split.sha256 for name, split in splits.items()},
         "model": run.model.weights_hash(),
+        "model_files": run.model.files_hash(),
     }
     if run.start is not None:
         found["start"] = saved.adapter_hash(Path(run.start))

@@ -37,6 +37,7 @@ class Cost:
 def measure(device: torch.device, cost: Cost) -> Iterator[None]:
     """Time a phase and find its peak memory: the GPU allocator's, or the process's resident set."""
     resettable = reset_peak(device)
+    cost.peak_mib = 0.0 if resettable else None
     started, busy = time.perf_counter(), time.process_time()
     try:
         yield
@@ -45,7 +46,12 @@ def measure(device: torch.device, cost: Cost) -> Iterator[None]:
             torch.cuda.synchronize(device)
         cost.seconds = time.perf_counter() - started
         cost.processor_seconds = time.process_time() - busy
-        cost.peak_mib = read_peak(device) if resettable else None
+        cost.peak_mib = peak(device, cost)
+
+
+def peak(device: torch.device, cost: Cost) -> float | None:
+    """The peak so far of the phase that is measured; None where it cannot be."""
+    return None if cost.peak_mib is None else read_peak(device)
 
 
 @contextmanager

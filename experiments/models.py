@@ -179,6 +179,12 @@ class Pretrained:
             raise ValueError(f"{files[0]} has sha256 {digest}, and {self.sha256} was expected.")
         return digest
 
+    def files_hash(self) -> str:
+        """The sha256 of what makes the weights a model, its config and its tokenizer's files."""
+        names = {"config.json", "tokenizer_config.json", "special_tokens_map.json"}
+        names.update(*TOKENIZER_FILES)
+        return hash_files([path for n in sorted(names) if (path := self.folder() / n).is_file()])
+
     def config(self) -> PreTrainedConfig:
         """The model's config, with the dropout that was asked for."""
         config = read_config(self.folder())

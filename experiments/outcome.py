@@ -40,7 +40,11 @@ def collect(
         choices=dict(origin.choices),
         overrides=list(origin.overrides),
         paper=run.paper if origin.keeps_paper() else None,
-        provenance=provenance(job.device) | {"processes": job.batches.world.size},
+        provenance={
+            **provenance(job.device),
+            "processes": job.batches.world.size,
+            "earlier_code": recorder.codes[:-1],  # a run taken up again may have begun by other
+        },
         epochs=recorder.epochs.scores if recorder.epochs is not None else [],
         folder=recorder.folder,
     )
@@ -81,6 +85,10 @@ def cost(job: Job, recorder: Recorder, evaluated: dict[str, Evaluated]) -> dict[
     # The steps of every process that took part, where the phase only knows the last.
     found["seconds"]["train"] = sum(clock.seconds())
     found["processor_seconds"]["train"] = clock.processor_seconds
+    if found["peak_mib"]["train"] is not None:
+        found["peak_mib"]["train"] = max(found["peak_mib"]["train"], recorder.peak)
+    found["seconds"]["evaluate"] += recorder.scoring.seconds
+    found["processor_seconds"]["evaluate"] += recorder.scoring.processor_seconds
     prefix = job.examples.prefix
     if prefix is not None:
         found["prefix"] = {"blocks": prefix.blocks, "seconds": prefix.seconds}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from experiments.batches import Batch
-from experiments.epochs import Epochs
+from experiments.epochs import Epochs, ends
 from experiments.files import (
     append_line,
     flatten,
@@ -22,7 +22,8 @@ from experiments.files import (
     write_tensors,
 )
 from experiments.job import Job
-from experiments.measure import Clock, Cost
+from experiments.measure import Clock, Cost, peak
+from experiments.results import CODE
 from experiments.training import State, Watch
 from variants.base import adapter_layers, copy_exactly
 
@@ -57,6 +58,9 @@ class Recorder(Watch):
         self.world = self.job.batches.world
         self.clock = Clock(self.job.device)
         self.costs = {phase: Cost() for phase in ("prepare", "train", "evaluate")}
+        self.scoring = Cost()  # of the epochs
+        self.peak = 0.0  # MiB, of the training before this process
+        self.codes = [CODE]  # of all processes that have trained, this one last
         best_epoch = self.job.run.protocol.best_epoch and self.world.first
         self.epochs = Epochs(self.job, self.folder) if best_epoch else None
 
@@ -81,8 +85,13 @@ class Recorder(Watch):
     def after(self, step: int, loss: Tensor, norm: Tensor) -> None:
         self.clock.stop()
         self.losses.append(loss)
-        if self.epochs is not None and self.epochs.ends(step):
-            self.epochs.score(step)
+        if self.job.run.protocol.best_epoch and ends(self.job, step):
+            self.score(step)
+        # Before the checkpoint, behind which a run that is taken up again begins.
+        if step in self.snapshots and self.world.first:
+            write_tensors(
+                self.folder / "snapshots" / f"step-{step:07d}.safetensors", self.learned()
+            )
         if step % self.train.log_every == 0 or step == self.total:
             self.log(step, float(norm))
             # Only here, where no half-filled window would have to be kept.
@@ -90,10 +99,15 @@ class Recorder(Watch):
                 time.monotonic() - self.saved_at >= self.train.checkpoint_every
             ):
                 self.save(step)
-        if step in self.snapshots and self.world.first:
-            write_tensors(
-                self.folder / "snapshots" / f"step-{step:07d}.safetensors", self.learned()
-            )
+
+    def score(self, step: int) -> None:
+        """Score the state after an epoch; raises Diverged for one that is broken."""
+        started, busy = time.perf_counter(), time.process_time()
+        failure = self.epochs.score(step) if self.epochs is not None else None
+        self.scoring.seconds += time.perf_counter() - started
+        self.scoring.processor_seconds += time.process_time() - busy
+        if failure := self.world.share(failure):
+            raise Diverged(failure)
 
     @property
     def checkpoint(self) -> Path:
@@ -172,9 +186,14 @@ class Recorder(Watch):
             "processor_seconds": self.clock.processor_seconds,
             "tokens": [self.clock.tokens, self.clock.padded],
             "epochs": self.epochs.scores if self.epochs is not None else [],
+            "scoring": vars(self.scoring),
+            "peak": max(self.peak, peak(self.job.device, self.costs["train"]) or 0.0),
+            "codes": self.codes,
             "products": torch.get_float32_matmul_precision(),
         }
         write_tensors(self.checkpoint, tensors, {"about": json.dumps(about)})
+        if self.epochs is not None:
+            self.epochs.tidy()
 
     def moving(self) -> dict[str, dict[str, Tensor]]:
         """Every tensor that training changes in all processes alike, by group."""
@@ -242,6 +261,8 @@ class Recorder(Watch):
         if self.epochs is not None:
             self.epochs.scores[:] = about["epochs"]
         self.costs["prepare"] = Cost(**about["prepare"])
+        self.scoring, self.peak = Cost(**about["scoring"]), about["peak"]
+        self.codes = list(dict.fromkeys([*about["codes"], CODE]))
         self.restarts = about["restarts"] + 1
         self.clock.steps = groups["clock"]["steps"].tolist()
         self.clock.tokens, self.clock.padded = about["tokens"]

@@ -100,8 +100,9 @@ class Result:
         del content["folder"]
         write_json(self.folder / "result.json", content)
         (self.folder / UNFINISHED).unlink(missing_ok=True)
-        for leftover in ("checkpoint.safetensors", "best.safetensors"):
-            (self.folder / leftover).unlink(missing_ok=True)
+        for leftover in ("checkpoint.safetensors", "best-*.safetensors"):
+            for path in self.folder.glob(leftover):
+                path.unlink()
 
 
 def title(label: Mapping[str, str], seed: int) -> str:
@@ -181,7 +182,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
     """Code, packages and machine behind a result."""
     return {
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "git": git_state(),
+        "git": GIT,
         "code": CODE,
         "packages": package_versions(),
         "python": platform.python_version(),
@@ -225,6 +226,9 @@ def git_state() -> dict[str, Any] | None:
         return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain"))}
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+GIT = git_state()  # likewise
 
 
 def device_name(device: torch.device) -> str:

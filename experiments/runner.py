@@ -3,6 +3,8 @@
 from contextlib import nullcontext
 from pathlib import Path
 
+import torch
+
 from experiments import evaluation, outcome
 from experiments.config import Run, describe
 from experiments.console import Console, show, show_samples
@@ -25,6 +27,8 @@ def execute(run: Run, out: Path, origin: Origin | None = None) -> Result:
     """
     # What this machine cannot do is said before anything is downloaded.
     device = run.train.pick_device()
+    if device.index is not None:
+        torch.cuda.set_device(device)  # clocks and generators are those of the current one
     world = join(device)
     out = world.share(out)
     run.tracker.check_key()

@@ -13,9 +13,11 @@ from test_training import assert_equal_runs, killed_after
 from experiments import evaluation
 from experiments.api import composed
 from experiments.config import Run, read
+from experiments.epochs import Epochs
 from experiments.job import start
 from experiments.protocol import Clean, carve, train_only
-from experiments.results import Result
+from experiments.recorder import Diverged
+from experiments.results import Result, read_result
 from experiments.runner import execute
 from experiments.tasks.base import Split
 from experiments.tasks.sources import Mini, Source
@@ -152,7 +154,7 @@ def test_the_best_epoch_is_what_the_paper_protocol_scores_and_keeps(
     assert [entry["step"] for entry in result.epochs] == [2, 4, 6, 8]
     kept = result.predictions
     assert np.mean(kept["prediction"] == kept["label"]) == pytest.approx(max(scores))
-    assert not (tmp_path / "whole" / "best.safetensors").exists()
+    assert not list((tmp_path / "whole").glob("best-*"))
 
 
 @pytest.mark.parametrize("variant", ["lora", "adalora", "full", "delta_lora"])
@@ -189,6 +191,52 @@ def test_an_epoch_before_the_structure_is_final_is_not_kept(
     assert all(torch.equal(kept[name], third[name]) for name in third)
     left = sum(int((tensor != 0).sum()) for name, tensor in kept.items() if name.endswith(".E"))
     assert left == result.telemetry["rank"] == 4 * read_target(result)
+
+
+def test_a_model_that_breaks_before_an_epoch_ends_has_diverged(
+    tiny_run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation, "not_finite", lambda items: "All outputs are no numbers.")
+    run = tiny_run("lora", "protocol=paper", "train.epochs=2", "train.log_every=100")
+    with pytest.raises(Diverged, match=r"^All outputs are no numbers\."):
+        execute(run, tmp_path)
+    assert read_result(tmp_path).failure == "All outputs are no numbers."
+
+
+def test_what_the_epochs_scores_take_is_a_cost(
+    tiny_run: Callable[..., Run], tmp_path: Path
+) -> None:
+    both = [
+        execute(tiny_run("lora", protocol, "train.epochs=4"), tmp_path / protocol).cost["seconds"]
+        for protocol in ("protocol=clean", "protocol=paper")
+    ]
+    assert both[1]["evaluate"] > 2 * both[0]["evaluate"]
+
+
+def test_a_best_epoch_of_a_lost_continuation_is_not_taken(
+    tiny_run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = iter([0.5, 0.9])
+    monkeypatch.setattr(evaluation, "joined", lambda task, evaluated: next(told))
+    run = tiny_run("lora", *PAPER, "train.snapshots=4")
+    # The second epoch is scored, and its checkpoint is not there any more.
+    with killed_after(monkeypatch, 3):
+        execute(run, tmp_path)
+    write_best = Epochs.score
+    with pytest.raises(KeyboardInterrupt), monkeypatch.context() as patch:
+
+        def killed(self: Epochs, step: int) -> str | None:
+            write_best(self, step)
+            raise KeyboardInterrupt
+
+        patch.setattr(Epochs, "score", killed)
+        execute(run, tmp_path)
+    told = iter([0.4, 0.3, 0.2])
+    execute(run, tmp_path)
+    kept = load_file(tmp_path / "adapter.safetensors")
+    first = load_file(tmp_path / "snapshots" / "step-0000002.safetensors")
+    assert all(torch.equal(kept[name], first[name]) for name in first)
+    assert not list(tmp_path.glob("best-*"))
 
 
 def read_target(result: Result) -> int:

@@ -68,6 +68,10 @@ def rate(cell: Cell) -> float:
     return float(cell.point[0].partition("=")[2])
 
 
+def rate_or(cell: Cell, value: float) -> float:
+    return -abs(rate(cell) - 0.0005) if cell.point else value
+
+
 def test_a_log_grid_is_even_and_grows_at_its_ends() -> None:
     assert log_grid(5e-4, 2.0, 5) == [5e-05, 0.000158, 0.0005, 0.00158, 0.005]
     assert log_grid(5e-4, 2.0, 3, below=1, above=2) == [5e-06, 5e-05, 0.0005, 0.005, 0.05, 0.5]
@@ -281,6 +285,46 @@ def test_the_edge_is_that_of_an_axis_of_numbers(
 ) -> None:
     trials = [Trial(tuple(p.split()), (), float(i == best)) for i, p in enumerate(points)]
     assert planning.edge(trials) == expected
+
+
+def test_a_setting_whose_text_has_an_and_is_one_setting() -> None:
+    same = {"task.labels": ["black and white, grey"], "code": ["a"]}
+    found = audit.remarks({"lora": same, "vera": same, "dora": same | {"code": ["a", "b"]}})
+    assert found == {"lora": [], "vera": [], "dora": ["code a and b (others a)"]}
+    assert audit.remarks({"lora": {"code": ["a", "b"]}}) == {
+        "lora": ["its runs differ in code: a and b"]
+    }
+
+
+def test_optuna_chooses_from_lists_of_anything(folders: Folders) -> None:
+    pytest.importorskip("optuna", reason="the extra optuna is absent")
+    axes = {"variant.rank": [4, 16], "variant.targets": [["query"], ["query", "value"]]}
+    plan = Plan(study(methods={"lora": []}, search="optuna", axes=axes), "s", [])
+    for _ in range(4):
+        cells = plan.look()
+        folders.score(cells, lambda cell: 0.5)
+        plan.outcomes.clear()
+    points = {cell.point for cell in plan.look() if cell.stage == "select"}
+    assert points <= {
+        (f"variant.rank={rank}", f"variant.targets={targets}")
+        for rank in (4, 16)
+        for targets in ('["query"]', '["query", "value"]')
+    }
+
+
+def test_a_start_that_failed_hides_no_other_method(
+    folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Summary, "seconds", lambda self, cell: 0.0)
+    both = {"protocols": ["paper"], "begin": {"sst2": "mnli"}, "extend": 1, "seeds": 1}
+    plan = Plan(study(**grid(3), **both), "s", [])
+    for _ in range(4):
+        plan.outcomes.clear()
+        cells = [cell for cell in plan.look() if cell.stage != "test"]
+        folders.score(cells, lambda cell: None if cell.method == "vera" else rate_or(cell, 0.5))
+    rows = {row.method: row for rows in Summary(plan).groups.values() for row in rows}
+    assert rows["lora"].tuned == 0 and rows["lora"].trials == 3
+    assert rows["vera"].trials == 0 and "diverged" in rows["vera"].lost[0]
 
 
 STUDIES = sorted(path.stem for path in (ROOT / "conf/study").glob("*.yaml"))

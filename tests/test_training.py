@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -91,7 +91,7 @@ class Spy(LoRA):
 
 def test_every_hook_is_called_in_one_order(tiny_run: Callable[..., Run], tmp_path: Path) -> None:
     run = tiny_run("lora", "train.epochs=1", "train.batch_size=32", "train.accumulate=2")
-    values = {name: getattr(run.variant, name) for name in run.variant.__dataclass_fields__}
+    values = {f.name: getattr(run.variant, f.name) for f in fields(run.variant)}
     spy = Spy(**values)
     result = execute(replace(run, variant=spy), tmp_path)
     step = lambda n: [("penalty",)] * 2 + [  # noqa: E731

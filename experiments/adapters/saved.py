@@ -189,4 +189,7 @@ def restore(folder: Path, device: str = "cpu") -> Trained:
     if result.failure:
         raise ValueError(f"{folder} holds a diverged run, which left no adapter: {result.failure}")
     run = read(OmegaConf.create(result.config))
-    return Trained(run, result, load(read_adapter(folder), device))
+    loaded = load(read_adapter(folder), device)
+    loaded.model.engine = run.train.forward_passes()
+    loaded.model.engine.prepare(loaded.model.backbone)
+    return Trained(run, result, loaded)

@@ -7,17 +7,18 @@ from statistics import median_low
 from typing import Any
 
 # Settings of the loop that cannot change what comes out of it.
-FREE = ("device", "log_every", "checkpoint_every", "snapshots", "explode", "eval_batch_size")
+FREE = ("device", "checkpoint_every", "snapshots", "eval_batch_size")
+Facts = dict[str, list[str]]  # by what they are of; several where the runs differ
 
 
-def facts(results: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+def facts(results: Iterable[Mapping[str, Any]]) -> Facts:
     """What has to be the same for every method, from the results of one; if they differ, all."""
-    found: dict[str, list[str]] = {}
+    found: Facts = {}
     for result in results:
         for key, value in of_run(result).items():
             if (text := as_text(value)) not in found.setdefault(key, []):
                 found[key].append(text)
-    return {key: " and ".join(values) for key, values in found.items()}
+    return found
 
 
 def of_run(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -34,7 +35,9 @@ def of_run(result: Mapping[str, Any]) -> dict[str, Any]:
         "rows of the train split": result["fingerprint"]["data"]["train"][:12],
         "trained on": result["examples"]["trained_on"],
         "weights": result["fingerprint"]["model"][:12],
-        "code": provenance["code"][:12],
+        "code": ", ".join(
+            code[:12] for code in (*provenance.get("earlier_code", []), provenance["code"])
+        ),
         "python": provenance["python"],
         "device": provenance["device"],
         "threads": provenance["threads"],
@@ -59,18 +62,19 @@ def as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
 
 
-def remarks(by_method: dict[str, dict[str, str]]) -> dict[str, list[str]]:
+def remarks(by_method: dict[str, Facts]) -> dict[str, list[str]]:
     """By method, where it differs from what most of the others have."""
     keys = dict.fromkeys(key for known in by_method.values() for key in known)
     found: dict[str, list[str]] = {method: [] for method in by_method}
     for key in keys:
-        having = {method: known[key] for method, known in by_method.items() if key in known}
+        having = {m: tuple(known[key]) for m, known in by_method.items() if key in known}
         usual, _ = Counter(having.values()).most_common(1)[0]
-        for method, value in having.items():
-            if value != usual:
-                found[method].append(f"{key} {value} (others {usual})")
-            elif " and " in value:
-                found[method].append(f"its runs differ in {key}: {value}")
+        for method, values in having.items():
+            told = " and ".join(values)
+            if values != usual:
+                found[method].append(f"{key} {told} (others {' and '.join(usual)})")
+            elif len(values) > 1:
+                found[method].append(f"its runs differ in {key}: {told}")
     return found
 
 

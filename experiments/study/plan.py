@@ -105,13 +105,17 @@ class Plan:
         """First the runs that others begin with, then the trials, then the chosen settings."""
         arms = self.groups[group]
         yield from (arm.start for arm in arms if arm.start is not None)
-        ready = [arm for arm in arms if arm.start is None or self.complete(arm.start)]
-        # Only methods that can be tuned are compared; the others' failed start is on record.
+        ready = self.ready(group)
         trials = self.trials(ready)
         for arm in ready:
             yield from (cell for trial in trials[arm.method] for cell in trial.cells)
         for arm in ready:
             yield from self.finals(arm, trials)
+
+    def ready(self, group: Group) -> list[Arm]:
+        """The arms that can be tuned; a start that failed is on record."""
+        arms = self.groups[group]
+        return [arm for arm in arms if arm.start is None or self.complete(arm.start)]
 
     def expected(self) -> int:
         """How many cells the study will have, as far as can be told before all trials are over."""

@@ -4,10 +4,13 @@ Its storage are the runs themselves. The sampler is seeded, so asking again afte
 gives the same points: a search that is killed goes on, and two processes ask for the same.
 """
 
+import json
 import logging
 from functools import cache
 from math import prod
 from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf
 
 from experiments.study.cells import Arm, Point, Trial
 from experiments.study.design import is_list, rounded, typed
@@ -21,18 +24,27 @@ Space = tuple[tuple[str, tuple], ...]  # setting -> its values in order
 def asked(plan: "Plan", arm: Arm) -> list[Trial]:
     """The trials of an arm so far; the last may not be over. The first is the method as it is."""
     study = plan.study
-    space = tuple((key, tuple(plan.values(arm, key))) for key in study.tuned)
+    logs = tuple(not is_list(axis) for axis in study.tuned.values())
+    values = [plan.values(arm, key) for key in study.tuned]
+    own = tuple(map(arm.own, study.tuned))
+    # The values of a list as they are typed, whatever they are.
+    choices = [line if log else map(as_typed, line) for line, log in zip(values, logs, strict=True)]
+    space = tuple(zip(study.tuned, map(tuple, choices), strict=True))
+    own = tuple(value if log else as_typed(value) for value, log in zip(own, logs, strict=True))
     size = prod(len(values) for _, values in space)
     trials: list[Trial] = []
     scores: list[float | None] = []
-    own = tuple(arm.own(key) for key in study.tuned)
     for _ in range(study.trials or size):
-        logs = tuple(not is_list(study.tuned[key]) for key in study.tuned)
         trials.append(plan.trial(arm, ask(space, logs, own, tuple(scores))))
         if not plan.over(trials[-1]):
             break
         scores.append(trials[-1].score)
     return trials
+
+
+def as_typed(value: Any) -> str:
+    """A value of any kind as it stands behind a setting's name."""
+    return json.dumps(OmegaConf.to_container(value) if OmegaConf.is_config(value) else value)
 
 
 @cache
@@ -47,7 +59,10 @@ def ask(space: Space, logs: tuple[bool, ...], own: tuple, scores: tuple) -> Poin
     known = optuna.create_study(
         direction="maximize", sampler=optuna.samplers.TPESampler(seed=0, n_startup_trials=4)
     )
-    known.enqueue_trial({key: value for (key, _), value in zip(space, own, strict=True)})
+    places = zip(space, own, logs, strict=True)
+    known.enqueue_trial(
+        {key: value for (key, values), value, log in places if log or value in values}
+    )
     for score in (*scores, ...):
         trial = known.ask()
         point = tuple(

@@ -60,10 +60,13 @@ class Summary:
 
     def of_group(self, group: Group) -> list[Row]:
         """The rows that are compared with each other."""
-        arms = self.plan.groups[group]
+        arms = self.plan.ready(group)
         trials = self.plan.trials(arms)
         runs = {arm.method: self.results(arm, trials) for arm in arms}
-        rows = [self.row(arm, trials, runs[arm.method]) for arm in arms]
+        rows = [
+            self.row(arm, trials, runs[arm.method]) if arm in arms else self.unbegun(arm)
+            for arm in self.plan.groups[group]
+        ]
         known = {method: audit.facts(map(vars, found)) for method, found in runs.items() if found}
         differing = audit.remarks(known)
         sizes = {row.method: row.trained for row in rows if row.trained is not None}
@@ -81,6 +84,13 @@ class Summary:
         """The reported runs of an arm that have ended well."""
         finals = self.plan.finals(arm, trials)
         return [read_result(cell.folder) for cell in finals if self.plan.complete(cell)]
+
+    def unbegun(self, arm: Arm) -> Row:
+        """The row of a method without the run that its others begin with."""
+        row, start = Row(arm.protocol, arm.task, arm.method), arm.start
+        if start is not None and self.is_lost(start):
+            row.lost = [self.lost(start)]
+        return row
 
     def row(self, arm: Arm, trials: dict[str, list[Trial]], runs: list[Result]) -> Row:
         """One method's row."""

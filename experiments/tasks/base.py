@@ -101,6 +101,9 @@ class Task(ABC):
     def configure(self, loaded: "Loaded", name: str) -> None:
         """Set what the task decides of a model; raises ValueError for one that cannot do it."""
 
+    def check(self, loaded: "Loaded", data: Data, train: "Train") -> None:  # noqa: B027 (most need none)
+        """Raise ValueError for what would end the evaluation, before anything is trained."""
+
     @abstractmethod
     def encode(
         self, tokenizer: "PreTrainedTokenizerBase", split: Split, max_length: int

@@ -119,6 +119,14 @@ class GenerationTask(Task):
         if "METEOR" in self.metrics and (reason := meteor.missing()):
             log.info("%s", reason)
 
+    def check(self, loaded: Loaded, data: Data, train: Train) -> None:
+        self.decoding.end_tokens(loaded.tokenizer)
+        splits = {**data.score, **data.predict}.values()
+        sources = {source for split in splits for source, *_ in split.texts}
+        longest = max((len(self.prompt(loaded.tokenizer, source)) for source in sources), default=0)
+        check_length(longest, train.max_length)
+        self.decoding.check_room(longest, loaded.max_length)
+
     def prompt(self, tokenizer: PreTrainedTokenizerBase, source: str) -> list[int]:
         """The tokens that come before the target."""
         text = slots(source) if self.layout == "slots" else source
@@ -137,11 +145,7 @@ class GenerationTask(Task):
         ids, given, cut = [], [], 0
         for (source, _), target in zip(rows, words["input_ids"], strict=True):
             whole = [*prompts[source], *target, end_of(tokenizer)]
-            if len(prompts[source]) >= max_length:
-                raise ValueError(
-                    f"train.max_length={max_length} leaves no room for the text of a source of "
-                    f"{len(prompts[source])} tokens."
-                )
+            check_length(len(prompts[source]), max_length)
             cut += len(whole) > max_length
             ids.append(whole[:max_length])
             given.append(len(prompts[source]))
@@ -221,6 +225,15 @@ class GenerationTask(Task):
             (item.split.texts[row][0], str(item.outputs[row]), references[row][0])
             for row in sorted(rows)
         ]
+
+
+def check_length(prompt: int, max_length: int) -> None:
+    """Raise where a source of so many tokens leaves no place for its text."""
+    if prompt >= max_length:
+        raise ValueError(
+            f"train.max_length={max_length} leaves no room for the text of a source of "
+            f"{prompt} tokens."
+        )
 
 
 def check_texts(table: Table, column: str) -> None:
