@@ -270,3 +270,18 @@ def test_the_official_files_have_their_published_sizes(run: Callable[..., Run]) 
     found = {name: (len(s), sum(map(len, s.labels))) for name, s in data.score.items()}
     assert found == {"dev": (547, 4_672), "test": (630, 4_693)}
     assert all(" : " in slots(source) for split in data.score.values() for (source,) in split.texts)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ('task.decoding.end=["two words here"]', "must be one token"),
+        ("task.decoding.max_tokens=138", "the model has positions for 2"),
+    ],
+)
+def test_what_would_end_the_evaluation_ends_the_run_before_the_training(
+    run: Callable[..., Run], tmp_path: Path, setting: str, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        execute(run("lora", setting), tmp_path)
+    assert not (tmp_path / "history.jsonl").exists()

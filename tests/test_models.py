@@ -1,5 +1,6 @@
 """The model boundary: plain linears and our heads compute what transformers computes."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch.nn as nn
 import transformers
 from transformers import (
     AutoModelForSequenceClassification,
+    AutoTokenizer,
     BertForSequenceClassification,
     GPT2ForSequenceClassification,
     RobertaForSequenceClassification,
@@ -19,6 +21,7 @@ from transformers import (
 from experiments.batches import Encoded, encode
 from experiments.models import Model, Pretrained
 from experiments.randomness import torch_generator
+from experiments.tasks.base import Split
 
 FAMILIES = ["roberta", "bert", "gpt2"]
 # Where our head's tensors stand in transformers' models.
@@ -190,3 +193,27 @@ def test_a_folder_that_is_named_comes_before_the_package(tmp_path: Path) -> None
     )
     with pytest.raises(ValueError, match=r"model\.path: there is no folder '/nowhere'\."):
         folder("/nowhere")
+
+
+def test_a_model_reads_something_where_a_text_is_empty(tiny: Callable[[str], Path]) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny("gpt2"))
+    split = Split(np.arange(3), [("a film",), ("",), ("rivers",)], None, "", "")
+    encoded = encode(tokenizer, split, 16)
+    assert (encoded.lengths > 0).all()
+    assert encoded.batch(np.array([1])).columns["input_ids"].tolist() == [tokenizer.eos_token_id]
+
+
+def test_other_config_or_tokenizer_files_are_another_model(
+    tiny: Callable[[str], Path], tmp_path: Path
+) -> None:
+    known = {"name": "m", "revision": None, "sha256": None, "dropout": None, "lr_scale": 1.0}
+    shutil.copytree(tiny("roberta"), tmp_path / "copy")
+    model = Pretrained(**known, path=str(tmp_path / "copy"), package=None, linears={})
+    before = model.files_hash()
+    (tmp_path / "copy/README.md").write_text("of no matter")
+    assert model.files_hash() == before
+    config = tmp_path / "copy/config.json"
+    config.write_text(
+        config.read_text().replace('"layer_norm_eps": 1e-12', '"layer_norm_eps": 1e-5')
+    )
+    assert model.files_hash() != before

@@ -25,6 +25,13 @@ from experiments.runner import execute
 TINY = ("data.train=64", "data.dev=32", "train.epochs=2", "train.device=cpu")
 
 
+def test_a_restored_run_is_run_as_it_was_trained(
+    tiny_run: Callable[..., Run], tmp_path: Path
+) -> None:
+    execute(tiny_run("lora", "train.epochs=0.2", "train.engine=transformers"), tmp_path)
+    assert restore(tmp_path).loaded.model.engine.name == "transformers"
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_restored_run_predicts_what_it_predicted(
     tiny_run: Callable[..., Run], tmp_path: Path, variant: str
