@@ -11,7 +11,7 @@ from experiments.evaluation import Evaluated
 from experiments.job import Job
 from experiments.measure import count_flops, count_parameters, latency, memory_kind
 from experiments.recorder import Recorder
-from experiments.results import Origin, Result, provenance, write_predictions
+from experiments.results import CODE, Origin, Result, provenance, write_predictions
 
 LATENCY_BATCH = 32
 
@@ -43,7 +43,8 @@ def collect(
         provenance={
             **provenance(job.device),
             "processes": job.batches.world.size,
-            "earlier_code": recorder.codes[:-1],  # a run taken up again may have begun by other
+            # A run that was taken up again may have begun by other code.
+            "earlier_code": [code for code in recorder.codes if code != CODE],
         },
         epochs=recorder.epochs.scores if recorder.epochs is not None else [],
         folder=recorder.folder,

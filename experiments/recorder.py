@@ -60,7 +60,7 @@ class Recorder(Watch):
         self.costs = {phase: Cost() for phase in ("prepare", "train", "evaluate")}
         self.scoring = Cost()  # of the epochs
         self.peak = 0.0  # MiB, of the training before this process
-        self.codes = [CODE]  # of all processes that have trained, this one last
+        self.codes = [CODE]  # of all processes that have trained
         best_epoch = self.job.run.protocol.best_epoch and self.world.first
         self.epochs = Epochs(self.job, self.folder) if best_epoch else None
 
