@@ -516,17 +516,16 @@ def test_what_a_protocol_flatters_is_told_seed_by_seed() -> None:
 
 
 def test_what_differs_from_the_others_is_remarked_on_its_row() -> None:
-    alike = {"targets": "query, value", "steps": "10"}
-    found = audit.remarks(
-        {"a": alike, "b": alike, "c": alike | {"targets": "query"}, "d": {"steps": "10 and 12"}}
-    )
+    alike = {"targets": ["query, value"], "steps": ["10"]}
+    other = {"c": alike | {"targets": ["query"]}, "d": {"steps": ["10", "12"]}}
+    found = audit.remarks({"a": alike, "b": alike, **other})
     assert found == {
         "a": [],
         "b": [],
         "c": ["targets query (others query, value)"],
         "d": ["steps 10 and 12 (others 10)"],
     }
-    assert audit.remarks({"a": {"code": "x and y"}, "b": {"code": "x and y"}}) == {
+    assert audit.remarks({"a": {"code": ["x", "y"]}, "b": {"code": ["x", "y"]}}) == {
         "a": ["its runs differ in code: x and y"],
         "b": ["its runs differ in code: x and y"],
     }
