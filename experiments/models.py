@@ -56,21 +56,20 @@ class Model(nn.Module):
         self.head = head
         self.engine = Engine()
 
-    def states(self, batch: Batch) -> Tensor:
-        """The last hidden states of all tokens [tokens, width], at least float32."""
-        return at_least_float32(self.engine.states(self.backbone, batch))
+    def states(self, batch: Batch, places: np.ndarray) -> Tensor:
+        """The last hidden states [m, width] of the tokens at these places [m], at least float32."""
+        return at_least_float32(self.engine.states(self.backbone, batch, places))
 
     def summaries(self, batch: Batch) -> Tensor:
         """The last hidden state [n, width] of the token that the head looks at."""
         ends = np.cumsum(batch.lengths)
         last = isinstance(self.head, LastTokenHead)
-        places = torch.from_numpy(ends - 1 if last else ends - batch.lengths)
-        return self.states(batch)[places.to(batch.device)]
+        return self.states(batch, ends - 1 if last else ends - batch.lengths)
 
     def forward(self, batch: Batch) -> Tensor:
         """Outputs [n, num_outputs], or without a head the states of all tokens."""
         if isinstance(self.head, NoHead):
-            return self.states(batch)
+            return self.states(batch, np.arange(batch.tokens))
         return self.head(self.summaries(batch))
 
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -99,12 +98,13 @@ class LanguageModel(Model):
         if batch.labels is None:
             raise ValueError("A batch without targets has no loss.")
         places = (batch.labels != IGNORED).nonzero()[:, 0]
+        where = places.cpu().numpy()
         # What stands at a place predicts the next one; only there are the many logits computed.
-        hidden = self.engine.states(self.backbone, batch)[places - 1]
+        hidden = self.engine.states(self.backbone, batch, where - 1)
         table = tied_output(self.backbone).weight
         total, losses = next_token_loss(hidden, table, batch.labels[places], self.smoothing)
-        rows = torch.from_numpy(np.repeat(np.arange(len(batch.rows)), batch.lengths))
-        rows = rows.to(batch.device)[places]
+        rows = np.repeat(np.arange(len(batch.rows)), batch.lengths)[where]
+        rows = torch.from_numpy(rows).to(batch.device)
         counts = torch.stack((losses, torch.ones_like(losses)), dim=1)
         return total, losses.new_zeros(len(batch.rows), 2).index_add(0, rows, counts)
 

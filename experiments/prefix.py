@@ -72,7 +72,7 @@ def fill(path: Path, data: Encoded, model: Model, blocks: int) -> None:
     for start in range(0, len(order), BATCH):
         rows = order[start : start + BATCH]
         batch = data.batch(rows).to(next(model.parameters()).device)
-        states = model.engine.through(model.backbone, batch, blocks).cpu()
+        states = model.engine.below(model.backbone, batch, blocks).cpu()
         found = (states.view(torch.uint16) if states.itemsize == 2 else states).numpy()
         if kept is None:
             shape = (int(data.lengths.sum()), found.shape[1])

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn as nn
@@ -125,7 +126,7 @@ def test_adapters_are_switched_by_name_and_back_bit_for_bit(
         alone[variant] = logits(made)
         switch.add(variant, saved.read_adapter(keep(made, tmp_path / variant)))
     with torch.no_grad():
-        alone[None] = bare.model.states(batch)
+        alone[None] = bare.model.states(batch, np.arange(batch.tokens))
         for name in [*VARIANTS, None, *reversed(VARIANTS), None]:
             found = switch.use(name)(batch)
             assert torch.equal(found, alone[name].to(found.dtype)), name

@@ -40,6 +40,11 @@ def batch_of(lengths: list[int], types: bool = True) -> Batch:
     return Batch(columns, np.array(lengths), None, np.arange(len(lengths)), padding)
 
 
+def every(batch: Batch) -> np.ndarray:
+    """The places of all tokens."""
+    return np.arange(batch.tokens)
+
+
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_hidden_states_are_those_of_transformers(
@@ -50,9 +55,44 @@ def test_hidden_states_are_those_of_transformers(
     with torch.no_grad():
         for parameter in backbone.parameters():  # norms and biases too are not as they were born
             parameter += 0.1 * torch.randn_like(parameter)
-        ours = Engine().states(backbone, batch)
-        theirs = Engine("transformers").states(backbone, batch)
+        ours = Engine().states(backbone, batch, every(batch))
+        theirs = Engine("transformers").states(backbone, batch, every(batch))
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+READ = {  # which tokens' last states are read, of examples of these lengths
+    "first": lambda lengths: np.cumsum(lengths) - lengths,
+    "last": lambda lengths: np.cumsum(lengths) - 1,
+    "some": lambda lengths: np.arange(sum(lengths) // 2, sum(lengths)),  # and of some examples none
+}
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("read", READ)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_last_block_computes_the_tokens_that_are_read_and_no_other(
+    case: Callable[..., Case], family: str, read: str, checkpointing: bool
+) -> None:
+    backbone = case("lora", "model.dropout=0.0", family=family).model.backbone.train()
+    factors = [p for p in backbone.parameters() if p.requires_grad]
+    with torch.no_grad():
+        for parameter in factors:
+            parameter += 0.1 * torch.randn_like(parameter)
+    batch = batch_of(LENGTHS[-1], types=family == "bert")
+    places = READ[read](batch.lengths)
+    widths: list[int] = []
+    linears = [m for n, m in backbone.named_modules() if n.endswith(("output.dense", "mlp.c_proj"))]
+    linears[-1].register_forward_pre_hook(lambda _, inputs: widths.append(len(inputs[0])))
+    found = []
+    for engine in (Engine(checkpointing=checkpointing), Engine("transformers")):
+        states = engine.states(backbone, batch, places)
+        weights = torch.linspace(-1, 1, states.numel()).view(states.shape)
+        grads = torch.autograd.grad((states * weights).sum(), factors)
+        found.append((states, grads))
+    (ours, our_grads), (theirs, their_grads) = found
+    assert widths[0] == len(places)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(our_grads, their_grads, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("model", ["mini_roberta", "mini_gpt2", "minilm"])
@@ -74,8 +114,8 @@ def test_hidden_states_of_real_weights_are_those_of_transformers(model: str) -> 
     batch = batch_of([len(part) for part in ids], types=False)
     batch = replace(batch, columns={"input_ids": torch.tensor([*chain.from_iterable(ids)])})
     with torch.no_grad():
-        ours = Engine().states(backbone, batch)
-        theirs = Engine("transformers").states(backbone, batch)
+        ours = Engine().states(backbone, batch, every(batch))
+        theirs = Engine("transformers").states(backbone, batch, every(batch))
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
@@ -132,21 +172,27 @@ def plain_attention(
     return torch.cat(found)
 
 
+@pytest.mark.parametrize("read", [None, *READ])
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
-def test_attention_is_that_of_torch_example_by_example(lengths: list[int], causal: bool) -> None:
+def test_attention_is_that_of_torch_example_by_example(
+    lengths: list[int], causal: bool, read: str | None
+) -> None:
     torch.manual_seed(0)
     shape = (sum(lengths), 6)
     q, k, v = (torch.randn(shape, dtype=torch.float64, requires_grad=True) for _ in range(3))
-    weight = torch.randn(shape, dtype=torch.float64)
     layout = lay_out(np.array(lengths), CPU, causal)
-    ours = attention(q, k, v, layout, 2, 0.0)
-    theirs = plain_attention(q, k, v, lengths, 2, causal)
+    if read is not None:
+        layout = layout.reading(READ[read](np.array(lengths)))
+    ours = attention(layout.queries(q), k, v, layout, 2, 0.0)
+    theirs = layout.queries(plain_attention(q, k, v, lengths, 2, causal))
+    weight = torch.randn(ours.shape, dtype=torch.float64)
     torch.testing.assert_close(ours, theirs)
     found = torch.autograd.grad((ours * weight).sum(), (q, k, v))
     expected = torch.autograd.grad((theirs * weight).sum(), (q, k, v))
     torch.testing.assert_close(found, expected)
-    fused = torch.cat([kernels.fused(q, k, v, block, 2, 0.0) for block in layout.blocks])
+    own = layout.queries(q)
+    fused = torch.cat([kernels.fused(own, k, v, block, 2, 0.0) for block in layout.blocks])
     torch.testing.assert_close(fused, theirs)
 
 
@@ -160,6 +206,9 @@ def test_gradients_of_attention_and_norm_are_exact_with_dropout(
     layout = lay_out(np.array([3, 2, 2, 1, 1]), CPU, causal=False)
     q, k, v = (torch.randn(9, 4, dtype=torch.float64, requires_grad=True) for _ in range(3))
     assert torch.autograd.gradcheck(lambda *x: attention(*x, layout, heads=2, p=p), (q, k, v))
+    some = layout.reading(np.array([1, 7, 8]))
+    chosen = some.queries(q.detach()).requires_grad_()
+    assert torch.autograd.gradcheck(lambda *x: attention(*x, some, heads=2, p=p), (chosen, k, v))
     norm = nn.LayerNorm(4).double().requires_grad_(False)
     nn.init.uniform_(norm.weight, 0.5, 1.5)
     nn.init.normal_(norm.bias)
@@ -251,7 +300,10 @@ def kept_per_block(engine: Engine, dropout: float, *, frozen_a: bool = False) ->
         for _, layer in adapter_layers(backbone):
             layer.A.requires_grad_(not frozen_a)
         batch = batch_of([8] * (TOKENS // 8))
-        return saved_bytes(lambda: engine.states(backbone, batch).sum(), *backbone.parameters())
+        places = every(batch)
+        return saved_bytes(
+            lambda: engine.states(backbone, batch, places).sum(), *backbone.parameters()
+        )
 
     return (kept(3) - kept(2)) / TOKENS / 4
 

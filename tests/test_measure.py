@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import VARIANTS
 
-from experiments.backbones.stream import lay_out
+from experiments.backbones.stream import lay_out, width
 from experiments.config import Run
 from experiments.job import start
 from experiments.measure import Clock, Cost, count_flops, count_parameters, latency, measure
@@ -97,25 +98,34 @@ def test_operations_follow_the_closed_formula(
     (batch,) = job.batches.parts(1)
     if engine == "packed":
         tokens = batch.tokens
-        blocks = lay_out(batch.lengths, CPU, causal=False).blocks
-        length = sum((block.tokens.stop - block.tokens.start) ** 2 for block in blocks) / tokens
+        layout = lay_out(batch.lengths, CPU, causal=False)
+        # The last layer computes queries, and what follows from them, of the tokens that are read.
+        reading = layout.reading(np.cumsum(batch.lengths) - batch.lengths)
+        length, last = (
+            sum(width(b.queries) * width(b.tokens) for b in some.blocks) / tokens
+            for some in (layout, reading)
+        )
+        share = 8 / tokens
+        merged, beside = 2 * LAYERS - 1, 4 * D * RANK * share  # too few queries to merge for
     else:
         tokens = batch.inputs["input_ids"].numel()
-        length = batch.inputs["input_ids"].shape[1]
+        length = last = batch.inputs["input_ids"].shape[1]
+        share, merged, beside = 1.0, 2 * LAYERS, 0.0
     found = count_flops(job.loaded.model, lambda: 0.0, [batch])
-    weights = LAYERS * (4 * D * D + 2 * D * INNER)
-    attention = 4 * length * D * LAYERS
+    weights = (LAYERS - 1 + share) * (4 * D * D + 2 * D * INNER) + (1 - share) * 2 * D * D
+    attention = 4 * D * ((LAYERS - 1) * length + last)
     head = 8 * (D * D + 2 * D) / tokens  # one token of each text
-    adapters = LAYERS * 2 * 2 * D * RANK
+    adapters = (2 * LAYERS - 1 + share) * 2 * D * RANK
     # So many tokens are multiplied by W0 + s B A, which is made once for q and v of each layer.
-    sums = LAYERS * 2 * 2 * RANK * D * D / tokens if variant == "lora" else 0
-    forward = 2 * weights + attention + 2 * head + sums
+    one = 2 * RANK * D * D / tokens if variant == "lora" else 0
+    forward = 2 * weights + attention + 2 * head
+    forward += merged * one + beside if variant == "lora" else 0
     assert found["forward_per_token"] == pytest.approx(forward, rel=1e-6)
     # The first layer's input is frozen: no gradient to it from q, k, v, none to its keys.
-    spared = 2 * 3 * D * D + sums / LAYERS + 2 * length * D
+    spared = 2 * 3 * D * D + 2 * one + 2 * length * D
     backward = {
         "full": 4 * weights + 2 * attention + 4 * head,
-        "lora": 2 * weights + 2 * attention + 4 * adapters + 4 * head + sums - spared,
+        "lora": 2 * weights + 2 * attention + 4 * adapters + 4 * head + merged * one - spared,
         "head_only": 4 * head - 2 * 8 * D * D / tokens,
     }[variant]
     if engine == "packed" and variant != "head_only":

@@ -38,12 +38,17 @@ def blocks(backbone: Any) -> Any:
 
 
 def block(backbone: Any, layer: Any, x: Tensor, layout: Layout, lean: bool) -> Tensor:
-    """One block: attention and feed-forward, each behind a norm and added to its input."""
+    """One block: attention and feed-forward, each behind a norm and added to its input.
+
+    x has the states of all tokens; returned are those of the layout's queries.
+    """
     config, own, mlp = backbone.config, layer.attn, layer.mlp
     normed, x = add_norm(None, x, layer.ln_1)
-    q, k, v = (part(normed) for part in own.c_attn.parts.values())
+    query, key, value = own.c_attn.parts.values()
+    q, k, v = query(layout.queries(normed)), key(normed), value(normed)
     mixed = attention(q, k, v, layout, config.n_head, rate(own.attn_dropout))
-    normed, x = add_norm(own.c_proj(mixed), x, layer.ln_2, own.resid_dropout)
+    seen = layout.queries(x)
+    normed, x = add_norm(own.c_proj(mixed), seen, layer.ln_2, own.resid_dropout)
     act = ACTIVATIONS[config.activation_function]
     inner = recomputed(lean, lambda x: act(mlp.c_fc(x)), normed)
     return x + dropout(mlp.c_proj(inner), mlp.dropout)

@@ -45,11 +45,15 @@ def blocks(backbone: Any) -> Any:
 
 
 def block(backbone: Any, layer: Any, x: Tensor, layout: Layout, lean: bool) -> Tensor:
-    """One block: attention and feed-forward, a norm behind the sum of each with its input."""
+    """One block: attention and feed-forward, a norm behind the sum of each with its input.
+
+    x has the states of all tokens; returned are those of the layout's queries.
+    """
     config, own, after = backbone.config, layer.attention.self, layer.attention.output
     heads, p = config.num_attention_heads, rate(own.dropout)
-    mixed = attention(own.query(x), own.key(x), own.value(x), layout, heads, p)
-    x, _ = add_norm(after.dense(mixed), x, after.LayerNorm, after.dropout)
+    seen = layout.queries(x)
+    mixed = attention(own.query(seen), own.key(x), own.value(x), layout, heads, p)
+    x, _ = add_norm(after.dense(mixed), seen, after.LayerNorm, after.dropout)
     act = ACTIVATIONS[config.hidden_act]
     inner = recomputed(lean, lambda x: act(layer.intermediate.dense(x)), x)
     out = layer.output

@@ -4,13 +4,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import torch
 import torch.nn as nn
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from experiments.backbones import decoder, encoder
 from experiments.backbones.kernels import ACTIVATIONS
-from experiments.backbones.stream import lay_out
+from experiments.backbones.stream import Layout, lay_out
 from experiments.batches import Batch
 
 FAMILIES = {"bert": encoder, "roberta": encoder, "gpt2": decoder}
@@ -51,27 +53,45 @@ class Engine:
     lean: bool = False  # find the feed-forward's inner activations again in the backward pass
     checkpointing: bool = False  # find whole blocks again
 
-    def states(self, backbone: Any, batch: Batch) -> Tensor:
-        """The last hidden states [tokens, d] of the batch's tokens, one example after another."""
+    def states(self, backbone: Any, batch: Batch, places: np.ndarray) -> Tensor:
+        """The last hidden states [m, d] of the tokens at these places [m] of the stream, rising."""
         if self.name == "transformers":
             hidden = backbone(**batch.inputs).last_hidden_state
-            return hidden[batch.inputs["attention_mask"].bool()]
-        return self.packed(backbone, batch)
+            hidden = hidden[batch.inputs["attention_mask"].bool()]
+            return hidden[torch.from_numpy(places).to(batch.device)]
+        return self.packed(backbone, batch, places)
 
-    def packed(self, backbone: Any, batch: Batch) -> Tensor:
-        """The same by our own passes, which see no padding."""
-        return FAMILIES[backbone.config.model_type].last(backbone, self.through(backbone, batch))
+    def packed(self, backbone: Any, batch: Batch, places: np.ndarray) -> Tensor:
+        """The same by our own passes, which see no padding.
 
-    def through(self, backbone: Any, batch: Batch, end: int | None = None) -> Tensor:
-        """The states [tokens, d] before block number `end`, or behind all blocks."""
+        The last block computes nothing for the other tokens, which only give keys and values.
+        """
         family = FAMILIES[backbone.config.model_type]
         layout = lay_out(batch.lengths, batch.device, family.CAUSAL)
-        if batch.prefix is None:
-            x, first = family.embed(backbone, batch.columns, layout), 0
-        else:
-            x, first = batch.prefix
+        x, first = self.begun(backbone, batch, layout)
+        blocks, reading = family.blocks(backbone), layout.reading(places)
+        if first == len(blocks):
+            return family.last(backbone, reading.queries(x))
+        x = self.through(backbone, blocks[first:-1], x, layout)
+        return family.last(backbone, self.through(backbone, blocks[-1:], x, reading))
+
+    def below(self, backbone: Any, batch: Batch, blocks: int) -> Tensor:
+        """The states [tokens, d] of all tokens behind this many of the first blocks."""
+        family = FAMILIES[backbone.config.model_type]
+        layout = lay_out(batch.lengths, batch.device, family.CAUSAL)
+        x, first = self.begun(backbone, batch, layout)
+        return self.through(backbone, family.blocks(backbone)[first:blocks], x, layout)
+
+    def begun(self, backbone: Any, batch: Batch, layout: Layout) -> tuple[Tensor, int]:
+        """States [tokens, d] that are known without a block or from a cache, before which block."""
+        family = FAMILIES[backbone.config.model_type]
+        return batch.prefix or (family.embed(backbone, batch.columns, layout), 0)
+
+    def through(self, backbone: Any, blocks: Any, x: Tensor, layout: Layout) -> Tensor:
+        """What these blocks make of x [tokens, d]: the states of the layout's queries."""
+        family = FAMILIES[backbone.config.model_type]
         block = again if self.checkpointing and backbone.training else kept
-        for layer in family.blocks(backbone)[first:end]:
+        for layer in blocks:
             x = block(family.block, backbone, layer, x, layout, self.lean and backbone.training)
         return x
 

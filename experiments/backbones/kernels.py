@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from experiments.backbones.stream import Block, Layout
+from experiments.backbones.stream import Block, Layout, width
 from variants.base import at_least_float32
 
 ACTIVATIONS = {
@@ -165,7 +165,10 @@ def add_norm(
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, layout: Layout, heads: int, p: float) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v within each example and head, [tokens, heads * d]."""
+    """softmax(q k^T / sqrt(d)) v within each example and head, in the shape of q.
+
+    Where the layout lets only some tokens attend, q has their rows, and k and v those of all.
+    """
     if q.is_cuda:
         return torch.cat([fused(q, k, v, block, heads, p) for block in layout.blocks])
     return Attention.apply(q, k, v, layout, heads, p, new_seed() if p else 0)  # type: ignore[return-value]
@@ -177,11 +180,16 @@ def by_head(x: Tensor, heads: int) -> Tensor:
 
 
 def fused(q: Tensor, k: Tensor, v: Tensor, block: Block, heads: int, p: float) -> Tensor:
-    """The attention of one block [its tokens, heads * d] by torch's own kernel."""
-    q, k, v = (by_head(x[block.tokens], heads)[None] for x in (q, k, v))
+    """The attention of one block [its queries, heads * d] by torch's own kernel."""
+    q, k, v = (by_head(x, heads)[None] for x in parts(block, q, k, v))
     bias = None if block.bias is None else block.bias.to(q.dtype)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=p)
     return out[0].transpose(0, 1).flatten(1)
+
+
+def parts(block: Block, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The rows of a block."""
+    return q[block.queries], k[block.tokens], v[block.tokens]
 
 
 class Attention(torch.autograd.Function):
@@ -193,24 +201,27 @@ class Attention(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(q, k, v)
         ctx.layout, ctx.heads, ctx.p, ctx.seed = layout, heads, p, seed
-        out = torch.empty_like(v, memory_format=torch.contiguous_format)
+        out = torch.empty_like(q, memory_format=torch.contiguous_format)
         for block, kept in zip(layout.blocks, masks(v, layout, heads, p, seed), strict=True):
-            own, keys, values = (by_head(x[block.tokens], heads) for x in (q, k, v))
+            own, keys, values = (by_head(x, heads) for x in parts(block, q, k, v))
             weights = probabilities(own, keys, block)
             if kept is not None:
                 weights.mul_(kept)
-            by_head(out[block.tokens], heads).copy_(weights.to(v.dtype) @ values)
+            by_head(out[block.queries], heads).copy_(weights.to(v.dtype) @ values)
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         wanted, layout = ctx.needs_input_grad[:3], ctx.layout
-        known = (*ctx.saved_tensors, grads[0])  # once: checkpointing forgets what it gave
-        found = [torch.empty_like(grads[0]) if needed else None for needed in wanted]
+        known = ctx.saved_tensors  # once: checkpointing forgets what it gave
+        found = [
+            torch.empty_like(x, memory_format=torch.contiguous_format) if needed else None
+            for x, needed in zip(known, wanted, strict=True)
+        ]
         dropped = masks(grads[0], layout, ctx.heads, ctx.p, ctx.seed)
         for block, kept in zip(layout.blocks, dropped, strict=True):
-            parts = (by_head(x[block.tokens], ctx.heads) for x in known)
-            q, k, v, grad = parts
+            q, k, v = (by_head(x, ctx.heads) for x in parts(block, *known))
+            grad = by_head(grads[0][block.queries], ctx.heads)
             weights = probabilities(q, k, block)
             gradients: list[Tensor | None] = [None, None, None]
             if wanted[0] or wanted[1]:
@@ -223,29 +234,32 @@ class Attention(torch.autograd.Function):
             if wanted[2]:
                 weights = weights if kept is None else weights.mul_(kept)
                 gradients[2] = weights.to(v.dtype).mT @ grad
-            for whole, gradient in zip(found, gradients, strict=True):
+            rows = (block.queries, block.tokens, block.tokens)
+            for whole, own, gradient in zip(found, rows, gradients, strict=True):
                 if whole is not None and gradient is not None:
-                    by_head(whole[block.tokens], ctx.heads).copy_(gradient)
+                    by_head(whole[own], ctx.heads).copy_(gradient)
         return *found, None, None, None, None
 
 
 def masks(like: Tensor, layout: Layout, heads: int, p: float, seed: int) -> Sequence[Tensor | None]:
-    """A mask [heads, tokens, tokens] for each block, in the dtype of its weights."""
+    """A mask [heads, queries, tokens] for each block, in the dtype of its weights."""
     if not p:
         return [None] * len(layout.blocks)
-    widths = [block.tokens.stop - block.tokens.start for block in layout.blocks]
-    sizes = [heads * width**2 for width in widths]
+    shapes = [(heads, width(b.queries), width(b.tokens)) for b in layout.blocks]
+    sizes = [math.prod(shape) for shape in shapes]
     drawn = mask(at_least_float32(like.new_empty(1)).expand(sum(sizes)), p, seed).split(sizes)
-    return [part.view(heads, w, w) for part, w in zip(drawn, widths, strict=True)]
+    return [part.view(shape) for part, shape in zip(drawn, shapes, strict=True)]
 
 
 def softmax_backward(grad: Tensor, weights: Tensor) -> Tensor:
-    """The gradient to the scores from that to their softmax, [heads, tokens, tokens]."""
+    """The gradient to the scores from that to their softmax, [heads, queries, tokens]."""
     return torch.ops.aten._softmax_backward_data(grad, weights, -1, weights.dtype)
 
 
 def probabilities(q: Tensor, k: Tensor, block: Block) -> Tensor:
-    """What each token of a block gives to each, [heads, tokens, tokens], at least float32."""
+    """What each query of a block takes from each token, [heads, queries, tokens], at least
+    float32.
+    """
     scale = 1 / math.sqrt(q.shape[2])
     if block.bias is None:
         scores = at_least_float32(q @ k.mT).mul_(scale)

@@ -1,7 +1,7 @@
 """A batch without padding: its examples one after another, and how attention keeps them apart."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,7 +15,8 @@ class Block:
     """Neighbouring examples that attention sees together."""
 
     tokens: slice  # of the stream
-    bias: Tensor | None  # [tokens, tokens], -inf where one does not see another, else 0
+    queries: slice  # of those that attend: their own tokens, or some of them
+    bias: Tensor | None  # [queries, tokens], -inf where one does not see another, else 0
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,26 @@ class Layout:
 
     positions: Tensor  # [tokens], of each token in its example
     blocks: list[Block]
+    places: Tensor | None = None  # [m], of the tokens that attend, rising; none: all of them
+
+    def queries(self, x: Tensor) -> Tensor:
+        """The rows of x [tokens, d] whose tokens attend."""
+        return x if self.places is None else x.index_select(0, self.places)
+
+    def reading(self, places: np.ndarray) -> "Layout":
+        """The layout in which only the tokens at these places [m], which rise, attend."""
+        device, blocks = self.positions.device, []
+        for block in self.blocks:
+            first, after = np.searchsorted(places, [block.tokens.start, block.tokens.stop])
+            own = torch.from_numpy(places[first:after] - block.tokens.start).to(device)
+            bias = None if block.bias is None else block.bias[own]
+            blocks.append(Block(block.tokens, slice(int(first), int(after)), bias))
+        return replace(self, blocks=blocks, places=torch.from_numpy(places).to(device))
+
+
+def width(rows: slice) -> int:
+    """How many rows there are."""
+    return rows.stop - rows.start
 
 
 def lay_out(lengths: np.ndarray, device: torch.device, causal: bool) -> Layout:
@@ -54,6 +75,6 @@ def block_of(tokens: slice, examples: np.ndarray, causal: bool, device: torch.de
     seen = examples[:, None] == examples
     seen = np.tril(seen) if causal else seen
     if seen.all():
-        return Block(tokens, None)
+        return Block(tokens, tokens, None)
     bias = np.where(seen, np.float32(0), np.float32(-math.inf))
-    return Block(tokens, torch.from_numpy(bias).to(device))
+    return Block(tokens, tokens, torch.from_numpy(bias).to(device))
