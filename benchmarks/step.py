@@ -19,10 +19,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import common
+import numpy as np
 import torch
 import torch.nn.functional as F
 from common import Ours
-from peers import Stepping, plain_name, texts_of
+from peers import Stepping, plain_name
 from torch import Tensor
 from transformers import PreTrainedConfig
 
@@ -36,6 +37,7 @@ from experiments.training import Watch
 WARM_UP = 2
 AGAIN = "again"  # the first one once more
 Engine = Ours | Stepping
+Texts = list[tuple[int, int]]  # of each the tokens, and how many of them are read
 
 
 def engines(given: argparse.Namespace, task: str, out: Path) -> list[Engine]:
@@ -89,14 +91,17 @@ def over(times: dict[str, list[float]], name: str, base: str) -> dict[str, float
     return common.quoted([one / other for one, other in pairs])
 
 
-def arithmetic(config: PreTrainedConfig, lengths: list[int]) -> float:
+def arithmetic(config: PreTrainedConfig, texts: Texts) -> float:
     """Operations of the frozen model's step on real tokens, with no gradient of its weights."""
     d, layers = config.hidden_size, config.num_hidden_layers
     inner = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * d
-    weights = layers * (4 * d * d + 2 * d * inner)
-    attention = 4 * d * layers * sum(length**2 for length in lengths)
+    tokens, read = (sum(column) for column in zip(*texts, strict=True))
+    # Of tokens that are not read the last layer needs keys and values only.
+    weights = tokens * ((layers - 1) * (4 * d * d + 2 * d * inner) + 2 * d * d)
+    weights += read * (2 * d * d + 2 * d * inner)
+    seen = sum((layers - 1) * length**2 + length * queries for length, queries in texts)
     # The first layer's q, k and v pass no gradient on.
-    return 2 * sum(lengths) * (2 * weights - 3 * d * d) + 3 * attention
+    return 4 * weights - 2 * tokens * 3 * d * d + 3 * 4 * d * seen
 
 
 def peak(device: torch.device, dtype: torch.dtype, d: int, tokens: int) -> float:
@@ -149,27 +154,29 @@ def measured(given: argparse.Namespace, task: str) -> dict[str, Any]:
     with TemporaryDirectory() as out:
         found = engines(given, task, Path(out))
         job = found[0].job
-        lengths = lengths_of(job, given.rounds)
-        tokens = round(sum(map(sum, lengths)) / given.rounds)
+        steps = texts_of(job, given.rounds)
+        tokens = round(sum(length for texts in steps for length, _ in texts) / given.rounds)
         peaks = peaks_of(job, tokens)
         times = rounds(found, given.rounds)
-    steps = {engine.name: figures_of(engine, times, lengths, bases) for engine in found}
-    again = steps.pop(AGAIN)["over"][bases[0]]["median"]
+    figures = {engine.name: figures_of(engine, times, steps, bases) for engine in found}
+    again = figures.pop(AGAIN)["over"][bases[0]]["median"]
     return {
-        "tokens_per_step": tokens, "peaks": peaks, "a_over_a": again, "steps": steps,
+        "tokens_per_step": tokens, "peaks": peaks, "a_over_a": again, "steps": figures,
         "load": [before, common.load()], "machine": common.machine(job.device),
     }  # fmt: skip
 
 
-def lengths_of(job: Job, count: int) -> list[list[int]]:
-    """Tokens of every text in each of the steps that are timed."""
-    numbers = range(WARM_UP + 1, WARM_UP + count + 1)
-    batches = [texts_of(job.batches.parts(number)) for number in numbers]
-    return [[len(text["input_ids"]) for text in batch] for batch in batches]
+def texts_of(job: Job, count: int) -> list[Texts]:
+    """The texts of each of the steps that are timed."""
+    data, numbers = job.batches.data, range(WARM_UP + 1, WARM_UP + count + 1)
+    return [
+        [(int(data.lengths[row]), data.num_labels(np.array([row]))) for row in job.batches.rows(n)]
+        for n in numbers
+    ]
 
 
 def figures_of(
-    engine: Engine, times: dict[str, list[float]], lengths: list[list[int]], bases: list[str]
+    engine: Engine, times: dict[str, list[float]], steps: list[Texts], bases: list[str]
 ) -> dict[str, Any]:
     """What the timed steps of one engine come to."""
     config = engine.job.run.model.config()
@@ -177,8 +184,8 @@ def figures_of(
     return {
         "precision": precision(engine),
         "seconds": common.quoted(times[engine.name]),
-        "samples_per_second": sum(map(len, lengths)) / total,
-        "flops_per_second": sum(arithmetic(config, batch) for batch in lengths) / total,
+        "samples_per_second": sum(map(len, steps)) / total,
+        "flops_per_second": sum(arithmetic(config, texts) for texts in steps) / total,
         "over": {base: over(times, engine.name, base) for base in bases},
     }
 
