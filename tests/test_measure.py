@@ -100,7 +100,8 @@ def test_operations_follow_the_closed_formula(
         tokens = batch.tokens
         layout = lay_out(batch.lengths, CPU, causal=False)
         # The last layer computes queries, and what follows from them, of the tokens that are read.
-        reading = layout.reading(np.cumsum(batch.lengths) - batch.lengths)
+        firsts = np.cumsum(batch.lengths) - batch.lengths
+        reading = lay_out(batch.lengths, CPU, False, firsts)
         length, last = (
             sum(width(b.queries) * width(b.tokens) for b in some.blocks) / tokens
             for some in (layout, reading)

@@ -68,8 +68,9 @@ class Engine:
         """
         family = FAMILIES[backbone.config.model_type]
         layout = lay_out(batch.lengths, batch.device, family.CAUSAL)
+        reading = lay_out(batch.lengths, batch.device, family.CAUSAL, places)
         x, first = self.begun(backbone, batch, layout)
-        blocks, reading = family.blocks(backbone), layout.reading(places)
+        blocks = family.blocks(backbone)
         if first == len(blocks):
             return family.last(backbone, reading.queries(x))
         x = self.through(backbone, blocks[first:-1], x, layout)

@@ -1,7 +1,7 @@
 """A batch without padding: its examples one after another, and how attention keeps them apart."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -31,28 +31,25 @@ class Layout:
         """The rows of x [tokens, d] whose tokens attend."""
         return x if self.places is None else x.index_select(0, self.places)
 
-    def reading(self, places: np.ndarray) -> "Layout":
-        """The layout in which only the tokens at these places [m], which rise, attend."""
-        device, blocks = self.positions.device, []
-        for block in self.blocks:
-            first, after = np.searchsorted(places, [block.tokens.start, block.tokens.stop])
-            own = torch.from_numpy(places[first:after] - block.tokens.start).to(device)
-            bias = None if block.bias is None else block.bias[own]
-            blocks.append(Block(block.tokens, slice(int(first), int(after)), bias))
-        return replace(self, blocks=blocks, places=torch.from_numpy(places).to(device))
-
 
 def width(rows: slice) -> int:
     """How many rows there are."""
     return rows.stop - rows.start
 
 
-def lay_out(lengths: np.ndarray, device: torch.device, causal: bool) -> Layout:
-    """The layout of examples of these lengths [n]; `causal`: no token sees a later one."""
+def lay_out(
+    lengths: np.ndarray, device: torch.device, causal: bool, places: np.ndarray | None = None
+) -> Layout:
+    """The layout of examples of these lengths [n]; `causal`: no token sees a later one.
+
+    With `places` [m], which rise, only the tokens there attend.
+    """
     ends = np.cumsum(lengths)
     examples = np.repeat(np.arange(len(lengths)), lengths)
-    blocks = [block_of(part, examples[part], causal, device) for part in parts(ends)]
-    return Layout(torch.from_numpy(positions(lengths)).to(device), blocks)
+    asking = np.arange(len(examples)) if places is None else places
+    blocks = [block_of(part, asking, examples, causal, device) for part in parts(ends)]
+    chosen = None if places is None else torch.from_numpy(places).to(device)
+    return Layout(torch.from_numpy(positions(lengths)).to(device), blocks, chosen)
 
 
 def positions(lengths: np.ndarray) -> np.ndarray:
@@ -70,11 +67,17 @@ def parts(ends: np.ndarray) -> list[slice]:
     return found
 
 
-def block_of(tokens: slice, examples: np.ndarray, causal: bool, device: torch.device) -> Block:
-    """The block of these tokens, which belong to these examples [tokens]."""
-    seen = examples[:, None] == examples
-    seen = np.tril(seen) if causal else seen
+def block_of(
+    tokens: slice, asking: np.ndarray, examples: np.ndarray, causal: bool, device: torch.device
+) -> Block:
+    """The block of these tokens, of a stream whose tokens belong to these examples."""
+    first, after = np.searchsorted(asking, (tokens.start, tokens.stop))
+    queries = slice(int(first), int(after))
+    own = asking[queries, None]
+    seen = examples[own] == examples[tokens]
+    if causal:
+        seen &= own >= np.arange(tokens.start, tokens.stop)
     if seen.all():
-        return Block(tokens, tokens, None)
+        return Block(tokens, queries, None)
     bias = np.where(seen, np.float32(0), np.float32(-math.inf))
-    return Block(tokens, tokens, torch.from_numpy(bias).to(device))
+    return Block(tokens, queries, torch.from_numpy(bias).to(device))
