@@ -164,7 +164,10 @@ def test_two_processes_learn_what_one_learns_but_for_rounding(learned: Path, nam
     ours = load_file(learned / "two" / name / "state-0.safetensors")
     theirs = load_file(learned / "one" / name / "state-0.safetensors")
     for key, tensor in theirs.items():
-        torch.testing.assert_close(ours[key], tensor, rtol=1e-3, atol=1e-5)
+        # A softmax does not see the bias of the keys: its gradient is rounding and nothing else,
+        # which Adam makes into steps.
+        if not key.endswith("key.bias"):
+            torch.testing.assert_close(ours[key], tensor, rtol=1e-3, atol=1e-5)
     losses = [[line["loss"] for line in history(learned / kind / name)] for kind in ("two", "one")]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
