@@ -172,12 +172,18 @@ def plain_attention(
     return torch.cat(found)
 
 
+@pytest.mark.parametrize("block", [1, 64])  # 1: of some blocks nothing is read
 @pytest.mark.parametrize("read", [None, *READ])
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
 def test_attention_is_that_of_torch_example_by_example(
-    lengths: list[int], causal: bool, read: str | None
+    lengths: list[int],
+    causal: bool,
+    read: str | None,
+    block: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("experiments.backbones.stream.BLOCK", block)
     torch.manual_seed(0)
     shape = (sum(lengths), 6)
     q, k, v = (torch.randn(shape, dtype=torch.float64, requires_grad=True) for _ in range(3))

@@ -166,8 +166,8 @@ def test_two_processes_learn_what_one_learns_but_for_rounding(learned: Path, nam
     for key, tensor in theirs.items():
         # A softmax does not see the bias of the keys: its gradient is rounding and nothing else,
         # which Adam makes into steps.
-        if not key.endswith("key.bias"):
-            torch.testing.assert_close(ours[key], tensor, rtol=1e-3, atol=1e-5)
+        atol = 1e-4 if key.endswith("key.bias") else 1e-5
+        torch.testing.assert_close(ours[key], tensor, rtol=1e-3, atol=atol)
     losses = [[line["loss"] for line in history(learned / kind / name)] for kind in ("two", "one")]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 

@@ -176,7 +176,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, layout: Layout, heads: int, p: fl
 
 def by_head(x: Tensor, heads: int) -> Tensor:
     """A view of x [tokens, heads * d] as [heads, tokens, d]."""
-    return x.view(len(x), heads, -1).transpose(0, 1)
+    return x.view(len(x), heads, x.shape[1] // heads).transpose(0, 1)
 
 
 def fused(q: Tensor, k: Tensor, v: Tensor, block: Block, heads: int, p: float) -> Tensor:
