@@ -154,7 +154,7 @@ def measured(given: argparse.Namespace, task: str) -> dict[str, Any]:
     with TemporaryDirectory() as out:
         found = engines(given, task, Path(out))
         job = found[0].job
-        steps = texts_of(job, given.rounds)
+        steps = timed_texts(job, given.rounds)
         tokens = round(sum(length for texts in steps for length, _ in texts) / given.rounds)
         peaks = peaks_of(job, tokens)
         times = rounds(found, given.rounds)
@@ -166,7 +166,7 @@ def measured(given: argparse.Namespace, task: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def texts_of(job: Job, count: int) -> list[Texts]:
+def timed_texts(job: Job, count: int) -> list[Texts]:
     """The texts of each of the steps that are timed."""
     data, numbers = job.batches.data, range(WARM_UP + 1, WARM_UP + count + 1)
     return [

@@ -328,7 +328,7 @@ def test_a_process_killed_three_times_ends_with_the_weights_of_an_unbroken_one(
     tmp_path: Path,
 ) -> None:
     command = [
-        sys.executable, "run.py", "variant=dora", "task=sst2", "data.train=512", "train.epochs=6",
+        sys.executable, "run.py", "variant=dora", "task=sst2", "data.train=512", "train.epochs=10",
         "train.checkpoint_every=0", "train.log_every=5", "tracker.mode=disabled",
         "train.device=cpu",
     ]  # fmt: skip

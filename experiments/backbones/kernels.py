@@ -181,13 +181,13 @@ def by_head(x: Tensor, heads: int) -> Tensor:
 
 def fused(q: Tensor, k: Tensor, v: Tensor, block: Block, heads: int, p: float) -> Tensor:
     """The attention of one block [its queries, heads * d] by torch's own kernel."""
-    q, k, v = (by_head(x, heads)[None] for x in parts(block, q, k, v))
+    q, k, v = (by_head(x, heads)[None] for x in of_block(block, q, k, v))
     bias = None if block.bias is None else block.bias.to(q.dtype)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=p)
     return out[0].transpose(0, 1).flatten(1)
 
 
-def parts(block: Block, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def of_block(block: Block, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The rows of a block."""
     return q[block.queries], k[block.tokens], v[block.tokens]
 
@@ -203,7 +203,7 @@ class Attention(torch.autograd.Function):
         ctx.layout, ctx.heads, ctx.p, ctx.seed = layout, heads, p, seed
         out = torch.empty_like(q, memory_format=torch.contiguous_format)
         for block, kept in zip(layout.blocks, masks(v, layout, heads, p, seed), strict=True):
-            own, keys, values = (by_head(x, heads) for x in parts(block, q, k, v))
+            own, keys, values = (by_head(x, heads) for x in of_block(block, q, k, v))
             weights = probabilities(own, keys, block)
             if kept is not None:
                 weights.mul_(kept)
@@ -220,7 +220,7 @@ class Attention(torch.autograd.Function):
         ]
         dropped = masks(grads[0], layout, ctx.heads, ctx.p, ctx.seed)
         for block, kept in zip(layout.blocks, dropped, strict=True):
-            q, k, v = (by_head(x, ctx.heads) for x in parts(block, *known))
+            q, k, v = (by_head(x, ctx.heads) for x in of_block(block, *known))
             grad = by_head(grads[0][block.queries], ctx.heads)
             weights = probabilities(q, k, block)
             gradients: list[Tensor | None] = [None, None, None]
