@@ -1,20 +1,21 @@
 """What an encoder and a decoder share: attention, dropout and norms that keep little for the
-backward pass. Beside each stands its plain form in words of torch, which tests hold it to.
+backward pass. On a processor they are compiled (`compiled.py`); elsewhere they are torch's words,
+to which tests hold the compiled ones.
 """
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import register_flop_formula
 
-from experiments.backbones.stream import Block, Layout, width
+from experiments.backbones import compiled
+from experiments.backbones.stream import Block, Layout
 from variants.base import at_least_float32
 
 ACTIVATIONS = {
@@ -30,20 +31,21 @@ def new_seed() -> int:
     return int(torch.randint(2**63 - 1, ()))
 
 
-def mask(x: Tensor, p: float, seed: int) -> Tensor:
-    """0 with probability p, else 1 / (1 - p), in the shape of x; one seed gives one mask.
-
-    On a CPU sixteen random bits decide on an element, so that p is exact to 2^-17, in a tenth of
-    the time of torch's own generator.
-    """
-    kept = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+def drop(x: Tensor, p: float, seed: int) -> Tensor:
+    """x [n, d] / (1 - p), or 0 with probability p; one seed and shape give one choice."""
     if x.is_cuda:
-        generator = torch.Generator(x.device).manual_seed(seed)
-        return kept.bernoulli_(1 - p, generator=generator).mul_(1 / (1 - p))
-    words = np.random.SFC64(seed).random_raw(-(-x.numel() // 4))
-    bits = torch.from_numpy(words.view(np.int16))[: x.numel()].view(x.shape)
-    torch.ge(bits, round(p * 2**16) - 2**15, out=kept)
-    return kept.mul_(1 / (1 - p))
+        return x * mask(x, p, seed)
+    out = torch.empty_like(x, memory_format=torch.contiguous_format)
+    compiled.run(compiled.drop, x, out, p, seed)
+    return out
+
+
+def mask(x: Tensor, p: float, seed: int) -> Tensor:
+    """What `drop` multiplies x [n, d] with."""
+    if not x.is_cuda:
+        return drop(torch.ones_like(x), p, seed)
+    generator = torch.Generator(x.device).manual_seed(seed)
+    return torch.empty_like(x).bernoulli_(1 - p, generator=generator).mul_(1 / (1 - p))
 
 
 class Dropout(torch.autograd.Function):
@@ -52,11 +54,11 @@ class Dropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, p: float, seed: int) -> Tensor:
         ctx.p, ctx.seed = p, seed
-        return x * mask(x, p, seed)
+        return drop(x, p, seed)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return grads[0] * mask(grads[0], ctx.p, ctx.seed), None, None
+        return drop(grads[0], ctx.p, ctx.seed), None, None
 
 
 def dropout(x: Tensor, module: nn.Module) -> Tensor:
@@ -87,38 +89,86 @@ class AddNorm(torch.autograd.Function):
     def forward(
         ctx: Any, h: Tensor | None, residual: Tensor, norm: nn.LayerNorm, p: float, seed: int
     ) -> tuple[Tensor, Tensor]:
-        total = at_least_float32(residual)
-        if h is not None:
-            total = total + (h * mask(h, p, seed) if p else h)
-        shape = list(norm.normalized_shape)
-        weight, bias = norm.weight.to(total.dtype), norm.bias.to(total.dtype)
-        y, _, scale = torch.native_layer_norm(total, shape, weight, bias, norm.eps)
-        y = y.to(residual.dtype)
+        by = added_norm if residual.is_cuda else compiled_norm
+        y, total, scale = by(h, residual, norm, p, seed)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(y, scale)
-        ctx.norm, ctx.p, ctx.seed = norm, p, seed
-        return y, total.to(residual.dtype)
+        ctx.norm, ctx.p, ctx.seed, ctx.alone = norm, p, seed, h is None
+        return y, total
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         y, scale = ctx.saved_tensors
         through, beside = grads
-        total = None if beside is None else at_least_float32(beside)
-        if through is not None:
-            normed = norm_backward(at_least_float32(through), at_least_float32(y), scale, ctx.norm)
-            total = normed if total is None else normed.add_(total)
-        if total is None:
-            return (None,) * 5
-        residual = total.to(y.dtype)
-        if not ctx.needs_input_grad[0]:
-            return None, residual, None, None, None
-        h = residual * mask(residual, ctx.p, ctx.seed) if ctx.p else residual
-        return h, residual, None, None, None
+        p = 0.0 if ctx.alone else ctx.p  # what is dropped of nothing
+        if through is None:  # the norm was not used
+            found = beside, beside if beside is None or not p else drop(beside, p, ctx.seed)
+        else:
+            by = added_norm_backward if y.is_cuda else compiled_norm_backward
+            found = by(through, beside, y, scale, ctx.norm, p, ctx.seed)
+        residual, h = found
+        return None if ctx.alone else h, residual, None, None, None
+
+
+def added_norm(
+    h: Tensor | None, residual: Tensor, norm: nn.LayerNorm, p: float, seed: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The norm of residual + mask h [n, d], that sum, and 1 / deviation [n, 1]."""
+    total = at_least_float32(residual)
+    if h is not None:
+        total = total + (h * mask(h, p, seed) if p else h)
+    weight, bias = affine(norm, total)
+    y, _, scale = torch.native_layer_norm(
+        total, list(norm.normalized_shape), weight, bias, norm.eps
+    )
+    return y.to(residual.dtype), total.to(residual.dtype), scale
+
+
+def compiled_norm(
+    h: Tensor | None, residual: Tensor, norm: nn.LayerNorm, p: float, seed: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What `added_norm` gives."""
+    y, total = (torch.empty(residual.shape, dtype=residual.dtype) for _ in range(2))
+    weight, bias = affine(norm, at_least_float32(residual[:0]))
+    scale = weight.new_empty(len(residual), 1)
+    compiled.run(compiled.add_norm, h, residual, weight, bias, norm.eps, p, seed, y, total, scale)
+    return y, total, scale
+
+
+def added_norm_backward(
+    through: Tensor, beside: Tensor | None, y: Tensor, scale: Tensor, norm: nn.LayerNorm,
+    p: float, seed: int,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The gradients to residual and h, from those to the norm and to the sum it is made of."""
+    total = norm_backward(at_least_float32(through), at_least_float32(y), scale, norm)
+    if beside is not None:
+        total = total.add_(at_least_float32(beside))
+    residual = total.to(y.dtype)
+    return residual, residual * mask(residual, p, seed) if p else residual
+
+
+def compiled_norm_backward(
+    through: Tensor, beside: Tensor | None, y: Tensor, scale: Tensor, norm: nn.LayerNorm,
+    p: float, seed: int,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """What `added_norm_backward` gives."""
+    residual = torch.empty_like(y)
+    h = torch.empty_like(y) if p else None
+    compiled.run(
+        compiled.add_norm_backward, through, beside, y, scale, *affine(norm, scale), p, seed,
+        h, residual,
+    )  # fmt: skip
+    return residual, residual if h is None else h
+
+
+def affine(norm: nn.LayerNorm, like: Tensor) -> tuple[Tensor, Tensor]:
+    """A norm's weight and bias in the type of another tensor."""
+    return norm.weight.to(like.dtype), norm.bias.to(like.dtype)
 
 
 def norm_backward(grad: Tensor, y: Tensor, scale: Tensor, norm: nn.LayerNorm) -> Tensor:
     """The gradient to a layer norm's input from its output y [n, d] and 1 / deviation [n, 1]."""
-    weight, bias = norm.weight.to(y.dtype), norm.bias.to(y.dtype)
+    weight, bias = affine(norm, y)
     normalised = (y - bias).mul_(1 / weight)
     zero, one = torch.zeros_like(scale), torch.ones_like(scale)
     needed = [True, False, False]
@@ -171,99 +221,84 @@ def attention(q: Tensor, k: Tensor, v: Tensor, layout: Layout, heads: int, p: fl
     """
     if q.is_cuda:
         return torch.cat([fused(q, k, v, block, heads, p) for block in layout.blocks])
-    return Attention.apply(q, k, v, layout, heads, p, new_seed() if p else 0)  # type: ignore[return-value]
+    seed = new_seed() if p else 0
+    return Attention.apply(q, k, v, (*layout.bounds, heads, layout.causal, p, seed))  # type: ignore[return-value]
 
 
 def by_head(x: Tensor, heads: int) -> Tensor:
-    """A view of x [tokens, heads * d] as [heads, tokens, d]."""
+    """x [n, heads * d] as [heads, n, d]."""
     return x.view(len(x), heads, x.shape[1] // heads).transpose(0, 1)
 
 
 def fused(q: Tensor, k: Tensor, v: Tensor, block: Block, heads: int, p: float) -> Tensor:
     """The attention of one block [its queries, heads * d] by torch's own kernel."""
-    q, k, v = (by_head(x, heads)[None] for x in of_block(block, q, k, v))
+    own = q[block.queries], k[block.tokens], v[block.tokens]
+    q, k, v = (by_head(x, heads)[None] for x in own)
     bias = None if block.bias is None else block.bias.to(q.dtype)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=p)
     return out[0].transpose(0, 1).flatten(1)
-
-
-def of_block(block: Block, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The rows of a block."""
-    return q[block.queries], k[block.tokens], v[block.tokens]
 
 
 class Attention(torch.autograd.Function):
     """Attention that keeps q, k and v, and finds probabilities and masks again from them."""
 
     @staticmethod
-    def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, layout: Layout, heads: int, p: float, seed: int
-    ) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, how: tuple[Any, ...]) -> Tensor:
         ctx.save_for_backward(q, k, v)
-        ctx.layout, ctx.heads, ctx.p, ctx.seed = layout, heads, p, seed
-        out = torch.empty_like(q, memory_format=torch.contiguous_format)
-        for block, kept in zip(layout.blocks, masks(v, layout, heads, p, seed), strict=True):
-            own, keys, values = (by_head(x, heads) for x in of_block(block, q, k, v))
-            weights = probabilities(own, keys, block)
-            if kept is not None:
-                weights.mul_(kept)
-            by_head(out[block.queries], heads).copy_(weights.to(v.dtype) @ values)
-        return out
+        ctx.how = how
+        return attend(q, k, v, *how)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        wanted, layout = ctx.needs_input_grad[:3], ctx.layout
-        known = ctx.saved_tensors  # once: checkpointing forgets what it gave
-        found = [
-            torch.empty_like(x, memory_format=torch.contiguous_format) if needed else None
-            for x, needed in zip(known, wanted, strict=True)
-        ]
-        dropped = masks(grads[0], layout, ctx.heads, ctx.p, ctx.seed)
-        for block, kept in zip(layout.blocks, dropped, strict=True):
-            q, k, v = (by_head(x, ctx.heads) for x in of_block(block, *known))
-            grad = by_head(grads[0][block.queries], ctx.heads)
-            weights = probabilities(q, k, block)
-            gradients: list[Tensor | None] = [None, None, None]
-            if wanted[0] or wanted[1]:
-                to_weights = at_least_float32(grad @ v.mT)
-                to_weights = to_weights if kept is None else to_weights.mul_(kept)
-                scores = softmax_backward(to_weights, weights)
-                scores = scores.mul_(1 / math.sqrt(q.shape[2])).to(q.dtype)
-                gradients[0] = scores @ k if wanted[0] else None
-                gradients[1] = scores.mT @ q if wanted[1] else None
-            if wanted[2]:
-                weights = weights if kept is None else weights.mul_(kept)
-                gradients[2] = weights.to(v.dtype).mT @ grad
-            rows = (block.queries, block.tokens, block.tokens)
-            for whole, own, gradient in zip(found, rows, gradients, strict=True):
-                if whole is not None and gradient is not None:
-                    by_head(whole[own], ctx.heads).copy_(gradient)
-        return *found, None, None, None, None
+        wanted = ctx.needs_input_grad[:3]
+        found = attend_backward(*ctx.saved_tensors, *ctx.how, grads[0], list(wanted))
+        return *(x if w else None for x, w in zip(found, wanted, strict=True)), None
 
 
-def masks(like: Tensor, layout: Layout, heads: int, p: float, seed: int) -> Sequence[Tensor | None]:
-    """A mask [heads, queries, tokens] for each block, in the dtype of its weights."""
-    if not p:
-        return [None] * len(layout.blocks)
-    shapes = [(heads, width(b.queries), width(b.tokens)) for b in layout.blocks]
-    sizes = [math.prod(shape) for shape in shapes]
-    drawn = mask(at_least_float32(like.new_empty(1)).expand(sum(sizes)), p, seed).split(sizes)
-    return [part.view(shape) for part, shape in zip(drawn, shapes, strict=True)]
+# As operators of torch's they are counted where operations are.
+@torch.library.custom_op("lora_assay::attend", mutates_args=(), device_types="cpu")
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, starts: Tensor, asking: Tensor, places: Tensor, heads: int,
+    causal: bool, p: float, seed: int,
+) -> Tensor:  # fmt: skip
+    """The output of `compiled.attention`."""
+    out = torch.empty(q.shape, dtype=q.dtype)
+    how = starts, asking, places, heads, causal, p, seed
+    compiled.run(compiled.attention, at_least_float32(q[:0]), q, k, v, *how, out)
+    return out
 
 
-def softmax_backward(grad: Tensor, weights: Tensor) -> Tensor:
-    """The gradient to the scores from that to their softmax, [heads, queries, tokens]."""
-    return torch.ops.aten._softmax_backward_data(grad, weights, -1, weights.dtype)
+@torch.library.custom_op("lora_assay::attend_backward", mutates_args=(), device_types="cpu")
+def attend_backward(
+    q: Tensor, k: Tensor, v: Tensor, starts: Tensor, asking: Tensor, places: Tensor, heads: int,
+    causal: bool, p: float, seed: int, to_out: Tensor, wanted: list[bool],
+) -> list[Tensor]:  # fmt: skip
+    """The gradients of `compiled.attention`; one that is not wanted is left empty."""
+    given = zip((q, k, v), wanted, strict=True)
+    found = [torch.empty(x.shape if w else (0, x.shape[1]), dtype=x.dtype) for x, w in given]
+    how = starts, asking, places, heads, causal, p, seed
+    compiled.run(
+        compiled.attention_backward, at_least_float32(q[:0]), q, k, v, *how, to_out, *found
+    )
+    return found
 
 
-def probabilities(q: Tensor, k: Tensor, block: Block) -> Tensor:
-    """What each query of a block takes from each token, [heads, queries, tokens], at least
-    float32.
-    """
-    scale = 1 / math.sqrt(q.shape[2])
-    if block.bias is None:
-        scores = at_least_float32(q @ k.mT).mul_(scale)
-    else:
-        bias = block.bias.to(q.dtype)
-        scores = at_least_float32(torch.baddbmm(bias, q, k.mT, alpha=scale))
-    return torch.softmax(scores, dim=-1)
+def one_product(k: Tensor, starts: Tensor, asking: Tensor) -> int:
+    """Operations of a product of queries with keys, or of as many numbers with values."""
+    return 2 * k.shape[1] * int((starts.diff() * asking.diff()).sum())
+
+
+@register_flop_formula(torch.ops.lora_assay.attend, get_raw=True)
+def attend_flops(
+    q: Tensor, k: Tensor, v: Tensor, starts: Tensor, asking: Tensor, *_: Any, **__: Any
+) -> int:
+    return 2 * one_product(k, starts, asking)
+
+
+@register_flop_formula(torch.ops.lora_assay.attend_backward, get_raw=True)
+def attend_backward_flops(
+    q: Tensor, k: Tensor, v: Tensor, starts: Tensor, asking: Tensor, *how: Any, **__: Any
+) -> int:
+    for_q, for_k, for_v = how[-1]
+    products = 1 + (for_q or for_k) + for_q + for_k + for_v  # the scores once more, and to them
+    return products * one_product(k, starts, asking)

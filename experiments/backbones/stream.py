@@ -2,12 +2,13 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
-BLOCK = 64  # tokens; shorter blocks cost more calls than they save, see benchmarks/NOTES.md
+BLOCK = 64  # tokens; shorter blocks cost more calls than they save
 
 
 @dataclass(frozen=True)
@@ -23,13 +24,35 @@ class Block:
 class Layout:
     """Where the examples of a stream lie."""
 
+    lengths: np.ndarray  # [n], tokens of each example
     positions: Tensor  # [tokens], of each token in its example
-    blocks: list[Block]
+    causal: bool  # no token sees a later one
     places: Tensor | None = None  # [m], of the tokens that attend, rising; none: all of them
 
     def queries(self, x: Tensor) -> Tensor:
         """The rows of x [tokens, d] whose tokens attend."""
         return x if self.places is None else x.index_select(0, self.places)
+
+    @cached_property
+    def asking(self) -> np.ndarray:
+        """The places [m] of the tokens that attend."""
+        return np.arange(self.lengths.sum()) if self.places is None else self.places.cpu().numpy()
+
+    @cached_property
+    def bounds(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Where each example begins and the last one ends [n + 1], in the stream and among the
+        tokens that attend, and the places of these."""
+        starts = np.concatenate([[0], np.cumsum(self.lengths)])
+        own = np.searchsorted(self.asking, starts)
+        return torch.from_numpy(starts), torch.from_numpy(own), torch.from_numpy(self.asking)
+
+    @cached_property
+    def blocks(self) -> list[Block]:
+        """The examples in blocks, for a kernel that sees several at once."""
+        ends = np.cumsum(self.lengths)
+        examples = np.repeat(np.arange(len(ends)), self.lengths)
+        device = self.positions.device
+        return [block_of(p, self.asking, examples, self.causal, device) for p in parts(ends)]
 
 
 def width(rows: slice) -> int:
@@ -44,12 +67,9 @@ def lay_out(
 
     With `places` [m], which rise, only the tokens there attend.
     """
-    ends = np.cumsum(lengths)
-    examples = np.repeat(np.arange(len(lengths)), lengths)
-    asking = np.arange(len(examples)) if places is None else places
-    blocks = [block_of(part, asking, examples, causal, device) for part in parts(ends)]
+    own = torch.from_numpy(positions(lengths)).to(device)
     chosen = None if places is None else torch.from_numpy(places).to(device)
-    return Layout(torch.from_numpy(positions(lengths)).to(device), blocks, chosen)
+    return Layout(lengths, own, causal, chosen)
 
 
 def positions(lengths: np.ndarray) -> np.ndarray:

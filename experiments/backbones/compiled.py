@@ -1,0 +1,449 @@
+"""Attention, norms and dropout on a processor, each in one pass over memory, compiled by numba.
+
+Arrays are float32 or float64, or bfloat16 as its bits in uint16, and then sums are made in
+float32. Every kernel does the pieces `first`, `first + step`, ... of its work, so that threads can
+share it, and gives the same bits however many they are. `kernels.py` calls them, and says beside
+each what it computes in words of torch.
+"""
+
+import math
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic, overload
+from torch import Tensor
+
+# Sums may be reordered into vectors, and that is all: a NaN stays one, and is seen.
+compiled = njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract"})
+ROWS, LANES = 4, 16  # of a tile: as many sums as registers hold, also with vectors of eight
+
+
+def run(kernel: Callable[..., None], *args: Any) -> None:
+    """Do a kernel's work, with as many threads as torch has."""
+    threads = torch.get_num_threads()
+    given = [array(x) if isinstance(x, Tensor) else x for x in args]
+    if threads == 1:
+        kernel(0, 1, *given)
+    else:
+        list(pool(threads).map(lambda first: kernel(first, threads, *given), range(threads)))
+
+
+@cache
+def pool(threads: int) -> ThreadPoolExecutor:
+    """Threads that wait for work."""
+    return ThreadPoolExecutor(threads)
+
+
+os.register_at_fork(after_in_child=pool.cache_clear)
+
+
+def array(x: Tensor) -> np.ndarray:
+    """The values of a tensor, of bfloat16 their bits."""
+    x = x.detach().contiguous()
+    return (x.view(torch.uint16) if x.dtype == torch.bfloat16 else x).numpy()
+
+
+@intrinsic
+def float_of(typing: Any, bits: Any) -> Any:
+    """The float32 of these 32 bits."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], ir.FloatType())
+
+    return types.float32(types.uint32), code
+
+
+@intrinsic
+def bits_of(typing: Any, x: Any) -> Any:
+    """The 32 bits of a float32."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], ir.IntType(32))
+
+    return types.uint32(types.float32), code
+
+
+def get(x, i, j):
+    """x[i, j] as a number."""
+
+
+@overload(get, inline="always")
+def _get(x, i, j):
+    if x.dtype == types.uint16:
+        return lambda x, i, j: float_of(np.uint32(np.uint32(x[i, j]) << np.uint32(16)))
+    return lambda x, i, j: x[i, j]
+
+
+def put(x, i, j, value):
+    """x[i, j] = value, in bfloat16 rounded to nearest, ties to even."""
+
+
+@overload(put, inline="always")
+def _put(x, i, j, value):
+    if x.dtype == types.uint16:
+
+        def rounded(x, i, j, value):
+            bits = bits_of(np.float32(value))
+            odd = np.uint32(np.uint32(bits >> np.uint32(16)) & np.uint32(1))
+            x[i, j] = np.uint16(np.uint32(bits + odd + np.uint32(0x7FFF)) >> np.uint32(16))
+
+        return rounded
+
+    def plain(x, i, j, value):
+        x[i, j] = value
+
+    return plain
+
+
+def power(x):
+    """e^x for x at most 0."""
+
+
+@overload(power, inline="always")
+def _power(x):
+    if x == types.float64:
+        return lambda x: math.exp(x)
+
+    def vectorised(x):
+        # Cephes' expf: e^x = 2^n e^r, to two units in the last place; libm's takes no vectors.
+        x = np.float32(-87) if x < np.float32(-87) else x
+        n = np.floor(x * np.float32(1.44269504) + np.float32(0.5))
+        r = x - n * np.float32(0.693359375) + n * np.float32(2.12194440e-4)
+        e = np.float32(1.9875691500e-4) * r + np.float32(1.3981999507e-3)
+        e = (e * r + np.float32(8.3334519073e-3)) * r + np.float32(4.1665795894e-2)
+        e = (e * r + np.float32(1.6666665459e-1)) * r + np.float32(5.0000001201e-1)
+        e = e * r * r + r + np.float32(1)
+        return e * float_of(np.uint32(np.uint32(np.int32(n) + np.int32(127)) << np.uint32(23)))
+
+    return vectorised
+
+
+@compiled
+def mixed(x: int) -> int:
+    """32 bits of which each depends on all of x (Wellons' lowbias32)."""
+    x = np.uint32(x ^ np.uint32(x >> np.uint32(16)))
+    x = np.uint32(x * np.uint32(0x7FEB352D))
+    x = np.uint32(x ^ np.uint32(x >> np.uint32(15)))
+    x = np.uint32(x * np.uint32(0x846CA68B))
+    return np.uint32(x ^ np.uint32(x >> np.uint32(16)))
+
+
+@compiled
+def key_of(seed: int, row: int) -> int:
+    """What the masks of a row are drawn by."""
+    low, high = np.uint32(seed), np.uint32(seed >> 32)
+    return np.uint32(mixed(np.uint32(mixed(np.uint32(low + np.uint32(row))) ^ high)))
+
+
+@compiled
+def dropped(key: int, column: int, limit: int) -> bool:
+    """Whether this element of a row falls out, of 2^32 cases in `limit`."""
+    return mixed(np.uint32(key ^ np.uint32(np.uint32(column) * np.uint32(0x9E3779B9)))) < limit
+
+
+@compiled
+def limit_of(p: float) -> int:
+    """How many of 2^32 cases the probability p is."""
+    return np.uint32(round(p * 4294967296.0))
+
+
+@compiled
+def drop(first: int, step: int, x: Any, out: Any, p: float, seed: int) -> None:
+    """out [n, d] = x / (1 - p), or 0 with probability p."""
+    n, d = x.shape
+    limit, grown = limit_of(p), 1 / (1 - p)
+    for i in range(first, n, step):
+        key = key_of(seed, i)
+        for j in range(d):
+            put(out, i, j, 0 if dropped(key, j, limit) else get(x, i, j) * grown)
+
+
+@compiled
+def add_norm(
+    first: int, step: int, h: Any, x: Any, weight: Any, bias: Any, eps: float, p: float, seed: int,
+    y: Any, total: Any, scale: Any,
+) -> None:  # fmt: skip
+    """total [n, d] = x + dropped h, y [n, d] its layer norm, scale [n, 1] 1 / deviation."""
+    n, d = x.shape
+    limit, grown = limit_of(p), weight.dtype.type(1 / (1 - p))
+    row = np.empty(d, weight.dtype)
+    for i in range(first, n, step):
+        for j in range(d):
+            row[j] = get(x, i, j)
+        if h is not None:
+            if p > 0:
+                key = key_of(seed, i)
+                for j in range(d):
+                    row[j] += 0 if dropped(key, j, limit) else get(h, i, j) * grown
+            else:
+                for j in range(d):
+                    row[j] += get(h, i, j)
+        mean = row.sum() / weight.dtype.type(d)
+        square = weight.dtype.type(0)
+        for j in range(d):
+            square += (row[j] - mean) ** 2
+        s = 1 / np.sqrt(square / d + eps)
+        scale[i, 0] = s
+        for j in range(d):
+            put(total, i, j, row[j])
+            put(y, i, j, (row[j] - mean) * s * weight[j] + bias[j])
+
+
+@compiled
+def add_norm_backward(
+    first: int, step: int, to_y: Any, to_total: Any, y: Any, scale: Any, weight: Any, bias: Any,
+    p: float, seed: int, to_h: Any, to_x: Any,
+) -> None:  # fmt: skip
+    """The gradients to h and x [n, d] of `add_norm` from those to its outputs, by its y."""
+    n, d = y.shape
+    limit, grown = limit_of(p), weight.dtype.type(1 / (1 - p))
+    normal, grad, zero = np.empty(d, weight.dtype), np.empty(d, weight.dtype), weight.dtype.type(0)
+    for i in range(first, n, step):
+        mean, along = zero, zero
+        for j in range(d):
+            normal[j] = (get(y, i, j) - bias[j]) / weight[j]
+            grad[j] = get(to_y, i, j) * weight[j]
+            mean += grad[j]
+            along += grad[j] * normal[j]
+        mean, along, s = mean / weight.dtype.type(d), along / weight.dtype.type(d), scale[i, 0]
+        for j in range(d):
+            grad[j] = (grad[j] - mean - normal[j] * along) * s
+        if to_total is not None:
+            for j in range(d):
+                grad[j] += get(to_total, i, j)
+        for j in range(d):
+            put(to_x, i, j, grad[j])
+        if to_h is not None:
+            key = key_of(seed, i)
+            for j in range(d):
+                put(to_h, i, j, zero if dropped(key, j, limit) else grad[j] * grown)
+
+
+@intrinsic
+def tile(typing, zero, C, c_row, A, a_row, a_column, B, b_row, k):
+    """C [4, 16] = A [4, k] B [k, 16] in the type of `zero`, its sums held in registers.
+
+    Matrices are addresses; beside them stands how far rows and columns lie apart, in bytes.
+    """
+    kind = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}[zero]
+    lanes, lane, index = ir.VectorType(kind, LANES), ir.IntType(32), ir.IntType(64)
+
+    def code(context, builder, signature, args):
+        _, C, c_row, A, a_row, a_column, B, b_row, k = args
+
+        def place(base, i, row, kind):
+            address = builder.add(base, builder.mul(i, row))
+            return builder.inttoptr(address, kind.as_pointer())
+
+        def spread(number):
+            start = ir.Constant(lanes, ir.Undefined)
+            vector = builder.insert_element(start, number, ir.Constant(lane, 0))
+            everywhere = ir.Constant(ir.VectorType(lane, LANES), [0] * LANES)
+            return builder.shuffle_vector(vector, start, everywhere)
+
+        rows = [ir.Constant(index, i) for i in range(ROWS)]
+        none = ir.Constant(lanes, [0.0] * LANES)
+        sums = [cgutils.alloca_once_value(builder, none) for _ in rows]
+        with cgutils.for_range(builder, k) as loop:
+            b = builder.load(place(B, loop.index, b_row, lanes), align=4)
+            column = builder.add(A, builder.mul(loop.index, a_column))
+            for i, total in zip(rows, sums, strict=True):
+                a = spread(builder.load(place(column, i, a_row, kind)))
+                more = builder.fmul(a, b, flags=["contract"])
+                builder.store(builder.fadd(builder.load(total), more, flags=["contract"]), total)
+        for i, total in zip(rows, sums, strict=True):
+            builder.store(builder.load(total), place(C, i, c_row, lanes), align=4)
+        return context.get_dummy_value()
+
+    return types.void(zero, *[types.intp] * 8), code
+
+
+@compiled
+def product(C: Any, A: Any, B: Any, m: int, k: int, n: int, transposed: bool) -> None:
+    """C [m, n] = A [m, k] B [k, n], or A^T B with A [k, m]; only these parts of the arrays count.
+
+    C and A have rows, or A columns, up to the next multiple of 4, and C and B columns up to the
+    next of 16: what stands there is computed too.
+    """
+    size = C.itemsize
+    a_row, a_column = A.shape[1] * size, size
+    if transposed:
+        a_row, a_column = a_column, a_row
+    c_row, b_row = C.shape[1] * size, B.shape[1] * size
+    for j in range(0, n, LANES):
+        for i in range(0, m, ROWS):
+            c, a, b = C.ctypes.data + i * c_row, A.ctypes.data + i * a_row, B.ctypes.data
+            tile(C[0, 0], c + j * size, c_row, a, a_row, a_column, b + j * size, b_row, k)
+
+
+@njit(cache=True, nogil=True, fastmath={"reassoc", "nnan", "nsz"})
+def largest(row: Any, n: int) -> Any:
+    """The largest of the first n; which of them does not matter where one is no number."""
+    found = row[0]
+    for j in range(n):
+        found = max(found, row[j])
+    return found
+
+
+@compiled
+def softmax(row: Any, n: int) -> None:
+    """The first n become their softmax."""
+    most, total = largest(row, n), row.dtype.type(0)
+    for j in range(n):
+        row[j] = power(row[j] - most)
+    for j in range(n):  # a loop of its own, or neither would be vectors
+        total += row[j]
+    share = 1 / total
+    for j in range(n):
+        row[j] *= share
+
+
+@compiled
+def read(x: Any, start: int, n: int, factor: Any, out: Any) -> None:
+    """out [heads, n, d] = factor times n rows of x, head by head."""
+    heads, _, d = out.shape
+    d = x.shape[1] // heads
+    for i in range(n):
+        for head in range(heads):
+            for j in range(d):
+                out[head, i, j] = get(x, start + i, head * d + j) * factor
+
+
+@compiled
+def write(x: Any, start: int, n: int, factor: Any, values: Any) -> None:
+    """n rows of x = factor times values [heads, n, d]."""
+    heads = len(values)
+    d = x.shape[1] // heads
+    for i in range(n):
+        for head in range(heads):
+            for j in range(d):
+                put(x, start + i, head * d + j, values[head, i, j] * factor)
+
+
+@compiled
+def transposed(x: Any, n: int, d: int, out: Any) -> None:
+    """out [d, n] = x [n, d] transposed."""
+    for i in range(n):
+        for j in range(d):
+            out[j, i] = x[i, j]
+
+
+@compiled
+def widest(ends: Any, of: int) -> int:
+    """The largest difference of neighbours, or the next multiple."""
+    most = 1
+    for i in range(1, len(ends)):
+        most = max(most, ends[i] - ends[i - 1])
+    return (most + of - 1) // of * of
+
+
+@compiled
+def attention(
+    first: int, step: int, like: Any, q: Any, k: Any, v: Any, starts: Any, asking: Any,
+    places: Any, heads: int, causal: bool, p: float, seed: int, out: Any,
+) -> None:  # fmt: skip
+    """out [m, d] = softmax(q k^T / sqrt(d / heads)) v in each example and head.
+
+    Example e has tokens `starts[e]` to `starts[e + 1]`, of which those at `places` ask: queries
+    `asking[e]` to `asking[e + 1]`, rows of q. Sums are made in the type of `like`.
+    """
+    d, kind = k.shape[1] // heads, like.dtype
+    scale, grown, limit = kind.type(1 / math.sqrt(d)), kind.type(1 / (1 - p)), limit_of(p)
+    T, M, D = widest(starts, LANES), widest(asking, ROWS), (d + LANES - 1) // LANES * LANES
+    Q, O = np.empty((heads, M, D), kind), np.empty((heads, M, D), kind)
+    K, V = np.empty((heads, T, D), kind), np.empty((heads, T, D), kind)
+    K_T, S = np.empty((d, T), kind), np.empty((M, T), kind)
+    for e in range(first, len(starts) - 1, step):
+        start, own = starts[e], asking[e]
+        tokens, queries = starts[e + 1] - start, asking[e + 1] - own
+        read(q, own, queries, scale, Q)
+        read(k, start, tokens, kind.type(1), K)
+        read(v, start, tokens, kind.type(1), V)
+        for head in range(heads):
+            transposed(K[head], tokens, d, K_T)
+            product(S, Q[head], K_T, queries, d, tokens, False)
+            for i in range(queries):
+                seen = places[own + i] - start + 1 if causal else tokens
+                softmax(S[i], seen)
+                S[i, seen:tokens] = 0
+                if p > 0:
+                    key = key_of(seed, head * len(places) + own + i)
+                    for j in range(seen):
+                        S[i, j] *= kind.type(0) if dropped(key, start + j, limit) else grown
+            product(O[head], S, V[head], queries, tokens, d, False)
+        write(out, own, queries, kind.type(1), O)
+
+
+@compiled
+def attention_backward(
+    first: int, step: int, like: Any, q: Any, k: Any, v: Any, starts: Any, asking: Any,
+    places: Any, heads: int, causal: bool, p: float, seed: int, to_out: Any, to_q: Any, to_k: Any,
+    to_v: Any,
+) -> None:  # fmt: skip
+    """The gradients to q, k and v from that to the output of `attention`; an empty one is not
+    asked for.
+    """
+    d, kind = k.shape[1] // heads, like.dtype
+    scale, grown, limit = kind.type(1 / math.sqrt(d)), kind.type(1 / (1 - p)), limit_of(p)
+    T, M, D = widest(starts, LANES), widest(asking, ROWS), (d + LANES - 1) // LANES * LANES
+    Q, G = np.empty((heads, M, D), kind), np.empty((heads, M, D), kind)
+    K, V = np.empty((heads, T, D), kind), np.empty((heads, T, D), kind)
+    T_, P, S = np.empty((d, T), kind), np.empty((M, T), kind), np.empty((M, T), kind)
+    O = np.empty((max(M, T), D), kind)
+    for_q, for_k, for_v = len(to_q) > 0, len(to_k) > 0, len(to_v) > 0
+    mask = np.empty(T, kind)
+    for e in range(first, len(starts) - 1, step):
+        start, own = starts[e], asking[e]
+        tokens, queries = starts[e + 1] - start, asking[e + 1] - own
+        read(q, own, queries, scale, Q)
+        read(k, start, tokens, kind.type(1), K)
+        read(v, start, tokens, kind.type(1), V)
+        read(to_out, own, queries, kind.type(1), G)
+        for head in range(heads):
+            transposed(K[head], tokens, d, T_)
+            product(P, Q[head], T_, queries, d, tokens, False)
+            if for_q or for_k:
+                transposed(V[head], tokens, d, T_)
+                product(S, G[head], T_, queries, d, tokens, False)
+            for i in range(queries):
+                seen = places[own + i] - start + 1 if causal else tokens
+                softmax(P[i], seen)
+                if p > 0:
+                    key = key_of(seed, head * len(places) + own + i)
+                    for j in range(seen):
+                        mask[j] = kind.type(0) if dropped(key, start + j, limit) else grown
+                        S[i, j] *= mask[j]
+                along = kind.type(0)
+                for j in range(seen):
+                    along += P[i, j] * S[i, j]
+                for j in range(seen):
+                    S[i, j] = P[i, j] * (S[i, j] - along)
+                if p > 0:
+                    for j in range(seen):
+                        P[i, j] *= mask[j]
+                S[i, seen:tokens] = 0
+                P[i, seen:tokens] = 0
+            # What is done with comes to lie where its gradient is written from.
+            if for_v:
+                product(O, P, G[head], tokens, queries, d, True)
+                V[head, :tokens] = O[:tokens]
+            if for_q:
+                product(O, S, K[head], queries, tokens, d, False)
+            if for_k:
+                product(K[head], S, Q[head], tokens, queries, d, True)
+            if for_q:
+                Q[head, :queries] = O[:queries]
+        if for_v:
+            write(to_v, start, tokens, kind.type(1), V)
+        if for_k:
+            write(to_k, start, tokens, kind.type(1), K)
+        if for_q:
+            write(to_q, own, queries, scale, Q)
