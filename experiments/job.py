@@ -9,11 +9,12 @@ import torch
 import torch.nn as nn
 
 from experiments.adapters import saved
+from experiments.backbones import kernels
 from experiments.batches import Batches, Encoded
 from experiments.config import Run, describe
 from experiments.distributed import join
 from experiments.identity import identity
-from experiments.layers import float_masters
+from experiments.layers import PRECISIONS, float_masters
 from experiments.models import Loaded
 from experiments.prefix import with_prefix
 from experiments.processor import DEFAULT, fastest, threads_for
@@ -46,6 +47,8 @@ def start(run: Run, data: Data) -> Job:
     loaded = load_adapted(run, device)
     torch.set_float32_matmul_precision(world.share(products(train, device, loaded)))
     torch.set_num_threads(threads_for(loaded.width))
+    if train.engine == "packed" and device.type == "cpu":
+        kernels.load(PRECISIONS[train.precision])  # and let no step wait for them
     run.task.check(loaded, data, train)
     chosen = subset(data.train, train.examples)
     examples = run.task.encode(loaded.tokenizer, chosen, train.max_length)

@@ -200,7 +200,7 @@ class Stepper:
         parts = [rows for share in shares for rows in share]
         labels_in_step = sum(data.num_labels(rows) for rows in parts)
         # The last batch of an epoch may leave nothing for some processes.
-        losses = [] if shares[world.rank] else [torch.zeros((), device=self.device)]
+        losses = [] if shares[world.rank] else [self.trained[0].new_zeros(())]
         for part in map(data.batch, shares[world.rank]):
             loss_sum, outputs = self.model.loss(part.to(self.device))
             penalty = self.variant.penalty(self.model.backbone)

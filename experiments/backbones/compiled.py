@@ -26,9 +26,9 @@ compiled = njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc"
 ROWS, LANES = 4, 16  # of a tile: as many sums as registers hold, also with vectors of eight
 
 
-def run(kernel: Callable[..., None], *args: Any) -> None:
-    """Do a kernel's work, with as many threads as torch has."""
-    threads = torch.get_num_threads()
+def run(kernel: Callable[..., None], *args: Any, threads: int | None = None) -> None:
+    """Do a kernel's work, by default with as many threads as torch has."""
+    threads = threads or torch.get_num_threads()
     given = [array(x) if isinstance(x, Tensor) else x for x in args]
     if threads == 1:
         kernel(0, 1, *given)
@@ -171,21 +171,20 @@ def add_norm(
     first: int, step: int, h: Any, x: Any, weight: Any, bias: Any, eps: float, p: float, seed: int,
     y: Any, total: Any, scale: Any,
 ) -> None:  # fmt: skip
-    """total [n, d] = x + dropped h, y [n, d] its layer norm, scale [n, 1] 1 / deviation."""
+    """total [n, d] = x + dropped h, or x, and y its layer norm; scale [n, 1] is 1 / deviation."""
     n, d = x.shape
     limit, grown = limit_of(p), weight.dtype.type(1 / (1 - p))
     row = np.empty(d, weight.dtype)
     for i in range(first, n, step):
         for j in range(d):
             row[j] = get(x, i, j)
-        if h is not None:
-            if p > 0:
-                key = key_of(seed, i)
-                for j in range(d):
-                    row[j] += 0 if dropped(key, j, limit) else get(h, i, j) * grown
-            else:
-                for j in range(d):
-                    row[j] += get(h, i, j)
+        if len(h) and p > 0:
+            key = key_of(seed, i)
+            for j in range(d):
+                row[j] += 0 if dropped(key, j, limit) else get(h, i, j) * grown
+        elif len(h):
+            for j in range(d):
+                row[j] += get(h, i, j)
         mean = row.sum() / weight.dtype.type(d)
         square = weight.dtype.type(0)
         for j in range(d):
@@ -202,7 +201,10 @@ def add_norm_backward(
     first: int, step: int, to_y: Any, to_total: Any, y: Any, scale: Any, weight: Any, bias: Any,
     p: float, seed: int, to_h: Any, to_x: Any,
 ) -> None:  # fmt: skip
-    """The gradients to h and x [n, d] of `add_norm` from those to its outputs, by its y."""
+    """The gradients to h and x [n, d] of `add_norm` from those to its outputs, by its y.
+
+    An empty `to_total` is none; an empty `to_h` is not asked for.
+    """
     n, d = y.shape
     limit, grown = limit_of(p), weight.dtype.type(1 / (1 - p))
     normal, grad, zero = np.empty(d, weight.dtype), np.empty(d, weight.dtype), weight.dtype.type(0)
@@ -216,12 +218,12 @@ def add_norm_backward(
         mean, along, s = mean / weight.dtype.type(d), along / weight.dtype.type(d), scale[i, 0]
         for j in range(d):
             grad[j] = (grad[j] - mean - normal[j] * along) * s
-        if to_total is not None:
+        if len(to_total):
             for j in range(d):
                 grad[j] += get(to_total, i, j)
         for j in range(d):
             put(to_x, i, j, grad[j])
-        if to_h is not None:
+        if len(to_h):
             key = key_of(seed, i)
             for j in range(d):
                 put(to_h, i, j, zero if dropped(key, j, limit) else grad[j] * grown)
@@ -358,7 +360,7 @@ def attention(
     d, kind = k.shape[1] // heads, like.dtype
     scale, grown, limit = kind.type(1 / math.sqrt(d)), kind.type(1 / (1 - p)), limit_of(p)
     T, M, D = widest(starts, LANES), widest(asking, ROWS), (d + LANES - 1) // LANES * LANES
-    Q, O = np.empty((heads, M, D), kind), np.empty((heads, M, D), kind)
+    Q, Y = np.empty((heads, M, D), kind), np.empty((heads, M, D), kind)
     K, V = np.empty((heads, T, D), kind), np.empty((heads, T, D), kind)
     K_T, S = np.empty((d, T), kind), np.empty((M, T), kind)
     for e in range(first, len(starts) - 1, step):
@@ -378,8 +380,8 @@ def attention(
                     key = key_of(seed, head * len(places) + own + i)
                     for j in range(seen):
                         S[i, j] *= kind.type(0) if dropped(key, start + j, limit) else grown
-            product(O[head], S, V[head], queries, tokens, d, False)
-        write(out, own, queries, kind.type(1), O)
+            product(Y[head], S, V[head], queries, tokens, d, False)
+        write(out, own, queries, kind.type(1), Y)
 
 
 @compiled
@@ -396,8 +398,8 @@ def attention_backward(
     T, M, D = widest(starts, LANES), widest(asking, ROWS), (d + LANES - 1) // LANES * LANES
     Q, G = np.empty((heads, M, D), kind), np.empty((heads, M, D), kind)
     K, V = np.empty((heads, T, D), kind), np.empty((heads, T, D), kind)
-    T_, P, S = np.empty((d, T), kind), np.empty((M, T), kind), np.empty((M, T), kind)
-    O = np.empty((max(M, T), D), kind)
+    X_T, P, S = np.empty((d, T), kind), np.empty((M, T), kind), np.empty((M, T), kind)
+    Y = np.empty((max(M, T), D), kind)
     for_q, for_k, for_v = len(to_q) > 0, len(to_k) > 0, len(to_v) > 0
     mask = np.empty(T, kind)
     for e in range(first, len(starts) - 1, step):
@@ -408,11 +410,11 @@ def attention_backward(
         read(v, start, tokens, kind.type(1), V)
         read(to_out, own, queries, kind.type(1), G)
         for head in range(heads):
-            transposed(K[head], tokens, d, T_)
-            product(P, Q[head], T_, queries, d, tokens, False)
+            transposed(K[head], tokens, d, X_T)
+            product(P, Q[head], X_T, queries, d, tokens, False)
             if for_q or for_k:
-                transposed(V[head], tokens, d, T_)
-                product(S, G[head], T_, queries, d, tokens, False)
+                transposed(V[head], tokens, d, X_T)
+                product(S, G[head], X_T, queries, d, tokens, False)
             for i in range(queries):
                 seen = places[own + i] - start + 1 if causal else tokens
                 softmax(P[i], seen)
@@ -433,14 +435,14 @@ def attention_backward(
                 P[i, seen:tokens] = 0
             # What is done with comes to lie where its gradient is written from.
             if for_v:
-                product(O, P, G[head], tokens, queries, d, True)
-                V[head, :tokens] = O[:tokens]
+                product(Y, P, G[head], tokens, queries, d, True)
+                V[head, :tokens] = Y[:tokens]
             if for_q:
-                product(O, S, K[head], queries, tokens, d, False)
+                product(Y, S, K[head], queries, tokens, d, False)
             if for_k:
                 product(K[head], S, Q[head], tokens, queries, d, True)
             if for_q:
-                Q[head, :queries] = O[:queries]
+                Q[head, :queries] = Y[:queries]
         if for_v:
             write(to_v, start, tokens, kind.type(1), V)
         if for_k:

@@ -18,6 +18,23 @@ from experiments.backbones import compiled
 from experiments.backbones.stream import Block, Layout
 from variants.base import at_least_float32
 
+
+def load(dtype: torch.dtype) -> None:
+    """Have every compiled kernel for this type in memory; the first time ever it takes seconds."""
+    x = torch.zeros(1, 1, dtype=dtype)
+    like, ends, place = at_least_float32(x), torch.tensor([0, 1]), torch.tensor([0])
+    attending = like, x, x, x, ends, ends, place, 1, False, 0.0, 0
+    dropping, norm = (0.0, 0), (like[0], like[0])
+    for kernel, *args in (
+        (compiled.drop, x, x, *dropping),
+        (compiled.add_norm, x, x, *norm, 1.0, *dropping, x, x, like),
+        (compiled.add_norm_backward, x, x, x, like, *norm, *dropping, x, x),
+        (compiled.attention, *attending, x),
+        (compiled.attention_backward, *attending, x, x, x, x),
+    ):
+        compiled.run(kernel, *args, threads=1)
+
+
 ACTIVATIONS = {
     "gelu": F.gelu,
     "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
@@ -131,6 +148,7 @@ def compiled_norm(
     y, total = (torch.empty(residual.shape, dtype=residual.dtype) for _ in range(2))
     weight, bias = affine(norm, at_least_float32(residual[:0]))
     scale = weight.new_empty(len(residual), 1)
+    h = residual[:0] if h is None else h
     compiled.run(compiled.add_norm, h, residual, weight, bias, norm.eps, p, seed, y, total, scale)
     return y, total, scale
 
@@ -152,13 +170,12 @@ def compiled_norm_backward(
     p: float, seed: int,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """What `added_norm_backward` gives."""
-    residual = torch.empty_like(y)
-    h = torch.empty_like(y) if p else None
+    residual, h = torch.empty_like(y), torch.empty_like(y if p else y[:0])
     compiled.run(
-        compiled.add_norm_backward, through, beside, y, scale, *affine(norm, scale), p, seed,
-        h, residual,
+        compiled.add_norm_backward, through, y[:0] if beside is None else beside, y, scale,
+        *affine(norm, scale), p, seed, h, residual,
     )  # fmt: skip
-    return residual, residual if h is None else h
+    return residual, h if p else residual
 
 
 def affine(norm: nn.LayerNorm, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -256,30 +273,32 @@ class Attention(torch.autograd.Function):
 
 
 # As operators of torch's they are counted where operations are.
-@torch.library.custom_op("lora_assay::attend", mutates_args=(), device_types="cpu")
-def attend(
-    q: Tensor, k: Tensor, v: Tensor, starts: Tensor, asking: Tensor, places: Tensor, heads: int,
-    causal: bool, p: float, seed: int,
-) -> Tensor:  # fmt: skip
+OPERATORS = torch.library.Library("lora_assay", "DEF")
+HOW = "Tensor starts, Tensor asking, Tensor places, int heads, bool causal, float p, int seed"
+OPERATORS.define(f"attend(Tensor q, Tensor k, Tensor v, {HOW}) -> Tensor")
+OPERATORS.define(
+    f"attend_backward(Tensor q, Tensor k, Tensor v, {HOW}, Tensor to_out, bool[] wanted)"
+    " -> Tensor[]"
+)
+attend, attend_backward = torch.ops.lora_assay.attend, torch.ops.lora_assay.attend_backward
+
+
+@torch.library.impl(OPERATORS, "attend", "CPU")
+def attended(q: Tensor, k: Tensor, v: Tensor, *how: Any) -> Tensor:
     """The output of `compiled.attention`."""
     out = torch.empty(q.shape, dtype=q.dtype)
-    how = starts, asking, places, heads, causal, p, seed
     compiled.run(compiled.attention, at_least_float32(q[:0]), q, k, v, *how, out)
     return out
 
 
-@torch.library.custom_op("lora_assay::attend_backward", mutates_args=(), device_types="cpu")
-def attend_backward(
-    q: Tensor, k: Tensor, v: Tensor, starts: Tensor, asking: Tensor, places: Tensor, heads: int,
-    causal: bool, p: float, seed: int, to_out: Tensor, wanted: list[bool],
-) -> list[Tensor]:  # fmt: skip
+@torch.library.impl(OPERATORS, "attend_backward", "CPU")
+def attended_backward(q: Tensor, k: Tensor, v: Tensor, *how: Any) -> list[Tensor]:
     """The gradients of `compiled.attention`; one that is not wanted is left empty."""
+    *how, to_out, wanted = how
     given = zip((q, k, v), wanted, strict=True)
-    found = [torch.empty(x.shape if w else (0, x.shape[1]), dtype=x.dtype) for x, w in given]
-    how = starts, asking, places, heads, causal, p, seed
-    compiled.run(
-        compiled.attention_backward, at_least_float32(q[:0]), q, k, v, *how, to_out, *found
-    )
+    found = [torch.empty_like(x if w else x[:0]) for x, w in given]
+    like = at_least_float32(q[:0])
+    compiled.run(compiled.attention_backward, like, q, k, v, *how, to_out, *found)
     return found
 
 
@@ -288,17 +307,14 @@ def one_product(k: Tensor, starts: Tensor, asking: Tensor) -> int:
     return 2 * k.shape[1] * int((starts.diff() * asking.diff()).sum())
 
 
-@register_flop_formula(torch.ops.lora_assay.attend, get_raw=True)
-def attend_flops(
-    q: Tensor, k: Tensor, v: Tensor, starts: Tensor, asking: Tensor, *_: Any, **__: Any
-) -> int:
-    return 2 * one_product(k, starts, asking)
+@register_flop_formula(attend, get_raw=True)
+def attend_flops(q: Tensor, k: Tensor, v: Tensor, *how: Any, **_: Any) -> int:
+    """Scores, and what they make of the values."""
+    return 2 * one_product(k, *how[:2])
 
 
-@register_flop_formula(torch.ops.lora_assay.attend_backward, get_raw=True)
-def attend_backward_flops(
-    q: Tensor, k: Tensor, v: Tensor, starts: Tensor, asking: Tensor, *how: Any, **__: Any
-) -> int:
+@register_flop_formula(attend_backward, get_raw=True)
+def attend_backward_flops(q: Tensor, k: Tensor, v: Tensor, *how: Any, **_: Any) -> int:
+    """The scores once more, the gradient to them where it is used, and one product for each."""
     for_q, for_k, for_v = how[-1]
-    products = 1 + (for_q or for_k) + for_q + for_k + for_v  # the scores once more, and to them
-    return products * one_product(k, starts, asking)
+    return (1 + (for_q or for_k) + for_q + for_k + for_v) * one_product(k, *how[:2])
