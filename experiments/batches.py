@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -46,6 +47,19 @@ class Batch:
     @property
     def tokens(self) -> int:
         return int(self.lengths.sum())
+
+    def filled(self, multiple: int) -> "Batch":
+        """With an example of padding behind the others, if the tokens are no multiple of this."""
+        missing = -self.tokens % multiple
+        if not missing:
+            return self
+        columns = {
+            name: torch.cat((x, x.new_full((missing,), self.padding[name])))
+            for name, x in self.columns.items()
+        }
+        prefix = self.prefix and (F.pad(self.prefix[0], (0, 0, 0, missing)), self.prefix[1])
+        lengths = np.append(self.lengths, missing)
+        return replace(self, columns=columns, lengths=lengths, prefix=prefix)
 
     @cached_property
     def inputs(self) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from experiments.distributed import own
 from experiments.layers import PRECISIONS
 from experiments.models import Model
 from experiments.optimizer import FlatAdamW
+from experiments.processor import batch_multiple
 from variants.base import Progress, Variant, decay_groups
 
 # Factor on the learning rate after a share of the steps behind the warm-up.
@@ -102,7 +103,8 @@ class Train:
 
     def forward_passes(self) -> Engine:
         """How the backbone is run."""
-        return Engine(self.engine, self.lean, self.checkpointing)
+        multiple = batch_multiple(self.pick_device(), self.precision)
+        return Engine(self.engine, self.lean, self.checkpointing, multiple)
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """Optimiser steps of the whole run, at least one."""

@@ -52,6 +52,7 @@ class Engine:
     name: str = "packed"
     lean: bool = False  # find the feed-forward's inner activations again in the backward pass
     checkpointing: bool = False  # find whole blocks again
+    multiple: int = 1  # packed: of this many tokens is every batch, so that few shapes are met
 
     def states(self, backbone: Any, batch: Batch, places: np.ndarray) -> Tensor:
         """The last hidden states [m, d] of the tokens at these places [m] of the stream, rising."""
@@ -66,7 +67,7 @@ class Engine:
 
         The last block computes nothing for the other tokens, which only give keys and values.
         """
-        family = FAMILIES[backbone.config.model_type]
+        family, batch = FAMILIES[backbone.config.model_type], batch.filled(self.multiple)
         layout = lay_out(batch.lengths, batch.device, family.CAUSAL)
         reading = lay_out(batch.lengths, batch.device, family.CAUSAL, places)
         x, first = self.begun(backbone, batch, layout)
@@ -111,7 +112,9 @@ class Engine:
 
     def places(self, batch: Batch) -> int:
         """How many places of tokens it computes."""
-        return batch.tokens if self.name == "packed" else batch.inputs["input_ids"].numel()
+        if self.name == "packed":
+            return batch.tokens + -batch.tokens % self.multiple
+        return batch.inputs["input_ids"].numel()
 
     def prepare(self, backbone: Any) -> None:
         """Set up a backbone; raises ValueError for one that this engine cannot run as it is."""
