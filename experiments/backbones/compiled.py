@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 import torch
 from llvmlite import ir
-from numba import njit, types
+from numba import extending, njit, types
 from numba.core import cgutils
-from numba.extending import intrinsic, overload
 from torch import Tensor
 
 # Sums may be reordered into vectors, and that is all: a NaN stays one, and is seen.
 compiled = njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract"})
+intrinsic: Any = extending.intrinsic  # of which type checkers know nothing
+overload = extending.overload
 ROWS, LANES = 4, 16  # of a tile: as many sums as registers hold, also with vectors of eight
 
 
@@ -71,7 +72,7 @@ def bits_of(typing: Any, x: Any) -> Any:
     return types.uint32(types.float32), code
 
 
-def get(x, i, j):
+def get(x: Any, i: int, j: int) -> Any:
     """x[i, j] as a number."""
 
 
@@ -82,8 +83,8 @@ def _get(x, i, j):
     return lambda x, i, j: x[i, j]
 
 
-def put(x, i, j, value):
-    """x[i, j] = value, in bfloat16 rounded to nearest, ties to even."""
+def put(x: Any, i: int, j: int, value: Any) -> None:
+    """x[i, j] = value, in bfloat16 the nearest, of two the even one."""
 
 
 @overload(put, inline="always")
@@ -93,7 +94,8 @@ def _put(x, i, j, value):
         def rounded(x, i, j, value):
             bits = bits_of(np.float32(value))
             odd = np.uint32(np.uint32(bits >> np.uint32(16)) & np.uint32(1))
-            x[i, j] = np.uint16(np.uint32(bits + odd + np.uint32(0x7FFF)) >> np.uint32(16))
+            nearest = np.uint32(np.uint32(bits + odd + np.uint32(0x7FFF)) >> np.uint32(16))
+            x[i, j] = np.uint16(nearest | np.uint32(np.uint32(value != value) * np.uint32(0x7FC0)))
 
         return rounded
 
@@ -103,7 +105,7 @@ def _put(x, i, j, value):
     return plain
 
 
-def power(x):
+def power(x: Any) -> Any:
     """e^x for x at most 0."""
 
 
@@ -127,7 +129,7 @@ def _power(x):
 
 
 @compiled
-def mixed(x: int) -> int:
+def mixed(x: Any) -> Any:
     """32 bits of which each depends on all of x (Wellons' lowbias32)."""
     x = np.uint32(x ^ np.uint32(x >> np.uint32(16)))
     x = np.uint32(x * np.uint32(0x7FEB352D))
@@ -137,20 +139,20 @@ def mixed(x: int) -> int:
 
 
 @compiled
-def key_of(seed: int, row: int) -> int:
+def key_of(seed: int, row: int) -> Any:
     """What the masks of a row are drawn by."""
     low, high = np.uint32(seed), np.uint32(seed >> 32)
     return np.uint32(mixed(np.uint32(mixed(np.uint32(low + np.uint32(row))) ^ high)))
 
 
 @compiled
-def dropped(key: int, column: int, limit: int) -> bool:
+def dropped(key: Any, column: int, limit: Any) -> bool:
     """Whether this element of a row falls out, of 2^32 cases in `limit`."""
     return mixed(np.uint32(key ^ np.uint32(np.uint32(column) * np.uint32(0x9E3779B9)))) < limit
 
 
 @compiled
-def limit_of(p: float) -> int:
+def limit_of(p: float) -> Any:
     """How many of 2^32 cases the probability p is."""
     return np.uint32(round(p * 4294967296.0))
 

@@ -294,11 +294,10 @@ def attended(q: Tensor, k: Tensor, v: Tensor, *how: Any) -> Tensor:
 @torch.library.impl(OPERATORS, "attend_backward", "CPU")
 def attended_backward(q: Tensor, k: Tensor, v: Tensor, *how: Any) -> list[Tensor]:
     """The gradients of `compiled.attention`; one that is not wanted is left empty."""
-    *how, to_out, wanted = how
-    given = zip((q, k, v), wanted, strict=True)
+    given = zip((q, k, v), how[-1], strict=True)
     found = [torch.empty_like(x if w else x[:0]) for x, w in given]
     like = at_least_float32(q[:0])
-    compiled.run(compiled.attention_backward, like, q, k, v, *how, to_out, *found)
+    compiled.run(compiled.attention_backward, like, q, k, v, *how[:-1], *found)
     return found
 
 
