@@ -23,7 +23,7 @@ from experiments.processor import bfloat16_products
 
 SCHEMA = 2
 PACKAGES = (
-    "torch", "transformers", "tokenizers", "datasets", "numpy", "scipy", "scikit-learn",
+    "torch", "numba", "transformers", "tokenizers", "datasets", "numpy", "scipy", "scikit-learn",
     "hydra-core", "safetensors",
 )  # fmt: skip
 CHOSEN = ("variant", "model", "task", "data", "train", "tracker")  # one file each

@@ -23,7 +23,7 @@ from torch import Tensor
 # Sums may be reordered into vectors, and that is all: a NaN stays one, and is seen.
 compiled = njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract"})
 intrinsic: Any = extending.intrinsic  # of which type checkers know nothing
-overload = extending.overload
+overload = extending.overload  # says what one of the empty functions below is for a type
 ROWS, LANES = 4, 16  # of a tile: as many sums as registers hold, also with vectors of eight
 
 
@@ -43,7 +43,8 @@ def pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads)
 
 
-os.register_at_fork(after_in_child=pool.cache_clear)
+if hasattr(os, "register_at_fork"):  # a forked process would wait for threads it has not
+    os.register_at_fork(after_in_child=pool.cache_clear)
 
 
 def array(x: Tensor) -> np.ndarray:
@@ -313,7 +314,7 @@ def softmax(row: Any, n: int) -> None:
 @compiled
 def read(x: Any, start: int, n: int, factor: Any, out: Any) -> None:
     """out [heads, n, d] = factor times n rows of x, head by head."""
-    heads, _, d = out.shape
+    heads = len(out)
     d = x.shape[1] // heads
     for i in range(n):
         for head in range(heads):

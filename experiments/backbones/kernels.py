@@ -223,7 +223,7 @@ def add_norm(
     """`norm(residual + drop(h))`, and what it is the norm of, both [tokens, d]."""
     assert isinstance(norm, nn.LayerNorm)
     p = 0.0 if drop is None else rate(drop)
-    if invertible(norm):
+    if not torch.is_grad_enabled() or invertible(norm):  # without gradients nothing is inverted
         return AddNorm.apply(h, residual, norm, p, new_seed() if p else 0)  # type: ignore[return-value]
     total = at_least_float32(residual)
     if h is not None:
