@@ -11,6 +11,7 @@ keeps beside the table. The share of labelled tokens is that of E2E.
 import argparse
 import time
 from collections.abc import Callable
+from functools import cache
 from statistics import median
 
 import common
@@ -37,7 +38,23 @@ def ours(hidden: Tensor, table: Tensor, labels: Tensor) -> Tensor:
     return next_token_loss(hidden[places - 1], table, labels[places], 0.0)[0]
 
 
-FORMS: dict[str, Form] = {"transformers": theirs, "ours": ours, "transformers again": theirs}
+def ours_bf16(hidden: Tensor, table: Tensor, labels: Tensor) -> Tensor:
+    """Ours with states and table in bfloat16."""
+    return ours(hidden.bfloat16(), halved(table), labels)
+
+
+@cache
+def halved(table: Tensor) -> Tensor:
+    """The table as it is held in bfloat16."""
+    return table.bfloat16()
+
+
+FORMS: dict[str, Form] = {
+    "transformers": theirs,
+    "ours": ours,
+    "ours bf16": ours_bf16,
+    "transformers again": theirs,
+}
 
 
 def once(form: Form, hidden: Tensor, table: Tensor, labels: Tensor) -> tuple[float, Tensor, Tensor]:
@@ -61,7 +78,7 @@ def labels_for(tokens: int, share: float, vocabulary: int) -> Tensor:
 def saved(form: Form, hidden: Tensor, table: Tensor, labels: Tensor) -> int:
     """Bytes kept for the backward pass."""
     states = hidden.clone().requires_grad_()
-    return common.saved_bytes(lambda: form(states, table, labels), [table])
+    return common.saved_bytes(lambda: form(states, table, labels), [table, halved(table)])
 
 
 def main() -> None:

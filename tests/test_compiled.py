@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 from conftest import Case
 from numba import njit
 from torch import Tensor
@@ -18,6 +19,7 @@ from torch.testing import assert_close
 from experiments.backbones import compiled, kernels
 from experiments.backbones.engine import Engine
 from experiments.backbones.kernels import attention, compiled_norm, compiled_norm_backward, mask
+from experiments.backbones.language import compiled_cross_entropy, cross_entropy
 from experiments.backbones.stream import lay_out
 from experiments.config import Run
 from experiments.job import start
@@ -33,6 +35,7 @@ KERNELS = [
     compiled.add_norm_backward,
     compiled.attention,
     compiled.attention_backward,
+    compiled.cross_entropy,
 ]
 
 
@@ -136,6 +139,27 @@ def test_only_gradients_that_are_asked_for_are_made(needed: int) -> None:
     attention(*inputs, layout, 2, 0.0).backward(dy)
     for tensor, expected in zip(inputs, every, strict=True):
         assert torch.equal(tensor.grad, expected) if tensor.requires_grad else tensor.grad is None
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+def test_cross_entropy_is_that_of_torch(dtype: torch.dtype, smoothing: float) -> None:
+    torch.manual_seed(0)
+    logits, targets = 10 * torch.randn(5, 300).to(dtype), torch.randint(300, (5,))
+    wide = logits.double().requires_grad_()
+    losses = F.cross_entropy(wide, targets, reduction="none")
+    smoothed = F.cross_entropy(wide, targets, reduction="sum", label_smoothing=smoothing)
+    (right,) = torch.autograd.grad(smoothed, wide)
+    for by in (cross_entropy, compiled_cross_entropy):
+        loss, mean, grad = by(logits.clone(), targets, smoothing)
+        close(grad, right, dtype)
+        own = torch.float64 if dtype == torch.float64 else torch.float32
+        close(loss, losses, own)
+        close((1 - smoothing) * loss.sum() + smoothing * mean.sum(), smoothed, own)
+    logits = logits.detach()
+    logits[2, 7] = math.nan
+    losses = compiled_cross_entropy(logits, targets, smoothing)[0]
+    assert losses.isnan().tolist() == [False, False, True, False, False]
 
 
 @pytest.fixture
