@@ -1,9 +1,11 @@
-"""Attention, norms and dropout on a processor, each in one pass over memory, compiled by numba.
+"""Attention, norms, dropout and the loss of tokens on a processor, each in one pass over memory,
+compiled by numba.
 
 Arrays are float32 or float64, or bfloat16 as its bits in uint16, and then sums are made in
 float32. Every kernel does the pieces `first`, `first + step`, ... of its work, so that threads can
-share it, and gives the same bits however many they are. `kernels.py` calls them, and says beside
-each what it computes in words of torch.
+share it, and gives the same bits however many they are. `kernels.py` and `language.py` call them.
+
+They stand in one file, as numba keeps what it has compiled until the file changes that it is from.
 """
 
 import math

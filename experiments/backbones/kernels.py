@@ -18,24 +18,6 @@ from experiments.backbones import compiled
 from experiments.backbones.stream import Block, Layout
 from variants.base import at_least_float32
 
-
-def load(dtype: torch.dtype) -> None:
-    """Have every compiled kernel for this type in memory; the first time ever it takes seconds."""
-    x = torch.zeros(1, 1, dtype=dtype)
-    like, ends, place = at_least_float32(x), torch.tensor([0, 1]), torch.tensor([0])
-    attending = like, x, x, x, ends, ends, place, 1, False, 0.0, 0
-    dropping, norm = (0.0, 0), (like[0], like[0])
-    for kernel, *args in (
-        (compiled.drop, x, x, *dropping),
-        (compiled.add_norm, x, x, *norm, 1.0, *dropping, x, x, like),
-        (compiled.add_norm_backward, x, x, x, like, *norm, *dropping, x, x),
-        (compiled.attention, *attending, x),
-        (compiled.attention_backward, *attending, x, x, x, x),
-        (compiled.cross_entropy, like, x, place, 0.0, like[0], like[0]),
-    ):
-        compiled.run(kernel, *args, threads=1)
-
-
 ACTIVATIONS = {
     "gelu": F.gelu,
     "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
@@ -318,3 +300,20 @@ def attend_backward_flops(q: Tensor, k: Tensor, v: Tensor, *how: Any, **_: Any) 
     """The scores once more, the gradient to them where it is used, and one product for each."""
     for_q, for_k, for_v = how[-1]
     return (1 + (for_q or for_k) + for_q + for_k + for_v) * one_product(k, *how[:2])
+
+
+def load(dtype: torch.dtype) -> None:
+    """Have every compiled kernel for this type in memory; the first time ever it takes seconds."""
+    x = torch.zeros(1, 1, dtype=dtype)
+    like, ends, place = at_least_float32(x), torch.tensor([0, 1]), torch.tensor([0])
+    attending = like, x, x, x, ends, ends, place, 1, False, 0.0, 0
+    dropping, norm = (0.0, 0), (like[0], like[0])
+    for kernel, *args in (
+        (compiled.drop, x, x, *dropping),
+        (compiled.add_norm, x, x, *norm, 1.0, *dropping, x, x, like),
+        (compiled.add_norm_backward, x, x, x, like, *norm, *dropping, x, x),
+        (compiled.attention, *attending, x),
+        (compiled.attention_backward, *attending, x, x, x, x),
+        (compiled.cross_entropy, like, x, place, 0.0, like[0], like[0]),
+    ):
+        compiled.run(kernel, *args, threads=1)

@@ -27,16 +27,12 @@ class Layout:
     lengths: np.ndarray  # [n], tokens of each example
     positions: Tensor  # [tokens], of each token in its example
     causal: bool  # no token sees a later one
-    places: Tensor | None = None  # [m], of the tokens that attend, rising; none: all of them
+    asking: np.ndarray  # [m], the places of the tokens that attend, rising
+    places: Tensor | None  # the same on the device; none: all tokens
 
     def queries(self, x: Tensor) -> Tensor:
         """The rows of x [tokens, d] whose tokens attend."""
         return x if self.places is None else x.index_select(0, self.places)
-
-    @cached_property
-    def asking(self) -> np.ndarray:
-        """The places [m] of the tokens that attend."""
-        return np.arange(self.lengths.sum()) if self.places is None else self.places.cpu().numpy()
 
     @cached_property
     def bounds(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -55,11 +51,6 @@ class Layout:
         return [block_of(p, self.asking, examples, self.causal, device) for p in parts(ends)]
 
 
-def width(rows: slice) -> int:
-    """How many rows there are."""
-    return rows.stop - rows.start
-
-
 def lay_out(
     lengths: np.ndarray, device: torch.device, causal: bool, places: np.ndarray | None = None
 ) -> Layout:
@@ -68,8 +59,9 @@ def lay_out(
     With `places` [m], which rise, only the tokens there attend.
     """
     own = torch.from_numpy(positions(lengths)).to(device)
+    asking = np.arange(len(own)) if places is None else places
     chosen = None if places is None else torch.from_numpy(places).to(device)
-    return Layout(lengths, own, causal, chosen)
+    return Layout(lengths, own, causal, asking, chosen)
 
 
 def positions(lengths: np.ndarray) -> np.ndarray:
