@@ -3,7 +3,9 @@ backward pass. On a processor they are compiled (`compiled.py`); elsewhere they 
 to which tests hold the compiled ones.
 """
 
+import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -17,6 +19,8 @@ from torch.utils.flop_counter import register_flop_formula
 from experiments.backbones import compiled
 from experiments.backbones.stream import Block, Layout
 from variants.base import at_least_float32
+
+log = logging.getLogger(__name__)
 
 ACTIVATIONS = {
     "gelu": F.gelu,
@@ -304,6 +308,8 @@ def attend_backward_flops(q: Tensor, k: Tensor, v: Tensor, *how: Any, **_: Any) 
 
 def load(dtype: torch.dtype) -> None:
     """Have every compiled kernel for this type in memory; the first time ever it takes seconds."""
+    if not any(Path(compiled.drop.stats.cache_path).glob("compiled.*.nbi")):
+        log.info("Compiling for this processor, once: about ten seconds.")
     x = torch.zeros(1, 1, dtype=dtype)
     like, ends, place = at_least_float32(x), torch.tensor([0, 1]), torch.tensor([0])
     attending = like, x, x, x, ends, ends, place, 1, False, 0.0, 0
