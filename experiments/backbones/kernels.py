@@ -308,7 +308,7 @@ def attend_backward_flops(q: Tensor, k: Tensor, v: Tensor, *how: Any, **_: Any) 
 
 def load(dtype: torch.dtype) -> None:
     """Have every compiled kernel for this type in memory; the first time ever it takes seconds."""
-    if not any(Path(compiled.drop.stats.cache_path).glob("compiled.*.nbi")):
+    if not any(Path(str(compiled.drop.stats.cache_path)).glob("compiled.*.nbi")):
         log.info("Compiling for this processor, once: about ten seconds.")
     x = torch.zeros(1, 1, dtype=dtype)
     like, ends, place = at_least_float32(x), torch.tensor([0, 1]), torch.tensor([0])
