@@ -12,7 +12,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from conftest import Case
-from numba import njit
+from numba import njit, typeof
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -29,14 +29,6 @@ from experiments.training import Stepper, Watch
 CPU = torch.device("cpu")
 TYPES = [torch.float64, torch.float32, torch.bfloat16]
 ERROR = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 1e-2}  # of the largest number
-KERNELS = [
-    compiled.drop,
-    compiled.add_norm,
-    compiled.add_norm_backward,
-    compiled.attention,
-    compiled.attention_backward,
-    compiled.cross_entropy,
-]
 
 
 def close(found: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
@@ -252,14 +244,22 @@ def test_powers_are_exact_to_two_units() -> None:
 @pytest.mark.parametrize("variant", ["lora", "full"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_step_meets_no_kernel_that_is_not_loaded(
-    tiny_run: Callable[..., Run], precision: str, variant: str
+    tiny_run: Callable[..., Run], precision: str, variant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    met, original = set(), compiled.run
+
+    def noting(kernel: Callable[..., None], *args: object, threads: int | None = None) -> None:
+        given = [compiled.array(x) if isinstance(x, Tensor) else x for x in args]
+        met.add((kernel.__name__, *map(typeof, given)))
+        original(kernel, *args, threads=threads)
+
+    monkeypatch.setattr(compiled, "run", noting)
     run = tiny_run(variant, f"train.precision={precision}", "model.dropout=0.1")
     job = start(run, run.task.load(run.data))
-    known = [set(kernel.signatures) for kernel in KERNELS]
-    assert all(known)
+    loaded = set(met)
+    met.clear()
     Stepper(job.loaded.model, run.variant, job.batches, job.plan).step(1, Watch())
-    assert [set(kernel.signatures) for kernel in KERNELS] == known
+    assert met and met <= loaded
 
 
 @pytest.mark.parametrize("family", ["roberta", "gpt2"])

@@ -1,4 +1,4 @@
-"""What cells need beside their modules, done once by importing this before they are forked."""
+"""What cells need beside their modules: like all of them imported before the cells are forked."""
 
 import torch
 
