@@ -20,6 +20,19 @@ def iqm(scores: np.ndarray) -> np.ndarray:
     return np.asarray(stats.trim_mean(flat, 0.25, axis=-1))
 
 
+def standardise(scores: np.ndarray) -> np.ndarray:
+    """Scores of every task less their mean, in standard deviations of all its runs.
+
+    `scores` are [methods, runs, tasks]. Raw scores of several tasks taken together are those of the
+    task whose runs lie furthest apart. A task on which all runs are equal has 0 everywhere.
+    """
+    center = scores.mean(axis=(0, 1))
+    spread = (
+        scores.std(axis=(0, 1), ddof=1) if scores.shape[0] * scores.shape[1] > 1 else 0 * center
+    )
+    return np.divide(scores - center, spread, out=np.zeros_like(scores), where=spread > 0)
+
+
 def profile(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     """The share of runs [thresholds, ...] above each threshold, every task weighing the same."""
     return np.stack([np.mean(scores > at, axis=(-2, -1)) for at in thresholds])

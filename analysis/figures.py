@@ -371,6 +371,6 @@ def profiles(table: Frame, axes: Axes | None = None) -> Axes:
         )  # fmt: skip
         band = {"step": "post", "color": colour, "alpha": 0.15, "linewidth": 0}
         axes.fill_between(group["threshold"], group["low"], group["high"], **band)
-    axes.set(xlabel="score", ylabel="share of runs above it", ylim=(0, 1.02))
+    axes.set(xlabel="score in standard deviations", ylabel="share of runs above it", ylim=(0, 1.02))
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return axes

@@ -5,7 +5,6 @@ where that floor is above what is asked, nothing can be decided, which is not th
 no difference.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -168,13 +167,3 @@ def between(ordered: np.ndarray, rank: int) -> tuple[float, float]:
 def smallest_p(pairs: int) -> float:
     """The smallest two-sided p that a test of signs or signed ranks can give."""
     return min(1.0, 2.0 ** (1 - pairs))
-
-
-def holm(p: np.ndarray | Sequence[float]) -> np.ndarray:
-    """p-values of one family, adjusted; Holm, 1979. Those at most alpha are rejected."""
-    p = np.asarray(p, dtype=float)
-    order = np.argsort(p, kind="stable")
-    adjusted = np.empty_like(p)
-    steps = np.arange(len(p), 0, -1) * p[order]
-    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1)
-    return adjusted

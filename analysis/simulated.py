@@ -4,7 +4,8 @@ Method m with seed s gets example i right where
 
     z_m + u_i + v_s + b_mi + a_ms + e_msi > 0,    all but z normal, e of standard deviation 1,
 
-so its accuracy over endless seeds and examples is Phi(z_m / sd of the rest).
+so its accuracy over endless seeds and examples is Phi(z_m / sd of the rest). A run may also
+collapse to one answer, and seeds may have heavy tails.
 """
 
 from dataclasses import dataclass, replace
@@ -13,8 +14,8 @@ import numpy as np
 from scipy import stats
 
 from analysis import resampling
-from analysis.outcomes import Outcomes
 from analysis.power import Design
+from analysis.task_scores import TaskScores, of_scorer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,35 +28,59 @@ class Study:
     difficulty: float = 2.0  # u: of examples, for all methods alike
     luck: float = 0.1  # v: of seeds, for all methods alike
     taste: float = 0.5  # b: of a method for examples
-    chance: float = 0.08  # a: of a method for seeds
+    chance: float | tuple[float, ...] = 0.08  # a: of a method for seeds; one for each, or for all
+    degrees: float = np.inf  # of a's Student's t distribution; endless is normal
+    collapse: float = 0.0  # share of the runs that give the more frequent label to all examples
+    positive: float = 0.5  # share of the examples with label 1
+    metric: str = "accuracy"
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The labels [n]."""
+        return (np.arange(self.examples) < self.positive * self.examples).astype(int)
 
     def right(self, generator: np.random.Generator) -> np.ndarray:
         """Who got what right in one study, [examples, methods, seeds]."""
         k, s, n = len(self.accuracies), self.seeds, self.examples
-        shapes = [(n, 1, 1), (1, 1, s), (n, k, 1), (1, k, s), (n, k, s)]
-        spreads = [self.difficulty, self.luck, self.taste, self.chance, 1.0]
-        z = stats.norm.ppf(self.accuracies) * np.linalg.norm(spreads)
+        shapes = [(n, 1, 1), (1, 1, s), (n, k, 1), (n, k, s)]
+        spreads = [self.difficulty, self.luck, self.taste, 1.0]
+        chance = np.broadcast_to(self.chance, k)
+        sd = np.sqrt(np.square(spreads).sum() + chance**2)
         moved = zip(spreads, shapes, strict=True)
         noise = sum(spread * generator.standard_normal(shape) for spread, shape in moved)
-        return z[:, None] + noise > 0
+        own = chance[:, None] * self.seed_effects(generator, (k, s))
+        found = (stats.norm.ppf(self.accuracies) * sd)[:, None] + noise + own > 0
+        if self.collapse:
+            lost = generator.random((k, s)) < self.collapse
+            usual = self.labels == round(self.labels.mean())
+            found = np.where(lost, usual[:, None, None], found)
+        return found
 
-    def draw(self, generator: np.random.Generator) -> Outcomes:
+    def seed_effects(self, generator: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
+        """What a seed does to a method, in standard deviations, or in t's own unit."""
+        if np.isinf(self.degrees):
+            return generator.standard_normal(shape)
+        return generator.standard_t(self.degrees, shape)
+
+    def draw(self, generator: np.random.Generator) -> TaskScores:
         """One study of this kind."""
-        return self.outcomes(self.right(generator))
+        return self.judged(self.right(generator))
 
-    def outcomes(self, right: np.ndarray) -> Outcomes:
+    def judged(self, right: np.ndarray) -> TaskScores:
         """A study as it is judged."""
-        return Outcomes(
-            task="simulated",
-            metric="accuracy",
-            methods=tuple(f"method {number}" for number in range(len(self.accuracies))),
-            seeds=tuple(range(self.seeds)),
-            scorer=resampling.mean(right),
-        )
+        names = tuple(f"method {number}" for number in range(len(self.accuracies)))
+        if self.metric == "accuracy":
+            return of_scorer(resampling.mean(right), "simulated", "accuracy", names)
+        labels = self.labels[:, None, None]
+        told = np.where(right, labels, 1 - labels)
+        scorer = resampling.METRICS[self.metric](self.labels, told)
+        return of_scorer(scorer, "simulated", self.metric, names)
 
     def design(self, generator: np.random.Generator, comparisons: int = 1) -> Design:
         """How the first two methods compare, with the spreads of a far larger study."""
-        large = replace(self, accuracies=self.accuracies[:2], seeds=200, examples=5000)
+        chance = self.chance[:2] if isinstance(self.chance, tuple) else self.chance
+        two = replace(self, accuracies=self.accuracies[:2], chance=chance)
+        large = replace(two, seeds=200, examples=5000)
         right = large.right(generator).astype(float)
         seeds, examples, rest = components(right[:, 0] - right[:, 1])
         return Design(

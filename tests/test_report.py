@@ -16,7 +16,6 @@ from sklearn.metrics import f1_score
 from stored_runs import diverged, store, study
 
 from analysis.family import Rule
-from analysis.outcomes import score_table
 from analysis.report import __main__ as command
 from analysis.report import charts, costs, export, sections, words
 from analysis.report.audit import audits
@@ -25,13 +24,18 @@ from analysis.report.material import gather
 from analysis.report.overall import overall
 from analysis.report.page import Report
 from analysis.report.tuning import curves
-from analysis.statistics import Verdicts
+from analysis.statistics import Outcome, Verdicts
+from analysis.task_scores import score_table
 from experiments.config import Run
 from experiments.metrics import nlg
 from experiments.runner import execute
 
-QUICK = Rule(resamples=200)
+QUICK = Rule()
 METHODS = {"vera": 0.8, "lora": 0.86, "dora": 0.865, "full": 0.93}
+LOST = (
+    "{} diverged in {} runs: its score is of the others, and flatters; it is called better only if "
+    "it is so with its lost runs scored as one answer to all, too."
+)
 NAMESPACE = "http://www.w3.org/2000/svg"
 HOSTILE = "</script><img src=x onerror=alert(1)>&\"'`_%$#{}|\\"
 
@@ -134,9 +138,7 @@ def test_a_method_alone_has_a_score_and_no_verdict(whole: Report) -> None:
     assert alone.verdicts is None
     assert alone.methods["mean"].item() == pytest.approx(0.7)
     assert alone.methods["low"].item() < 0.7 < alone.methods["high"].item()
-    assert alone.left_out == [
-        "lora diverged in 1 of 4 runs: its score is of the others, and flatters."
-    ]
+    assert alone.left_out == [LOST.format("lora", "1 of 4")]
 
 
 def test_tasks_that_share_methods_and_seeds_are_judged_together(whole: Report) -> None:
@@ -145,6 +147,15 @@ def test_tasks_that_share_methods_and_seeds_are_judged_together(whole: Report) -
     assert both.methods["method"].iloc[0] == "full"
     assert (both.methods["low"] <= both.methods["mean"]).all()
     assert (both.methods["mean"] <= both.methods["high"]).all()
+
+
+def standardised(table: pd.DataFrame) -> pd.DataFrame:
+    """Scores by method, task and seed in standard deviations of all runs of the task."""
+    parts = {task: part for task, part in table.T.groupby(level="task")}
+    scaled = [
+        (part - part.to_numpy().mean()) / part.to_numpy().std(ddof=1) for part in parts.values()
+    ]
+    return pd.concat(scaled).T
 
 
 def test_over_tasks_the_chance_to_win_and_the_shares_above_a_score_are_told(whole: Report) -> None:
@@ -165,9 +176,11 @@ def test_over_tasks_the_chance_to_win_and_the_shares_above_a_score_are_told(whol
         assert row["chance"] == pytest.approx(np.mean(wins))
         assert np.isnan(row["low"]) or row["low"] <= row["chance"] <= row["high"]
         assert np.isnan(row["low"]) == (row["chance"] in (0.0, 1.0))
+    apart = standardised(table)
     for method, group in both.profile.groupby("method"):
-        scores = table.loc[method].to_numpy()
-        assert group["share"].tolist() == [np.mean(scores > at) for at in group["threshold"]]
+        scores = apart.loc[method].to_numpy()
+        shares = [np.mean(scores > at) for at in group["threshold"]]
+        assert group["share"].to_numpy() == pytest.approx(np.array(shares), abs=0.1)
         assert group["share"].iloc[0] == 1.0 and group["share"].iloc[-1] == 0.0
         assert (group["low"] <= group["share"]).all() and (group["share"] <= group["high"]).all()
 
@@ -178,8 +191,11 @@ def test_a_method_with_few_seeds_does_not_take_them_from_the_others(tmp_path: Pa
         store(tmp_path, "dora", seed, right(0.8, seed=seed + 10))
     store(tmp_path, "vera", 0, right(0.8, seed=20))
     (one,) = comparisons(gather(tmp_path), QUICK)
-    assert one.seeds == (0, 1, 2, 3) and set(one.methods["method"]) == {"lora", "dora"}
-    assert one.left_out == ["vera is left out: 1 seed, too few that the others have too."]
+    assert one.seeds == (0, 1, 2, 3) and set(one.methods["method"]) == {"lora", "dora", "vera"}
+    assert one.left_out == ["vera has 1 seed of 4: its pairs are judged by these."]
+    assert one.verdicts is not None
+    seeds = {frozenset((row.a, row.b)): row.seeds for row in one.verdicts.pairs.itertuples()}
+    assert seeds[frozenset(("lora", "dora"))] == 4 and sorted(seeds.values()) == [1, 1, 4]
 
 
 def test_what_one_name_stands_for_twice_is_told_apart_by_its_settings(tmp_path: Path) -> None:
@@ -204,8 +220,9 @@ def test_what_does_not_count_over_all_tasks_is_said(tmp_path: Path) -> None:
     (whole,) = report(tmp_path).overall
     assert whole.tasks == ("local/cola", "local/sst2")
     assert whole.left_out == [
-        "local/cola: dora diverged in 1 of 5 runs: its score is of the others, and flatters.",
-        "local/rte · minilm · clean is left out: it shares too little with the other tasks.",
+        f"local/cola: {LOST.format('dora', '1 of 5')}",
+        "local/cola: lora has 4 seeds of 5: its pairs are judged by these.",
+        "local/rte · minilm · clean is left out: it shares too few methods with the other tasks.",
         "vera is left out: it has local/sst2, and not all of the tasks.",
     ]
 
@@ -253,7 +270,7 @@ def test_runs_that_were_not_treated_alike_are_remarked_upon(tmp_path: Path) -> N
         "dora: scale 0.125 (others 1.0)",
         "dora: 1,000,000 trained parameters, 13.6 times more",
     ]
-    assert one.lost == ["lora diverged in 1 of 4 runs: its score is of the others, and flatters."]
+    assert one.lost[0] == LOST.format("lora", "1 of 4")
 
 
 def test_runs_that_are_scored_otherwise_are_another_comparison(tmp_path: Path) -> None:
@@ -275,7 +292,7 @@ def test_one_method_can_be_what_the_others_are_compared_with(tmp_path: Path) -> 
     for seed in range(3):
         for place, method in enumerate(("lora", "dora", "vera")):
             store(tmp_path, method, seed, right(0.8, seed=10 * place + seed))
-    found = Report(gather(tmp_path), Rule(resamples=100, against="lora"))
+    found = Report(gather(tmp_path), Rule(against="lora"))
     verdicts = found.found[0].verdicts
     assert verdicts is not None and len(verdicts.pairs) == 2
     assert "with lora on" in found.html()
@@ -287,17 +304,15 @@ def test_a_task_without_that_method_has_scores_and_no_verdict(tmp_path: Path) ->
             if (task, method) != ("cola", "lora"):
                 kept = right(0.8, seed=10 * place + seed)
                 store(tmp_path / task, method, seed, kept, task=f"local/{task}")
-    found = Report(gather(tmp_path), Rule(resamples=100, against="lora"))
+    found = Report(gather(tmp_path), Rule(against="lora"))
     assert [one.verdicts is None for one in found.found] == [True, False] and not found.overall
     assert "lora has no runs here, so nothing is compared with it." in found.html()
     assert words.told(found.found[0])[0] == "Nothing is compared here."
-    assert (
-        words.headline(found.found[1].verdicts) == "None of the others can be told apart from lora."
-    )
+    assert words.told(found.found[1])[0] == "None of the others can be told apart from lora."
     with pytest.raises(
         ValueError, match=r"^against must be one of dora, lora, vera, got 'lore'\.$"
     ):
-        Report(gather(tmp_path), Rule(resamples=100, against="lore")).html()
+        Report(gather(tmp_path), Rule(against="lore")).html()
 
 
 def test_intervals_say_what_they_cover(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,7 +320,7 @@ def test_intervals_say_what_they_cover(tmp_path: Path, monkeypatch: pytest.Monke
         store(tmp_path / "runs", method, seed, right(0.8, seed=seed))
     out = ["--out", tmp_path / "page.html", "--tables", tmp_path, "--alpha", "0.1"]
     call(monkeypatch, tmp_path / "runs", *out)
-    assert "Lines are 90 % intervals" in (tmp_path / "page.html").read_text()
+    assert "Lines are 90 % intervals of each" in (tmp_path / "page.html").read_text()
     for name in ("scores.md", "scores.tex"):
         assert "Means and their 90 % intervals" in (tmp_path / name).read_text()
 
@@ -427,56 +442,84 @@ def test_published_predictions_of_texts_need_no_texts(tmp_path: Path) -> None:
 # What is said
 
 
+ROW = {"note": "", "seeds": 5, "within": False}
+
+
 def verdicts(
-    letters: dict[str, str], claims: Sequence[tuple], test: str = "crossed", **rule: str
+    letters: dict[str, str], claims: Sequence[tuple], test: str = "crossed", **changes: Any
 ) -> Verdicts:
-    """Verdicts by hand: means fall, claims are (a, b, difference, visible, verdict)."""
-    means = [0.9 - 0.01 * place for place in range(len(letters))]
-    methods = {"method": list(letters), "mean": means, "letters": list(letters.values())}
-    pairs = pd.DataFrame(claims, columns=["a", "b", "difference", "visible", "verdict"])
-    return Verdicts(
-        family="", rule=Rule(test=test, **rule), pairs=pairs, methods=pd.DataFrame(methods)
+    """Verdicts by hand: means fall, claims are (a, b, difference, outcome)."""
+    rule = Rule(test=test, against=changes.pop("against", None))
+    methods = pd.DataFrame(
+        {
+            "method": list(letters),
+            "mean": [0.9 - 0.01 * place for place in range(len(letters))],
+            "letters": list(letters.values()),
+            "loses": changes.pop("loses", np.nan),
+            "chance_best": changes.pop("chance_best", np.nan),
+            "trained": [4000 - 1000 * place for place in range(len(letters))],
+        }
     )
+    rows = [dict(zip(("a", "b", "difference", "outcome"), claim, strict=True)) for claim in claims]
+    pairs = pd.DataFrame([ROW | row for row in rows]).assign(**changes.pop("pairs", {}))
+    given = {"detectable": (0.03, 0.041), "margin": None, "weights": np.ones(1)} | changes
+    return Verdicts(family="", rule=rule, pairs=pairs, methods=methods, **given)
 
 
-NOT = "cannot be told apart"
-ALIKE = verdicts({"x": "a", "y": "a", "z": "a"}, [("x", "y", 0.01, 0.041, NOT), ("x", "z", 0.02, 0.03, NOT), ("y", "z", 0.01, 0.02, NOT)])  # fmt: skip # noqa: E501
-TOP = verdicts({"x": "a", "y": "b", "z": "b"}, [("x", "y", 0.05, 0.04, "x is better than y"), ("x", "z", 0.07, 0.04, "x is better than z"), ("y", "z", 0.02, 0.04, NOT)])  # fmt: skip # noqa: E501
-CHAIN = verdicts({"x": "a", "y": "ab", "z": "b"}, [("x", "y", 0.02, 0.04, NOT), ("x", "z", 0.05, 0.04, "x is better than z"), ("y", "z", 0.02, 0.04, NOT)])  # fmt: skip # noqa: E501
-NO_SEEDS = verdicts({"x": "a", "y": "a"}, [("x", "y", 0.2, np.inf, "cannot be decided: 1 pair")])
-FLOOR = verdicts({"x": "a", "y": "a"}, [("x", "y", 0.2, np.inf, "cannot be decided: 5 pairs")], "sign_flip")  # fmt: skip # noqa: E501
-SAME = verdicts({"x": "a", "y": "a"}, [("x", "y", 0.0, np.nan, NOT)])
-EXACT = verdicts({"x": "a", "y": "a"}, [("x", "y", 0.01, np.nan, NOT)], "wilcoxon")
-WITH_Y = verdicts({"x": "", "y": "", "z": ""}, [("x", "y", 0.05, 0.04, "x is better than y"), ("y", "z", 0.07, 0.03, "y is better than z")], against="y")  # fmt: skip # noqa: E501
+NOT, BETTER, NEVER = Outcome.NOT_TOLD_APART, Outcome.BETTER, Outcome.UNDECIDABLE
+THREE = [("x", "y", 0.01, NOT), ("x", "z", 0.02, NOT), ("y", "z", 0.01, NOT)]
+ALIKE = verdicts({"x": "a", "y": "a", "z": "a"}, THREE, loses=[0.01, 0.02, 0.03],
+                 chance_best=[0.7, 0.2, 0.1])  # fmt: skip
+NEAR = verdicts({"x": "a", "y": "a", "z": "a"}, THREE, loses=[0.01, 0.02, 0.03], margin=0.02,
+                chance_best=[0.7, 0.2, 0.1], pairs={"within": [True, False, True]})  # fmt: skip
+TOP = verdicts({"x": "a", "y": "b", "z": "b"}, [("x", "y", 0.05, BETTER), ("x", "z", 0.07, BETTER), ("y", "z", 0.02, NOT)], loses=[0.0, 0.06, 0.08])  # fmt: skip # noqa: E501
+CHAIN = verdicts({"x": "a", "y": "ab", "z": "b"}, [("x", "y", 0.02, NOT), ("x", "z", 0.05, BETTER), ("y", "z", 0.02, NOT)], loses=[0.02, 0.04, 0.07], chance_best=[0.8, 0.19, 0.01])  # fmt: skip # noqa: E501
+NO_SEEDS = verdicts({"x": "a", "y": "a"}, [("x", "y", 0.2, NEVER)], pairs={"seeds": 2})
+FLOOR = verdicts({"x": "a", "y": "a"}, [("x", "y", 0.2, NEVER)], "sign_flip")
+SAME = verdicts({"x": "a", "y": "a"}, [("x", "y", 0.0, NOT)], detectable=(np.nan, np.nan))
+WIDE = verdicts({"x": "a", "y": "a"}, [("x", "y", 0.0, NOT)], detectable=(0.5, np.inf))
+EXACT = verdicts({"x": "a", "y": "a"}, [("x", "y", 0.01, NOT)], "wilcoxon")
+WITH_Y = verdicts({"x": "", "y": "", "z": ""}, [("x", "y", 0.05, BETTER), ("y", "z", 0.07, BETTER)], against="y")  # fmt: skip # noqa: E501
 NO_BREAK = words.NO_BREAK
+POWER = "There was 80 % power to find a true difference of 3.0 to 4.1 points between any two."
 
 
 @pytest.mark.parametrize(
     "found, headline, sentences",
     [
-        (ALIKE, "The 3 methods cannot be told apart.", ["A true difference of 4.1 points between any two would have been seen with a chance of 80 %."]),  # noqa: E501
-        (TOP, "x is better than all others.", ["x is better than y and z, by 5.0 to 7.0 points.", "y and z cannot be told apart.", "A true difference of 4.0 points between any two would have been seen with a chance of 80 %."]),  # noqa: E501
-        (CHAIN, "1 pair of 3 differs; none is shown to be better than x or y.", ["x is better than z, by 5.0 points.", "x and y cannot be told apart.", "y and z cannot be told apart.", "A true difference of 4.0 points between any two would have been seen with a chance of 80 %."]),  # noqa: E501
-        (NO_SEEDS, "Nothing can be decided.", ["With one seed nothing is known of how seeds differ, so no verdict is possible."]),  # noqa: E501
+        (ALIKE, "x is the most likely best method (70 %); it may lose up to 1.0 points. Of those not shown to be worse, z trains the fewest parameters (2k), but may lose up to 3.0 points.", ["The 3 methods cannot be told apart.", POWER]),  # noqa: E501
+        (NEAR, "Use y: of the 2 methods that lose at most 2.0 points to the best it trains the fewest parameters (3k). It loses at most 2.0 points.", ["The 3 methods cannot be told apart.", "The same within 2.0 points: x and y and y and z.", POWER]),  # noqa: E501
+        (TOP, "Use x: beside the best method it loses nothing.", ["x is better than all others.", "x is better than y and z, by 5.0 to 7.0 points.", "y and z cannot be told apart.", POWER]),  # noqa: E501
+        (CHAIN, "x is the most likely best method (80 %); it may lose up to 2.0 points. Of those not shown to be worse, y trains the fewest parameters (3k), but may lose up to 4.0 points.", ["1 pair of 3 differs; none is shown to be better than x or y.", "x is better than z, by 5.0 points.", "x and y cannot be told apart.", "y and z cannot be told apart.", POWER]),  # noqa: E501
+        (NO_SEEDS, "Nothing can be decided.", ["With 2 common seeds too little is known of how seeds differ: a verdict takes 3, and five or more to see much."]),  # noqa: E501
         (FLOOR, "Nothing can be decided.", ["The exact test has 5 pairs of runs for 1 comparison: even if every pair pointed the same way, p would stay above 0.05."]),  # noqa: E501
-        (SAME, "The two methods cannot be told apart.", ["Nothing varied, so it is not known which difference could have been seen."]),  # noqa: E501
-        (EXACT, "The two methods cannot be told apart.", []),
-        (WITH_Y, "Of 2 methods 1 is better than y and 1 is worse than y.", ["x is better than y, by 5.0 points.", "y is better than z, by 7.0 points.", "A true difference of 4.0 points between y and any other would have been seen with a chance of 80 %."]),  # noqa: E501
+        (SAME, "x has the highest mean. Of those not shown to be worse, y trains the fewest parameters (3k).", ["The two methods cannot be told apart.", "Nothing varied, so it is not known which difference could have been seen."]),  # noqa: E501
+        (WIDE, "x has the highest mean. Of those not shown to be worse, y trains the fewest parameters (3k).", ["The two methods cannot be told apart.", "80 % power to find a true difference between any two takes 50.0 points or more; how much more, these seeds cannot tell."]),  # noqa: E501
+        (EXACT, "x has the highest mean. Of those not shown to be worse, y trains the fewest parameters (3k).", ["The two methods cannot be told apart."]),  # noqa: E501
+        (WITH_Y, "Of 2 methods 1 is better than y and 1 is worse than y.", ["x is better than y, by 5.0 points.", "y is better than z, by 7.0 points.", POWER.replace("any two", "y and any other")]),  # noqa: E501
     ],
-    ids=["alike", "top", "chain", "one seed", "floor", "same", "exact", "with y"],
+    ids=["alike", "near", "top", "chain", "two seeds", "floor", "same", "wide", "exact", "with y"],
 )  # fmt: skip
 def test_a_verdict_is_put_into_words(found: Verdicts, headline: str, sentences: list[str]) -> None:
-    assert words.headline(found) == headline
+    said = words.headline(found, found.methods, [], "accuracy")
+    assert said.replace(NO_BREAK, " ") == headline
     assert [said.replace(NO_BREAK, " ") for said in words.sentences(found, "accuracy")] == sentences
+
+
+def test_a_method_that_learned_nothing_is_never_recommended() -> None:
+    said = words.headline(NEAR, NEAR.methods, ["y"], "accuracy")
+    assert said.startswith("Use x: beside the best method it loses at most 1.0")
+    none = words.headline(NEAR, NEAR.methods, ["x", "y", "z"], "accuracy")
+    assert none == "No method is shown to have learned anything, so none is recommended."
 
 
 def test_all_that_is_said_of_a_comparison_stands_together(whole: Report) -> None:
     for one in whole.found:
         headline, *others = words.told(one)
+        assert headline == words.headline(one.verdicts, one.methods, one.unlearned, one.metric)
         if one.verdicts is None:
-            assert [headline, *others] == [words.alone(one), *one.left_out] and one.left_out
+            assert others == one.left_out and others
         else:
-            assert headline == words.headline(one.verdicts)
             assert others == words.sentences(one.verdicts, one.metric)
 
 
@@ -497,7 +540,7 @@ def test_one_seed_decides_nothing_and_gives_no_letters(tmp_path: Path) -> None:
     assert one.methods["letters"].tolist() == ["", ""]
     said = page(tmp_path)
     assert "Nothing can be decided." in said.said
-    assert said.column("pairs", "verdict") == ["cannot be decided: 1 pair"]
+    assert said.column("pairs", "verdict") == ["undecidable"]
 
 
 def test_a_study_says_in_what_methods_were_not_treated_alike(whole: Report) -> None:

@@ -39,7 +39,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
     for name in ("a_name_without_any_place_to_break_it_at" * 3, "short"):
         store(folder, name, 0, right, task=f"local/{name}")
     path = folder / "report.html"
-    path.write_text(Report(gather(folder), Rule(resamples=200)).html())
+    path.write_text(Report(gather(folder), Rule()).html())
     return path.as_uri()
 
 

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from analysis.family import TESTS, Rule
+from analysis.family import POINTS, TESTS, Rule
 from analysis.report import export
 from analysis.report.material import gather
 from analysis.report.page import Report
@@ -14,7 +14,12 @@ def main() -> None:
     """Write the page, and the tables where they are asked for."""
     arguments = parser().parse_args()
     try:
-        rule = Rule(test=arguments.test, alpha=arguments.alpha, against=arguments.against)
+        rule = Rule(
+            test=arguments.test,
+            alpha=arguments.alpha,
+            against=arguments.against,
+            margin=margins(arguments.margin),
+        )
         report = Report(gather(arguments.runs), rule)
         arguments.out.write_text(report.html(), encoding="utf-8")
         written = [arguments.out]
@@ -23,6 +28,18 @@ def main() -> None:
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     print("\n".join(map(str, written)))
+
+
+def margins(given: list[str]) -> dict[str, float] | None:
+    """The margins on the command line by metric; raises ValueError for what is none."""
+    found = {}
+    for text in given:
+        metric, _, value = text.rpartition("=")
+        try:
+            found[metric or POINTS] = float(value)
+        except ValueError:
+            raise ValueError(f"--margin takes points or METRIC=POINTS, got '{text}'.") from None
+    return found or None
 
 
 def parser() -> argparse.ArgumentParser:
@@ -35,6 +52,12 @@ def parser() -> argparse.ArgumentParser:
     described.add_argument("--test", choices=TESTS, default="crossed", help="of each pair")
     described.add_argument("--alpha", type=float, default=0.05, help="of each family of pairs")
     described.add_argument("--against", help="a method: compare the others with this one alone")
+    described.add_argument(
+        "--margin", nargs="+", metavar="M", default=["1.0"],
+        help="difference below which methods are the same: points, as 1.0 (default), or for a "
+             "metric alone, as matthews=2.0; choose the loss you would accept for less cost, and "
+             "choose it before you look",
+    )  # fmt: skip
     described.add_argument("--tables", type=Path, help="folder for CSV, Markdown and LaTeX")
     return described
 

@@ -5,10 +5,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from analysis import cost
-from analysis.report import words
 from analysis.report.comparisons import Comparison
 from analysis.report.material import Frame
 from analysis.report.tuning import Curve
+from analysis.scales import scale
 
 # Axis titles; costs that methods share up to orders of magnitude stand on a logarithmic axis.
 AXES = {
@@ -70,7 +70,7 @@ def dots(one: Comparison, table: Frame) -> list[Data]:
 
 def triple(row: Frame, keys: Iterable[str], metric: str) -> list[float | None]:
     """A score and its ends as they are read."""
-    return [number(float(row[key]) * words.scale(metric)) for key in keys]
+    return [number(float(row[key]) * scale(metric)) for key in keys]
 
 
 def number(value: float | None) -> float | None:
@@ -85,7 +85,7 @@ def tuning(curves: Iterable[Curve]) -> list[Data]:
         key = (curve.place, curve.setting)
         chart = found.setdefault(key, {"title": curve.place, "metric": curve.metric, "lines": []})
         chart["setting"] = curve.setting
-        by = words.scale(curve.metric)
+        by = scale(curve.metric)
         line = [[number(x), None if y is None else number(by * y)] for x, y in curve.points]
         chart["lines"].append({"method": curve.method, "points": line, "chosen": curve.chosen})
     return [chart for chart in found.values() if any(len(c["points"]) > 1 for c in chart["lines"])]

@@ -5,34 +5,31 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
-from analysis.crossed import crossed
+from analysis import decisions
 from analysis.family import Rule, count
-from analysis.outcomes import Outcomes, outcomes, read_predictions
 from analysis.report.material import Frame, Material, latest
-from analysis.statistics import Verdicts, judge
+from analysis.scales import bounds
+from analysis.statistics import Outcome, Verdicts, judge
+from analysis.task_scores import TaskScores, read_predictions, read_scores
 from experiments.metrics.nlg import SCORES
 
-# What a score can be: an interval of few seeds is wider, and says no more.
-BOUNDS = {
-    **dict.fromkeys(("accuracy", "f1", "BLEU", "ROUGE_L"), (0.0, 1.0)),
-    **dict.fromkeys(("matthews", "pearson", "spearman"), (-1.0, 1.0)),
-}
-DRAWS = 0  # seeds the generator: the same runs give the same page
-
-
-def bounds(metric: str) -> tuple[float, float]:
-    """The lowest and the highest that a score can be."""
-    return BOUNDS.get(metric, (0.0, np.inf))
+DECILE = 0.1
+CHANGED = "setting 2 of "  # how a table of runs names a method in the setting that came second
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Methods on one task; `methods` has a row for each: method, mean, low, high, seeds, letters.
+    """Methods on one task.
 
-    `floor` is the score of the best single answer to all examples, and `unlearned` names the
-    methods that cannot be told apart from it. `runs` are those compared, `left_out` says of the
-    others why. Without verdicts there is one method alone.
+    `methods` has a row for each: method, mean, low, high, seeds, lost (runs that diverged), decile
+    (the score that nine runs of ten exceed), fallen (runs at or below the floor, lost ones among
+    them), fallen_most (the share of such runs that is still likely, one-sided 95 %), letters,
+    chance_best, loses (see `analysis.statistics.Verdicts`) and trained (parameters). `floor` is the
+    score of the best single answer to all examples, and `unlearned` names the methods that are not
+    shown to be above it. `runs` are those compared, `left_out` says of the others why. Without
+    verdicts there is one method alone.
     """
 
     group: str
@@ -40,14 +37,27 @@ class Comparison:
     model: str
     protocol: str
     metric: str
-    examples: int
-    seeds: tuple[int, ...]
+    scores: TaskScores
     runs: Frame
     methods: Frame
     verdicts: Verdicts | None
-    floor: float | None
     unlearned: list[str]
     left_out: list[str] = field(default_factory=list)
+
+    @property
+    def examples(self) -> int:
+        """The number of examples."""
+        return self.scores.examples
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds that any method has."""
+        return self.scores.seeds
+
+    @property
+    def floor(self) -> float | None:
+        """The score of the best single answer to all examples, if answers are labels."""
+        return self.scores.floor
 
 
 def comparisons(material: Material, rule: Rule) -> list[Comparison]:
@@ -84,32 +94,22 @@ def ended(runs: Frame) -> str:
 def comparison(tested: Frame, rule: Rule) -> Comparison:
     """The comparison of one group."""
     runs = latest(tested)
-    done = runs[runs["status"] == "complete"]
-    names, seeds = paired(done)
-    kept = done[done["method"].isin(names) & done["seed"].isin(seeds)]
-    known = scored(kept)
-    generator = np.random.default_rng(DRAWS)
-    first = kept.iloc[0]
-    decided = len(names) > 1 and rule.against in (None, *names)
-    verdicts = judge(known, generator, rule) if decided else None
-    drawn = known.scorer.bootstrap(np.random.default_rng(DRAWS), rule.resamples)
-    table = means(known, drawn, kept, rule)
-    held = letters(verdicts)
-    table["letters"] = [held.get(name, "") for name in table["method"]]
+    known = scored(runs)
+    decided = len(known.methods) > 1 and rule.against in (None, *known.methods)
+    verdicts = judge(known, rule) if decided else None
+    first = runs[runs["status"] == "complete"].iloc[0]
     return Comparison(
         **{key: first[key] for key in ("group", "task", "model", "protocol", "metric")},
-        examples=known.scorer.examples,
-        seeds=tuple(seeds),
-        runs=kept,
-        methods=table,
+        scores=known,
+        runs=runs[(runs["status"] == "complete") & (runs["choice"] == 0)],
+        methods=method_rows(known, verdicts, runs, rule),
         verdicts=verdicts,
-        floor=None if known.floor is None else float(known.floor.observed()),
-        unlearned=unlearned(known, drawn, rule),
+        unlearned=unlearned(known, rule),
         left_out=[
             *twice(tested, runs),
             *losses(runs),
-            *unpaired(done, names, seeds),
-            *without(names, rule.against),
+            *unpaired(known),
+            *without(known.methods, rule.against),
         ],
     )
 
@@ -123,22 +123,7 @@ def letters(verdicts: Verdicts | None) -> dict[str, str]:
 
 def undecided(pairs: Frame) -> Frame:
     """Of which pairs a test could not have said anything."""
-    return pairs["verdict"].str.startswith("cannot be decided")
-
-
-def paired(runs: Frame) -> tuple[list[str], list[int]]:
-    """Methods and the seeds that all of them have.
-
-    A method stays out where it would cost the others more than half of the seeds.
-    """
-    having = {m: set(group["seed"]) for m, group in runs.groupby("method")}
-    order = sorted(having, key=lambda method: (-len(having[method]), method))
-    least = -(-len(having[order[0]]) // 2)
-    names, seeds = [], having[order[0]]
-    for method in order:
-        if len(seeds & having[method]) >= least:
-            names, seeds = [*names, method], seeds & having[method]
-    return names, sorted(int(seed) for seed in seeds)
+    return pairs["outcome"] == Outcome.UNDECIDABLE
 
 
 def twice(tested: Frame, runs: Frame) -> Iterator[str]:
@@ -151,32 +136,42 @@ def losses(runs: Frame) -> Iterator[str]:
     """Which methods have runs that diverged: what is left of them flatters them."""
     for method, group in runs.groupby("method"):
         if lost := int((group["status"] != "complete").sum()):
-            rest = "no score" if lost == len(group) else "its score is of the others, and flatters"
+            rest = (
+                "no score"
+                if lost == len(group)
+                else "its score is of the others, and flatters; it is called better only if it is "
+                "so with its lost runs scored as one answer to all, too"
+            )
             yield f"{method} diverged in {lost} of {count(len(group), 'run')}: {rest}."
 
 
-def unpaired(runs: Frame, names: list[str], seeds: list[int]) -> Iterator[str]:
-    """Which runs have no partner with the same seed."""
-    for method, group in runs.groupby("method"):
-        have = count(len(group), "seed")
-        if method not in names:
-            yield f"{method} is left out: {have}, too few that the others have too."
-        elif len(group) > len(seeds):
-            yield f"{method} has {have}, of which {len(seeds)} are those of the other methods."
+def unpaired(known: TaskScores) -> Iterator[str]:
+    """Which methods have fewer seeds than others; every pair is judged by those that both have."""
+    there = ~np.isnan(known.scores[known.chosen]) | known.lost[known.chosen]
+    numbers = there.sum(axis=1)
+    for method, number in zip(known.methods, numbers, strict=True):
+        if number < numbers.max():
+            yield (
+                f"{method} has {count(int(number), 'seed')} of {numbers.max()}: its pairs are "
+                "judged by these."
+            )
 
 
-def without(names: list[str], against: str | None) -> Iterator[str]:
+def without(names: tuple[str, ...], against: str | None) -> Iterator[str]:
     """What is said where the method that others are to be compared with is not there."""
     if against not in (None, *names):
         yield f"{against} has no runs here, so nothing is compared with it."
 
 
-def scored(runs: Frame) -> Outcomes:
-    """The runs of one group as they are judged."""
-    named = runs.assign(variant=runs["method"])
-    metric = str(named["metric"].iloc[0])
+def scored(runs: Frame) -> TaskScores:
+    """The runs of one group as they are judged: those of methods that came to any score."""
+    done = runs.loc[runs["status"] == "complete", "method"]
+    kept = runs[runs["method"].isin(set(done))]
+    second = kept["choice"] > 0
+    named = kept.assign(variant=kept["method"].where(~second, CHANGED + kept["method"]))
+    metric = str(named["metric"].dropna().iloc[0])
     read = {run: comparable(frame) for run, frame in read_predictions(named).items()}
-    return outcomes(named, read, SCORES.get(metric))
+    return read_scores(named, read, SCORES.get(metric))
 
 
 def comparable(frame: Frame) -> Frame:
@@ -187,29 +182,73 @@ def comparable(frame: Frame) -> Frame:
     return frame if "label" in frame else frame.assign(label=0)
 
 
-def unlearned(known: Outcomes, drawn: np.ndarray, rule: Rule) -> list[str]:
-    """The methods that are not above the best single answer; `drawn` are scores on resamples."""
-    if known.floor is None or len(known.seeds) == 1:
+def unlearned(known: TaskScores, rule: Rule) -> list[str]:
+    """The methods that are not shown to be above the best single answer."""
+    if known.floor is None or known.floor_values is None or len(known.seeds) == 1:
         return []
-    # The generator begins as that of `drawn` did, so these are the same resamples.
-    floor = known.floor.bootstrap(np.random.default_rng(DRAWS), rule.resamples)
-    above = known.scorer.observed() - known.floor.observed()
-    found = crossed(above, drawn - floor[:, None, None], known.scorer.examples, rule.alpha)
-    return [name for name, low in zip(known.methods, found.low, strict=True) if low <= 0]
+    values = known.values - known.floor_values[:, None, None]
+    low, _ = intervals(known, values, known.scores - known.floor, rule)
+    return [name for name, end in zip(known.methods, low, strict=True) if end <= 0]
 
 
-def means(known: Outcomes, drawn: np.ndarray, runs: Frame, rule: Rule) -> Frame:
-    """Every method's mean, the highest first, with its interval over seeds and examples.
+def intervals(
+    known: TaskScores, values: np.ndarray, scores: np.ndarray, rule: Rule
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ends [k] of the interval of each method's mean alone, over seeds and examples."""
+    parts, means = [], []
+    for row in known.chosen:
+        there = ~np.isnan(scores[row])
+        parts.append(decisions.estimate_variances(values[:, row][:, there], scores[row, there]))
+        means.append(scores[row, there].mean())
+    half = decisions.half_width(rule.alpha / 2, decisions.stack_pairs(parts))
+    return np.array(means) - half, np.array(means) + half
+
+
+def method_rows(known: TaskScores, verdicts: Verdicts | None, runs: Frame, rule: Rule) -> Frame:
+    """The table of methods, the highest mean first.
 
     One seed has the interval of its examples alone, as the run itself gives it.
     """
-    scores = known.scorer.observed()
-    found = crossed(scores, drawn, known.scorer.examples, rule.alpha)
+    low, high = intervals(known, known.values, known.scores, rule)
     least, most = bounds(known.metric)
-    ends = {"low": found.low.clip(min=least), "high": found.high.clip(max=most)}
-    table = pd.DataFrame({"method": known.methods, "mean": scores.mean(axis=1)} | ends)
-    if len(known.seeds) == 1:
-        alone = runs.set_index("method").loc[list(known.methods)]
-        table = table.assign(low=alone["low"].to_numpy(), high=alone["high"].to_numpy())
-    table["seeds"] = len(known.seeds)
-    return table.sort_values("mean", ascending=False, kind="stable", ignore_index=True)
+    chosen = known.scores[known.chosen]
+    table = pd.DataFrame(
+        {
+            "method": known.methods,
+            "mean": np.nanmean(chosen, axis=1),
+            "low": low.clip(min=least),
+            "high": high.clip(max=most),
+            "seeds": (~np.isnan(chosen)).sum(axis=1),
+            "lost": known.lost[known.chosen].sum(axis=1),
+            "decile": np.nanquantile(chosen, DECILE, axis=1),
+        }
+    )
+    done = runs[(runs["status"] == "complete") & (runs["choice"] == 0)].set_index("method")
+    table["trained"] = [float(done.loc[[name], "trained"].mean()) for name in table["method"]]
+    single = table["seeds"] == 1
+    for end in ("low", "high"):
+        own = [done.loc[[name], end].iloc[0] for name in table["method"]]
+        table[end] = table[end].where(~single, pd.Series(own))
+    table = table.assign(**collapse(known))
+    held = letters(verdicts)
+    table["letters"] = [held.get(name, "") for name in table["method"]]
+    table = table.sort_values("mean", ascending=False, kind="stable", ignore_index=True)
+    columns = ["chance_best", "loses"]
+    if verdicts is None or "loses" not in verdicts.methods:
+        return table.assign(**dict.fromkeys(columns, np.nan))
+    return table.merge(verdicts.methods[["method", *columns]], on="method", how="left")
+
+
+def collapse(known: TaskScores) -> dict[str, np.ndarray]:
+    """How many runs are at or below the floor, and the share that is still likely.
+
+    Clopper and Pearson's upper bound, one-sided at 95 %: of none in 8 runs, 31 %.
+    """
+    chosen, lost = known.scores[known.chosen], known.lost[known.chosen]
+    runs = (~np.isnan(chosen) | lost).sum(axis=1)
+    if known.floor is None:
+        fallen = lost.sum(axis=1)
+    else:
+        fallen = (lost | (chosen <= known.floor)).sum(axis=1)
+    most = stats.beta.ppf(0.95, fallen + 1, np.maximum(runs - fallen, 1e-9))
+    return {"fallen": fallen, "fallen_most": np.where(fallen == runs, 1.0, most)}

@@ -115,7 +115,7 @@ def peers(one: Comparison, method: str, others: set[str]) -> str | None:
 def others_of(one: Comparison, method: str, others: set[str]) -> Frame:
     """The pairs of a method with some others."""
     if one.verdicts is None:
-        return pd.DataFrame(columns=["verdict", "other"])
+        return pd.DataFrame(columns=["outcome", "other"])
     pairs: Frame = one.verdicts.pairs
     first, second = pairs["a"] == method, pairs["b"] == method
     pairs = pairs.assign(other=pairs["b"].where(first, pairs["a"]))[first | second]

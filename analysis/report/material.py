@@ -29,6 +29,7 @@ class Material:
 
     Beside the columns of `analysis.load` a run has: `stage` (test: it is compared; select: it
     chose a setting; start: others began with it; stale: a study has since decided otherwise),
+    `choice` (0 in the setting that tuning chose, 1 in the one that came second),
     `method` (the variant, or what the study calls it, and the settings that tell two of one name
     apart), `group` (what can be compared has the same), `data` and `settings`.
     """
@@ -58,6 +59,7 @@ def gather(*folders: str | Path) -> Material:
     studies = [study for folder in folders for study in summaries(Path(folder))]
     runs = pd.DataFrame([row(result) for result in found])
     runs["stage"] = [stage(result, studies) for result in found]
+    runs["choice"] = choices(runs, studies)
     runs["base"] = [name(result) for result in found]
     runs["data"] = [data(result) for result in found]
     runs["finished"] = [result["provenance"]["finished"] for result in found]
@@ -100,6 +102,20 @@ def listing(studies: Iterable[Record]) -> dict[tuple[str, ...], str]:
             if found.get(key) != TEST:
                 found[key] = cell["stage"]
     return found
+
+
+def choices(runs: Frame, studies: Iterable[Record]) -> list[int]:
+    """Whether a study reports each run in the setting that came second (1), or not (0)."""
+    second = {
+        place(cell["folder"])
+        for study in studies
+        for cell in study["cells"]
+        if cell.get("choice") and cell["stage"] == TEST
+    }
+    return [
+        int(stage == TEST and place(folder) in second)
+        for folder, stage in runs[["folder", "stage"]].to_numpy()
+    ]
 
 
 def place(folder: str) -> tuple[str, ...]:
@@ -156,9 +172,10 @@ def groups(runs: Frame, settings: list[dict[str, str]]) -> list[str]:
 def told_apart(runs: Frame, settings: list[dict[str, str]]) -> list[str]:
     """The settings by which a run differs from others of its name in its group and stage."""
     found = [""] * len(runs)
-    for _, rows in runs.reset_index().groupby(["group", "base", "stage"])["index"]:
-        others = [settings[i] for i in rows]
-        for i in rows:
+    for _, group in runs.reset_index().groupby(["group", "base", "stage"]):
+        first = group.loc[group["choice"] == 0, "index"]
+        others = [settings[i] for i in first]
+        for i in first:
             found[i] = differing(settings[i], others)
     return found
 
@@ -172,4 +189,5 @@ def differing(own: dict[str, str], others: list[dict[str, str]]) -> str:
 def latest(runs: Frame) -> Frame:
     """Of runs of one method and seed in one group, the one that ended last."""
     ordered = runs.sort_values("finished", kind="stable")
-    return ordered.drop_duplicates(["group", "method", "seed"], keep="last").sort_index()
+    same = ["group", "method", "choice", "seed"]
+    return ordered.drop_duplicates(same, keep="last").sort_index()

@@ -1,4 +1,4 @@
-"""Comparisons over several tasks, on the methods and seeds that the tasks share."""
+"""Comparisons over several tasks, on the methods that the tasks share."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -6,14 +6,16 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.aggregate import Statistic, improvement, iqm, profile, stratified
-from analysis.crossed import crossed, together
-from analysis.family import Rule, count
-from analysis.outcomes import Outcomes
-from analysis.report.comparisons import DRAWS, Comparison, bounds, letters, scored
+from analysis import decisions
+from analysis.aggregate import Statistic, improvement, iqm, profile, standardise, stratified
+from analysis.family import Rule
+from analysis.report.comparisons import Comparison, letters
 from analysis.report.material import Frame
-from analysis.statistics import Verdicts, across
+from analysis.scales import bounds
+from analysis.statistics import Verdicts, across, without
+from analysis.task_scores import TaskScores
 
+DRAWS = 0  # seeds the generator: the same runs give the same page
 THRESHOLDS = 101  # of a performance profile, which starts just below the lowest score
 MARGIN = 1e-6
 
@@ -23,10 +25,12 @@ class Overall:
     """Methods over several tasks.
 
     `methods` has a row for each: method, letters, mean with its low and high over other seeds and
-    examples, and iqm (interquartile mean) with its own over other seeds. `improvement` has a row
-    for each pair: a, b, and the chance that a run of a beats one of b. `profile` has the share of
-    each method's runs above each threshold. Both have low and high too. `left_out` says what does
-    not count, and why.
+    examples, chance_best, loses, trained, and iqm (interquartile mean of standardised scores) with
+    its own interval over other seeds. `improvement` has a row for each pair: a, b, and the chance
+    that a run of a beats one of b. `profile` has the share of each method's runs above each
+    threshold of standardised scores. Both have low and high too. `unlearned` names the methods that
+    are not shown to be above the floor on any task. `without` has the verdicts with each task left
+    out, and `left_out` says what does not count, and why.
     """
 
     model: str
@@ -38,7 +42,14 @@ class Overall:
     verdicts: Verdicts
     improvement: Frame
     profile: Frame
+    unlearned: list[str]
+    without: Mapping[str, Verdicts]
     left_out: list[str]
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weight of each task in the mean."""
+        return dict(zip(self.tasks, self.verdicts.weights.tolist(), strict=True))
 
 
 def overall(found: list[Comparison], rule: Rule) -> list[Overall]:
@@ -51,51 +62,53 @@ def overall(found: list[Comparison], rule: Rule) -> list[Overall]:
 
 
 def over_tasks(candidates: list[Comparison], rule: Rule) -> Overall | None:
-    """The verdicts over the tasks that can be taken together, if there are two and two seeds."""
-    parts, names, seeds = alike(candidates)
-    if len(parts) < 2 or len(seeds) < 2 or rule.against not in (None, *names):
+    """The verdicts over the tasks that can be taken together, if there are two."""
+    parts, names = alike(candidates)
+    if len(parts) < 2 or rule.against not in (None, *names):
         return None
-    known = [scored(shared(part, names, seeds)) for part in parts]
-    verdicts = across(known, np.random.default_rng(DRAWS), rule)
+    parts = sorted(parts, key=lambda part: part.task)
+    known = [with_methods(part.scores, names) for part in parts]
+    verdicts = across(known, rule)
     held = letters(verdicts)
-    methods: Frame = verdicts.methods.merge(means(known, rule), on="method")
+    methods: Frame = verdicts.methods.merge(means(known, verdicts, rule), on="method")
     methods["letters"] = [held.get(name, "") for name in methods["method"]]
-    cube = np.stack([one.scorer.observed() for one in known], axis=-1)  # [methods, seeds, tasks]
-    scores = dict(zip(known[0].methods, cube, strict=True))
+    sizes = {name: [one.methods.set_index("method").loc[name, "trained"] for one in parts]
+             for name in names}  # fmt: skip
+    methods["trained"] = [float(np.mean(sizes[name])) for name in methods["method"]]
+    scores, seeds = shared_runs(known)
     return Overall(
         model=parts[0].model,
         protocol=parts[0].protocol,
-        tasks=tuple(sorted(part.task for part in parts)),
+        tasks=tuple(part.task for part in parts),
         metrics=tuple(sorted({part.metric for part in parts})),
-        seeds=tuple(sorted(seeds)),
-        methods=methods.merge(middle(scores, known, rule), on="method"),
+        seeds=seeds,
+        methods=methods.merge(middle(scores, rule), on="method", how="left"),
         verdicts=verdicts,
         improvement=chances(scores, verdicts.pairs, rule),
         profile=shares(scores, rule),
-        left_out=list(absent(candidates, parts, names, seeds)),
+        unlearned=sorted(set.intersection(*(set(part.unlearned) for part in parts)) & names),
+        without=without(known, rule),
+        left_out=list(absent(candidates, parts, names)),
     )
 
 
-def alike(parts: list[Comparison]) -> tuple[list[Comparison], set[str], set[int]]:
-    """The tasks that share methods and seeds, and these; the largest comparison is the first.
+def alike(parts: list[Comparison]) -> tuple[list[Comparison], set[str]]:
+    """The tasks that share methods, and these; the largest comparison is the first.
 
-    A task stays out where it would leave fewer than half of the methods or of the seeds, or one
-    method.
+    A task stays out where it would leave fewer than half of the methods, or one method.
     """
     order = sorted(parts, key=lambda part: -len(part.methods) * len(part.seeds))
-    names, seeds = set(order[0].methods["method"]), set(order[0].seeds)
-    most, least, found = len(names), -(-len(seeds) // 2), []
+    names = set(order[0].methods["method"])
+    most, found = len(names), []
     for part in order:
-        left, both = names & set(part.methods["method"]), seeds & set(part.seeds)
+        left = names & set(part.methods["method"])
         new = part.task not in [one.task for one in found]
-        if new and len(left) >= max(2, most / 2) and len(both) >= least:
-            found, names, seeds = [*found, part], left, both
-    return found, names, seeds
+        if new and len(left) >= max(2, most / 2):
+            found, names = [*found, part], left
+    return found, names
 
 
-def absent(
-    candidates: list[Comparison], parts: list[Comparison], names: set[str], seeds: set[int]
-) -> Iterator[str]:
+def absent(candidates: list[Comparison], parts: list[Comparison], names: set[str]) -> Iterator[str]:
     """What does not count over all tasks, and what had been left out on each."""
     for one in candidates:
         if not any(one is part for part in parts):
@@ -103,39 +116,61 @@ def absent(
             why = (
                 "there is another of this task"
                 if twice
-                else "it shares too little with the other tasks"
+                else "it shares too few methods with the other tasks"
             )
             yield f"{one.group} is left out: {why}."
             continue
         for method in sorted(set(one.methods["method"]) - names):
             yield f"{method} is left out: it has {one.task}, and not all of the tasks."
-        if more := len(set(one.seeds) - seeds):
-            yield f"Of {one.task} {count(more, 'seed')} of {len(one.seeds)} are left out."
         yield from (f"{one.task}: {said}" for said in one.left_out)
 
 
-def shared(part: Comparison, names: set[str], seeds: set[int]) -> Frame:
-    """The runs of some methods and seeds."""
-    return part.runs[part.runs["method"].isin(names) & part.runs["seed"].isin(seeds)]
+def with_methods(scores: TaskScores, names: set[str]) -> TaskScores:
+    """The scores of some methods."""
+    return scores.take([i for i, name in enumerate(scores.methods) if name in names])
 
 
-def means(known: list[Outcomes], rule: Rule) -> Frame:
-    """The ends of every method's mean over the tasks, over other seeds and examples."""
-    generator, found = np.random.default_rng(DRAWS), []
-    for one in known:
-        drawn = one.scorer.bootstrap(generator, rule.resamples)
-        found.append(crossed(one.scorer.observed(), drawn, one.scorer.examples, rule.alpha))
-    whole = together(found, rule.alpha)
-    least, most = np.mean([bounds(one.metric) for one in known], axis=0)
-    ends = {"low": whole.low.clip(min=least), "high": whole.high.clip(max=most)}
-    return pd.DataFrame({"method": known[0].methods} | ends)
+def shared_runs(known: list[TaskScores]) -> tuple[dict[str, np.ndarray], tuple[int, ...]]:
+    """Standardised scores [seeds, tasks] by method, on the seeds that all have, and these seeds."""
+    common = set.intersection(*(complete_seeds(part) for part in known))
+    seeds = tuple(sorted(common))
+    cube = np.stack(
+        [part.scores[part.chosen][:, [part.seeds.index(seed) for seed in seeds]] for part in known],
+        axis=-1,
+    )
+    return dict(zip(known[0].methods, standardise(cube), strict=True)), seeds
 
 
-def middle(scores: Mapping[str, np.ndarray], known: list[Outcomes], rule: Rule) -> Frame:
+def complete_seeds(part: TaskScores) -> set[int]:
+    """The seeds with which every method came to a score."""
+    chosen = part.scores[part.chosen]
+    return {seed for place, seed in enumerate(part.seeds) if not np.isnan(chosen[:, place]).any()}
+
+
+def means(known: list[TaskScores], verdicts: Verdicts, rule: Rule) -> Frame:
+    """The ends of every method's weighted mean over the tasks, over other seeds and examples."""
+    weights, rows = verdicts.weights, []
+    for method in range(len(known[0].methods)):
+        parts, mean = [], 0.0
+        for part, weight in zip(known, weights, strict=True):
+            row = part.chosen[method]
+            there = ~np.isnan(part.scores[row])
+            values, scores = part.values[:, row][:, there], part.scores[row, there]
+            parts.append(decisions.estimate_variances(values, scores))
+            mean += weight * scores.mean()
+        half = decisions.half_width(rule.alpha / 2, decisions.mean_over_tasks(parts, weights))[0]
+        rows.append((known[0].methods[method], mean - half, mean + half))
+    least, most = weights @ np.array([bounds(part.metric) for part in known])
+    table = pd.DataFrame(rows, columns=["method", "low", "high"])
+    return table.assign(low=table["low"].clip(lower=least), high=table["high"].clip(upper=most))
+
+
+def middle(scores: Mapping[str, np.ndarray], rule: Rule) -> Frame:
     """Interquartile means of scores [seeds, tasks] with their ends."""
     cube = np.stack(list(scores.values()))
-    least, most = np.array([bounds(one.metric) for one in known]).T
-    low, high = np.clip(interval(cube, iqm, rule), least.min(), most.max())
+    if not cube.size:
+        return pd.DataFrame(columns=["method", "iqm", "iqm_low", "iqm_high"])
+    low, high = interval(cube, iqm, rule)
     columns = {"iqm": iqm(cube), "iqm_low": low, "iqm_high": high}
     return pd.DataFrame({"method": list(scores)} | columns)
 
@@ -145,16 +180,20 @@ def chances(scores: Mapping[str, np.ndarray], pairs: Frame, rule: Rule) -> Frame
     found = []
     for a, b in pairs[["a", "b"]].to_numpy().tolist():
         both = np.stack([scores[a], scores[b]])
+        if not both.size:
+            continue
         low, high = np.clip(interval(both, improvement, rule), 0.0, 1.0).tolist()
         if low == high:  # all runs of one beat all of the other: that says little of further ones
             low = high = np.nan
         found.append({"a": a, "b": b, "chance": float(improvement(both)), "low": low, "high": high})
-    return pd.DataFrame(found)
+    return pd.DataFrame(found, columns=["a", "b", "chance", "low", "high"])
 
 
 def shares(scores: Mapping[str, np.ndarray], rule: Rule) -> Frame:
     """The performance profile: the share of each method's runs above each threshold."""
     cube = np.stack(list(scores.values()))
+    if not cube.size:
+        return pd.DataFrame(columns=["threshold", "method", "share", "low", "high"])
     thresholds = np.linspace(cube.min() - MARGIN, cube.max(), THRESHOLDS)
     ends = interval(cube, lambda drawn: profile(drawn, thresholds), rule)
     low, high = np.clip(ends, 0.0, 1.0)
@@ -166,4 +205,4 @@ def shares(scores: Mapping[str, np.ndarray], rule: Rule) -> Frame:
 def interval(scores: np.ndarray, statistic: Statistic, rule: Rule) -> tuple[np.ndarray, np.ndarray]:
     """The ends over other seeds; every statistic sees the same draws."""
     generator = np.random.default_rng(DRAWS)
-    return stratified(scores, statistic, generator, rule.resamples, rule.alpha)
+    return stratified(scores, statistic, generator, alpha=rule.alpha)

@@ -176,7 +176,7 @@ def card(one: Comparison) -> Context:
     return {
         "title": one.group,
         "ground": words.ground(one),
-        "headline": words.alone(one) if found is None else words.headline(found),
+        "headline": words.headline(found, one.methods, one.unlearned, one.metric),
         "sentences": [] if found is None else words.sentences(found, one.metric),
         "left_out": [*words.unlearned(one), *one.left_out],
         "bars": bars(one.methods, one.metric),
@@ -187,14 +187,15 @@ def card(one: Comparison) -> Context:
 
 def card_of_all(whole: Overall) -> Context:
     """The verdict over several tasks."""
+    found = whole.verdicts
     return {
         "title": title_of_all(whole),
         "ground": words.ground_of_all(whole),
-        "headline": words.headline(whole.verdicts),
-        "sentences": words.sentences(whole.verdicts, ""),
+        "headline": words.headline(found, whole.methods, whole.unlearned, ""),
+        "sentences": [*words.sentences(found, ""), *words.tasks_left_out(whole)],
         "left_out": whole.left_out,
         "bars": bars(whole.methods, ""),
-        "family": whole.verdicts.family,
+        "family": found.family,
         "whole": True,
     }
 

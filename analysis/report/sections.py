@@ -13,6 +13,7 @@ from analysis.report.material import SEPARATOR, Frame, Material, Record
 from analysis.report.overall import Overall
 from analysis.report.tables import NONE, Cell, Column, Table, numeric, table, text
 from analysis.report.tuning import rows
+from analysis.statistics import Outcome
 
 TASK = Column(title="task", pick=True)
 MODEL = Column(title="model", pick=True, shared=True)
@@ -27,6 +28,12 @@ def number(title: str, hint: str = "") -> Column:
     return Column(title=title, numbers=True, hint=hint)
 
 
+BEST = (
+    number("chance best", "that its true mean is the highest, by what is known of the noise"),
+    number("loses at most", "to the best method; true of all methods at once"),
+)
+
+
 def where(one: Comparison) -> list[Cell]:
     """The first cells of a row on a comparison."""
     data = one.group.split(SEPARATOR)[3:]  # where one task has several
@@ -38,7 +45,10 @@ def scores(found: list[Comparison]) -> Table:
     columns = [
         TASK, MODEL, PROTOCOL, METHOD, number("score"), number("interval"),
         Column(title="group", hint="methods that share a letter cannot be told apart"),
-        Column(title="seeds", numbers=True, shared=True),
+        *BEST, number("runs", "that came to a score"),
+        number("first decile", "the score that nine of ten runs exceed"),
+        number("collapsed", "runs at or below the score of one answer to all, or diverged; "
+                            "with the largest share that is still likely, one-sided 95 %"),
         Column(title="examples", numbers=True, shared=True), Column(title="metric", shared=True),
     ]  # fmt: skip
     return table("scores", columns, (row for one in found for row in score_rows(one)))
@@ -53,10 +63,24 @@ def score_rows(one: Comparison) -> Iterator[list[Cell]]:
             numeric(row["mean"], lambda value: words.score(value, one.metric)),
             ends(row["low"], row["high"], one.metric),
             text(row["letters"] or None),
+            *best_cells(row, one.metric),
             numeric(row["seeds"]),
+            numeric(row["decile"], lambda value: words.score(value, one.metric)),
+            Cell(
+                text=f"{row['fallen']} (up to {words.share(row['fallen_most'])})",
+                key=float(row["fallen"]),
+            ),
             numeric(one.examples, lambda value: f"{value:,}"),
             text(one.metric),
         ]
+
+
+def best_cells(row: Record, metric: str) -> list[Cell]:
+    """The chance that a method is the best, and what choosing it loses at most."""
+    return [
+        numeric(row["chance_best"], words.share),
+        numeric(row["loses"], lambda value: words.score(value, metric)),
+    ]
 
 
 def ends(low: float, high: float, metric: str) -> Cell:
@@ -68,9 +92,10 @@ def ends(low: float, high: float, metric: str) -> Cell:
 def over_tasks(found: list[Overall]) -> Table:
     """Every method over all tasks that it shares with others."""
     columns = [
-        MODEL, PROTOCOL, METHOD, number("mean", "of all seeds and tasks"),
-        number("interval", "over seeds and examples"), Column(title="group"),
-        number("interquartile mean", "of the middle half of all runs on all tasks"),
+        MODEL, PROTOCOL, METHOD, number("mean", "over tasks, weighted as the verdict says"),
+        number("interval", "over seeds and examples"), Column(title="group"), *BEST,
+        number("interquartile mean", "of the middle half of all runs on all tasks, each in "
+                                     "standard deviations from the mean of its task"),
         number("its interval", "over seeds"),
         Column(title="tasks", shared=True), Column(title="seeds", numbers=True, shared=True),
     ]  # fmt: skip
@@ -87,11 +112,22 @@ def whole_rows(one: Overall) -> Iterator[list[Cell]]:
             numeric(row["mean"], lambda value: words.score(value, "")),
             ends(row["low"], row["high"], ""),
             text(row["letters"] or None),
-            numeric(row["iqm"], lambda value: words.score(value, "")),
-            ends(row["iqm_low"], row["iqm_high"], ""),
+            *best_cells(row, ""),
+            numeric(row["iqm"], deviations),
+            deviation_ends(row["iqm_low"], row["iqm_high"]),
             text(", ".join(one.tasks)),
             numeric(len(one.seeds)),
         ]
+
+
+def deviations(value: float) -> str:
+    """A score in standard deviations."""
+    return f"{value:+.2f}".replace("-", words.MINUS)
+
+
+def deviation_ends(low: float, high: float) -> Cell:
+    """An interval of scores in standard deviations."""
+    return numeric(low, lambda value: f"{deviations(value)} to {deviations(high)}")
 
 
 def chances(found: list[Overall]) -> Table:
@@ -129,9 +165,9 @@ def pairs(found: list[Comparison]) -> Table:
     """Every pair of methods that was compared."""
     columns = [
         TASK, MODEL, PROTOCOL, Column(title="higher", pick=True), Column(title="lower", pick=True),
-        number("difference"), number("interval", "of this pair alone"),
-        number("p, Holm", "adjusted for all pairs of the task"),
-        number("visible", "the smallest true difference that would have been seen"),
+        number("difference"), number("interval", "all intervals of the task hold at once"),
+        number("p", "adjusted for all pairs of the task"),
+        Column(title="seeds", numbers=True, shared=True, hint="that both methods have"),
         number("wins", "share of seeds in which the first is better, ties half"),
         number("d", "the difference in standard deviations over seeds, Hedges' correction"),
         Column(title="verdict", pick=True),
@@ -143,26 +179,23 @@ def pair_rows(one: Comparison) -> Iterator[list[Cell]]:
     """The rows of one comparison."""
     if one.verdicts is None:
         return
-    apart = words.decided(one.verdicts.pairs)
-    for row, differ in zip(one.verdicts.pairs.to_dict("records"), apart, strict=True):
-        verdict = "differ" if differ else row["verdict"]
+    for row in one.verdicts.pairs.to_dict("records"):
+        within = row["within"] and row["outcome"] != Outcome.SAME
+        verdict = f"{row['outcome']}{', within margin' if within else ''}"
         yield [
             *where(one),
             text(row["a"]),
             text(row["b"]),
             numeric(row["difference"], lambda value: words.score(value, one.metric)),
             ends(row["low"], row["high"], one.metric),
-            numeric(row["p_holm"], lambda value: "< 0.0001" if value < 1e-4 else f"{value:.4f}"),
-            numeric(row["visible"], lambda value: visible(value, one.metric)),
+            numeric(
+                row["p_adjusted"], lambda value: "< 0.0001" if value < 1e-4 else f"{value:.4f}"
+            ),
+            numeric(row["seeds"]),
             numeric(row["superiority"], words.share),
             numeric(row["d"], lambda value: f"{value:.1f}".replace("-", words.MINUS)),
-            text(verdict, strong=bool(differ)),
+            text(verdict, strong=row["outcome"] in (Outcome.BETTER, Outcome.WORSE)),
         ]
-
-
-def visible(value: float, metric: str) -> str:
-    """A visible difference, which may be none."""
-    return "none" if value == float("inf") else words.score(value, metric)
 
 
 def tuned(material: Material) -> Table:

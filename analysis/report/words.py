@@ -3,21 +3,17 @@
 import math
 from collections.abc import Iterable, Sequence
 
+from analysis.decisions import MIN_SEEDS
 from analysis.family import EXACT, count
 from analysis.report.comparisons import Comparison, undecided
 from analysis.report.material import Frame
 from analysis.report.overall import Overall
 from analysis.report.tables import NONE
-from analysis.statistics import Verdicts
+from analysis.scales import RAW, scale
+from analysis.statistics import Outcome, Verdicts
 
-RAW = ("NIST", "CIDEr")  # metrics that are no shares of one
 LISTED = 6  # claims that are read out; of more the table tells
 NO_BREAK, MINUS = "\u00a0", "\u2212"
-
-
-def scale(metric: str) -> float:
-    """By what a score is multiplied to be read."""
-    return 1.0 if metric in RAW else 100.0
 
 
 def score(value: float | None, metric: str) -> str:
@@ -41,7 +37,7 @@ def share(value: float) -> str:
 
 def between(low: float, high: float, metric: str) -> str:
     """An interval of scores."""
-    if math.isnan(low):
+    if math.isnan(low) or math.isinf(low):
         return NONE
     # Where nothing varied it is not known where else the score might lie.
     return NONE if low == high else f"{score(low, metric)} to {score(high, metric)}"
@@ -54,17 +50,80 @@ def joined(names: Iterable[str], last: str = "and") -> str:
 
 
 def told(one: Comparison) -> list[str]:
-    """All that is said of one comparison."""
+    """All that is said of one comparison, what to use first."""
     found = one.verdicts
-    said = [alone(one)] if found is None else [headline(found), *sentences(found, one.metric)]
-    return [*said, *unlearned(one), *one.left_out]
+    said = [] if found is None else sentences(found, one.metric)
+    first = headline(found, one.methods, one.unlearned, one.metric)
+    return [first, *said, *unlearned(one), *one.left_out]
 
 
-def headline(found: Verdicts) -> str:
-    """The verdict in one sentence."""
-    pairs = found.pairs
-    if undecided(pairs).all():
+def headline(found: Verdicts | None, methods: Frame, unlearned: Sequence[str], metric: str) -> str:
+    """The method to use: the cheapest of those that lose at most the margin to the best one.
+
+    If none is sure to lose so little, the most likely best one and what a cheaper one may lose.
+    Methods that are not shown to have learned anything are never named.
+    """
+    if found is None:
+        return alone(methods)
+    if undecided(found.pairs).all():
         return "Nothing can be decided."
+    if len(unlearned) == len(methods):
+        return "No method is shown to have learned anything, so none is recommended."
+    if found.rule.against is not None:
+        return against(found)
+    learned = methods[~methods["method"].isin(unlearned)].set_index("method")
+    near = learned[learned["loses"] <= (found.margin or 0.0)]
+    if not near.empty:
+        return use(near, found, metric)
+    likely = learned["chance_best"].fillna(learned["mean"]).idxmax()
+    return " ".join(
+        [most_likely(likely, learned, metric), *cheaper(likely, found, learned, metric)]
+    )
+
+
+def use(near: Frame, found: Verdicts, metric: str) -> str:
+    """Which method to use, of those [method] that lose little or nothing to the best."""
+    name = near.sort_values(["trained", "mean"], ascending=[True, False]).index[0]
+    loses = near.loc[name, "loses"]
+    most = f"at most {points(loses, metric)}" if loses > 0 else "nothing"
+    if len(near) == 1:
+        return f"Use {name}: beside the best method it loses {most}."
+    return (
+        f"Use {name}: of the {len(near)} methods that lose at most "
+        f"{points(found.margin or 0.0, metric)} to the best it trains the fewest parameters "
+        f"({quantity(near.loc[name, 'trained'])}). It loses {most}."
+    )
+
+
+def most_likely(name: str, learned: Frame, metric: str) -> str:
+    """Which method is most likely the best, if none is sure to be near it."""
+    chance, loses = learned.loc[name, "chance_best"], learned.loc[name, "loses"]
+    if math.isnan(chance):
+        return f"{name} has the highest mean."
+    return (
+        f"{name} is the most likely best method ({share(chance)}); it may lose up to "
+        f"{points(loses, metric)}."
+    )
+
+
+def cheaper(likely: str, found: Verdicts, learned: Frame, metric: str) -> list[str]:
+    """The cheapest method that is not shown to be worse, and what it may lose."""
+    fit = learned.loc[[name for name in best(found) if name in learned.index]]
+    fit = fit[fit["trained"] < learned.loc[likely, "trained"]]
+    if fit.empty:
+        return []
+    name = fit["trained"].idxmin()
+    loses = fit.loc[name, "loses"]
+    most = "" if math.isnan(loses) else f", but may lose up to {points(loses, metric)}"
+    return [
+        f"Of those not shown to be worse, {name} trains the fewest parameters "
+        f"({quantity(fit.loc[name, 'trained'])}){most}."
+    ]
+
+
+def summary(found: Verdicts) -> str:
+    """The verdict on all pairs in one sentence."""
+    pairs = found.pairs
     apart = decided(pairs)
     if not apart.any():
         known = (
@@ -73,8 +132,6 @@ def headline(found: Verdicts) -> str:
         if found.rule.against is not None and len(found.methods) > 2:
             return f"None of the others can be told apart from {found.rule.against}."
         return f"{known} cannot be told apart."
-    if found.rule.against is not None:
-        return against(found)
     top = best(found)
     if len(top) == 1:
         rest = len(found.methods) - 1
@@ -88,6 +145,8 @@ def headline(found: Verdicts) -> str:
 def against(found: Verdicts) -> str:
     """How many methods differ from the one that they are compared with; no others are."""
     rows, whom = records(found), found.rule.against
+    if not rows:
+        return summary(found)
     more = sum(losing(row) == whom for row in rows)
     told = [
         f"{number} {'is' if number == 1 else 'are'} {word} than {whom}"
@@ -101,7 +160,7 @@ def against(found: Verdicts) -> str:
 
 def decided(pairs: Frame) -> Frame:
     """Of which pairs one is better."""
-    return pairs["verdict"].str.contains(" is better than ", regex=False) & ~undecided(pairs)
+    return pairs["outcome"].isin([Outcome.BETTER, Outcome.WORSE])
 
 
 def best(found: Verdicts) -> list[str]:
@@ -118,32 +177,74 @@ def records(found: Verdicts) -> list[dict]:
 
 def winning(row: dict) -> str:
     """The better one of a pair that differs."""
-    return row["a"] if row["difference"] > 0 else row["b"]
+    return row["a"] if row["outcome"] == Outcome.BETTER else row["b"]
 
 
 def losing(row: dict) -> str:
     """The other one."""
-    return row["b"] if row["difference"] > 0 else row["a"]
+    return row["b"] if row["outcome"] == Outcome.BETTER else row["a"]
 
 
 def sentences(found: Verdicts, metric: str) -> list[str]:
-    """What was found: who is better than whom, who cannot be told apart, what was visible."""
+    """Who is better than whom, who is the same, who cannot be told apart, what could be seen."""
     if undecided(found.pairs).all():
         return [why_undecided(found)]
-    if not decided(found.pairs).any():
-        return visible(found, metric)
-    return [*better(found, metric), *alike(found), *visible(found, metric)]
+    said = [] if found.rule.against and decided(found.pairs).any() else [summary(found)]
+    if decided(found.pairs).any():
+        said += [*better(found, metric), *alike(found)]
+    return [*said, *same(found, metric), *detectable(found, metric), *held(found, metric)]
 
 
 def why_undecided(found: Verdicts) -> str:
     """Why nothing could have been decided."""
-    pairs = found.pairs["verdict"].iloc[0].rpartition(": ")[2]
+    seeds = int(found.pairs["seeds"].max())
     if found.rule.test == "crossed":
-        return "With one seed nothing is known of how seeds differ, so no verdict is possible."
+        have = "With no seed in common" if seeds == 0 else f"With {count(seeds, 'common seed')}"
+        return (
+            f"{have} too little is known of how seeds differ: a verdict takes {MIN_SEEDS}, and "
+            "five or more to see much."
+        )
     return (
-        f"The exact test has {pairs} of runs for {count(len(found.pairs), 'comparison')}: even if "
-        f"every pair pointed the same way, p would stay above {found.rule.alpha}."
+        f"The exact test has {count(seeds, 'pair')} of runs for "
+        f"{count(len(found.pairs), 'comparison')}: even if every pair pointed the same way, p "
+        f"would stay above {found.rule.alpha}."
     )
+
+
+def same(found: Verdicts, metric: str) -> list[str]:
+    """Which pairs are the same within the margin."""
+    if found.margin is None or found.rule.test in EXACT:
+        return []
+    pairs, most = found.pairs, points(found.margin, metric)
+    alike = pairs[pairs["within"]]
+    if len(alike) == len(pairs):
+        whom = "The two methods are" if len(pairs) == 1 else "All pairs are"
+        return [f"{whom} the same within {most}."]
+    if alike.empty:
+        return [f"No pair is shown to be the same within {most}."]
+    if len(alike) > LISTED:
+        return [f"{len(alike)} of {len(pairs)} pairs are the same within {most}."]
+    listed = joined(f"{a} and {b}" for a, b in alike[["a", "b"]].to_numpy())
+    return [f"The same within {most}: {listed}."]
+
+
+def held(found: Verdicts, metric: str) -> list[str]:
+    """What the second verdict changes, in which lost runs are scored as one answer to all."""
+    if found.at_floor is None:
+        return []
+    said = [
+        f"{row['a']} and {row['b']}: {row['note']}."
+        for row in found.pairs.to_dict("records")
+        if row["note"] and row["outcome"] != Outcome.UNDECIDABLE
+    ]
+    own = {(winning(row), losing(row)) for row in records(found)}
+    more = [row for row in records(found.at_floor) if (winning(row), losing(row)) not in own]
+    said += [
+        f"With lost runs scored as one answer to all, {winning(row)} is better than {losing(row)}, "
+        f"by {points(abs(row['difference']), metric)}."
+        for row in more
+    ]
+    return said
 
 
 def better(found: Verdicts, metric: str) -> list[str]:
@@ -201,25 +302,26 @@ def order(letter: str) -> tuple[int, str]:
     return int(letter[1:] or 0), letter[0]
 
 
-def visible(found: Verdicts, metric: str) -> list[str]:
-    """From which difference on two methods would have been told apart, where that is known."""
-    return [] if found.rule.test in EXACT else [seen(found, metric)]
-
-
-def seen(found: Verdicts, metric: str) -> str:
-    """The difference that would have been seen."""
-    sizes = [size for size in found.pairs["visible"].tolist() if not math.isnan(size)]
-    if not sizes:
-        return "Nothing varied, so it is not known which difference could have been seen."
-    if math.isinf(max(sizes)):
-        return "Of some pairs no difference, however large, could have been seen."
-    chance = f"{100 * found.rule.power:.0f}{NO_BREAK}%"
-    whose = "" if len(sizes) == len(found.pairs) else " whose difference varied"
+def detectable(found: Verdicts, metric: str) -> list[str]:
+    """The true difference that would have been found, as far as the noise is known."""
+    if found.rule.test in EXACT:
+        return []
+    low, high = found.detectable
+    chance = share(found.rule.power)
     whom = "any two" if found.rule.against is None else f"{found.rule.against} and any other"
-    return (
-        f"A true difference of {points(max(sizes), metric)} between {whom}{whose} would have been "
-        f"seen with a chance of {chance}."
-    )
+    if math.isnan(low):
+        return ["Nothing varied, so it is not known which difference could have been seen."]
+    if math.isinf(low):
+        return [f"No difference that is possible would have been found with {chance} power."]
+    if math.isinf(high):
+        return [
+            f"{chance} power to find a true difference between {whom} takes {points(low, metric)} "
+            "or more; how much more, these seeds cannot tell."
+        ]
+    ends = points(low, metric)
+    if points(high, metric) != ends:
+        ends = f"{ends.split(NO_BREAK)[0]} to {points(high, metric)}"
+    return [f"There was {chance} power to find a true difference of {ends} between {whom}."]
 
 
 def unlearned(one: Comparison) -> list[str]:
@@ -239,16 +341,38 @@ def ground(one: Comparison) -> str:
 
 def ground_of_all(whole: Overall) -> str:
     """What a verdict over tasks rests on."""
-    several = f", which are {joined(whole.metrics)}" if len(whole.metrics) > 1 else ""
-    seeds = count(len(whole.seeds), "seed")
-    return f"{len(whole.tasks)} tasks, {seeds}, mean of their scores{several}"
+    weights = joined(f"{task} {share(weight)}" for task, weight in whole.weights.items())
+    return (
+        f"{len(whole.tasks)} tasks, {joined(whole.metrics)}; weighted mean of their scores, so "
+        f"that the noise of no task outweighs the others': {weights}"
+    )
 
 
-def alone(one: Comparison) -> str:
+def tasks_left_out(whole: Overall) -> list[str]:
+    """Which claims over all tasks hang on one of them."""
+    own = claims(whole.verdicts)
+    said = []
+    for task, found in whole.without.items():
+        gone = [f"{a} over {b}" for a, b in sorted(own - claims(found))]
+        new = [f"{a} over {b}" for a, b in sorted(claims(found) - own)]
+        parts = [
+            *([f"no more {joined(gone)}"] if gone else []),
+            *([f"also {joined(new)}"] if new else []),
+        ]
+        said.append(f"Without {task}: {'; '.join(parts) if parts else 'the same claims'}.")
+    return said
+
+
+def claims(found: Verdicts) -> set[tuple[str, str]]:
+    """The pairs of better and worse."""
+    return {(winning(row), losing(row)) for row in records(found)}
+
+
+def alone(methods: Frame) -> str:
     """What is said where there is nothing to compare."""
-    if len(one.methods) > 1:
+    if len(methods) > 1:
         return "Nothing is compared here."
-    return f"{one.methods['method'].iloc[0]} stands alone; there is nothing to compare it with."
+    return f"{methods['method'].iloc[0]} stands alone; there is nothing to compare it with."
 
 
 def quantity(value: float | None) -> str:
