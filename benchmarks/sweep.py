@@ -27,7 +27,7 @@ from peers import PEERS, Collate, Loop, pad_of, rows_of, trainer_of
 from torch import Tensor
 
 from experiments.config import Run
-from experiments.job import subset
+from experiments.job import FIXED, subset
 from experiments.models import read_tokenizer
 from experiments.training import Plan
 
@@ -96,7 +96,7 @@ def peer_cell(name: str, run: Run, out: Path) -> float:
     """One run of a peer from reading its data to its score."""
     peer, train, data = PEERS[name], run.train, run.task.load(run.data)
     tokenizer = read_tokenizer(run.model.folder(), run.model.config().vocab_size)
-    split = subset(data.train, train.examples)
+    split = subset(data.train, train.examples, FIXED)
     rows = rows_of(run.task.encode(tokenizer, split, train.max_length))
     steps = train.total_steps(-(-len(rows) // train.batch_size))
     plan = Plan(train, run.variant.lr * run.model.lr_scale, steps)

@@ -14,6 +14,10 @@ from omegaconf.errors import OmegaConfBaseException
 # What decides where and how a run is carried out, and not what comes out of it.
 NOT_IDENTITY = ("tracker", "study", "train.device", "train.checkpoint_every", "train.log_every")
 
+# Settings that are newer than some results, with the value that is how runs were before. With it
+# a run is what it was, under the same name.
+LATER = {"train.subset": "fixed"}
+
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a run, described as plain data, that can change its result."""
@@ -24,6 +28,10 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
             kept.get(section, {}).pop(key, None)
         else:
             kept.pop(section, None)
+    for path, before in LATER.items():
+        section, _, key = path.partition(".")
+        if kept.get(section, {}).get(key) == before:
+            kept[section].pop(key)
     return kept
 
 

@@ -1,5 +1,6 @@
 """A run with everything it needs in memory: data read, model adapted, batches laid out."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from experiments.tasks.base import Data, Split
 from experiments.training import Plan, Train
 from variants.base import adapter_layers
 
-SUBSET_SEED = 0  # which examples `train.examples` keeps is part of the data, not of the run
+FIXED = 0  # seeds the rows that `train.examples` keeps, where all runs train on the same
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Job:
     data: Data
     loaded: Loaded
     examples: Encoded  # what is trained on
+    rows: str  # a hash of the rows that are trained on
     batches: Batches
     plan: Plan
 
@@ -50,14 +52,14 @@ def start(run: Run, data: Data) -> Job:
     if train.engine == "packed" and device.type == "cpu":
         kernels.load(PRECISIONS[train.precision])  # and let no step wait for them
     run.task.check(loaded, data, train)
-    chosen = subset(data.train, train.examples)
+    chosen = subset(data.train, train.examples, run.seed if train.subset == "per_seed" else FIXED)
     examples = run.task.encode(loaded.tokenizer, chosen, train.max_length)
     if train.prefix_cache:
         examples = with_prefix(examples, loaded.model)
     batches = Batches(examples, train.batch_size, train.accumulate, run.seed, world)
     total = train.total_steps(batches.steps_per_epoch)
     plan = Plan(train, run.variant.lr * run.model.lr_scale, total)
-    return Job(run, device, data, loaded, examples, batches, plan)
+    return Job(run, device, data, loaded, examples, rows_hash(chosen), batches, plan)
 
 
 def products(train: Train, device: torch.device, loaded: Loaded) -> str:
@@ -128,12 +130,17 @@ def check_function(adapter: saved.Adapter, run: Run, backbone: nn.Module) -> Non
     )
 
 
-def subset(split: Split, examples: int | None) -> Split:
-    """A random subset of this size, the same for every run, in the order of the file."""
+def subset(split: Split, examples: int | None, seed: int) -> Split:
+    """A random subset of this size, in the order of the file; methods share it at one seed."""
     if examples is None or examples >= len(split):
         return split
-    chosen = numpy_generator(SUBSET_SEED, "subset").permutation(len(split))[:examples]
+    chosen = numpy_generator(seed, "subset").permutation(len(split))[:examples]
     return split.take(np.sort(chosen))
+
+
+def rows_hash(split: Split) -> str:
+    """A hash of the numbers of a split's rows in its file."""
+    return hashlib.sha256(np.ascontiguousarray(split.ids, dtype=np.int64).tobytes()).hexdigest()
 
 
 def fingerprint(run: Run, data: Data) -> dict[str, Any]:

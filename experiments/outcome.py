@@ -111,6 +111,7 @@ def count_examples(job: Job, evaluated: dict[str, Evaluated]) -> dict[str, Any]:
         "source": {name: split.origin for name, split in splits.items()},
         "available": {name: len(split) for name, split in splits.items()},
         "trained_on": len(job.examples),
+        "rows": job.rows,
         "skipped": {name: split.skipped for name, split in splits.items() if split.skipped},
         "truncated": {
             "train": job.examples.truncated,

@@ -27,6 +27,9 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 }
 
 
+SUBSETS = ("fixed", "per_seed")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Train:
     """How a run trains; a step is an optimiser step."""
@@ -34,7 +37,8 @@ class Train:
     epochs: float  # length of the run
     batch_size: int  # examples per step
     accumulate: int  # parts a batch is computed in; changes memory, not the gradient
-    examples: int | None  # a fixed random subset of the train split; null: all of it
+    examples: int | None  # a random subset of the train split; null: all of it
+    subset: str  # fixed: the same subset in every run; per_seed: drawn by the run's seed
     max_length: int  # tokens; longer texts are cut and counted
     head_lr: float  # the task head's rate, the same for every method
     weight_decay: float  # on matrices; never on norms and biases
@@ -82,7 +86,9 @@ class Train:
             raise ValueError(
                 f"train.device must be auto, cpu, cuda or cuda:NUMBER, got '{self.device}'."
             )
-        choices = {"precision": PRECISIONS, "schedule": SCHEDULES, "engine": NAMES}
+        choices = {
+            "subset": SUBSETS, "precision": PRECISIONS, "schedule": SCHEDULES, "engine": NAMES,
+        }  # fmt: skip
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(

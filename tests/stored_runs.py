@@ -41,7 +41,7 @@ RESULT: dict[str, Any] = {
         "tracker": {"group": None, "tags": []},
         "start": None,
     },
-    "examples": {"trained_on": 2000},
+    "examples": {"trained_on": 2000, "rows": "f" * 64},
     "fingerprint": {"data": {"train": "a" * 64, "dev": "b" * 64}, "model": "c" * 64},
     "provenance": {
         "finished": "2026-01-01T00:00:00+00:00",

@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments.api import composed
 from experiments.config import Run, describe, read, schema
-from experiments.identity import NOT_IDENTITY, cell_id, identity
+from experiments.identity import NOT_IDENTITY, cell_id, identity, plain
 from experiments.tasks.tables import HubFiles
 from experiments.training import Train
 
@@ -304,6 +304,12 @@ def test_the_folder_does_not_depend_on_the_order_of_keys():
     other = OmegaConf.create(reverse(PLAIN))
     assert list(other) == list(reversed(list(PLAIN)))
     assert cell_id(_root_=other) == NAME
+
+
+def test_a_setting_newer_than_a_run_leaves_its_name_as_long_as_nothing_changes() -> None:
+    fixed, drawn = (composed("seed=0", f"train.subset={name}") for name in ("fixed", "per_seed"))
+    assert "subset" not in identity(plain(fixed, resolve=True))["train"]
+    assert cell_id(_root_=fixed) != cell_id(_root_=drawn)
 
 
 def test_the_identity_leaves_the_description_of_the_run_as_it_is():

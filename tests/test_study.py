@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 from conftest import Answer
 from omegaconf import OmegaConf
+from small_studies import SMALL, Folders, folders, grid, rate, study
 
 from experiments.api import composed
 from experiments.config import build, read
@@ -24,7 +25,7 @@ from experiments.study import plan as planning
 from experiments.study.cells import Cell, Outcome, Trial
 from experiments.study.command import again, begin
 from experiments.study.conduct import conduct
-from experiments.study.design import TUNING_SEED, Study, log_grid
+from experiments.study.design import TUNING_SEED, log_grid
 from experiments.study.forecast import forecast
 from experiments.study.plan import Plan
 from experiments.study.publish import publish, without_texts
@@ -32,40 +33,7 @@ from experiments.study.summary import Row, Summary, difference
 from experiments.study.workers import Workers, told, visible
 
 ROOT = Path(__file__).parents[1]
-SMALL = [
-    "data.train=64", "data.dev=32", "train.epochs=2", "train.batch_size=16", "train.log_every=1",
-    "tracker.mode=disabled", "train.device=cpu",
-]  # fmt: skip
-
-
-def study(**changes) -> Study:
-    section = OmegaConf.load(ROOT / "conf/study/common.yaml")
-    known = {"methods": {"lora": [], "vera": []}, "tasks": {"sst2": []}, "overrides": SMALL}
-    return build("study", OmegaConf.merge(section, known | changes))
-
-
-def grid(points: int = 3, **others) -> dict:
-    return {"axes": {"variant.lr": {"decades": 2.0, "points": points}}} | others
-
-
-class Folders(dict[Cell, Outcome]):
-    """What the folders of cells would say, without any."""
-
-    def score(self, cells: list[Cell], of: Callable[[Cell], float | None]) -> None:
-        for cell in cells:
-            known = of(cell)
-            self[cell] = Outcome("complete" if known is not None else "diverged", "no", known)
-
-
-@pytest.fixture
-def folders(monkeypatch: pytest.MonkeyPatch) -> Folders:
-    known = Folders()
-    monkeypatch.setattr(Cell, "outcome", lambda cell: known.get(cell, Outcome("waiting")))
-    return known
-
-
-def rate(cell: Cell) -> float:
-    return float(cell.point[0].partition("=")[2])
+__all__ = ["folders"]  # a fixture
 
 
 def rate_or(cell: Cell, value: float) -> float:
@@ -163,11 +131,17 @@ def test_a_cell_lies_where_its_command_would_put_it() -> None:
     [
         ({"methods": None}, r"study\.methods must name at least one\."),
         ({"protocols": ["dirty"]}, r"study\.protocols must be of clean, paper, got 'dirty'\."),
-        ({"search": "random"}, r"study\.search must be grid or optuna, got 'random'\."),
+        (
+            {"search": "random"},
+            r"study\.search must be one of grid, sample, optuna, got",
+        ),
         ({"seeds": 0}, r"study\.seeds must be positive, got 0\."),
         ({"overrides": ["seed=3"]}, r"A study chooses seed itself, so 'seed=3' has no place"),
         ({"axes": {"variant.rank": []}}, r"study\.axes\.variant\.rank must be a list of values"),
-        ({"axes": {"variant.rank": [4, 8]}, "extend": 1}, r"study\.extend needs a single axis"),
+        (
+            {"axes": {"variant.rank": [4, 8]}, "extend": 1},
+            r"study\.extend needs a grid of a single axis",
+        ),
     ],
 )
 def test_a_study_that_makes_no_sense_is_refused(changes: dict, message: str) -> None:
@@ -393,7 +367,7 @@ def test_a_study_is_carried_out_once_and_says_what_came_out(
         assert row["edge"] in ("at the low edge", "at the high edge")
     place = publish(plan)
     kept = sorted(path.name for path in place.rglob("*") if path.is_file())
-    assert kept == ["predictions.parquet"] * 4 + ["result.json"] * 8 + ["summary.json"]
+    assert kept == ["predictions.parquet"] * 8 + ["result.json"] * 8 + ["summary.json"]
     again_ = Plan(plan.study, "mine", [])
     assert conduct(again_)
     assert results == {path: path.stat().st_mtime_ns for path in results}

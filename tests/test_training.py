@@ -142,6 +142,21 @@ def test_seeds_give_other_batches_other_heads_and_other_dropout(
     assert not any(torch.equal(adapters[0][name], adapters[1][name]) for name in names)
 
 
+def test_the_rows_trained_on_are_those_of_all_runs_or_of_one_seed(
+    tiny_run: Callable[..., Run],
+) -> None:
+    few = "train.examples=32"
+    fixed = {seed: begin(tiny_run("lora", few, f"seed={seed}")).rows for seed in (0, 1)}
+    assert fixed[0] == fixed[1]
+    drawn = {
+        (variant, seed): begin(tiny_run(variant, few, "train.subset=per_seed", f"seed={seed}")).rows
+        for variant in ("lora", "vera")
+        for seed in (0, 1)
+    }
+    assert drawn["lora", 0] == drawn["vera", 0] != drawn["lora", 1] == drawn["vera", 1]
+    assert begin(tiny_run("lora")).rows == begin(tiny_run("lora", "train.subset=per_seed")).rows
+
+
 def test_an_epoch_sees_every_example_once_and_epochs_differ(tiny_run: Callable[..., Run]) -> None:
     batches = begin(tiny_run("lora", "train.batch_size=24")).batches
     steps = batches.steps_per_epoch

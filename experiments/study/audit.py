@@ -34,6 +34,7 @@ def of_run(result: Mapping[str, Any]) -> dict[str, Any]:
         "parameters of the head": cost["parameters"]["head"],
         "rows of the train split": result["fingerprint"]["data"]["train"][:12],
         "trained on": result["examples"]["trained_on"],
+        "rows trained on": result["examples"].get("rows", "not recorded")[:12],
         "weights": result["fingerprint"]["model"][:12],
         "code": ", ".join(
             code[:12] for code in (*provenance.get("earlier_code", []), provenance["code"])

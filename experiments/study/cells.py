@@ -84,6 +84,7 @@ class Trial:
     point: Point
     cells: tuple[Cell, ...]
     score: float | None  # none: a run failed or diverged, or is not done
+    scores: tuple[float, ...] = ()  # of its cells, once all of them have one
 
 
 @dataclass(frozen=True)
@@ -107,11 +108,16 @@ class Arm:
         """The method's own value of a setting."""
         return OmegaConf.select(self.config, key, throw_on_missing=True)
 
-    def cell(self, stage: str, point: Point, seed: int) -> Cell:
-        """The run of this arm with these settings and this seed."""
+    def cell(self, stage: str, point: Point, seed: int, redraw: bool = False) -> Cell:
+        """The run of this arm with these settings and this seed.
+
+        With `redraw` the rows that it is selected by are drawn by its seed.
+        """
         key = (stage, point, seed)
         if key not in self.cells:
             staged = () if self.protocol == "paper" else (f"protocol.stage={stage}",)
+            if redraw and staged:
+                staged = (*staged, f"protocol.seed={seed}")
             settings = (*staged, *point, f"seed={seed}")
             config = self.changed(settings)
             HydraConfig.instance().set_config(config)

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-SEARCHES = ("grid", "optuna")
+SEARCHES = ("grid", "sample", "optuna")
+TUNINGS = ("plain", "race")
 # What the cells of a study set themselves.
 TAKEN = ("variant", "task", "protocol", "seed", "start", "study")
 TUNING_SEED = 1000  # the first seed of a trial; those that are reported count from 0
@@ -25,8 +26,10 @@ class Study:
     begin: dict[str, str]  # paper: task -> task whose adapter it starts from
     # Setting -> {decades, points} around each method's own value, or values; null: RATE.
     axes: dict[str, Any] | None
-    search: str  # grid: every point; optuna: as many trials, each chosen by those before
+    own_axes: dict[str, dict[str, Any]]  # method -> further axes of its own, or other values
+    search: str  # grid: every point; sample: spread over the space; optuna: chosen by those before
     trials: int | None  # points a method is tried at; null: as many as the grid has
+    tuning: str  # plain: tuning_seeds runs of each point; race: one, and two more at the best two
     tuning_seeds: int  # runs of each point
     seeds: int  # runs of the chosen point
     extend: int  # further points for all methods of a task, while a best one lies at an edge
@@ -51,8 +54,24 @@ class Study:
             raise ValueError(
                 f"study.match must be one of {', '.join(self.methods)}, got '{self.match}'."
             )
-        if self.search not in SEARCHES:
-            raise ValueError(f"study.search must be {' or '.join(SEARCHES)}, got '{self.search}'.")
+        for name, known in (("search", SEARCHES), ("tuning", TUNINGS)):
+            if (value := getattr(self, name)) not in known:
+                raise ValueError(f"study.{name} must be one of {', '.join(known)}, got '{value}'.")
+        if self.tuning == "race" and self.tuning_seeds != 1:
+            raise ValueError(
+                "study.tuning=race decides itself how often a point is tried: leave "
+                f"study.tuning_seeds at 1, got {self.tuning_seeds}."
+            )
+        if self.search == "grid" and self.trials is not None:
+            raise ValueError(
+                "study.search=grid tries every point; study.trials is for sample and optuna."
+            )
+        if self.search == "sample" and self.trials is None:
+            raise ValueError("study.search=sample needs study.trials, the same for every method.")
+        for method in self.own_axes:
+            if method not in self.methods:
+                near = ", ".join(self.methods)
+                raise ValueError(f"study.own_axes must name one of {near}, got '{method}'.")
         for name in ("tuning_seeds", "seeds", "cells", "cells_per_gpu", "trials", "memory"):
             value = getattr(self, name)
             if value is not None and value <= 0:
@@ -61,10 +80,12 @@ class Study:
             raise ValueError(f"study.extend must not be negative, got {self.extend}.")
         if self.parameters < 1:
             raise ValueError(f"study.parameters must be at least 1, got {self.parameters}.")
-        for key, axis in self.tuned.items():
-            check_axis(key, axis)
-        if self.extend and (len(self.tuned) != 1 or any(map(is_list, self.tuned.values()))):
-            raise ValueError("study.extend needs a single axis, with decades and points.")
+        for method in self.methods:
+            for key, axis in self.axes_of(method).items():
+                check_axis(key, axis)
+        single = len(self.tuned) == 1 and not any(map(is_list, self.tuned.values()))
+        if self.extend and (not single or self.own_axes or self.search == "sample"):
+            raise ValueError("study.extend needs a grid of a single axis, with decades and points.")
         for override in self.overrides:
             check_free(override)
 
@@ -72,6 +93,10 @@ class Study:
     def tuned(self) -> dict[str, Any]:
         """The axes, or the learning rate's where none are named."""
         return RATE if self.axes is None else self.axes
+
+    def axes_of(self, method: str) -> dict[str, Any]:
+        """The axes of one method: those of all, and its own."""
+        return {**self.tuned, **self.own_axes.get(method, {})}
 
     def method(self, name: str) -> list[str]:
         """The overrides that make a cell one of this method."""

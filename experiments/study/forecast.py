@@ -12,6 +12,7 @@ from rich.table import Table
 from experiments.config import read
 from experiments.job import Job, start
 from experiments.processor import multiplying, restored
+from experiments.study import race
 from experiments.study.cells import Arm
 from experiments.study.plan import Plan
 from experiments.study.workers import Workers
@@ -62,7 +63,7 @@ def forecast(plan: Plan) -> None:
 def expected(plan: Plan) -> list[tuple[Arm, int]]:
     """Every arm and the number of its runs, first those that others begin with.
 
-    The trials of a grid that grows are not foreseen.
+    The trials of a grid that grows are not foreseen, nor runs at a second best point.
     """
     study = plan.study
     arms = [arm for arms in plan.groups.values() for arm in arms]
@@ -73,15 +74,14 @@ def expected(plan: Plan) -> list[tuple[Arm, int]]:
     }
     found = [(arm, 1) for arm in begun.values()]
     for arm in arms:
-        searched = study.search == "optuna" and study.trials
-        trials = searched or len(plan.line(arm, (0, 0)))
-        found.append((arm, trials * study.tuning_seeds + study.seeds))
+        more = 2 * race.MORE if study.tuning == "race" else 0
+        found.append((arm, plan.points(arm) * study.tuning_seeds + more + study.seeds))
     return found
 
 
 def estimate(plan: Plan, arm: Arm, runs: int) -> Forecast:
     """What one arm takes; how long does not depend on the adapter that its runs begin with."""
-    config = arm.changed((*plan.line(arm, (0, 0))[0].cells[0].settings, "start=null"))
+    config = arm.changed((*plan.first_trials([arm])[arm.method][0].cells[0].settings, "start=null"))
     run = read(config)
     job = start(run, run.protocol.load(run.task, run.data))
     with multiplying(job.device, run.train.precision):

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import product
+from math import prod
 from statistics import fmean
 
-from experiments.study import search
+from experiments.study import race, search
 from experiments.study.cells import Arm, Cell, Outcome, Point, Trial
 from experiments.study.design import TUNING_SEED, Study, check_free, is_list, log_grid, typed
 from experiments.study.match import matched
@@ -129,16 +130,65 @@ class Plan:
         return self.outcome(cell).status == "complete"
 
     def finals(self, arm: Arm, trials: dict[str, list[Trial]]) -> list[Cell]:
-        """The runs that are reported, once the trials that decide their settings are over."""
-        decisive = trials.values() if self.study.extend else [trials[arm.method]]
+        """The runs that are reported, once the trials that decide their settings are over.
+
+        In a race these are runs at the best point, and at the second best if it is as good.
+        """
+        racing = self.study.tuning == "race"
+        decisive = trials.values() if self.study.extend or racing else [trials[arm.method]]
         waiting = any(not self.over(trial) for line in decisive for trial in line)
         chosen = best(trials[arm.method])
         if waiting or chosen is None:
             return []
-        return [arm.cell("test", chosen.point, seed) for seed in range(self.study.seeds)]
+        second = self.rival(arm, trials)
+        points = [chosen.point] if second is None else [chosen.point, second.point]
+        return [
+            arm.cell("test", point, seed) for point in points for seed in range(self.study.seeds)
+        ]
+
+    def rival(self, arm: Arm, trials: dict[str, list[Trial]]) -> Trial | None:
+        """The second best point of a race, if it is within one standard error of the best."""
+        if self.study.tuning != "race":
+            return None
+        pairs = {method: pair for method, line in trials.items() if (pair := finalists(line))}
+        if arm.method not in pairs:
+            return None
+        error = race.pooled_error((a.scores, b.scores) for a, b in pairs.values())
+        first, second = pairs[arm.method]
+        return second if race.are_close(first.scores, second.scores, error) else None
 
     def trials(self, arms: list[Arm]) -> dict[str, list[Trial]]:
         """By method, the points that it is tried at by now."""
+        lines = self.first_trials(arms)
+        if self.study.tuning == "plain":
+            return lines
+        return {arm.method: self.raced(arm, lines[arm.method]) for arm in arms}
+
+    def raced(self, arm: Arm, line: list[Trial]) -> list[Trial]:
+        """The trials with more runs at the best two points, once all have had their first."""
+        if any(not self.over(trial) for trial in line) or len(line) < self.points(arm):
+            return line
+        again = race.best_two([trial.score for trial in line])
+        return [
+            self.trial(arm, trial.point, 1 + race.MORE) if place in again else trial
+            for place, trial in enumerate(line)
+        ]
+
+    def points(self, arm: Arm) -> int:
+        """The number of points that a method is tried at, without those by which grids grow."""
+        if self.study.search == "sample":
+            return len(search.sampled(self, arm))
+        if self.study.trials is not None:
+            return self.study.trials
+        return prod(len(self.values(arm, key)) for key in self.study.axes_of(arm.method))
+
+    def first_trials(self, arms: list[Arm]) -> dict[str, list[Trial]]:
+        """By method, the points that it is tried at by now, with their first runs."""
+        if self.study.search == "sample":
+            return {
+                arm.method: [self.trial(arm, point) for point in search.sampled(self, arm)]
+                for arm in arms
+            }
         if self.study.search == "optuna":
             return {arm.method: search.asked(self, arm) for arm in arms}
         ends = {arm.method: (0, 0) for arm in arms}
@@ -154,30 +204,50 @@ class Plan:
     def line(self, arm: Arm, ends: tuple[int, int]) -> list[Trial]:
         """The grid of an arm, grown by this many points at its low and its high end."""
         columns = [
-            [typed(key, value) for value in self.values(arm, key, ends)] for key in self.study.tuned
+            [typed(key, value) for value in self.values(arm, key, ends)]
+            for key in self.study.axes_of(arm.method)
         ]
         return [self.trial(arm, tuple(point)) for point in product(*columns)]
 
     def values(self, arm: Arm, key: str, ends: tuple[int, int] = (0, 0)) -> list:
         """The values of one axis for one method."""
-        axis = self.study.tuned[key]
+        axis = self.study.axes_of(arm.method)[key]
         if is_list(axis):
             return axis
         return log_grid(float(arm.own(key)), axis["decades"], axis["points"], *ends)
 
-    def trial(self, arm: Arm, point: Point) -> Trial:
-        """A point with what is known of it."""
-        seeds = range(TUNING_SEED, TUNING_SEED + self.study.tuning_seeds)
-        cells = tuple(arm.cell("select", point, seed) for seed in seeds)
+    def trial(self, arm: Arm, point: Point, runs: int | None = None) -> Trial:
+        """A point with what is known of it, from as many runs as asked for.
+
+        In a race each tuning seed is scored on rows of its own, so that the choice does not hang on
+        one draw of them.
+        """
+        racing = self.study.tuning == "race"
+        seeds = range(TUNING_SEED, TUNING_SEED + (runs or self.study.tuning_seeds))
+        cells = tuple(arm.cell("select", point, seed, redraw=racing) for seed in seeds)
         scores = [self.outcome(cell).score for cell in cells]
-        known = [score for score in scores if score is not None]
-        return Trial(point, cells, fmean(known) if len(known) == len(cells) else None)
+        known = tuple(score for score in scores if score is not None)
+        mean = fmean(known) if len(known) == len(cells) else None
+        return Trial(point, cells, mean, known if mean is not None else ())
 
 
 def best(trials: list[Trial]) -> Trial | None:
-    """The trial with the highest score, the first of several; None where none succeeded."""
+    """The trial with the highest score, the first of several; None where none succeeded.
+
+    Only those that were tried most often count: in a race the two that got more runs.
+    """
     scored = [trial for trial in trials if trial.score is not None]
-    return max(scored, key=score, default=None)
+    most = max((len(trial.cells) for trial in scored), default=0)
+    return max((t for t in scored if len(t.cells) == most), key=score, default=None)
+
+
+def finalists(trials: list[Trial]) -> tuple[Trial, Trial] | None:
+    """The two points of a race that got more runs, the better first, if both have a score."""
+    scored = [trial for trial in trials if len(trial.cells) > 1 and trial.score is not None]
+    if len(scored) < 2:
+        return None
+    first, second = sorted(scored, key=score, reverse=True)
+    return first, second
 
 
 def score(trial: Trial) -> float:

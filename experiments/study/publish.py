@@ -1,5 +1,7 @@
 """The small record of a study: results and predictions, without texts and without weights.
 
+Predictions of trials are among them, so that the choice of settings can be judged as well.
+
 Its folders lie as they do in `outputs`, so that a study that was published goes on where it stopped
 once they are copied back: `cp -r results/NAME/. outputs/`.
 """
@@ -36,7 +38,7 @@ def publish_cell(cell: Cell, place: Path) -> None:
         if (cell.folder / name).exists():
             copy(cell.folder / name, place / name)
     predictions = cell.folder / "predictions.parquet"
-    if cell.stage == "test" and predictions.exists():
+    if predictions.exists():
         write_predictions(place, without_texts(pd.read_parquet(predictions)))
 
 

@@ -1,7 +1,7 @@
-"""Trials chosen by those before them: Optuna's tree-structured Parzen estimator.
+"""The points that methods are tried at: spread over a space, or each chosen by those before.
 
-Its storage are the runs themselves. The sampler is seeded, so asking again after the same scores
-gives the same points: a search that is killed goes on, and two processes ask for the same.
+Optuna's storage are the runs themselves. Its sampler is seeded, so asking again after the same
+scores gives the same points: a search that is killed goes on, and two processes ask for the same.
 """
 
 import json
@@ -11,9 +11,10 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
+from scipy.stats import qmc
 
 from experiments.study.cells import Arm, Point, Trial
-from experiments.study.design import is_list, rounded, typed
+from experiments.study.design import is_list, log_grid, rounded, typed
 
 if TYPE_CHECKING:
     from experiments.study.plan import Plan
@@ -21,15 +22,44 @@ if TYPE_CHECKING:
 Space = tuple[tuple[str, tuple], ...]  # setting -> its values in order
 
 
+def sampled(plan: "Plan", arm: Arm) -> list[Point]:
+    """As many points of a method's own space as every method gets, first the method as it is.
+
+    A single axis of numbers becomes a finer or coarser grid over the same decades; of several, the
+    points are Halton's, which leave no part of the space empty.
+    """
+    study = plan.study
+    axes, number = study.axes_of(arm.method), study.trials or 1
+    ((key, axis), *others) = axes.items()
+    if not others and not is_list(axis):
+        grid = log_grid(float(arm.own(key)), axis["decades"], number)
+        return [(typed(key, value),) for value in grid]
+    draws = qmc.Halton(len(axes), rng=0).random(4 * number)[1:]
+    own = tuple(typed(key, as_typed(arm.own(key))) for key in axes)
+    points = [
+        tuple(placed(arm, key, axis, u) for (key, axis), u in zip(axes.items(), row, strict=True))
+        for row in draws.tolist()
+    ]
+    return list(dict.fromkeys([own, *points]))[:number]
+
+
+def placed(arm: Arm, key: str, axis: Any, share: float) -> str:
+    """The setting at this share of the way through an axis."""
+    if is_list(axis):
+        return typed(key, as_typed(axis[int(share * len(axis))]))
+    return typed(key, rounded(float(arm.own(key)) * 10 ** (axis["decades"] * (share - 0.5))))
+
+
 def asked(plan: "Plan", arm: Arm) -> list[Trial]:
     """The trials of an arm so far; the last may not be over. The first is the method as it is."""
     study = plan.study
-    logs = tuple(not is_list(axis) for axis in study.tuned.values())
-    values = [plan.values(arm, key) for key in study.tuned]
-    own = tuple(map(arm.own, study.tuned))
+    axes = study.axes_of(arm.method)
+    logs = tuple(not is_list(axis) for axis in axes.values())
+    values = [plan.values(arm, key) for key in axes]
+    own = tuple(map(arm.own, axes))
     # The values of a list as they are typed, whatever they are.
     choices = [line if log else map(as_typed, line) for line, log in zip(values, logs, strict=True)]
-    space = tuple(zip(study.tuned, map(tuple, choices), strict=True))
+    space = tuple(zip(axes, map(tuple, choices), strict=True))
     own = tuple(value if log else as_typed(value) for value, log in zip(own, logs, strict=True))
     size = prod(len(values) for _, values in space)
     trials: list[Trial] = []

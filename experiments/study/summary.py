@@ -34,6 +34,9 @@ class Row:
     own: float | None = None  # selection score of the method's own settings
     tuned: float | None = None  # that of the chosen ones
     chosen: list[str] | None = None
+    rival: list[str] | None = None  # the point that was as good, at which there are runs as well
+    rival_scores: list[float] = field(default_factory=list)
+    tries: list[tuple[str, list[float]]] = field(default_factory=list)  # point, scores of its runs
     edge: str = ""
     seeds: list[int] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)  # one for each of the seeds
@@ -81,9 +84,18 @@ class Summary:
         return rows
 
     def results(self, arm: Arm, trials: dict[str, list[Trial]]) -> list[Result]:
-        """The reported runs of an arm that have ended well."""
-        finals = self.plan.finals(arm, trials)
-        return [read_result(cell.folder) for cell in finals if self.plan.complete(cell)]
+        """The reported runs of an arm, at its best point, that have ended well."""
+        chosen = best(trials[arm.method])
+        return [
+            read_result(cell.folder)
+            for cell in self.plan.finals(arm, trials)
+            if chosen is not None and cell.point == chosen.point and self.plan.complete(cell)
+        ]
+
+    def scores_at(self, finals: list[Cell], rival: Trial) -> list[float]:
+        """The scores of the runs at the second best point."""
+        known = [self.plan.outcome(cell) for cell in finals if cell.point == rival.point]
+        return [outcome.score for outcome in known if outcome.score is not None]
 
     def unbegun(self, arm: Arm) -> Row:
         """The row of a method without the run that its others begin with."""
@@ -100,6 +112,7 @@ class Summary:
         finals = self.plan.finals(arm, trials)
         row.trials = len(line)
         row.curve = [(" ".join(trial.point), trial.score) for trial in line]
+        row.tries = [(" ".join(trial.point), list(trial.scores)) for trial in line]
         row.lost = [self.lost(cell) for cell in (*tried, *finals) if self.is_lost(cell)]
         row.tuning_seconds = sum(map(self.seconds, tried))
         row.seconds = sum(map(self.seconds, finals))
@@ -107,6 +120,9 @@ class Summary:
         if chosen is not None:
             row.tuned, row.chosen = chosen.score, list(chosen.point)
             row.edge = EDGES[edge(line)] if self.plan.study.search == "grid" else ""
+            rival = self.plan.rival(arm, trials) if finals else None
+            if rival is not None:
+                row.rival, row.rival_scores = list(rival.point), self.scores_at(finals, rival)
             row.own = next((t.score for t in line if self.is_own(arm, t)), None)
         if runs:
             row.metric = runs[0].primary["metric"]
@@ -193,12 +209,23 @@ def conclude(plan: Plan) -> bool:
 
 def write(summary: Summary, folder: Path) -> None:
     """Write the rows, for other programs."""
-    rows = [asdict(row) for rows in summary.groups.values() for row in rows]
+    rows = [row for rows in summary.groups.values() for row in rows]
+    second = {(row.protocol, row.task, row.method, tuple(row.rival or ())) for row in rows}
     cells = [
-        {"folder": str(cell.folder), "stage": cell.stage, "status": outcome.status}
+        {
+            "folder": str(cell.folder),
+            "stage": cell.stage,
+            "status": outcome.status,
+            "choice": int((cell.protocol, cell.task, cell.method, cell.point) in second),
+        }
         for cell, outcome in summary.plan.outcomes.items()
     ]
-    content = {"study": summary.plan.name, "rows": rows, "inflation": summary.inflation()}
+    content = {
+        "study": summary.plan.name,
+        "tuning": summary.plan.study.tuning,
+        "rows": [asdict(row) for row in rows],
+        "inflation": summary.inflation(),
+    }
     write_json(folder / "summary.json", content | {"cells": cells})
 
 
@@ -225,13 +252,14 @@ def show(summary: Summary) -> None:
 
 
 def curves(rows: list[Row]) -> Table:
-    """The score at every point, the chosen one marked."""
+    """The score at every point, the chosen one marked by * and one that is as good by ~."""
     table = plain()
     for row in rows:
         chosen = None if row.chosen is None else " ".join(row.chosen)
+        rival = None if row.rival is None else " ".join(row.rival)
+        marks = {chosen: "*", rival: "~"}
         cells = [
-            f"{short(point)}: {number(score)}{'*' if point == chosen else ''}"
-            for point, score in row.curve
+            f"{short(point)}: {number(score)}{marks.get(point, '')}" for point, score in row.curve
         ]
         table.add_row(row.method, *cells, row.edge)
     return table

@@ -1,0 +1,39 @@
+"""Tuning in a race: one trial at every point, more at the best two, both kept if they are close.
+
+The best of many single trials owes its place to luck as well. Two more trials at the two best
+points take some of it away; if they do not settle the choice, the study carries out its final runs
+at both points, and a claim has to hold for both. All methods get the same number of trials. The
+functions take scores, so that a simulation decides as a study does.
+"""
+
+from collections.abc import Iterable, Sequence
+from statistics import fmean, variance
+
+MORE = 2  # further trials at each of the best two points
+
+
+def best_two(scores: Sequence[float | None]) -> list[int]:
+    """The places of the two highest scores, the highest first; None is a trial that diverged."""
+    known = [(score, -place) for place, score in enumerate(scores) if score is not None]
+    return [-place for _, place in sorted(known, reverse=True)[:2]]
+
+
+def pooled_error(pairs: Iterable[tuple[Sequence[float], Sequence[float]]]) -> float | None:
+    """The standard error of the difference of two points, from the trials of every method.
+
+    Each pair holds the scores of a method's two best points with the same tuning seeds. Three
+    trials say little of their spread, those of all methods together say more. None if there is no
+    pair.
+    """
+    spreads, trials = [], []
+    for first, second in pairs:
+        apart = [a - b for a, b in zip(first, second, strict=True)]
+        if len(apart) > 1:
+            spreads.append(variance(apart))
+            trials.append(len(apart))
+    return (fmean(spreads) / fmean(trials)) ** 0.5 if spreads else None
+
+
+def are_close(first: Sequence[float], second: Sequence[float], error: float | None) -> bool:
+    """Whether the means of two points lie within one standard error of their difference."""
+    return error is not None and abs(fmean(first) - fmean(second)) <= error

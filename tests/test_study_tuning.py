@@ -1,0 +1,159 @@
+"""Tuning in a race, in each method's own space, and what becomes of a choice that is not clear."""
+
+import json
+from pathlib import Path
+
+import pytest
+from small_studies import SMALL, Folders, folders, grid, rate, study
+
+from experiments.api import composed
+from experiments.results import read_result
+from experiments.study import race
+from experiments.study.cells import Cell
+from experiments.study.conduct import conduct
+from experiments.study.design import TUNING_SEED, log_grid
+from experiments.study.forecast import expected
+from experiments.study.plan import Plan
+from experiments.study.publish import publish
+from experiments.study.summary import Summary
+
+__all__ = ["folders"]  # a fixture
+RACE = {"tuning": "race", "seeds": 4, "methods": {"lora": []}}
+
+
+def test_the_best_two_and_their_error_by_hand() -> None:
+    assert race.best_two([0.1, None, 0.3, 0.2, 0.3]) == [2, 4]
+    assert race.best_two([None, 0.5]) == [1] and race.best_two([None]) == []
+    # Differences 0, 0.2, 0.1 of one method and 0.1, 0.1, 0.1 of another.
+    pairs = [([0.5, 0.7, 0.6], [0.5, 0.5, 0.5]), ([0.4, 0.5, 0.6], [0.3, 0.4, 0.5])]
+    error = race.pooled_error(pairs)
+    assert error == pytest.approx((0.01 / 2 / 3) ** 0.5)
+    assert race.are_close([0.50, 0.52], [0.49, 0.51], error)
+    assert not race.are_close([0.60, 0.60], [0.5, 0.5], error)
+    assert race.pooled_error([]) is None and not race.are_close([0.5], [0.5], None)
+
+
+def trials_of(plan: Plan) -> list[Cell]:
+    return [cell for cell in plan.look() if cell.stage == "select"]
+
+
+def test_a_race_tries_every_point_once_and_the_best_two_again(folders: Folders) -> None:
+    plan = Plan(study(**grid(5) | RACE), "s", [])
+    first = trials_of(plan)
+    assert len(first) == 5 and {cell.seed for cell in first} == {TUNING_SEED}
+    assert all("protocol.seed=1000" in cell.overrides for cell in first)
+    best = log_grid(5e-4, 2.0, 5)[2:4]
+    folders.score(first, lambda cell: 0.8 if rate(cell) in best else 0.5)
+    again = [cell for cell in trials_of(plan) if cell not in first]
+    assert sorted(rate(cell) for cell in again) == sorted(best * race.MORE)
+    assert {cell.seed for cell in again} == {TUNING_SEED + 1, TUNING_SEED + 2}
+    assert all(f"protocol.seed={cell.seed}" in cell.overrides for cell in again)
+    assert not [cell for cell in plan.look() if cell.stage == "test"]
+    # Much better in its further runs, so there is no doubt about the choice.
+    folders.score(again, lambda cell: 0.9 if rate(cell) == best[1] else 0.6 + cell.seed / 1e6)
+    finals = [cell for cell in plan.look() if cell.stage == "test"]
+    assert len(finals) == 4 and {rate(cell) for cell in finals} == {best[1]}
+    assert not any(o.startswith("protocol.seed") for cell in finals for o in cell.overrides)
+    assert plan.expected() == 5 + 2 * race.MORE + 4
+
+
+def test_two_points_that_are_as_good_are_both_run(
+    folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Summary, "seconds", lambda self, cell: 0.0)
+    plan = Plan(study(**grid(5) | RACE), "s", [])
+    best = log_grid(5e-4, 2.0, 5)[2:4]
+    luck = {TUNING_SEED: 0.0, TUNING_SEED + 1: 0.02, TUNING_SEED + 2: -0.021}
+    for _ in range(2):
+        folders.score(
+            trials_of(plan),
+            lambda c: 0.5 if rate(c) not in best else 0.8 + luck[c.seed] * (rate(c) == best[0]),
+        )
+        plan.outcomes.clear()
+    finals = [cell for cell in plan.look() if cell.stage == "test"]
+    assert [rate(cell) for cell in finals] == [best[1]] * 4 + [best[0]] * 4
+    ((row,),) = Summary(plan).groups.values()
+    assert row.chosen == [f"variant.lr={best[1]}"] and row.rival == [f"variant.lr={best[0]}"]
+    assert [len(scores) for _, scores in row.tries] == [1, 1, 3, 3, 1]
+
+
+def test_a_point_that_diverges_when_tried_again_is_not_chosen(folders: Folders) -> None:
+    plan = Plan(study(**grid(3) | RACE), "s", [])
+    folders.score(trials_of(plan), lambda cell: rate(cell))
+    high = log_grid(5e-4, 2.0, 3)[2]
+    more = [cell for cell in trials_of(plan) if cell not in folders]
+    folders.score(more, lambda cell: None if rate(cell) == high else rate(cell))
+    finals = {rate(cell) for cell in plan.look() if cell.stage == "test"}
+    assert finals == {0.0005}
+
+
+def test_a_method_may_have_axes_of_its_own_at_the_same_number_of_trials() -> None:
+    own = {"lora_plus": {"variant.ratio": [4, 16]}}
+    settings = study(
+        methods={"lora": [], "lora_plus": []}, own_axes=own, search="sample", trials=9,
+        axes={"variant.lr": {"decades": 2.0, "points": 5}},
+    )  # fmt: skip
+    cells = Plan(settings, "s", []).look()
+    lora = [cell.point for cell in cells if cell.method == "lora"]
+    plus = [cell.point for cell in cells if cell.method == "lora_plus"]
+    assert len(lora) == len(plus) == len(set(plus)) == 9
+    assert [float(point[0].partition("=")[2]) for point in lora] == log_grid(5e-4, 2.0, 9)
+    config = composed("variant=lora_plus").variant
+    assert plus[0] == (f"variant.lr={config.lr}", f"variant.ratio={config.ratio}")
+    assert {point[1] for point in plus[1:]} == {"variant.ratio=4", "variant.ratio=16"}
+    rates = [float(point[0].partition("=")[2]) / config.lr for point in plus]
+    assert min(rates) < 0.3 and max(rates) > 3 and all(0.09 < rate < 11 for rate in rates)
+    assert Plan(settings, "s", []).look() == cells
+
+
+def test_a_grid_takes_the_axes_of_each_method() -> None:
+    settings = study(
+        **grid(3), methods={"lora": [], "vera": []}, own_axes={"vera": {"variant.rank": [4, 8]}}
+    )
+    cells = Plan(settings, "s", []).look()
+    assert [sum(cell.method == name for cell in cells) for name in ("lora", "vera")] == [3, 6]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tuning": "racing"}, r"study\.tuning must be one of plain, race, got 'racing'\."),
+        ({"tuning": "race", "tuning_seeds": 2}, r"study\.tuning=race decides itself how often"),
+        ({"search": "sample"}, r"study\.search=sample needs study\.trials, the same for every"),
+        ({"trials": 9}, r"study\.search=grid tries every point; study\.trials is for sample"),
+        ({"own_axes": {"dora": {}}}, r"study\.own_axes must name one of lora, vera, got 'dora'"),
+        ({"own_axes": {"vera": {"variant.rank": {}}}}, r"study\.axes\.variant\.rank must be"),
+    ],
+)
+def test_a_race_that_makes_no_sense_is_refused(changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        study(**changes)
+
+
+def test_a_race_is_forecast_with_its_further_trials() -> None:
+    plain, racing = (
+        Plan(study(**grid(5) | RACE | {"tuning": t}), "s", []) for t in ("plain", "race")
+    )
+    assert [runs for _, runs in expected(plain)] == [5 + 4]
+    assert [runs for _, runs in expected(racing)] == [5 + 4 + 4]
+
+
+@pytest.mark.slow
+def test_a_race_is_carried_out_and_published_with_its_trials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan = Plan(study(**grid(3) | RACE | {"seeds": 2}, overrides=SMALL, cells=1), "s", [])
+    assert conduct(plan)
+    content = json.loads(Path("outputs/studies/s/summary.json").read_text())
+    assert content["tuning"] == "race"
+    select = [cell for cell in content["cells"] if cell["stage"] == "select"]
+    assert len(select) == 3 + 2 * race.MORE
+    seeds = {
+        (result.seed, result.config["protocol"]["seed"])
+        for result in (read_result(Path(cell["folder"])) for cell in select)
+    }
+    assert seeds == {(TUNING_SEED + n, TUNING_SEED + n) for n in range(1 + race.MORE)}
+    place = publish(plan)
+    kept = [path.parent.name for path in place.rglob("predictions.parquet")]
+    assert len(kept) == len(content["cells"]) and not list(place.rglob("*.safetensors"))
