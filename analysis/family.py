@@ -69,6 +69,18 @@ class Rule:
         return f"{100 - 100 * self.alpha:g} %"
 
 
+def parse_margins(given: Sequence[str]) -> dict[str, float] | None:
+    """The margins on a command line by metric; raises ValueError for a text that is none."""
+    found = {}
+    for text in given:
+        metric, _, value = text.rpartition("=")
+        try:
+            found[metric or POINTS] = float(value)
+        except ValueError:
+            raise ValueError(f"--margin takes points or METRIC=POINTS, got '{text}'.") from None
+    return found or None
+
+
 @dataclass(frozen=True, kw_only=True)
 class View:
     """A pair in one setting of each method: its differences by task and seed, and their variances.

@@ -152,10 +152,14 @@ def center(cell: Cell, scores: np.ndarray) -> float:
 
 
 def judge(cell: Cell, scores: np.ndarray) -> tuple[str, str]:
-    """The verdict, by the 95 % t-interval of ours [seeds] widened by the published spread."""
-    error = float(stats.sem(scores)) * (OF_MEDIANS if cell["statistic"] == "median" else 1.0)
-    own = float(stats.t.ppf(0.975, len(scores) - 1)) * error
-    half = own + (0.0 if math.isnan(cell["spread"]) else cell["spread"])
+    """The verdict, by the 95 % t-interval of the difference of ours [seeds] and the paper's.
+
+    The paper's number has luck of its own: that of its runs, of one where it does not say how many.
+    """
+    reach = float(stats.t.ppf(0.975, len(scores) - 1))
+    reach *= OF_MEDIANS if cell["statistic"] == "median" else 1.0
+    own = reach * float(stats.sem(scores))
+    half = math.hypot(own, reach * theirs(cell, float(scores.std(ddof=1))))
     ours = center(cell, scores)
     low, high = ours - half, ours + half
     if not low <= cell["score"] <= high:
@@ -163,6 +167,23 @@ def judge(cell: Cell, scores: np.ndarray) -> tuple[str, str]:
     if own > MARGIN * abs(cell["score"]):
         return OPEN, f"Ours is known to ±{own:.2g} only: more than {MARGIN:.0%} of the number."
     return REPRODUCED, f"{cell['score']:.4g} lies within [{low:.4g}, {high:.4g}]."
+
+
+def theirs(cell: Cell, our_spread: float) -> float:
+    """The standard error of the paper's number, if its runs vary as ours do or as it prints.
+
+    What follows a ± and is not said to be a standard deviation may be smaller than one, so ours
+    counts if it is larger.
+    """
+    printed = cell["spread"]
+    if math.isnan(printed):
+        spread = our_spread
+    elif "standard deviation" in cell["spread_is"]:
+        spread = printed
+    else:
+        spread = max(printed, our_spread)
+    runs = 1 if pd.isna(cell["seeds"]) else int(cell["seeds"])
+    return spread / math.sqrt(runs)
 
 
 def main() -> None:

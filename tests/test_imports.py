@@ -25,6 +25,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 EXCEPTIONS: dict[str, tuple[str, ...]] = {
     "analysis/geometry.py": ("analysis", "experiments.adapters", "variants"),
     "analysis/report/audit.py": ("analysis", "experiments.study.audit"),
+    "analysis/report/choices.py": ("analysis", "experiments.metrics", "experiments.study.race"),
     "analysis/report/comparisons.py": ("analysis", "experiments.metrics"),
 }
 # What a file of the methods may import beside torch, inside a function that is asked for it.

@@ -211,18 +211,33 @@ def test_our_mean_near_the_printed_number_reproduces_it():
     assert (row["our_spread"], row["our_seeds"]) == (pytest.approx(0.002), 3)
 
 
-def test_the_interval_is_students_widened_by_the_printed_spread():
-    # sd 0.002 over 3 seeds: 4.3027 * 0.002 / sqrt(3) = 0.004968, and 0.002 beside it.
+def test_the_interval_counts_our_runs_and_theirs():
+    # sd 0.002 over our 3 seeds and over their 5: 4.3027 * 0.002 * sqrt(1/3 + 1/5) = 0.0062844.
     steps = np.array([-0.002, 0.0, 0.002])
-    near, far = 0.951 - 0.006967, 0.951 - 0.006970
+    near, far = 0.951 - 0.006284, 0.951 - 0.006285
     assert only(run_rows(*(near + steps)), MEAN)["verdict"] == "reproduced"
     row = only(run_rows(*(far + steps)), MEAN)
     assert row["verdict"] == "not reproduced"
-    assert row["reason"] == "0.951 lies outside [0.9371, 0.951]."
+    assert row["reason"] == "0.951 lies outside [0.9384, 0.951]."
     assert only(run_rows(*(1.902 - far + steps)), MEAN)["verdict"] == "not reproduced"  # above
     without = MEAN.assign(spread=math.nan)
-    assert only(run_rows(*(0.951 - 0.0049 + steps)), without)["verdict"] == "reproduced"
-    assert only(run_rows(*(0.951 - 0.0050 + steps)), without)["verdict"] == "not reproduced"
+    assert only(run_rows(*(near + steps)), without)["verdict"] == "reproduced"
+    assert only(run_rows(*(far + steps)), without)["verdict"] == "not reproduced"
+    # One run where nothing is said: 4.3027 * 0.002 * sqrt(1/3 + 1) = 0.009937.
+    single = without.assign(seeds=pd.array([None], dtype="Int64"))
+    assert only(run_rows(*(0.951 - 0.00993 + steps)), single)["verdict"] == "reproduced"
+    assert only(run_rows(*(0.951 - 0.00994 + steps)), single)["verdict"] == "not reproduced"
+
+
+@pytest.mark.parametrize("seeds", [3, 5, 20])
+def test_a_paper_of_a_single_run_is_seldom_called_not_reproduced(seeds: int):
+    g = np.random.default_rng(seeds)
+    single = MEAN.assign(spread=math.nan, seeds=pd.array([None], dtype="Int64"))
+    found = []
+    for _ in range(400):
+        cell = single.assign(score=g.normal(0.95, 0.01))
+        found.append(only(run_rows(*g.normal(0.95, 0.01, seeds)), cell)["verdict"])
+    assert np.mean([verdict == "not reproduced" for verdict in found]) <= 0.05 + 0.022
 
 
 def test_two_seeds_are_too_few_and_are_shown():
@@ -250,8 +265,9 @@ def test_a_published_median_stands_beside_our_median():
     assert SST2["statistic"].item() == "median"
     row = only(run_rows(0.950, 0.951, 0.959))
     assert (row["ours"], row["verdict"]) == (pytest.approx(0.951), "reproduced")
-    half = stats.t.isf(0.025, 2) * stats.sem([0.950, 0.951, 0.959]) * math.sqrt(math.pi / 2)
-    half += SST2["spread"].item()
+    spread = np.std([0.950, 0.951, 0.959], ddof=1)
+    assert spread > SST2["spread"].item() and SST2["seeds"].item() == 5
+    half = stats.t.isf(0.025, 2) * spread * math.sqrt(1 / 3 + 1 / 5) * math.sqrt(math.pi / 2)
     assert row["reason"] == f"0.951 lies within [{0.951 - half:.4g}, {0.951 + half:.4g}]."
 
 

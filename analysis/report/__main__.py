@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from analysis.family import POINTS, TESTS, Rule
+from analysis.family import TESTS, Rule, parse_margins
 from analysis.report import export
 from analysis.report.material import gather
 from analysis.report.page import Report
@@ -18,7 +18,7 @@ def main() -> None:
             test=arguments.test,
             alpha=arguments.alpha,
             against=arguments.against,
-            margin=margins(arguments.margin),
+            margin=parse_margins(arguments.margin),
         )
         report = Report(gather(arguments.runs), rule)
         arguments.out.write_text(report.html(), encoding="utf-8")
@@ -28,18 +28,6 @@ def main() -> None:
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     print("\n".join(map(str, written)))
-
-
-def margins(given: list[str]) -> dict[str, float] | None:
-    """The margins on the command line by metric; raises ValueError for what is none."""
-    found = {}
-    for text in given:
-        metric, _, value = text.rpartition("=")
-        try:
-            found[metric or POINTS] = float(value)
-        except ValueError:
-            raise ValueError(f"--margin takes points or METRIC=POINTS, got '{text}'.") from None
-    return found or None
 
 
 def parser() -> argparse.ArgumentParser:

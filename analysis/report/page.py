@@ -18,6 +18,7 @@ from analysis.family import Rule, count
 from analysis.papers import published
 from analysis.report import charts, costs, sections, words
 from analysis.report.audit import audits
+from analysis.report.choices import budget_curves
 from analysis.report.comparisons import Comparison, comparisons, hopeless
 from analysis.report.material import STALE, Frame, Material
 from analysis.report.overall import Overall, overall
@@ -104,6 +105,7 @@ class Report:
 def context(report: Report) -> Context:
     """What the template shows."""
     material, found = report.material, report.found
+    budgets = budget_curves(material)
     pareto, tuning = charts.pareto(report.one_by_one), charts.tuning(curves(material))
     return {
         "title": material.folder.resolve().name,
@@ -123,6 +125,7 @@ def context(report: Report) -> Context:
         "budgets": costs.budgets(report.one_by_one),
         "stacks": report.stacks,
         "tuned": sections.tuned(material),
+        "best_of": sections.best_of_trials(budgets),
         "tuning_costs": costs.tuning_costs(material),
         "inflation": sections.inflation(material),
         "audits": audits(material, found),
@@ -136,6 +139,7 @@ def context(report: Report) -> Context:
             "axes": charts.axes(pareto),
             "pareto": pareto,
             "tuning": tuning,
+            "trials": charts.tuning(budgets),
         },
         "colours": figures.PALETTE,
     }

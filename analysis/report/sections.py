@@ -8,11 +8,12 @@ import pandas as pd
 
 from analysis.ledger import NOT_REPRODUCED, OPEN, REPRODUCED
 from analysis.report import words
+from analysis.report.choices import Chosen, chosen_again
 from analysis.report.comparisons import Comparison
 from analysis.report.material import SEPARATOR, Frame, Material, Record
 from analysis.report.overall import Overall
 from analysis.report.tables import NONE, Cell, Column, Table, numeric, table, text
-from analysis.report.tuning import rows
+from analysis.report.tuning import Curve, rows
 from analysis.statistics import Outcome
 
 TASK = Column(title="task", pick=True)
@@ -203,14 +204,20 @@ def tuned(material: Material) -> Table:
     columns = [
         STUDY, TASK, PROTOCOL, METHOD, number("points tried"),
         Column(title="chosen"), number("own settings", "selection score"),
-        number("chosen settings", "selection score"), Column(title="edge"), number("tuning"),
-        number("reported runs"),
+        number("chosen settings", "selection score"), Column(title="edge"),
+        Column(title="as good", hint="within one standard error in a race: claims hold for both"),
+        number("chosen again", "the chance that the same trials would choose it again, with other "
+                               "seeds and selection rows; ~ where only intervals are kept"),
+        number("tuning"), number("reported runs"),
     ]  # fmt: skip
-    return table("tuned", columns, map(tuned_row, rows(material)))
+    pairs = zip(rows(material), chosen_again(material), strict=True)
+    return table("tuned", columns, (tuned_row(row, choice) for row, choice in pairs))
 
 
-def tuned_row(row: Record) -> list[Cell]:
+def tuned_row(row: Record, choice: Chosen) -> list[Cell]:
     """The row of one method in one study."""
+    rough = "" if choice.exact else "~"
+    second = ", ".join(short(point) for point in row.get("rival") or [])
     metric = row["metric"] or ""
     chosen = ", ".join(short(point) for point in row["chosen"] or [])
     return [
@@ -223,6 +230,8 @@ def tuned_row(row: Record) -> list[Cell]:
         numeric(row["own"], lambda value: words.score(value, metric)),
         numeric(row["tuned"], lambda value: words.score(value, metric)),
         text(row["edge"] or None),
+        text(second or None),
+        numeric(choice.repeated, lambda value: rough + words.share(value)),
         numeric(row["tuning_seconds"], words.duration),
         numeric(row["seconds"], words.duration),
     ]
@@ -232,6 +241,27 @@ def short(point: str) -> str:
     """A tuned setting without its section."""
     key, equals, value = point.partition("=")
     return f"{key.rpartition('.')[2]}{equals}{value}"
+
+
+def best_of_trials(curves: list[Curve]) -> Table:
+    """The expected best selection score of every method after one, two, four ... trials."""
+    most = max((len(curve.points) for curve in curves), default=0)
+    counts = sorted({n for n in (1, 2, 3, 5, 9, most) if n <= most})
+    columns = [
+        Column(title="place", pick=True), METHOD, *(number(f"best of {n}") for n in counts),
+    ]  # fmt: skip
+    body = (
+        [
+            text(curve.place),
+            text(curve.method, strong=True),
+            *(
+                numeric(dict(curve.points).get(n), lambda v, m=curve.metric: words.score(v, m))
+                for n in counts
+            ),
+        ]
+        for curve in curves
+    )
+    return table("best-of", columns, body)
 
 
 def inflation(material: Material) -> Table:

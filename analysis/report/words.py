@@ -30,6 +30,12 @@ def points(value: float, metric: str) -> str:
     return f"{100 * value:.1f}{NO_BREAK}points"
 
 
+def points_between(low: float, high: float, metric: str) -> str:
+    """A range of differences, `2.0 to 3.1 points`, or one that is the same at both ends."""
+    first, last = points(low, metric), points(high, metric)
+    return first if first == last else f"{first.split(NO_BREAK)[0]} to {last}"
+
+
 def share(value: float) -> str:
     """A share of runs."""
     return f"{100 * value:.0f}{NO_BREAK}%"
@@ -267,9 +273,7 @@ def claim(winners: Sequence[str], losers: Sequence[str], rows: list[dict], metri
     sizes = [
         abs(row["difference"]) for row in rows if winning(row) in winners and losing(row) in losers
     ]
-    by = points(min(sizes), metric)
-    if len(sizes) > 1 and points(max(sizes), metric) != by:
-        by = f"{by.split(NO_BREAK)[0]} to {points(max(sizes), metric)}"
+    by = points_between(min(sizes), max(sizes), metric)
     verb = "is" if len(winners) == 1 else "are"
     return f"{joined(winners)} {verb} better than {joined(losers)}, by {by}."
 
@@ -318,9 +322,7 @@ def detectable(found: Verdicts, metric: str) -> list[str]:
             f"{chance} power to find a true difference between {whom} takes {points(low, metric)} "
             "or more; how much more, these seeds cannot tell."
         ]
-    ends = points(low, metric)
-    if points(high, metric) != ends:
-        ends = f"{ends.split(NO_BREAK)[0]} to {points(high, metric)}"
+    ends = points_between(low, high, metric)
     return [f"There was {chance} power to find a true difference of {ends} between {whom}."]
 
 

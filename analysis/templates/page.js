@@ -224,10 +224,11 @@
   const several = stacks.size > 1;
   const pareto = document.getElementById("pareto");
   const curves = document.getElementById("curves");
+  const trials = document.getElementById("trials");
   let picked = null;
 
   function focus(method) {
-    for (const box of [pareto, curves].filter(Boolean)) {
+    for (const box of [pareto, curves, trials].filter(Boolean)) {
       box.classList.toggle("picked", method !== null);
       for (const node of box.querySelectorAll(".mark, .trace")) node.classList.toggle("on", node.dataset.method === method);
     }
@@ -243,6 +244,10 @@
     if (curves) {
       curves.replaceChildren();
       for (const chart of data.tuning) curveChart(curves, chart);
+    }
+    if (trials) {
+      trials.replaceChildren();
+      for (const chart of data.trials) curveChart(trials, chart);
     }
     focus(picked);
   }
