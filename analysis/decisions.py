@@ -306,7 +306,7 @@ def with_the_best(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.nda
     above = np.where(apart, high, np.inf).min(axis=1).clip(min=0)
     rivals = apart & (above > 0)[None, :]  # who may be the best beside the row's method
     below = np.where(rivals, low, np.inf).min(axis=1)
-    return np.minimum(below, 0.0) + 0.0, above  # not -0.0
+    return np.minimum(below, 0.0), above
 
 
 def draw_means(

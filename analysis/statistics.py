@@ -260,7 +260,7 @@ def beside_the_best(family: Family, table: Frame) -> dict[str, np.ndarray]:
         low = symmetric(k, family.pairs, table["best_low"], -table["best_high"])
         high = symmetric(k, family.pairs, table["best_high"], -table["best_low"])
         below, _ = decisions.with_the_best(low[np.ix_(known, known)], high[np.ix_(known, known)])
-        chance[known], loses[known] = chance_best(family, known), -below
+        chance[known], loses[known] = chance_best(family, known), 0.0 - below
     return {"chance_best": chance, "loses": loses}
 
 

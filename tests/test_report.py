@@ -488,8 +488,8 @@ POWER = "There was 80 % power to find a true difference of 3.0 to 4.1 points bet
     "found, headline, sentences",
     [
         (ALIKE, "x is the most likely best method (70 %); it may lose up to 1.0 points. Of those not shown to be worse, z trains the fewest parameters (2k), but may lose up to 3.0 points.", ["The 3 methods cannot be told apart.", POWER]),  # noqa: E501
-        (NEAR, "Use y: of the 2 methods that lose at most 2.0 points to the best it trains the fewest parameters (3k). It loses at most 2.0 points.", ["The 3 methods cannot be told apart.", "The same within 2.0 points: x and y and y and z.", POWER]),  # noqa: E501
-        (TOP, "Use x: beside the best method it loses nothing.", ["x is better than all others.", "x is better than y and z, by 5.0 to 7.0 points.", "y and z cannot be told apart.", POWER]),  # noqa: E501
+        (NEAR, "Use y: of the 2 methods that lose at most 2.0 points it trains the fewest parameters (3k). It loses at most 2.0 points to the best.", ["The 3 methods cannot be told apart.", "The same within 2.0 points: x and y and y and z.", POWER]),  # noqa: E501
+        (TOP, "Use x: it is at least as good as any other, at 95 % confidence.", ["x is better than all others.", "x is better than y and z, by 5.0 to 7.0 points.", "y and z cannot be told apart.", POWER]),  # noqa: E501
         (CHAIN, "x is the most likely best method (80 %); it may lose up to 2.0 points. Of those not shown to be worse, y trains the fewest parameters (3k), but may lose up to 4.0 points.", ["1 pair of 3 differs; none is shown to be better than x or y.", "x is better than z, by 5.0 points.", "x and y cannot be told apart.", "y and z cannot be told apart.", POWER]),  # noqa: E501
         (NO_SEEDS, "Nothing can be decided.", ["With 2 common seeds too little is known of how seeds differ: a verdict takes 3, and five or more to see much."]),  # noqa: E501
         (FLOOR, "Nothing can be decided.", ["The exact test has 5 pairs of runs for 1 comparison: even if every pair pointed the same way, p would stay above 0.05."]),  # noqa: E501
@@ -501,26 +501,29 @@ POWER = "There was 80 % power to find a true difference of 3.0 to 4.1 points bet
     ids=["alike", "near", "top", "chain", "two seeds", "floor", "same", "wide", "exact", "with y"],
 )  # fmt: skip
 def test_a_verdict_is_put_into_words(found: Verdicts, headline: str, sentences: list[str]) -> None:
-    said = words.headline(found, found.methods, [], "accuracy")
+    said = " ".join(words.advice(found, found.methods, [], "accuracy"))
     assert said.replace(NO_BREAK, " ") == headline
     assert [said.replace(NO_BREAK, " ") for said in words.sentences(found, "accuracy")] == sentences
 
 
 def test_a_method_that_learned_nothing_is_never_recommended() -> None:
     said = words.headline(NEAR, NEAR.methods, ["y"], "accuracy")
-    assert said.startswith("Use x: beside the best method it loses at most 1.0")
+    assert said.replace(NO_BREAK, " ") == "Use x: it loses at most 1.0 points to the best."
     none = words.headline(NEAR, NEAR.methods, ["x", "y", "z"], "accuracy")
     assert none == "No method is shown to have learned anything, so none is recommended."
 
 
 def test_all_that_is_said_of_a_comparison_stands_together(whole: Report) -> None:
     for one in whole.found:
-        headline, *others = words.told(one)
-        assert headline == words.headline(one.verdicts, one.methods, one.unlearned, one.metric)
+        advice = words.advice(one.verdicts, one.methods, one.unlearned, one.metric)
+        told = words.told(one)
+        assert told[: len(advice)] == advice and advice[0] == words.headline(
+            one.verdicts, one.methods, one.unlearned, one.metric
+        )
         if one.verdicts is None:
-            assert others == one.left_out and others
+            assert told[len(advice) :] == one.left_out and one.left_out
         else:
-            assert others == words.sentences(one.verdicts, one.metric)
+            assert told[len(advice) :] == words.sentences(one.verdicts, one.metric)
 
 
 def test_letters_of_a_second_round_are_read_as_one_letter() -> None:

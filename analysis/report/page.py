@@ -177,11 +177,12 @@ def summary(report: Report) -> list[tuple[str, str]]:
 def card(one: Comparison) -> Context:
     """The verdict on one task."""
     found = one.verdicts
+    first, *more = words.advice(found, one.methods, one.unlearned, one.metric)
     return {
         "title": one.group,
         "ground": words.ground(one),
-        "headline": words.headline(found, one.methods, one.unlearned, one.metric),
-        "sentences": [] if found is None else words.sentences(found, one.metric),
+        "headline": first,
+        "sentences": more if found is None else [*more, *words.sentences(found, one.metric)],
         "left_out": [*words.unlearned(one), *one.left_out],
         "bars": bars(one.methods, one.metric),
         "family": "" if found is None else found.family,
@@ -192,11 +193,12 @@ def card(one: Comparison) -> Context:
 def card_of_all(whole: Overall) -> Context:
     """The verdict over several tasks."""
     found = whole.verdicts
+    first, *more = words.advice(found, whole.methods, whole.unlearned, "")
     return {
         "title": title_of_all(whole),
         "ground": words.ground_of_all(whole),
-        "headline": words.headline(found, whole.methods, whole.unlearned, ""),
-        "sentences": [*words.sentences(found, ""), *words.tasks_left_out(whole)],
+        "headline": first,
+        "sentences": [*more, *words.sentences(found, ""), *words.tasks_left_out(whole)],
         "left_out": whole.left_out,
         "bars": bars(whole.methods, ""),
         "family": found.family,

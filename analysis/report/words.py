@@ -59,45 +59,52 @@ def told(one: Comparison) -> list[str]:
     """All that is said of one comparison, what to use first."""
     found = one.verdicts
     said = [] if found is None else sentences(found, one.metric)
-    first = headline(found, one.methods, one.unlearned, one.metric)
-    return [first, *said, *unlearned(one), *one.left_out]
+    first = advice(found, one.methods, one.unlearned, one.metric)
+    return [*first, *said, *unlearned(one), *one.left_out]
 
 
 def headline(found: Verdicts | None, methods: Frame, unlearned: Sequence[str], metric: str) -> str:
+    """The first sentence of `advice`."""
+    return advice(found, methods, unlearned, metric)[0]
+
+
+def advice(
+    found: Verdicts | None, methods: Frame, unlearned: Sequence[str], metric: str
+) -> list[str]:
     """The method to use: the cheapest of those that lose at most the margin to the best one.
 
     If none is sure to lose so little, the most likely best one and what a cheaper one may lose.
     Methods that are not shown to have learned anything are never named.
     """
     if found is None:
-        return alone(methods)
+        return [alone(methods)]
     if undecided(found.pairs).all():
-        return "Nothing can be decided."
+        return ["Nothing can be decided."]
     if len(unlearned) == len(methods):
-        return "No method is shown to have learned anything, so none is recommended."
+        return ["No method is shown to have learned anything, so none is recommended."]
     if found.rule.against is not None:
-        return against(found)
+        return [against(found)]
     learned = methods[~methods["method"].isin(unlearned)].set_index("method")
     near = learned[learned["loses"] <= (found.margin or 0.0)]
     if not near.empty:
-        return use(near, found, metric)
+        return [use(near, found, metric)]
     likely = learned["chance_best"].fillna(learned["mean"]).idxmax()
-    return " ".join(
-        [most_likely(likely, learned, metric), *cheaper(likely, found, learned, metric)]
-    )
+    return [most_likely(likely, learned, metric), *cheaper(likely, found, learned, metric)]
 
 
 def use(near: Frame, found: Verdicts, metric: str) -> str:
     """Which method to use, of those [method] that lose little or nothing to the best."""
     name = near.sort_values(["trained", "mean"], ascending=[True, False]).index[0]
     loses = near.loc[name, "loses"]
-    most = f"at most {points(loses, metric)}" if loses > 0 else "nothing"
+    most = f"loses at most {points(loses, metric)} to the best"
+    if not loses:
+        most = f"is at least as good as any other, at {found.rule.level} confidence"
     if len(near) == 1:
-        return f"Use {name}: beside the best method it loses {most}."
+        return f"Use {name}: it {most}."
     return (
         f"Use {name}: of the {len(near)} methods that lose at most "
-        f"{points(found.margin or 0.0, metric)} to the best it trains the fewest parameters "
-        f"({quantity(near.loc[name, 'trained'])}). It loses {most}."
+        f"{points(found.margin or 0.0, metric)} it trains the fewest parameters "
+        f"({quantity(near.loc[name, 'trained'])}). It {most}."
     )
 
 
