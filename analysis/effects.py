@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import copysign, exp, inf, lgamma, sqrt
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
 WIDEST = 1e6  # noncentralities beyond say nothing
 FAR = 1e4  # of a t, from which on chance is in the spread alone
@@ -51,7 +51,7 @@ def noncentrality(t: float, degrees: float, chance: float) -> float:
     if abs(t) > FAR:
         square = stats.chi2.isf(chance, degrees) if t > 0 else stats.chi2.ppf(chance, degrees)
         return t * sqrt(float(square) / degrees)
-    return root_near(lambda shift: float(stats.nct.cdf(t, degrees, shift)) - chance, t)
+    return root_near(lambda shift: float(special.nctdtr(degrees, shift, t)) - chance, t)
 
 
 def root_near(function: Callable[[float], float], start: float) -> float:

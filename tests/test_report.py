@@ -531,6 +531,11 @@ def test_letters_of_a_second_round_are_read_as_one_letter() -> None:
     assert sorted(["a1", "z", "b"], key=words.order) == ["b", "z", "a1"]
 
 
+def test_many_letters_in_a_row_are_read_as_a_span() -> None:
+    assert words.span("ab") == "ab" and words.span("") == "" and words.span("abc") == "abc"
+    assert words.span("abcdx") == "a-d x" and words.span("yza1b1") == "y-b1"
+
+
 def test_scores_that_are_no_shares_are_not_in_percent() -> None:
     assert [words.score(0.5, "accuracy"), words.score(5.25, "NIST")] == ["50.0", "5.25"]
     assert words.score(-0.1, "matthews") == "\u221210.0" and words.score(None, "") == "\u2013"

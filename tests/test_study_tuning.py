@@ -2,7 +2,9 @@
 
 import json
 from pathlib import Path
+from statistics import fmean
 
+import numpy as np
 import pytest
 from small_studies import SMALL, Folders, folders, grid, rate, study
 
@@ -31,6 +33,22 @@ def test_the_best_two_and_their_error_by_hand() -> None:
     assert race.are_close([0.50, 0.52], [0.49, 0.51], error)
     assert not race.are_close([0.60, 0.60], [0.5, 0.5], error)
     assert race.pooled_error([]) is None and not race.are_close([0.5], [0.5], None)
+
+
+def test_a_race_loses_the_best_point_more_seldom_than_single_trials() -> None:
+    g, truth = np.random.default_rng(0), np.array([0.5, 0.79, 0.8, 0.79, 0.5])
+    plain, raced = 0, 0
+    for _ in range(400):
+        trials = truth + g.normal(0, 0.01, (1 + race.MORE, 5))
+        plain += int(trials[0].argmax() == 2)
+        first, second = race.best_two(trials[0].tolist())
+        both = sorted((trials[:, p].tolist() for p in (first, second)), key=fmean, reverse=True)
+        error = race.pooled_error([(both[0], both[1])])
+        better = first if fmean(trials[:, first]) >= fmean(trials[:, second]) else second
+        other = second if better == first else first
+        kept = {better} | ({other} if race.are_close(both[0], both[1], error) else set())
+        raced += int(2 in kept)
+    assert raced > plain + 0.1 * 400, (plain, raced)
 
 
 def trials_of(plan: Plan) -> list[Cell]:

@@ -219,7 +219,7 @@ def bars(methods: Frame, metric: str) -> list[Context]:
     return [
         {
             "method": row["method"],
-            "letters": row.get("letters", ""),
+            "letters": words.span(row.get("letters", "")),
             "text": words.score(row["mean"], metric),
             "between": words.between(row["low"], row["high"], metric),
             "left": 100 * (row["low"] - least) / width,

@@ -294,7 +294,28 @@ def alike(found: Verdicts) -> list[str]:
     groups = [
         [m for m, t in table[["method", "letters"]].to_numpy() if x in split(t)] for x in letters
     ]
-    return [f"{joined(group)} cannot be told apart." for group in groups if len(group) > 1]
+    several = [group for group in groups if len(group) > 1]
+    if len(several) > LISTED:
+        return [f"{len(several)} groups cannot be told apart within; the letters say which."]
+    return [f"{joined(group)} cannot be told apart." for group in several]
+
+
+def span(letters: str) -> str:
+    """Letters as they are read: of four or more in a row the first and the last, `c-h`."""
+    found: list[str] = []
+    row: list[str] = []
+    for letter in [*split(letters), None]:
+        if letter is not None and row and place(letter) == place(row[-1]) + 1:
+            row.append(letter)
+            continue
+        found += row if len(row) < 4 else [f"{row[0]}-{row[-1]}"]
+        row = [] if letter is None else [letter]
+    return " ".join(found) if any("-" in part for part in found) else "".join(found)
+
+
+def place(letter: str) -> int:
+    """The number of a letter: a is 0, z 25, a1 26."""
+    return 26 * int(letter[1:] or 0) + ord(letter[0]) - ord("a")
 
 
 def split(letters: str) -> list[str]:
