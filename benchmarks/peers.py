@@ -20,6 +20,7 @@ import torch.nn as nn
 from torch import Tensor
 from transformers import (
     AutoModelForSequenceClassification,
+    PreTrainedConfig,
     Trainer,
     TrainingArguments,
     get_linear_schedule_with_warmup,
@@ -29,7 +30,7 @@ from transformers.utils import logging as transformers_logging
 from experiments.adapters.peft_format import saved_modules
 from experiments.batches import Batch, Encoded
 from experiments.config import Run
-from experiments.heads import IN_TRANSFORMERS
+from experiments.families.base import family_of
 from experiments.job import Job
 from experiments.training import Plan
 
@@ -68,14 +69,14 @@ def peft_model(run: Run, pad: int) -> peft.PeftModel:
         task_type="SEQ_CLS", r=variant.rank, lora_alpha=variant.alpha, lora_dropout=variant.dropout,
         # GPT-2 has one matrix for q, k and v there.
         target_modules=["c_attn"] if fused else list(variant.targets), fan_in_fan_out=fused,
-        modules_to_save=saved_modules(config.model_type),
+        modules_to_save=saved_modules(family_of(config).head_names(config), base.base_model),
     )  # fmt: skip
     return peft.get_peft_model(base, lora)
 
 
-def optimizer_of(model: nn.Module, plan: Plan, family: str) -> torch.optim.Optimizer:
+def optimizer_of(model: nn.Module, plan: Plan, config: PreTrainedConfig) -> torch.optim.Optimizer:
     """Fused AdamW with our rates and decays."""
-    head = tuple(IN_TRANSFORMERS[family].values())
+    head = tuple(family_of(config).head_names(config).values())
     groups = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -153,7 +154,7 @@ class Loop:
         self.plan, self.autocast = plan, autocast
         self.device = plan.train.pick_device()
         self.model: nn.Module = peft_model(run, pad).to(self.device)
-        self.optimizer: Any = optimizer_of(self.model, plan, run.model.config().model_type)
+        self.optimizer: Any = optimizer_of(self.model, plan, run.model.config())
         self.schedule: Any = schedule_of(self.optimizer, plan)
         self.trained = [p for p in self.model.parameters() if p.requires_grad]
         self.model.train()

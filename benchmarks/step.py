@@ -28,6 +28,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from experiments.config import Run
+from experiments.families.base import family_of
 from experiments.heads import as_in_transformers
 from experiments.job import Job
 from experiments.layers import PRECISIONS
@@ -275,7 +276,8 @@ def tensors(mine: Ours, prefix: str) -> dict[str, Tensor]:
         for key, tensor in found.items()
     }
     head = model.head.state_dict()
-    return layers | as_in_transformers(head, run.model.config().model_type)
+    config = run.model.config()
+    return layers | as_in_transformers(head, family_of(config).head_names(config))
 
 
 def named(theirs: Stepping) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from experiments.layers import tied_output
+from experiments.families.base import family_of
 
 
 # Not frozen: OmegaConf cannot fill in a frozen dataclass that is a field of another.
@@ -88,7 +88,7 @@ def language_model(backbone: PreTrainedModel) -> PreTrainedModel:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(backbone.config)
     setattr(model, model.base_model_prefix, backbone)
-    model.set_output_embeddings(tied_output(backbone))
+    model.set_output_embeddings(family_of(backbone.config).output(backbone))
     return model
 
 

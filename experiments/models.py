@@ -5,6 +5,7 @@ every method at one seed.
 """
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,20 +28,13 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from experiments import hub
-from experiments.backbones.engine import Engine
 from experiments.backbones.language import next_token_loss
 from experiments.batches import IGNORED, Batch
+from experiments.engine import Engine
+from experiments.families.base import family_of
 from experiments.files import read_object
-from experiments.heads import (
-    LANGUAGE_MODELS,
-    FirstTokenHead,
-    LastTokenHead,
-    NoHead,
-    build_head,
-    check_family,
-    initialise,
-)
-from experiments.layers import PRECISIONS, plain_linears, store_matrices, tied_output
+from experiments.heads import LastTokenHead, NoHead, initialise
+from experiments.layers import PRECISIONS, store_matrices
 from variants.base import at_least_float32
 
 # The sets of files that one tokenizer is made from: the fast one's, GPT-2's and RoBERTa's, BERT's.
@@ -101,7 +95,7 @@ class LanguageModel(Model):
         where = places.cpu().numpy()
         # What stands at a place predicts the next one; only there are the many logits computed.
         hidden = self.engine.states(self.backbone, batch, where - 1)
-        table = tied_output(self.backbone).weight
+        table = family_of(self.backbone.config).output(self.backbone).weight
         total, losses = next_token_loss(hidden, table, batch.labels[places], self.smoothing)
         rows = np.repeat(np.arange(len(batch.rows)), batch.lengths)[where]
         rows = torch.from_numpy(rows).to(batch.device)
@@ -111,9 +105,11 @@ class LanguageModel(Model):
 
 def assembled(backbone: PreTrainedModel, num_outputs: int) -> Model:
     """The backbone with a new head of this width, or, with none, what it is without one."""
-    if num_outputs == 0 and backbone.config.model_type in LANGUAGE_MODELS:
+    family = family_of(backbone.config)
+    if num_outputs == 0 and family.language_model:
         return LanguageModel(backbone)
-    return Model(backbone, build_head(backbone.config, num_outputs))
+    head = family.head(backbone.config, num_outputs) if num_outputs else NoHead()
+    return Model(backbone, head)
 
 
 @dataclass(frozen=True)
@@ -197,7 +193,7 @@ class Pretrained:
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
         backbone = load_backbone(self.folder(), self.config())
-        plain_linears(backbone)
+        family_of(backbone.config).plain(backbone)
         store_matrices(backbone, PRECISIONS[precision])
         return backbone
 
@@ -206,16 +202,15 @@ class Pretrained:
         folder, config = self.folder(), self.config()
         model = assembled(self.backbone(precision), num_outputs)
         initialise(model.head, config.initializer_range, generator)
-        if isinstance(model.head, FirstTokenHead) and config.model_type == "bert":
-            load_pooler(folder, model.head)
+        load_head(folder, model.head, family_of(config).pretrained_head)
         tokenizer = read_tokenizer(folder, config.vocab_size)
-        return Loaded(model, tokenizer, positions(config))
+        return Loaded(model, tokenizer, family_of(config).max_length(config))
 
 
 def read_config(folder: Path) -> PreTrainedConfig:
     """What a model folder says of its architecture."""
     path = folder / "config.json"
-    check_family(str(path), read_object(path).get("model_type"))
+    read_object(path)
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True)
     except (ValueError, OSError, StrictDataclassError) as error:
@@ -240,12 +235,6 @@ def read_tokenizer(folder: Path, size: int) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def positions(config: PreTrainedConfig) -> int:
-    """The longest input in tokens; RoBERTa's first positions are taken by the padding index."""
-    taken = config.pad_token_id + 1 if config.model_type == "roberta" else 0
-    return config.max_position_embeddings - taken
-
-
 def set_dropout(config: PreTrainedConfig, probability: float) -> None:
     """Set every dropout probability of a model's config."""
     for key in list(config.to_dict()):
@@ -255,7 +244,7 @@ def set_dropout(config: PreTrainedConfig, probability: float) -> None:
 
 def load_backbone(folder: Path, config: PreTrainedConfig) -> PreTrainedModel:
     """The pretrained model without pooler and language-model head; a missing weight is an error."""
-    options = {} if config.model_type == "gpt2" else {"add_pooling_layer": False}
+    options = family_of(config).loading(config)
     try:
         backbone, report = AutoModel.from_pretrained(
             folder,
@@ -281,14 +270,22 @@ def load_backbone(folder: Path, config: PreTrainedConfig) -> PreTrainedModel:
 
 
 @torch.no_grad()
-def load_pooler(folder: Path, head: FirstTokenHead) -> None:
-    """Take BERT's pooler, which is pretrained too, from the checkpoint where it has one."""
+def load_head(folder: Path, head: nn.Module, names: Mapping[str, str]) -> None:
+    """Take the modules of a head that are pretrained too from the checkpoint, where it has them."""
+    wanted = {
+        f"{theirs}.{part}": parameter
+        for ours, theirs in names.items()
+        if hasattr(head, ours)
+        for part, parameter in head.get_submodule(ours).named_parameters()
+    }
+    if not wanted:
+        return
     for file in weight_files(folder):
         with safe_open(file, "pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118 (not a dict)
-                for part in ("weight", "bias"):
-                    if name.endswith(f"pooler.dense.{part}"):
-                        getattr(head.dense, part).copy_(tensors.get_tensor(name))
+                for end, parameter in wanted.items():
+                    if name.endswith(end):
+                        parameter.copy_(tensors.get_tensor(name))
 
 
 def weight_files(folder: Path) -> list[Path]:

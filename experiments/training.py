@@ -10,9 +10,9 @@ import torch.nn as nn
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from experiments.backbones.engine import NAMES, Engine
 from experiments.batches import Batch, Batches
 from experiments.distributed import own
+from experiments.engine import NAMES, Engine
 from experiments.layers import PRECISIONS
 from experiments.models import Model
 from experiments.optimizer import FlatAdamW

@@ -16,12 +16,12 @@ from torch.autograd.graph import saved_tensors_hooks
 from transformers import AutoTokenizer, BertConfig, BertModel, GPT2Config, GPT2Model
 
 from experiments.backbones import kernels
-from experiments.backbones.engine import Engine
 from experiments.backbones.kernels import add_norm, attention, invertible, mask
 from experiments.backbones.language import next_token_loss
 from experiments.backbones.stream import lay_out
 from experiments.batches import Batch
-from experiments.layers import plain_linears
+from experiments.engine import Engine
+from experiments.families.base import family_of
 from experiments.models import LanguageModel
 from variants.base import adapter_layers
 from variants.lora import LoRA
@@ -344,7 +344,7 @@ def test_dropout_regularises_as_that_of_transformers(case: Callable[..., Case]) 
 
 def test_a_language_model_has_one_loss_under_both_engines(case: Callable[..., Case]) -> None:
     backbone = case("full", family="gpt2").model.backbone
-    plain_linears(backbone)
+    family_of(backbone.config).plain(backbone)
     model = LanguageModel(backbone).eval()
     batch = batch_of([6, 9, 4], types=False)
     labels = batch.columns["input_ids"].clone()

@@ -17,11 +17,11 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from experiments.backbones import compiled, kernels
-from experiments.backbones.engine import Engine
 from experiments.backbones.kernels import attention, compiled_norm, compiled_norm_backward, mask
 from experiments.backbones.language import compiled_cross_entropy, cross_entropy
 from experiments.backbones.stream import lay_out
 from experiments.config import Run
+from experiments.engine import Engine
 from experiments.job import start
 from experiments.processor import batch_multiple
 from experiments.training import Stepper, Watch

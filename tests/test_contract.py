@@ -11,7 +11,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from conftest import VARIANTS, Case
 
-from experiments.backbones.engine import Engine
+from experiments.engine import Engine
 from experiments.layers import float_masters
 from experiments.randomness import seed_everything
 from variants.base import AdapterLayer, Variant, adapter_layers, merge, replace_module

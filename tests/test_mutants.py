@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from transformers import PreTrainedModel
 
 from experiments import layers
-from experiments.backbones.engine import Engine
+from experiments.engine import Engine
 from experiments.probe import Trial
 from experiments.training import Plan, Watch, fit
 from variants.adalora import AdaLoRA

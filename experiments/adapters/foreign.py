@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from experiments.adapters.saved import Adapter
 from experiments.config import schema
+from experiments.families.base import family_of
 from experiments.heads import from_transformers
 from experiments.layers import SplitLinear
 from experiments.models import Pretrained
@@ -68,14 +69,14 @@ def sort_keys(
     Raises ValueError for a key whose layer the backbone does not have.
     """
     prefix = f"{backbone.base_model_prefix}."
-    family = backbone.config.model_type
-    head = from_transformers(tensors, family)
+    names = family_of(backbone.config).head_names(backbone.config)
+    head = from_transformers(tensors, names)
     linears = (nn.Linear, SplitLinear)
     known = {name for name, module in backbone.named_modules() if isinstance(module, linears)}
     layers: dict[str, dict[str, Tensor]] = {}
     shared: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
-        if from_transformers({key: tensor}, family):
+        if from_transformers({key: tensor}, names):
             continue
         parts = key.removeprefix(prefix).split(".")
         cut = next((i for i in range(len(parts), 0, -1) if ".".join(parts[:i]) in known), 0)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import cast
 
 import torch
 import torch.nn as nn
@@ -48,10 +49,11 @@ def by_linear(
     module = backbone.get_submodule(name)
     if not isinstance(module, SplitLinear):
         return {name: tensors}
-    groups, rest = divmod(len(tensors[B]), len(module.q.weight))
+    height = len(cast(Tensor, next(iter(module.parts.values())).weight))
+    groups, rest = divmod(len(tensors[B]), height)
     if rest or groups not in ADAPTED:
         raise ValueError(
-            f"{path}: {name}.lora_B has {len(tensors[B])} rows, where {len(module.q.weight)} are "
+            f"{path}: {name}.lora_B has {len(tensors[B])} rows, where {height} are "
             "one projection; two of them (q, v) or three are read."
         )
     factors = zip(tensors[A].chunk(groups), tensors[B].chunk(groups), strict=True)

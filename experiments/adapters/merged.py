@@ -12,10 +12,10 @@ from transformers import (
 )
 
 from experiments.adapters.saved import Adapter, load
+from experiments.families.base import family_of
 from experiments.files import whole_folder
 from experiments.generation import language_model
 from experiments.heads import as_in_transformers
-from experiments.layers import as_loaded
 from experiments.models import LanguageModel, Model, read_config
 from variants.base import adapter_layers, replace_module
 
@@ -44,18 +44,20 @@ def in_transformers(
     adapter: Adapter, trained: Model, config: PreTrainedConfig, dtype: torch.dtype
 ) -> PreTrainedModel:
     """The model as transformers has it: a classifier, a language model, or neither."""
+    family = family_of(config)
     # On the meta device, since every tensor is given.
     with torch.device("meta"):
         if adapter.num_outputs:
             name_outputs(config, adapter)
             model = AutoModelForSequenceClassification.from_config(config)
         else:
-            options = {} if config.model_type == "gpt2" else {"add_pooling_layer": False}
-            model = AutoModel.from_config(config, **options)
+            model = AutoModel.from_config(config, **family.loading(config))
     inner = model.base_model
     prefix = f"{model.base_model_prefix}." if inner is not model else ""
-    state = {f"{prefix}{n}": tensor for n, tensor in as_loaded(trained.backbone, inner).items()}
-    state |= as_in_transformers(trained.head.state_dict(), config.model_type)
+    plain = family.as_loaded(trained.backbone, inner)
+    state = {f"{prefix}{name}": tensor for name, tensor in plain.items()}
+    if adapter.num_outputs:
+        state |= as_in_transformers(trained.head.state_dict(), family.head_names(config))
     rounded = {name: tensor.float().to(dtype) for name, tensor in state.items()}
     model.load_state_dict(rounded, assign=True)
     return language_model(model) if isinstance(trained, LanguageModel) else model

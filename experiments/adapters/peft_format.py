@@ -1,6 +1,7 @@
 """PEFT's checkpoint format, as PEFT 0.21 writes it: adapter_config.json beside one safetensors."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from transformers import PreTrainedModel
 from experiments.adapters import foreign
 from experiments.adapters.foreign import A
 from experiments.adapters.saved import Adapter, load
+from experiments.families.base import family_of
 from experiments.files import read_object, read_tensors, whole_folder, write_json, write_tensors
-from experiments.heads import IN_TRANSFORMERS, as_in_transformers
+from experiments.heads import as_in_transformers
 from experiments.models import LanguageModel, Pretrained
 from variants.base import Foreign, adapter_layers
 
@@ -50,8 +52,9 @@ def write_peft(adapter: Adapter, out: Path) -> None:
     kind = "CAUSAL_LM" if isinstance(model, LanguageModel) else kind
     inside = "" if kind == "FEATURE_EXTRACTION" else f"{backbone.base_model_prefix}."
     form = with_patterns(form, inside)
-    family = backbone.config.model_type
-    head = as_in_transformers(adapter.head, family)
+    family = family_of(backbone.config)
+    names = family.head_names(backbone.config) if adapter.num_outputs else {}
+    head = as_in_transformers(adapter.head, names)
     tensors = {
         **{
             f"{ROOT}{inside}{name}.{end}": tensor
@@ -67,20 +70,20 @@ def write_peft(adapter: Adapter, out: Path) -> None:
         "revision": adapter.model.revision,
         "inference_mode": True,
         "bias": "none",
-        "fan_in_fan_out": family == "gpt2",
+        "fan_in_fan_out": family.transposed,
         "target_modules": targets(list(form.layers), backbone, inside),
         # The first names of the head's modules, such as classifier.
-        "modules_to_save": saved_modules(family) if adapter.num_outputs else None,
+        "modules_to_save": saved_modules(names, backbone) if adapter.num_outputs else None,
     }
     with whole_folder(out) as folder:
         write_json(folder / CONFIG, config)
         write_tensors(folder / TENSORS, tensors)
 
 
-def saved_modules(family: str) -> list[str]:
+def saved_modules(names: Mapping[str, str], backbone: PreTrainedModel) -> list[str]:
     """The modules of a classifier of transformers that its head is made of, as PEFT asks for."""
-    names = [theirs.split(".") for theirs in IN_TRANSFORMERS[family].values()]
-    return sorted({parts[1] if parts[0] == family else parts[0] for parts in names})
+    inside = f"{backbone.base_model_prefix}."
+    return sorted({name.removeprefix(inside).partition(".")[0] for name in names.values()})
 
 
 def with_patterns(form: Foreign, inside: str) -> Foreign:
@@ -107,8 +110,8 @@ def with_patterns(form: Foreign, inside: str) -> Foreign:
 def targets(names: list[str], backbone: PreTrainedModel, inside: str) -> list[str]:
     """The last names of the layers where they match no others, else their full names."""
     last = {name.rpartition(".")[2] for name in names}
-    family = backbone.config.model_type
-    head = [part for theirs in IN_TRANSFORMERS[family].values() for part in theirs.split(".")]
+    names_of_head = family_of(backbone.config).head_names(backbone.config).values()
+    head = [part for theirs in names_of_head for part in theirs.split(".")]
     matched = {name for name, _ in backbone.named_modules() if name.rpartition(".")[2] in last}
     if matched == set(names) and not last & set(head):
         return sorted(last)

@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast, RobertaForMaskedLM
 
+from experiments.families.base import family_of
 from experiments.mini.backbones import SPECIAL
 from experiments.mini.rivals import rivals
 from experiments.mini.text import TELLING, passages
-from experiments.models import positions
 from experiments.randomness import derived_seed
 
 BATCHES_AT_A_TIME = 32  # so many are cut from passages sorted by length: next to no padding
@@ -81,7 +81,7 @@ class Objective:
     @cached_property
     def longest(self) -> int:
         """Tokens that the model has positions for."""
-        return positions(self.model.config)
+        return family_of(self.model.config).max_length(self.model.config)
 
     def batch(self, step: int) -> list[list[int]]:
         """The token ids of step `step`, from 0."""

@@ -10,24 +10,11 @@ import torch.nn as nn
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from experiments.backbones import decoder, encoder
-from experiments.backbones.kernels import ACTIVATIONS
 from experiments.backbones.stream import Layout, lay_out
 from experiments.batches import Batch
+from experiments.families.base import family_of
 
-FAMILIES = {"bert": encoder, "roberta": encoder, "gpt2": decoder}
 NAMES = ("packed", "transformers")
-
-
-# The values of a config under which transformers computes something else than our passes do.
-OTHERWISE = {
-    "hidden_act": lambda value: value not in ACTIVATIONS,
-    "activation_function": lambda value: value not in ACTIVATIONS,
-    "is_decoder": bool,
-    "add_cross_attention": bool,
-    "scale_attn_by_inverse_layer_idx": bool,
-    "scale_attn_weights": lambda value: not value,
-}
 
 
 def kept(compute: Callable[..., Tensor], *args: Any) -> Tensor:
@@ -67,48 +54,53 @@ class Engine:
 
         The last block computes nothing for the other tokens, which only give keys and values.
         """
-        family, batch = FAMILIES[backbone.config.model_type], batch.filled(self.multiple)
-        layout = lay_out(batch.lengths, batch.device, family.CAUSAL)
-        reading = lay_out(batch.lengths, batch.device, family.CAUSAL, places)
+        family, batch = family_of(backbone.config), batch.filled(self.multiple)
+        layout = lay_out(batch.lengths, batch.device, family.causal)
+        reading = lay_out(batch.lengths, batch.device, family.causal, places)
+        context = family.context(backbone, layout)
         x, first = self.begun(backbone, batch, layout)
         blocks = family.blocks(backbone)
         if first == len(blocks):
-            return family.last(backbone, reading.queries(x))
-        x = self.through(backbone, blocks[first:-1], x, layout)
-        return family.last(backbone, self.through(backbone, blocks[-1:], x, reading))
+            return family.finish(backbone, reading.queries(x))
+        x = self.through(backbone, blocks[first:-1], context, x, layout)
+        return family.finish(backbone, self.through(backbone, blocks[-1:], context, x, reading))
 
     def below(self, backbone: Any, batch: Batch, blocks: int) -> Tensor:
         """The states [tokens, d] of all tokens behind this many of the first blocks."""
-        family = FAMILIES[backbone.config.model_type]
-        layout = lay_out(batch.lengths, batch.device, family.CAUSAL)
+        family = family_of(backbone.config)
+        layout = lay_out(batch.lengths, batch.device, family.causal)
+        context = family.context(backbone, layout)
         x, first = self.begun(backbone, batch, layout)
-        return self.through(backbone, family.blocks(backbone)[first:blocks], x, layout)
+        return self.through(backbone, family.blocks(backbone)[first:blocks], context, x, layout)
 
     def begun(self, backbone: Any, batch: Batch, layout: Layout) -> tuple[Tensor, int]:
         """States [tokens, d] that are known without a block or from a cache, before which block."""
-        family = FAMILIES[backbone.config.model_type]
+        family = family_of(backbone.config)
         return batch.prefix or (family.embed(backbone, batch.columns, layout), 0)
 
-    def through(self, backbone: Any, blocks: Any, x: Tensor, layout: Layout) -> Tensor:
+    def through(
+        self, backbone: Any, blocks: Any, context: Any, x: Tensor, layout: Layout
+    ) -> Tensor:
         """What these blocks make of x [tokens, d]: the states of the layout's queries."""
-        family = FAMILIES[backbone.config.model_type]
+        family = family_of(backbone.config)
         block = again if self.checkpointing and backbone.training else kept
+        lean = self.lean and backbone.training
         for layer in blocks:
-            x = block(family.block, backbone, layer, x, layout, self.lean and backbone.training)
+            x = block(family.block, backbone, context, layer, x, layout, lean)
         return x
 
     def frozen_blocks(self, backbone: Any) -> int:
         """How many of the first blocks, and all below them, do not train."""
-        family = FAMILIES[backbone.config.model_type]
-        if any(trains(module) for module in family.bottom(backbone)):
+        family = family_of(backbone.config)
+        if any(trains(module) for module in family.below(backbone)):
             return 0
         blocks = family.blocks(backbone)
         return next((i for i, layer in enumerate(blocks) if trains(layer)), len(blocks))
 
     def frozen_part(self, backbone: Any, blocks: int) -> list[nn.Module]:
         """The modules below a block, by number."""
-        family = FAMILIES[backbone.config.model_type]
-        return [*family.bottom(backbone), *family.blocks(backbone)[:blocks]]
+        family = family_of(backbone.config)
+        return [*family.below(backbone), *family.blocks(backbone)[:blocks]]
 
     def places(self, batch: Batch) -> int:
         """How many places of tokens it computes."""
@@ -123,11 +115,9 @@ class Engine:
                 # The re-entrant form gives no gradient to a block whose input needs none.
                 backbone.gradient_checkpointing_enable({"use_reentrant": False})
             return
-        config = backbone.config
-        for key, other in OTHERWISE.items():
-            value = getattr(config, key, None)
-            if value is not None and other(value):
-                raise ValueError(
-                    f"The model's config has {key}={value}, which train.engine=packed does not "
-                    "compute; choose train.engine=transformers."
-                )
+        setting = family_of(backbone.config).unsupported(backbone.config)
+        if setting is not None:
+            raise ValueError(
+                f"The model's config has {setting}, which train.engine=packed does not compute; "
+                "choose train.engine=transformers."
+            )

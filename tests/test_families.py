@@ -1,0 +1,119 @@
+"""Families of models: found by their type, equal to transformers, and honest about what they lack."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+
+from experiments.batches import Batch
+from experiments.engine import Engine
+from experiments.families.base import EVERYTHING_ELSE, families, family_of
+from variants.base import adapter_layers
+from variants.lora import LoRA
+
+FAMILIES = families()
+PACKED = [
+    (name, kind)
+    for name, family in FAMILIES.items()
+    if family.packed
+    for kind in family.model_types
+]
+LENGTHS = [9, 2, 7, 1, 12, 3]
+
+
+def backbone_of(config: PreTrainedConfig, double: bool = True) -> PreTrainedModel:
+    """A plain backbone of random weights, no bias zero and no norm one."""
+    torch.manual_seed(0)
+    family = family_of(config)
+    backbone = AutoModel.from_config(config, **family.loading(config))
+    with torch.no_grad():
+        for parameter in backbone.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    family.plain(backbone)
+    return backbone.double() if double else backbone
+
+
+def batch_of(config: PreTrainedConfig) -> Batch:
+    """Random tokens in examples of several lengths."""
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(5, config.vocab_size, (sum(LENGTHS),), generator=generator)
+    padding = {"input_ids": config.pad_token_id or 0}
+    return Batch({"input_ids": ids}, np.array(LENGTHS), None, np.arange(len(LENGTHS)), padding)
+
+
+def states_and_gradients(
+    backbone: Any, batch: Batch, engine: Engine, places: np.ndarray
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The last hidden states, and the gradients of what trains."""
+    trained = [p for p in backbone.parameters() if p.requires_grad]
+    states = engine.states(backbone, batch, places)
+    weights = torch.linspace(-1, 1, states.numel(), dtype=states.dtype).view(states.shape)
+    return states, torch.autograd.grad((states * weights).sum(), trained)
+
+
+@pytest.mark.parametrize("family, kind", PACKED)
+def test_packed_states_and_gradients_are_those_of_transformers(family: str, kind: str) -> None:
+    config = FAMILIES[family].tiny_config(model_type=kind)
+    assert family_of(config) is FAMILIES[family]
+    backbone, batch = backbone_of(config), batch_of(config)
+    backbone.eval()
+    targets = sorted({n.rpartition(".")[2] for n, m in backbone.named_modules()
+                      if isinstance(m, torch.nn.Linear)})  # fmt: skip
+    LoRA(lr=1e-3, rank=4, alpha=8.0, dropout=0.0, rslora=False, targets=targets).adapt(backbone)
+    backbone.double()
+    with torch.no_grad():
+        for _, layer in adapter_layers(backbone):
+            for parameter in layer.parameters():
+                if parameter.requires_grad:
+                    parameter += 0.1 * torch.randn_like(parameter)
+    for places in (np.arange(batch.tokens), np.cumsum(LENGTHS) - 1):
+        for engine in (Engine(), Engine(lean=True), Engine(checkpointing=True)):
+            ours, our_gradients = states_and_gradients(backbone, batch, engine, places)
+            theirs, their_gradients = states_and_gradients(
+                backbone, batch, Engine("transformers"), places
+            )
+            torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-10)
+            torch.testing.assert_close(our_gradients, their_gradients, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("family, kind", PACKED)
+def test_a_plain_backbone_goes_back_to_what_transformers_loads(family: str, kind: str) -> None:
+    config = FAMILIES[family].tiny_config(model_type=kind)
+    backbone = backbone_of(config, double=False).eval()
+    like = AutoModel.from_config(config, **FAMILIES[family].loading(config)).eval()
+    like.load_state_dict(FAMILIES[family].as_loaded(backbone, like))
+    ids = batch_of(config).columns["input_ids"][None]
+    with torch.no_grad():
+        theirs, ours = (model(ids).last_hidden_state for model in (like, backbone))
+    torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("family, kind", PACKED)
+def test_frozen_blocks_are_those_below_what_trains(family: str, kind: str) -> None:
+    config = FAMILIES[family].tiny_config(model_type=kind)
+    backbone = backbone_of(config, double=False).requires_grad_(False)
+    blocks = FAMILIES[family].blocks(backbone)
+    assert Engine().frozen_blocks(backbone) == len(blocks) == 2
+    batch = batch_of(config)
+    below = Engine().below(backbone, batch, 1)
+    for parameter in blocks[1].parameters():
+        parameter.requires_grad_(True)
+    assert Engine().frozen_blocks(backbone) == 1
+    assert below.shape == (batch.tokens, config.hidden_size)
+    next(FAMILIES[family].below(backbone)[0].parameters()).requires_grad_(True)
+    assert Engine().frozen_blocks(backbone) == 0
+
+
+def test_a_model_of_no_family_runs_on_transformers_own_modules() -> None:
+    family = FAMILIES[EVERYTHING_ELSE]
+    config = family.tiny_config()
+    assert family_of(config) is family and not family.packed
+    backbone, batch = backbone_of(config), batch_of(config)
+    with pytest.raises(ValueError, match=r"model_type=distilbert.*train.engine=transformers"):
+        Engine().prepare(backbone)
+    Engine("transformers").prepare(backbone)
+    states = Engine("transformers").states(backbone.eval(), batch, np.arange(batch.tokens))
+    assert states.shape == (batch.tokens, config.hidden_size)
