@@ -197,7 +197,7 @@ def test_attention_is_that_of_torch_example_by_example(
     expected = torch.autograd.grad((theirs * weight).sum(), (q, k, v))
     torch.testing.assert_close(found, expected)
     own = layout.queries(q)
-    fused = torch.cat([kernels.fused(own, k, v, block, 2, 0.0) for block in layout.blocks])
+    fused = torch.cat([kernels.fused(own, k, v, block, 2, 2, 0.0) for block in layout.blocks])
     torch.testing.assert_close(fused, theirs)
 
 

@@ -1,4 +1,4 @@
-"""Families of models: found by their type, equal to transformers, and honest about what they lack."""
+"""Families of models: found by their type, equal to transformers, and honest on what they lack."""
 
 from typing import Any
 
@@ -21,6 +21,7 @@ PACKED = [
     if family.packed
     for kind in family.model_types
 ]
+CLOSE = {"rtol": 1e-8, "atol": 1e-9}
 LENGTHS = [9, 2, 7, 1, 12, 3]
 
 
@@ -75,8 +76,11 @@ def test_packed_states_and_gradients_are_those_of_transformers(family: str, kind
             theirs, their_gradients = states_and_gradients(
                 backbone, batch, Engine("transformers"), places
             )
-            torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-10)
-            torch.testing.assert_close(our_gradients, their_gradients, rtol=1e-8, atol=1e-9)
+            # Norms of RMS are rounded to float32 by transformers, so that a rounding of the scaled
+            # queries before them comes out as one of float32.
+            near = {"rtol": 1e-5, "atol": 1e-5} if kind.startswith("gemma") else CLOSE
+            torch.testing.assert_close(ours, theirs, **near)
+            torch.testing.assert_close(our_gradients, their_gradients, **near)
 
 
 @pytest.mark.parametrize("family, kind", PACKED)

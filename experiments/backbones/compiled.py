@@ -355,18 +355,19 @@ def widest(ends: Any, of: int) -> int:
 @compiled
 def attention(
     first: int, step: int, like: Any, q: Any, k: Any, v: Any, starts: Any, asking: Any,
-    places: Any, heads: int, causal: bool, p: float, seed: int, out: Any,
+    places: Any, heads: int, groups: int, causal: bool, p: float, seed: int, out: Any,
 ) -> None:  # fmt: skip
     """out [m, d] = softmax(q k^T / sqrt(d / heads)) v in each example and head.
 
-    Example e has tokens `starts[e]` to `starts[e + 1]`, of which those at `places` ask: queries
-    `asking[e]` to `asking[e + 1]`, rows of q. Sums are made in the type of `like`.
+    k and v have `groups` heads, each for as many neighbouring heads of q. Example e has tokens
+    `starts[e]` to `starts[e + 1]`, of which those at `places` ask: queries `asking[e]` to
+    `asking[e + 1]`, rows of q. Sums are made in the type of `like`.
     """
-    d, kind = k.shape[1] // heads, like.dtype
+    d, kind, share = k.shape[1] // groups, like.dtype, heads // groups
     scale, grown, limit = kind.type(1 / math.sqrt(d)), kind.type(1 / (1 - p)), limit_of(p)
     T, M, D = widest(starts, LANES), widest(asking, ROWS), (d + LANES - 1) // LANES * LANES
     Q, Y = np.empty((heads, M, D), kind), np.empty((heads, M, D), kind)
-    K, V = np.empty((heads, T, D), kind), np.empty((heads, T, D), kind)
+    K, V = np.empty((groups, T, D), kind), np.empty((groups, T, D), kind)
     K_T, S = np.empty((d, T), kind), np.empty((M, T), kind)
     for e in range(first, len(starts) - 1, step):
         start, own = starts[e], asking[e]
@@ -375,7 +376,8 @@ def attention(
         read(k, start, tokens, kind.type(1), K)
         read(v, start, tokens, kind.type(1), V)
         for head in range(heads):
-            transposed(K[head], tokens, d, K_T)
+            if head % share == 0:
+                transposed(K[head // share], tokens, d, K_T)
             product(S, Q[head], K_T, queries, d, tokens, False)
             for i in range(queries):
                 seen = places[own + i] - start + 1 if causal else tokens
@@ -385,24 +387,25 @@ def attention(
                     key = key_of(seed, head * len(places) + own + i)
                     for j in range(seen):
                         S[i, j] *= kind.type(0) if dropped(key, start + j, limit) else grown
-            product(Y[head], S, V[head], queries, tokens, d, False)
+            product(Y[head], S, V[head // share], queries, tokens, d, False)
         write(out, own, queries, kind.type(1), Y)
 
 
 @compiled
 def attention_backward(
     first: int, step: int, like: Any, q: Any, k: Any, v: Any, starts: Any, asking: Any,
-    places: Any, heads: int, causal: bool, p: float, seed: int, to_out: Any, to_q: Any, to_k: Any,
-    to_v: Any,
+    places: Any, heads: int, groups: int, causal: bool, p: float, seed: int, to_out: Any,
+    to_q: Any, to_k: Any, to_v: Any,
 ) -> None:  # fmt: skip
     """The gradients to q, k and v from that to the output of `attention`; an empty one is not
     asked for.
     """
-    d, kind = k.shape[1] // heads, like.dtype
+    d, kind, share = k.shape[1] // groups, like.dtype, heads // groups
     scale, grown, limit = kind.type(1 / math.sqrt(d)), kind.type(1 / (1 - p)), limit_of(p)
     T, M, D = widest(starts, LANES), widest(asking, ROWS), (d + LANES - 1) // LANES * LANES
     Q, G = np.empty((heads, M, D), kind), np.empty((heads, M, D), kind)
-    K, V = np.empty((heads, T, D), kind), np.empty((heads, T, D), kind)
+    K, V = np.empty((groups, T, D), kind), np.empty((groups, T, D), kind)
+    more_k, more_v = np.empty((T, D), kind), np.empty((T, D), kind)  # of one group's heads
     X_T, P, S = np.empty((d, T), kind), np.empty((M, T), kind), np.empty((M, T), kind)
     Y = np.empty((max(M, T), D), kind)
     for_q, for_k, for_v = len(to_q) > 0, len(to_k) > 0, len(to_v) > 0
@@ -415,10 +418,14 @@ def attention_backward(
         read(v, start, tokens, kind.type(1), V)
         read(to_out, own, queries, kind.type(1), G)
         for head in range(heads):
-            transposed(K[head], tokens, d, X_T)
+            group, last = head // share, (head + 1) % share == 0
+            if head % share == 0:
+                more_k[:tokens] = 0
+                more_v[:tokens] = 0
+            transposed(K[group], tokens, d, X_T)
             product(P, Q[head], X_T, queries, d, tokens, False)
             if for_q or for_k:
-                transposed(V[head], tokens, d, X_T)
+                transposed(V[group], tokens, d, X_T)
                 product(S, G[head], X_T, queries, d, tokens, False)
             for i in range(queries):
                 seen = places[own + i] - start + 1 if causal else tokens
@@ -441,13 +448,17 @@ def attention_backward(
             # What is done with comes to lie where its gradient is written from.
             if for_v:
                 product(Y, P, G[head], tokens, queries, d, True)
-                V[head, :tokens] = Y[:tokens]
-            if for_q:
-                product(Y, S, K[head], queries, tokens, d, False)
+                more_v[:tokens] += Y[:tokens]
+                if last:
+                    V[group, :tokens] = more_v[:tokens]
             if for_k:
-                product(K[head], S, Q[head], tokens, queries, d, True)
+                product(Y, S, Q[head], tokens, queries, d, True)
+                more_k[:tokens] += Y[:tokens]
             if for_q:
+                product(Y, S, K[group], queries, tokens, d, False)
                 Q[head, :queries] = Y[:queries]
+            if for_k and last:
+                K[group, :tokens] = more_k[:tokens]
         if for_v:
             write(to_v, start, tokens, kind.type(1), V)
         if for_k:

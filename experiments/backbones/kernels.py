@@ -27,6 +27,7 @@ ACTIVATIONS = {
     "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
     "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
     "relu": F.relu,
+    "silu": F.silu,
 }
 
 
@@ -218,15 +219,20 @@ def add_norm(
     return norm(total).to(residual.dtype), total.to(residual.dtype)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, layout: Layout, heads: int, p: float) -> Tensor:
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, layout: Layout, heads: int, p: float, groups: int | None = None
+) -> Tensor:
     """softmax(q k^T / sqrt(d)) v within each example and head, in the shape of q.
 
-    Where the layout lets only some tokens attend, q has their rows, and k and v those of all.
+    Where the layout lets only some tokens attend, q has their rows, and k and v those of all. With
+    `groups`, k and v have so many heads, each for as many neighbouring heads of q.
     """
+    groups = groups or heads
     if q.is_cuda:
-        return torch.cat([fused(q, k, v, block, heads, p) for block in layout.blocks])
+        return torch.cat([fused(q, k, v, block, heads, groups, p) for block in layout.blocks])
     seed = new_seed() if p else 0
-    return Attention.apply(q, k, v, (*layout.bounds, heads, layout.causal, p, seed))  # type: ignore[return-value]
+    how = (*layout.bounds, heads, groups, layout.causal, p, seed)
+    return Attention.apply(q, k, v, how)  # type: ignore[return-value]
 
 
 def by_head(x: Tensor, heads: int) -> Tensor:
@@ -234,12 +240,16 @@ def by_head(x: Tensor, heads: int) -> Tensor:
     return x.view(len(x), heads, x.shape[1] // heads).transpose(0, 1)
 
 
-def fused(q: Tensor, k: Tensor, v: Tensor, block: Block, heads: int, p: float) -> Tensor:
+def fused(
+    q: Tensor, k: Tensor, v: Tensor, block: Block, heads: int, groups: int, p: float
+) -> Tensor:
     """The attention of one block [its queries, heads * d] by torch's own kernel."""
-    own = q[block.queries], k[block.tokens], v[block.tokens]
-    q, k, v = (by_head(x, heads)[None] for x in own)
+    q = by_head(q[block.queries], heads)[None]
+    k, v = (by_head(x[block.tokens], groups)[None] for x in (k, v))
     bias = None if block.bias is None else block.bias.to(q.dtype)
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=p)
+    out = F.scaled_dot_product_attention(
+        q, k, v, attn_mask=bias, dropout_p=p, enable_gqa=groups != heads
+    )
     return out[0].transpose(0, 1).flatten(1)
 
 
@@ -261,7 +271,10 @@ class Attention(torch.autograd.Function):
 
 # As operators of torch's they are counted where operations are.
 OPERATORS = torch.library.Library("lora_assay", "DEF")
-HOW = "Tensor starts, Tensor asking, Tensor places, int heads, bool causal, float p, int seed"
+HOW = (
+    "Tensor starts, Tensor asking, Tensor places, int heads, int groups, bool causal, float p, "
+    "int seed"
+)
 OPERATORS.define(f"attend(Tensor q, Tensor k, Tensor v, {HOW}) -> Tensor")
 OPERATORS.define(
     f"attend_backward(Tensor q, Tensor k, Tensor v, {HOW}, Tensor to_out, bool[] wanted)"
@@ -288,22 +301,22 @@ def attended_backward(q: Tensor, k: Tensor, v: Tensor, *how: Any) -> list[Tensor
     return found
 
 
-def one_product(k: Tensor, starts: Tensor, asking: Tensor) -> int:
+def one_product(q: Tensor, starts: Tensor, asking: Tensor) -> int:
     """Operations of a product of queries with keys, or of as many numbers with values."""
-    return 2 * k.shape[1] * int((starts.diff() * asking.diff()).sum())
+    return 2 * q.shape[1] * int((starts.diff() * asking.diff()).sum())
 
 
 @register_flop_formula(attend, get_raw=True)
 def attend_flops(q: Tensor, k: Tensor, v: Tensor, *how: Any, **_: Any) -> int:
     """Scores, and what they make of the values."""
-    return 2 * one_product(k, *how[:2])
+    return 2 * one_product(q, *how[:2])
 
 
 @register_flop_formula(attend_backward, get_raw=True)
 def attend_backward_flops(q: Tensor, k: Tensor, v: Tensor, *how: Any, **_: Any) -> int:
     """The scores once more, the gradient to them where it is used, and one product for each."""
     for_q, for_k, for_v = how[-1]
-    return (1 + (for_q or for_k) + for_q + for_k + for_v) * one_product(k, *how[:2])
+    return (1 + (for_q or for_k) + for_q + for_k + for_v) * one_product(q, *how[:2])
 
 
 def load(dtype: torch.dtype) -> None:
@@ -312,7 +325,7 @@ def load(dtype: torch.dtype) -> None:
         log.info("Compiling for this processor, once: about ten seconds.")
     x = torch.zeros(1, 1, dtype=dtype)
     like, ends, place = at_least_float32(x), torch.tensor([0, 1]), torch.tensor([0])
-    attending = like, x, x, x, ends, ends, place, 1, False, 0.0, 0
+    attending = like, x, x, x, ends, ends, place, 1, 1, False, 0.0, 0
     dropping, norm = (0.0, 0), (like[0], like[0])
     for kernel, *args in (
         (compiled.drop, x, x, *dropping),
@@ -323,3 +336,35 @@ def load(dtype: torch.dtype) -> None:
         (compiled.cross_entropy, like, x, place, 0.0, like[0], like[0]),
     ):
         compiled.run(kernel, *args, threads=1)
+
+
+class Rotate(torch.autograd.Function):
+    """Heads turned by their positions; the gradient is turned back, so that nothing is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return rotated(x, cos, sin)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        cos, sin = ctx.saved_tensors
+        return rotated(grads[0], cos, -sin), None, None
+
+
+def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x [n, heads, d] with its first r columns turned: x_1 cos - x_2 sin, x_2 cos + x_1 sin."""
+    r = cos.shape[-1]
+    turning, rest = x[..., :r], x[..., r:]
+    first, second = turning.chunk(2, dim=-1)
+    swapped = torch.cat((-second, first), dim=-1)
+    turned = turning * cos[:, None] + swapped * sin[:, None]
+    return turned if r == x.shape[-1] else torch.cat((turned, rest), dim=-1)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
+    """x [n, heads * d] with every head turned by its position's cos and sin [n, r], r at most d.
+
+    Both halves of cos and sin are equal. Su et al., 2021, arXiv:2104.09864.
+    """
+    return Rotate.apply(x.view(len(x), heads, -1), cos, sin).flatten(1)  # type: ignore[union-attr]
