@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from conftest import Case
 from test_contract import train_steps
+from test_training import assert_equal_runs, killed_after
 from transformers import AutoModelForCausalLM
 
 from experiments import predict
@@ -137,6 +138,31 @@ def test_a_run_keeps_texts_scores_and_what_a_bootstrap_needs(
     assert result.primary["interval"][0] <= result.primary["score"] <= result.primary["interval"][1]
     assert {"train_nll", "loss", "lr"} <= set(result.history)
     assert not (tmp_path / "head.safetensors").exists()
+
+
+@pytest.mark.parametrize("variant", ["lora", "adalora", "full"])
+@pytest.mark.parametrize("protocol", ["clean", "paper"])
+def test_a_run_without_a_head_taken_up_again_ends_bit_for_bit_where_it_would_have(
+    run: Callable[..., Run],
+    tmp_path: Path,
+    variant: str,
+    protocol: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    described = run(
+        variant, "train.epochs=2", "train.batch_size=16", "train.log_every=3",
+        "train.checkpoint_every=0", f"protocol={protocol}",
+    )  # fmt: skip
+    unbroken = execute(described, tmp_path / "unbroken")
+    for stop in (2, 4, 7):  # before the first checkpoint, behind one, in a later epoch
+        with killed_after(monkeypatch, stop):
+            execute(described, tmp_path / "broken")
+    resumed = execute(described, tmp_path / "broken")
+    assert resumed.cost["restarts"] == 2
+    assert resumed.scores == unbroken.scores
+    assert_equal_runs(tmp_path / "unbroken", tmp_path / "broken")
+    texts = [(tmp_path / name / "outputs-test.tsv").read_bytes() for name in ("unbroken", "broken")]
+    assert texts[0] == texts[1]
 
 
 def test_ten_texts_are_shown(run: Callable[..., Run]) -> None:
