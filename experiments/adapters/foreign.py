@@ -5,7 +5,7 @@ for the fused matrix is a pair for each of the three with the same A, and adapte
 are one pair for the fused matrix, as a block of the sum of their ranks.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -58,6 +58,11 @@ def methods() -> Iterable[type[Variant]]:
     """The classes of all methods that have a config."""
     for path in sorted((CONF / "variant").glob("*.yaml")):
         yield schema(f"variant={path.stem}", OmegaConf.select(OmegaConf.load(path), "_target_"))
+
+
+def widened(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of less than float32 in float32, so that no scale is applied in half precision."""
+    return {n: t if t.dtype == torch.float64 else t.float() for n, t in tensors.items()}
 
 
 def sort_keys(

@@ -69,4 +69,4 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path} cannot be read ({first_line(error)}).") from None
     if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
         raise ValueError(f"{path} must hold a state_dict, tensors by name.")
-    return state
+    return foreign.widened(state)

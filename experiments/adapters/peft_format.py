@@ -1,6 +1,7 @@
 """PEFT's checkpoint format, as PEFT 0.21 writes it: adapter_config.json beside one safetensors."""
 
 import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,11 @@ READ = {
     "qalora_group_size", "init_r", "target_r", "tinit", "tfinal", "deltaT", "beta1", "beta2",
     "orth_reg_weight", "total_step", "projection_prng_key", "save_projection", "vera_dropout",
     "d_initial", "init_weights", "init_lora_weights", "bias", "ensure_weight_tying",
+    # Settings of a way to start, which `init_lora_weights` names.
+    "eva_config", "corda_config", "loftq_config", "lora_ga_config",
 }  # fmt: skip
 # Ways to start that leave the base as it was; the others move it, and need the moved one.
-STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
+STARTS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
 
 
 def write_peft(adapter: Adapter, out: Path) -> None:
@@ -123,7 +126,10 @@ def read_peft(folder: Path, base: Pretrained) -> Adapter:
     config, tensors = read_files(folder)
     backbone = base.backbone()
     layers, head, shared = foreign.sort_keys(tensors, backbone, folder / TENSORS)
-    form = Foreign("peft", by_layer(config, list(layers)), layers, shared)
+    prefix = f"{backbone.base_model_prefix}."
+    inside = prefix if any(key.startswith(prefix) for key in tensors) else ""
+    names = {layer: f"{inside}{layer}" for layer in layers}
+    form = Foreign("peft", by_layer(config, layers, names, folder / CONFIG), layers, shared)
     return foreign.adapter_from(foreign.unfused(form, backbone), base, head, folder)
 
 
@@ -131,7 +137,7 @@ def read_files(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The config, and the tensors without PEFT's root."""
     config = check_config(read_object(folder / CONFIG), folder / CONFIG)
     stored = read_tensors(folder / TENSORS, "only safetensors are read")[1]
-    return config, {strip(key): tensor for key, tensor in stored.items()}
+    return config, foreign.widened({strip(key): tensor for key, tensor in stored.items()})
 
 
 def strip(key: str) -> str:
@@ -147,8 +153,13 @@ def check_config(config: dict[str, Any], where: Path) -> dict[str, Any]:
     further = sorted(key for key in config.keys() - READ if config[key])
     if config.get("bias", "none") != "none":
         further = ["bias", *further]
-    if config.get("init_lora_weights", True) not in STARTS:
-        further = ["init_lora_weights", *further]
+    start = config.get("init_lora_weights", True)
+    if (start.lower() if isinstance(start, str) else start) not in STARTS:
+        raise ValueError(
+            f"{where} has init_lora_weights='{start}', which moves the base's weights, and the "
+            "moved ones are not in the file; let PEFT write a plain LoRA, by save_pretrained with "
+            "path_initial_model_for_weight_conversion."
+        )
     if further:
         raise ValueError(
             f"{where} has {further[0]}={config[further[0]]!r}, which is not read here."
@@ -156,14 +167,39 @@ def check_config(config: dict[str, Any], where: Path) -> dict[str, Any]:
     return config
 
 
-def by_layer(config: dict[str, Any], layers: list[str]) -> dict[str, Any]:
-    """The config with alpha by full name of the layer, where PEFT matches ends of names."""
-    patterns = config.get("alpha_pattern") or {}
+def by_layer(
+    config: dict[str, Any],
+    layers: Mapping[str, Mapping[str, Tensor]],
+    names: Mapping[str, str],
+    where: Path,
+) -> dict[str, Any]:
+    """The config with alpha by layer, given the layers' full names in the model PEFT adapted.
+
+    Raises ValueError if a layer's tensors have another rank than the config gives it.
+    """
+    ranks, alphas = (config.get(key) or {} for key in ("rank_pattern", "alpha_pattern"))
     found: dict[str, float] = {}
-    for name in layers:
-        # Patterns may begin with the name that the backbone has inside a classifier.
-        for pattern, alpha in patterns.items():
-            ends = [pattern.split(".", i)[-1] for i in range(2)]
-            if any(re.match(rf"(.*\.)?({end})$", name) for end in ends):
-                found.setdefault(name, alpha)
+    for layer, tensors in layers.items():
+        rank = ranks.get(first_match(ranks, names[layer], where), config.get("r"))
+        if A in tensors and rank != len(tensors[A]):
+            raise ValueError(
+                f"{where} gives rank {rank} to {names[layer]}, and its tensors have rank "
+                f"{len(tensors[A])}."
+            )
+        pattern = first_match(alphas, names[layer], where)
+        if pattern is not None:
+            found[layer] = alphas[pattern]
     return config | {"alpha_pattern": found}
+
+
+def first_match(patterns: Iterable[str], name: str, where: Path) -> str | None:
+    """The first pattern that is the end of a full name, from a dot on, as PEFT compares them."""
+    for pattern in patterns:
+        try:
+            if re.match(rf"(.*\.)?({pattern})$", name):
+                return pattern
+        except re.error as error:
+            raise ValueError(
+                f"{where}: '{pattern}' in a pattern is no regular expression ({error})."
+            ) from None
+    return None
