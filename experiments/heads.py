@@ -88,7 +88,7 @@ def from_transformers(state: Mapping[str, Tensor], family: str) -> dict[str, Ten
     return {
         f"{ours[module]}.{part}": state[name]
         for name, (module, _, part) in split.items()
-        if module in ours
+        if module in ours and part in ("weight", "bias")
     }
 
 

@@ -93,6 +93,8 @@ ADAPTERS: dict[str, tuple[str, dict]] = {
     "eva": ("roberta", {"init_lora_weights": "eva", "rank_pattern": {"layer.0.*query": 2}}),
     "gaussian": ("roberta", {"init_lora_weights": "gaussian"}),
     "orthogonal": ("roberta", {"init_lora_weights": "orthogonal"}),
+    "BERT": ("bert", {"alpha_pattern": PARTIAL, "rank_pattern": {"value": 1}}),
+    "BERT, DoRA": ("bert", {"alpha_pattern": {r"layer\.1\..*": 30}, "use_dora": True}),
     "GPT-2": ("gpt2", {"alpha_pattern": {"attn.c_proj": 32}}),
     "GPT-2, DoRA": ("gpt2", {"alpha_pattern": {"attn.c_proj": 32}, "use_dora": True}),
     "GPT-2, the fused projection": (

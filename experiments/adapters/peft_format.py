@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from experiments.adapters import foreign
+from experiments.adapters.classifier import whole_head
 from experiments.adapters.foreign import A
 from experiments.adapters.saved import Adapter, load
 from experiments.files import read_object, read_tensors, whole_folder, write_json, write_tensors
@@ -19,6 +20,7 @@ from variants.base import Foreign, adapter_layers
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 ROOT = "base_model.model."
+CLASSIFIER = "ForSequenceClassification"
 # Fields that say nothing of the function, or that are read here or by a method.
 READ = {
     "peft_type", "task_type", "base_model_name_or_path", "revision", "inference_mode",
@@ -125,11 +127,19 @@ def read_peft(folder: Path, base: Pretrained) -> Adapter:
     """
     config, tensors = read_files(folder)
     backbone = base.backbone()
-    layers, head, shared = foreign.sort_keys(tensors, backbone, folder / TENSORS)
+    found = foreign.sort_keys(tensors, backbone, folder / TENSORS)
+    if found.head or found.head_layers:
+        check_task(config, folder / CONFIG)
     prefix = f"{backbone.base_model_prefix}."
     inside = prefix if any(key.startswith(prefix) for key in tensors) else ""
-    names = {layer: f"{inside}{layer}" for layer in layers}
-    form = Foreign("peft", by_layer(config, layers, names, folder / CONFIG), layers, shared)
+    names = {layer: f"{inside}{layer}" for layer in found.layers}
+    settings = by_layer(config, found.layers, names, folder / CONFIG)
+    form = Foreign("peft", settings, found.layers, found.shared)
+    settings = by_layer(
+        config, found.head_layers, IN_TRANSFORMERS[backbone.config.model_type], folder / CONFIG
+    )
+    adapters = Foreign("peft", settings, found.head_layers, found.shared)
+    head = whole_head(found.head, adapters, base, folder / TENSORS)
     return foreign.adapter_from(foreign.unfused(form, backbone), base, head, folder)
 
 
@@ -165,6 +175,15 @@ def check_config(config: dict[str, Any], where: Path) -> dict[str, Any]:
             f"{where} has {further[0]}={config[further[0]]!r}, which is not read here."
         )
     return config
+
+
+def check_task(config: Mapping[str, Any], where: Path) -> None:
+    """Raise ValueError if the head is that of another task than classifying whole texts."""
+    kind = config.get("task_type")
+    model = (config.get("auto_mapping") or {}).get("base_model_class") or CLASSIFIER
+    if kind not in (None, "SEQ_CLS") or not model.endswith(CLASSIFIER):
+        told = f"task_type='{kind}'" if kind else f"base_model_class='{model}'"
+        raise ValueError(f"{where} has {told}, and only heads of {CLASSIFIER} are read here.")
 
 
 def by_layer(
