@@ -12,6 +12,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 import experiments.identity  # noqa: F401 (the resolver that names a run's folder)
+from experiments.scalars import as_written
 
 # A further process of one run leaves the folder, the log and the screen to the first.
 SILENT = ["hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none"]
@@ -63,7 +64,8 @@ if __name__ == "__main__":
     if os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK") != "0":
         silence()
     try:
-        main()
+        with as_written():
+            main()
     except KeyboardInterrupt:
         print("Interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
         sys.exit(130)  # as a shell reports SIGINT

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from experiments.config import read
 from experiments.results import Origin, Result
 from experiments.runner import execute
+from experiments.scalars import as_written
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -31,7 +32,8 @@ def composed(*overrides: str) -> DictConfig:
     """Hydra's config for these overrides, its own part included."""
     # Hydra can be set up once, and is where a command line has asked for a study.
     ready = GlobalHydra.instance().is_initialized()
-    with nullcontext() if ready else initialize_config_dir(str(CONF), version_base="1.3"):
+    opened = nullcontext() if ready else initialize_config_dir(str(CONF), version_base="1.3")
+    with as_written(), opened:
         cfg = compose("config", overrides=list(overrides), return_hydra_config=True)
     # The name of the run's folder is written in terms of Hydra's choices.
     HydraConfig.instance().set_config(cfg)

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import io
 import json
 import os
 import subprocess
@@ -314,9 +315,18 @@ def test_integers_are_values_where_labels_are_numbers(tmp_path: Path):
         own(tmp_path, json.dumps({"text": "fine", "label": 0}), "jsonl", labels=["1", "2"])
 
 
-def test_truth_values_match_their_names(tmp_path: Path):
-    rows = '{"text": "fine", "label": true}\n{"text": "bad", "label": false}\n'
-    data = own(tmp_path, rows, "jsonl", labels=["false", "true"])
+@pytest.mark.parametrize("labels", [["false", "true"], ["False", "True"], ["FALSE", "TRUE"]])
+@pytest.mark.parametrize("suffix", ["jsonl", "json", "parquet"])
+def test_truth_values_match_their_names(suffix: str, labels: list[str], tmp_path: Path):
+    rows = [{"text": "fine", "label": True}, {"text": "bad", "label": False}]
+    buffer = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), buffer)
+    content = {
+        "jsonl": "".join(json.dumps(row) + "\n" for row in rows),
+        "json": json.dumps(rows),
+        "parquet": buffer.getvalue(),
+    }
+    data = own(tmp_path, content[suffix], suffix, labels=labels)
     assert data.train.labels is not None and data.train.labels.tolist() == [1, 0]
 
 

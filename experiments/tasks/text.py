@@ -196,6 +196,8 @@ def check_classes(labels: list[str] | None, names: list[str]) -> None:
 def code(table: Table, row: int, value: Any, known: dict[str, int]) -> int:
     """The class code of one label: of its value as text, or an integer that is a code itself."""
     text = str(value).lower() if isinstance(value, bool) else str(value)
+    if isinstance(value, bool):  # labels may be written as in JSON or as in Python
+        known = {label.lower(): position for label, position in known.items()}
     if text in known and isinstance(value, (str, int)):
         return known[text]
     # Where labels are numbers, an integer that is none of them is a fault, not a code.
