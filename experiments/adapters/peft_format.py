@@ -167,7 +167,7 @@ def check_config(config: dict[str, Any], where: Path) -> dict[str, Any]:
     if (start.lower() if isinstance(start, str) else start) not in STARTS:
         raise ValueError(
             f"{where} has init_lora_weights='{start}', which moves the base's weights, and the "
-            "moved ones are not in the file; let PEFT write a plain adapter, by save_pretrained with "
+            "moved ones are not in the file; let PEFT convert it: save_pretrained with "
             "path_initial_model_for_weight_conversion."
         )
     if further:
