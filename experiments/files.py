@@ -1,9 +1,10 @@
 """Files written whole or not at all: first beside their place, then moved into it."""
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ def whole_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
         yield unfinished
+        for file in unfinished.rglob("*.safetensors"):
+            set_default_mode(file)
         if path.is_dir():
             path.rmdir()
         unfinished.replace(path)
@@ -57,6 +60,15 @@ def write_tensors(
     cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with whole(path) as file:
         save_file(cpu, file, metadata={"format": "pt", **(about or {})})
+        set_default_mode(file)
+
+
+def set_default_mode(path: Path) -> None:
+    """Let those read a file who may read any other; safetensors lets its owner alone."""
+    mask = os.umask(0o077)  # which cannot be asked for without setting it
+    os.umask(mask)
+    with suppress(OSError):  # a file system without modes
+        path.chmod(0o666 & ~mask)
 
 
 def read_tensors(path: Path, way_on: str) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -65,9 +77,12 @@ def read_tensors(path: Path, way_on: str) -> tuple[dict[str, str], dict[str, Ten
     Raises ValueError, ending in the way on, where the file is missing, truncated or something else.
     """
     try:
+        path.open("rb").close()  # safetensors takes what may not be read for what is not there
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return file.metadata() or {}, tensors
+    except PermissionError:
+        raise ValueError(f"{path} cannot be read: permission denied.") from None
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} cannot be read ({error}); {way_on}.") from None
 
