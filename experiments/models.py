@@ -5,7 +5,7 @@ every method at one seed.
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -154,8 +154,8 @@ class Pretrained:
 
         A folder that is named comes before the package, and that before the hub.
         """
-        folder = Path(self.path).expanduser()
-        if self.path and folder.is_dir():
+        folder = self.named_folder()
+        if folder is not None:
             return folder
         missing = f"model.path: there is no folder '{self.path}'."
         if self.path.startswith((".", "/", "~")) or self.path.count("/") > 1:
@@ -169,6 +169,16 @@ class Pretrained:
             raise ValueError(missing)
         patterns = ["*.json", "*.txt", "*.safetensors", "*.model"]
         return hub.snapshot(self.path, "model", patterns, self.revision)
+
+    def named_folder(self) -> Path | None:
+        """The folder that `path` names from here, if there is one."""
+        folder = Path(self.path).expanduser()
+        return folder if self.path and folder.is_dir() else None
+
+    def located(self) -> "Pretrained":
+        """The same model, found from any working directory where its path names a folder."""
+        folder = self.named_folder()
+        return self if folder is None else replace(self, path=str(folder.absolute()))
 
     def weights_hash(self) -> str:
         """The sha256 of the weights; raises ValueError where it is not the expected one."""

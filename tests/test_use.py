@@ -1,7 +1,9 @@
 """What people do with finished runs: read them, list them, ask them, from Python and the shell."""
 
+import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -71,6 +73,41 @@ def test_the_command_answers_for_a_text_and_for_a_file(
     answers = pd.read_csv(tmp_path / "answers.csv")
     assert list(answers["sentence"]) == ["the film was good", "the film was bad"]
     assert set(answers["prediction"]) <= {"negative", "positive"}
+
+
+@pytest.mark.parametrize("path", ["models/base", "base", "./base", "models/../base"])
+def test_a_base_named_from_the_working_directory_is_found_from_others(
+    tiny_run: Callable[..., Run],
+    tiny: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    path: str,
+) -> None:
+    home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
+    (home / "models").mkdir(parents=True)
+    elsewhere.mkdir()
+    shutil.copytree(tiny("roberta"), home / path)
+    described = tiny_run("lora", "train.epochs=0.5")
+    run = replace(described, model=replace(described.model, path=path))
+    monkeypatch.chdir(home)
+    result = execute(run, tmp_path / "run")
+    assert execute(run, tmp_path / "run").scores == result.scores  # the same run as before
+    assert result.config["model"]["path"] == path
+    monkeypatch.chdir(elsewhere)
+
+    def ask(*arguments: str) -> str:
+        command = ["predict", str(tmp_path / "run"), "--text", "the film was good", *arguments]
+        monkeypatch.setattr(sys, "argv", command)
+        predict_command.main()
+        return capsys.readouterr().out
+
+    capsys.readouterr()
+    expected = ask()
+    (home / path).rename(elsewhere / "moved")
+    with pytest.raises(SystemExit, match=r"is not found: .*there is no folder.*--base names it"):
+        ask()
+    assert ask("--base", "moved") == expected
 
 
 def test_a_run_from_python_is_the_run_of_the_command_line(

@@ -68,7 +68,7 @@ def write_peft(adapter: Adapter, out: Path) -> None:
     }
     config = form.config | {
         "task_type": kind,
-        "base_model_name_or_path": adapter.model.path,
+        "base_model_name_or_path": adapter.model.located().path,
         "revision": adapter.model.revision,
         "inference_mode": True,
         "bias": "none",
