@@ -56,7 +56,7 @@ def silence() -> None:
     overrides = (i for i, a in enumerate(sys.argv) if i and "=" in a and not a.startswith("-"))
     place = next(overrides, 1)
     sys.argv[place:place] = SILENT
-    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the end)
+    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (until the end)
 
 
 if __name__ == "__main__":

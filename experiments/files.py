@@ -90,7 +90,7 @@ def read_tensors(path: Path, way_on: str) -> tuple[dict[str, str], dict[str, Ten
 def read_object(path: Path) -> dict[str, Any]:
     """The content of a JSON file that holds one object."""
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read ({error}).") from None
     if not isinstance(content, dict):
@@ -101,19 +101,19 @@ def read_object(path: Path) -> dict[str, Any]:
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file; a value that is not a number has no place in it."""
     with whole(path) as file:
-        file.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+        file.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def write_lines(path: Path, records: list[dict[str, float]]) -> None:
     """Write a JSON-lines file anew."""
     with whole(path) as file:
-        file.write_text("".join(json.dumps(record) + "\n" for record in records))
+        file.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
 
 
 def append_line(path: Path, record: dict[str, float]) -> None:
     """Add one record to a JSON-lines file."""
     try:
-        with path.open("a") as file:
+        with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
     except OSError as error:
         raise OSError(f"{path} could not be written: {error}") from error

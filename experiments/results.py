@@ -149,7 +149,8 @@ def mark_unfinished(folder: Path) -> None:
     """Say in the folder that it holds no result yet."""
     with whole(folder / UNFINISHED) as file:
         file.write_text(
-            "This run has no result yet. The same command takes it up where it stopped.\n"
+            "This run has no result yet. The same command takes it up where it stopped.\n",
+            encoding="utf-8",
         )
 
 
@@ -162,7 +163,7 @@ def read_result(folder: Path) -> Result:
     if not path.is_file():
         raise ValueError(f"{folder} holds no finished run: there is no result.json in it.")
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not valid JSON ({error}).") from None
     if content.get("schema") != SCHEMA:
@@ -219,7 +220,7 @@ def git_state() -> dict[str, Any] | None:
     def ask(*command: str) -> str:
         root = Path(__file__).parent
         return subprocess.run(
-            ["git", *command], cwd=root, capture_output=True, text=True, check=True
+            ["git", *command], cwd=root, capture_output=True, encoding="utf-8", check=True
         ).stdout.strip()
 
     try:
@@ -236,6 +237,6 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()

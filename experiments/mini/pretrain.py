@@ -201,7 +201,8 @@ class Pretraining:
         model.half().save_pretrained(beside)
         model.float()  # of the rounded weights: they are what is judged
         loss = held_out_loss(self.objective)
-        (beside / "README.md").write_text(card(self, loss, hash_files([beside / WEIGHTS])))
+        text = card(self, loss, hash_files([beside / WEIGHTS]))
+        (beside / "README.md").write_text(text, encoding="utf-8")
         beside.replace(self.out)
         self.checkpoint.unlink(missing_ok=True)
         return loss

@@ -142,7 +142,7 @@ def short(point: str) -> str:
 def last_words(folder: Path) -> str:
     """The last line that the process of a cell printed, or nothing."""
     path = folder / OUTPUT
-    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
     spoken = [line.strip() for line in lines if line.strip()]
     if spoken and spoken[-1].startswith("Set the environment variable HYDRA_FULL_ERROR"):
         spoken.pop()
@@ -152,7 +152,7 @@ def last_words(folder: Path) -> str:
 def steps(folder: Path) -> dict[str, float]:
     """The last record of a run's history, or an empty one."""
     path = folder / "history.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     for line in reversed(lines):
         try:
             return json.loads(line)

@@ -25,7 +25,7 @@ from experiments.models import LanguageModel, Loaded
 from experiments.randomness import numpy_generator
 from experiments.tasks.base import Data, Split, Task
 from experiments.tasks.sources import Source
-from experiments.tasks.tables import HubFiles, Part, Table, near
+from experiments.tasks.tables import HubFiles, Part, Table, check_unicode, near
 from experiments.training import Train
 
 log = logging.getLogger(__name__)
@@ -241,6 +241,7 @@ def check_texts(table: Table, column: str) -> None:
     for row, value in enumerate(table.columns[column]):
         if not isinstance(value, str) or not value.strip():
             raise ValueError(f"{table.where(row)}: {column} must be text, got {value!r}.")
+        check_unicode(f"{table.where(row)}: {column}", value)
 
 
 def end_of(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -200,6 +200,17 @@ def decoded(path: Path, data: bytes) -> str:
         ) from None
 
 
+def check_unicode(where: str, text: str) -> None:
+    """Raise ValueError for a text with half a character in it, which no tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{where} is not Unicode: position {error.start} holds {text[error.start]!r}, which an "
+            "escape of JSON's or a terminal of another encoding than UTF-8 may have left there."
+        ) from None
+
+
 def parsed(where: str, text: str) -> Any:
     """The value of a JSON text."""
     try:

@@ -16,7 +16,7 @@ from experiments.models import Loaded
 from experiments.tasks.base import Data, Split
 from experiments.tasks.labelled import LabelledTask
 from experiments.tasks.sources import Source
-from experiments.tasks.tables import HubFiles, Part, Table, near
+from experiments.tasks.tables import HubFiles, Part, Table, check_unicode, near
 from experiments.training import Train
 
 SCORE_METRICS = ["pearson", "spearman"]
@@ -104,6 +104,7 @@ class TextTask(LabelledTask):
             for row, value in enumerate(table.columns[column]):
                 if not isinstance(value, str):
                     raise ValueError(f"{table.where(row)}: {column} must be text, got {value!r}.")
+                check_unicode(f"{table.where(row)}: {column}", value)
                 if not value.strip() and not self.allow_empty:
                     raise ValueError(f"{table.where(row)}: {column} is empty.")
         return list(zip(*(table.columns[column] for column in self.text), strict=True))
