@@ -41,6 +41,7 @@ from experiments.heads import (
     initialise,
 )
 from experiments.layers import PRECISIONS, plain_linears, store_matrices, tied_output
+from experiments.userfolders import expanded
 from variants.base import at_least_float32
 
 # The sets of files that one tokenizer is made from: the fast one's, GPT-2's and RoBERTa's, BERT's.
@@ -172,7 +173,7 @@ class Pretrained:
 
     def named_folder(self) -> Path | None:
         """The folder that `path` names from here, if there is one."""
-        folder = Path(self.path).expanduser()
+        folder = expanded(self.path, "model.path")
         return folder if self.path and folder.is_dir() else None
 
     def located(self) -> "Pretrained":
