@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock
 from torch import Tensor
 
 from experiments.batches import Encoded
 from experiments.files import whole
+from experiments.locks import in_turn
 from experiments.models import Model
 from experiments.userfolders import cache_folder, can_write
 
@@ -53,7 +53,7 @@ def with_prefix(data: Encoded, model: Model) -> Encoded:
         )
     path = folder() / f"{key(data, model, blocks)}.npy"
     started, seconds = time.perf_counter(), 0.0
-    with FileLock(path.with_suffix(".lock")):  # another run that needs it waits for the first one
+    with in_turn(path.with_suffix(".lock")):  # another run that needs it waits for the first one
         if not path.exists():
             with whole(path) as file:
                 fill(file, data, model, blocks)

@@ -4,8 +4,7 @@ import hashlib
 import json
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cache, cached_property
@@ -15,7 +14,6 @@ from typing import Any
 
 import pandas as pd
 import torch
-from filelock import FileLock, Timeout
 
 from experiments.files import whole, write_json
 from experiments.identity import NOT_IDENTITY
@@ -110,39 +108,7 @@ def title(label: Mapping[str, str], seed: int) -> str:
     return "/".join([*label.values(), f"s{seed}"])
 
 
-UNFINISHED, LOCK = "UNFINISHED", ".lock"
-LOOK = 2.0  # seconds; who only looks whether a folder is in use holds its lock for a moment
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Keep other processes from working in the same folder; the system forgets a dead one's lock.
-
-    Raises ValueError where another one does.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK)
-    try:
-        lock.acquire(timeout=LOOK)
-    except Timeout:
-        raise ValueError(f"Another process works in {folder}; wait for it, or stop it.") from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def in_use(folder: Path) -> bool:
-    """Whether a process works in the folder."""
-    if not (folder / LOCK).exists():
-        return False
-    lock = FileLock(folder / LOCK)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        return True
-    lock.release()
-    return False
+UNFINISHED = "UNFINISHED"
 
 
 def mark_unfinished(folder: Path) -> None:

@@ -18,7 +18,8 @@ from omegaconf import OmegaConf
 
 from experiments.api import composed
 from experiments.config import build, read
-from experiments.results import alone, read_result
+from experiments.locks import alone
+from experiments.results import read_result
 from experiments.study import audit, match
 from experiments.study import plan as planning
 from experiments.study.cells import Cell, Outcome, Trial

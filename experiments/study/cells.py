@@ -13,7 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments.api import composed
 from experiments.files import read_object, write_json
-from experiments.results import in_use, read_result
+from experiments.locks import holder
+from experiments.results import read_result
 
 FAILURE = "failure.json"
 OUTPUT = "output.log"  # what the process of a cell printed
@@ -62,8 +63,8 @@ class Cell:
             return Outcome(result.status, result.failure, result.primary.get("score"))
         if (self.folder / FAILURE).exists():
             return Outcome("failed", read_object(self.folder / FAILURE)["reason"])
-        if in_use(self.folder):
-            return Outcome("running")
+        if (held := holder(self.folder)) is not None:
+            return Outcome("running", f"{held.who}.{held.doubt}" if held.doubt else None)
         return Outcome("interrupted" if (self.folder / "UNFINISHED").exists() else "waiting")
 
     def fail(self, reason: str) -> None:
