@@ -7,7 +7,6 @@ has to delete its file.
 """
 
 import errno
-import fcntl
 import logging
 import os
 import socket
@@ -88,6 +87,10 @@ def take(path: Path, timeout: float) -> BaseFileLock:
 
 def knows_locks(folder: Path) -> bool:
     """Whether the folder's file system has locks; filelock itself understands one answer alone."""
+    if os.name == "nt":  # whose locks are of another kind
+        return True
+    import fcntl
+
     with TemporaryFile(dir=folder) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
