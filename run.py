@@ -29,6 +29,8 @@ def main(cfg: DictConfig) -> float:
     from experiments.runner import execute
 
     hydra_config = HydraConfig.get()
+    if hydra_config.job.chdir:  # paths are told from where the command was typed all the same
+        os.chdir(hydra_config.runtime.cwd)
     # As typed: a reference in an override is not resolved.
     overrides = cast(list[str], OmegaConf.to_container(hydra_config.overrides.task, resolve=False))
     try:

@@ -1,9 +1,10 @@
 """Files written whole or not at all: first beside their place, then moved into it."""
 
+import csv
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,12 @@ def append_line(path: Path, record: dict[str, float]) -> None:
             file.write(json.dumps(record) + "\n")
     except OSError as error:
         raise OSError(f"{path} could not be written: {error}") from error
+
+
+def csv_reader(lines: Iterable[str], **how: Any) -> Any:
+    """csv's reader, for fields of any length."""
+    csv.field_size_limit(2**31 - 1)  # a setting of the whole process, and 131,072 by default
+    return csv.reader(lines, **how)
 
 
 def flatten(groups: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:

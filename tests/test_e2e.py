@@ -32,6 +32,7 @@ from experiments.runner import execute
 from experiments.tasks.base import Split
 from experiments.tasks.generation import objects, slots
 from experiments.tasks.sources import Local
+from experiments.tasks.tables import Table
 from variants.lora import LoRA
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "e2e"
@@ -233,6 +234,25 @@ def test_published_settings_are_those_of_the_paper_and_of_the_code() -> None:
     assert (paper.paper, code.paper) == ("lora_table11", "lora_code")
     assert isinstance(paper.protocol, Paper) and isinstance(code.protocol, Clean)
     assert paper.task.name == code.task.name == "e2e_formatted"  # what the ledger compares
+
+
+def test_a_source_that_is_no_list_of_slots_is_named_with_its_row(
+    run: Callable[..., Run], tmp_path: Path
+) -> None:
+    rows = ["mr,ref", '"name[The Copper], food[Thai]",Good.', '"name[The Copper, food",Bad.']
+    for name in ("trainset", "devset", "testset_w_refs"):
+        (tmp_path / f"{name}.csv").write_text("\n".join(rows), encoding="utf-8")
+    task = run().task
+    with pytest.raises(ValueError, match=r"trainset\.csv, line 3: mr: 'name\[The Copper, food' is"):
+        task.load(Local(dir=str(tmp_path)))
+    with pytest.raises(ValueError, match=r"--text, row 1: mr: 'a word' is not a list of slots"):
+        task.texts(Table("--text", {"mr": ["a word"]}, [1], "", unit="row"))
+
+
+def test_a_run_in_which_nothing_would_train_is_refused(run: Callable[..., Run]) -> None:
+    described = run("head_only")
+    with pytest.raises(ValueError, match=r"^Nothing trains in head_only/mini/e2e/.*no head for"):
+        start(described, described.task.load(described.data))
 
 
 def test_a_model_that_predicts_no_tokens_is_refused(tiny_run: Callable[..., Run]) -> None:
