@@ -12,13 +12,25 @@ import pandas as pd
 import pytest
 import torch
 from conftest import VARIANTS
+from hydra import (
+    compose,
+    initialize,
+    initialize_config_dir,
+    initialize_config_module,
+    version,
+)
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+from packaging.version import Version
 from rich.console import Console
 
 from analysis.load import load, shown
 from experiments import predict as predict_command
 from experiments.adapters.saved import restore
+from experiments.api import composed
 from experiments.api import run as run_from_python
-from experiments.config import Run
+from experiments.config import Run, read
 from experiments.predict import predict
 from experiments.recorder import Diverged
 from experiments.results import Origin, read_result
@@ -122,6 +134,36 @@ def test_a_run_from_python_is_the_run_of_the_command_line(
     again = read_result(result.folder)
     assert again.fingerprint == result.fingerprint and again.scores == result.scores
     assert again.choices["variant"] == "dora" and again.overrides == list(overrides)
+
+
+@pytest.mark.parametrize("how", ["a folder", "a module", "no folder", "inside a program"])
+def test_a_run_from_python_reads_its_own_settings_whatever_else_is_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/config.yaml").write_text("batch: 3\nvariant: none\n")
+    (tmp_path / "other/__init__.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    opened = {
+        "a folder": lambda: initialize_config_dir(str(tmp_path / "other"), version_base="1.2"),
+        "a module": lambda: initialize_config_module("other", version_base="1.2"),
+        "no folder": lambda: initialize(config_path=None, version_base="1.2"),
+    }.get(how, lambda: initialize_config_dir(str(tmp_path / "other"), version_base="1.2"))
+    with opened():
+        name = "config" if how != "no folder" else None
+        theirs = compose(name, return_hydra_config=True)
+        if how == "inside a program":
+            HydraConfig.instance().set_config(theirs)
+        before = HydraConfig.instance().cfg
+        result = run_from_python("variant=lora", "task=sst2", *TINY)
+        assert result.folder.is_dir() and result.label["task"] == "mini/sst2"
+        # And theirs is as it was.
+        assert HydraConfig.instance().cfg is before
+        assert version.getbase() == Version("1.2")
+        assert compose(name) == OmegaConf.masked_copy(theirs, [k for k in theirs if k != "hydra"])
+    assert not GlobalHydra.instance().is_initialized()
+    assert read(composed("variant=dora", *TINY)).label["variant"] == "dora"
 
 
 def test_all_runs_are_one_table(tiny_run: Callable[..., Run], tmp_path: Path) -> None:
