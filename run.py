@@ -12,6 +12,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 import experiments.identity  # noqa: F401 (the resolver that names a run's folder)
+from experiments.commandline import add_overrides, carry_out
 from experiments.scalars import as_written
 
 # A further process of one run leaves the folder, the log and the screen to the first.
@@ -54,10 +55,7 @@ def main(cfg: DictConfig) -> float:
 
 def silence() -> None:
     """Keep this process from writing what the first one writes."""
-    # Hydra wants overrides in a row.
-    overrides = (i for i, a in enumerate(sys.argv) if i and "=" in a and not a.startswith("-"))
-    place = next(overrides, 1)
-    sys.argv[place:place] = SILENT
+    add_overrides(SILENT)
     sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (until the end)
 
 
@@ -67,7 +65,7 @@ if __name__ == "__main__":
         silence()
     try:
         with as_written():
-            main()
+            carry_out(main)
     except KeyboardInterrupt:
         print("Interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
         sys.exit(130)  # as a shell reports SIGINT

@@ -22,6 +22,7 @@ from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 log = logging.getLogger(__name__)
 LOCK = ".lock"
 LOOK = 2.0  # seconds; who only looks whether a folder is in use holds its lock for a moment
+CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 # What a file system without locks answers.
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
 
@@ -38,10 +39,15 @@ class Holder:
 def alone(folder: Path) -> Iterator[None]:
     """Keep other processes from working in the same folder.
 
-    Raises ValueError, naming the owner of the lock, if another one does.
+    Raises ValueError, naming the owner of the lock, if another one does; also for a closed folder.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = take(folder / LOCK, LOOK)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = take(folder / LOCK, LOOK)
+    except OSError as error:
+        if error.errno not in CLOSED:
+            raise
+        raise ValueError(f"{folder} may not be written to: {error.strerror}.") from None
     if not lock.is_locked:
         raise ValueError(
             f"Another process works in {folder}: {owner(folder / LOCK)}; wait for it, or stop it."

@@ -55,17 +55,26 @@ class Tracker:
                 os.environ.setdefault(f"WANDB_{name}_DIR", str((folder / "wandb").absolute()))
         import wandb  # takes a moment, so only where it is used
 
-        run = wandb.init(
-            mode=self.mode,  # pyright: ignore[reportArgumentType] (checked above)
-            project=self.project,
-            entity=self.entity,
-            group=self.group,
-            tags=self.tags,
-            name=name,
-            dir=folder,
-            config=config,
-            settings=wandb.Settings(console="off", silent=True, init_timeout=30),
-        )
+        try:
+            run = wandb.init(
+                mode=self.mode,  # pyright: ignore[reportArgumentType] (checked above)
+                project=self.project,
+                entity=self.entity,
+                group=self.group,
+                tags=self.tags,
+                name=name,
+                dir=folder,
+                config=config,
+                settings=wandb.Settings(console="off", silent=True, init_timeout=30),
+            )
+        except (wandb.Error, ValueError) as error:  # the second of its settings
+            other = (
+                "offline keeps the run here" if self.mode == "online" else "disabled does without"
+            )
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"wandb does not take this run; tracker.mode={other}. ({reason})"
+            ) from None
         failed = 1
         # Not as a context manager: that prints a traceback of its own.
         try:

@@ -1,12 +1,16 @@
 """Whose files these are: what others may read, and what is said where one may not."""
 
 import os
+import runpy
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout, suppress
+from io import StringIO
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT
 from safetensors.torch import save_file
 
 from experiments.adapters import saved
@@ -15,8 +19,10 @@ from experiments.adapters.peft_format import write_peft
 from experiments.config import Run
 from experiments.files import read_tensors, whole_folder, write_json, write_tensors
 from experiments.runner import execute
+from experiments.tracking import Tracker
 
 NOBODY = 54321
+SMALL = ["data.train=64", "data.dev=32", "train.epochs=1", "tracker.mode=disabled"]
 
 
 def as_nobody(action: Callable[[], object]) -> str:
@@ -112,3 +118,94 @@ def test_the_closed_file_of_an_adapter_says_so(
     said = as_nobody(lambda: saved.read_adapter(public / "run"))
     assert str(public / "run" / file) in said and "ermission denied" in said
     assert "again" not in said
+
+
+@pytest.fixture
+def command(public: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """What `python run.py ...` prints for a user to whom the working directory is closed."""
+    monkeypatch.chdir(public)
+
+    def call(*arguments: str) -> str:
+        out = StringIO()
+        with redirect_stdout(out), redirect_stderr(out), suppress(SystemExit):
+            monkeypatch.setattr("sys.argv", [str(ROOT / "run.py"), *SMALL, *arguments])
+            runpy.run_path(str(ROOT / "run.py"), run_name="__main__")
+        return out.getvalue()
+
+    return call
+
+
+def close(folder: Path) -> None:
+    for path in [folder, *folder.rglob("*")]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+
+
+def reopen(folder: Path) -> None:
+    for path in [folder, *folder.rglob("*")]:
+        path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+def test_a_finished_run_in_a_closed_folder_is_already_done(
+    command: Callable[..., str], public: Path
+) -> None:
+    first = command()
+    assert "Already done" not in first and "accuracy" in first
+    (result,) = public.rglob("result.json")
+    close(public)
+    try:
+        done = as_nobody(command)
+        new = as_nobody(lambda: command("seed=1"))
+        reopen(public)
+        result.rename(result.with_suffix(".old"))
+        close(public)
+        unfinished = as_nobody(command)
+        study = as_nobody(lambda: command("study=first"))
+    finally:
+        reopen(public)
+    assert done.startswith("Already done:") and "accuracy" in done
+    assert "Traceback" not in new + unfinished + study
+    assert "/s1-" in new and " could not be written: Permission denied." in new
+    assert f"{result.parent} may not be written to: Permission denied." in unfinished
+    assert "outputs/studies could not be written: Permission denied." in study
+
+
+def test_a_full_disk_under_hydra_is_one_line(
+    command: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, *_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    said = command()
+    assert "Traceback" not in said
+    assert "could not be written: No space left on device." in said
+
+
+@pytest.mark.parametrize("setting", [{"project": "a/b"}, {"tags": ["x" * 80]}])
+def test_what_wandb_refuses_is_one_line(tmp_path: Path, setting: dict) -> None:
+    kept = {"mode": "offline", "project": "p", "entity": None, "group": None, "tags": []}
+    tracker = Tracker(**kept | setting)
+    with (
+        pytest.raises(ValueError, match=r"^wandb does not take this run; tracker") as caught,
+        tracker.start(tmp_path, "name", {}),
+    ):
+        pass
+    assert "\n" not in str(caught.value) and "tracker.mode=disabled" in str(caught.value)
+
+
+def test_a_server_of_wandb_out_of_reach_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import wandb
+
+    def init(**_: object) -> None:
+        raise wandb.errors.CommError("Run initialization has timed out after 30.0 sec.\nConsider")
+
+    monkeypatch.setattr(wandb, "init", init)
+    tracker = Tracker(mode="online", project="p", entity=None, group=None, tags=[])
+    with (
+        pytest.raises(ValueError, match=r"tracker\.mode=offline keeps the run here") as caught,
+        tracker.start(tmp_path, "name", {}),
+    ):
+        pass
+    assert "timed out" in str(caught.value) and "\n" not in str(caught.value)
