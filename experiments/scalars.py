@@ -13,6 +13,8 @@ from dataclasses import fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import _utils
 
 PLAIN = {
@@ -42,6 +44,21 @@ def as_written() -> Iterator[None]:
         yield
     finally:
         _utils.get_yaml_loader = original
+
+
+def quoted(text: str) -> str:
+    """A text as a value of an override, in quotes where Hydra would read it otherwise."""
+    if re.fullmatch(r"[\w./:@+-]+", text) and not plain_value(text):
+        return text
+    # OmegaConf resolves ${...} also in quotes, and halves the backslashes before it.
+    literal = re.sub(r"(\\*)\$\{", lambda found: f"{found[1] * 2}\\${{", text)
+    return QuotedString(literal, Quote.single).with_quotes()
+
+
+def plain_value(text: str) -> bool:
+    """Whether Hydra takes a text without quotes for a number, a truth value or null."""
+    value = OverridesParser.create().parse_override(f"key={text}").value()
+    return not isinstance(value, str) or value != text
 
 
 def texts(path: str, kind: Any, value: Any) -> Any:

@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from experiments.api import composed
 from experiments.config import Run, describe, read, schema
 from experiments.identity import NOT_IDENTITY, cell_id, identity
+from experiments.scalars import quoted
 from experiments.tasks.tables import HubFiles
 from experiments.training import Train
 
@@ -253,6 +254,18 @@ def test_a_setting_of_another_type_takes_the_other_spellings(tmp_path: Path):
     found = own_task(tmp_path, skip_malformed="yes", allow_empty="off", version="0_2")
     task = read(composed(found, "task=mine", "data=local", "data.dir=.")).task
     assert (task.skip_malformed, task.allow_empty, task.version) == (True, False, 2)
+
+
+PATHS = [
+    "/tmp/plain/folder-1.0_x", "it's", 'a "b"', "a\\", "a\\'b", "a,b=c", "[x]", "{a:b}", "${HOME}",
+    "x\\${y}", "a$b", "ü è", " ", "tab\there", "null", "True", "12", "1.5", "a#b", "",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_path_stays_what_it_is_in_an_override(path: str):
+    assert composed(f"model.path={quoted(path)}", "model.package=null").model.path == path
+    assert list(composed(f"+paths=[{quoted(path)},b]").paths) == [path, "b"]
 
 
 def test_other_programs_read_yaml_as_before(tmp_path: Path):

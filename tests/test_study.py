@@ -226,7 +226,7 @@ def test_a_dry_run_tells_the_runs_before_there_is_any(
 def test_the_cells_of_a_study_find_settings_in_a_folder_of_ones_own(
     shell: Callable[..., Answer], tmp_path: Path
 ) -> None:
-    own = tmp_path / "my settings"
+    own = tmp_path / "it's [my] settings, v=1"
     for name in ("variant", "study"):
         (own / name).mkdir(parents=True)
     (own / "variant/mine.yaml").write_text("defaults: [lora, _self_]\nalpha: 3.0\n")
