@@ -93,6 +93,7 @@ ADAPTERS: dict[str, tuple[str, dict]] = {
     "eva": ("roberta", {"init_lora_weights": "eva", "rank_pattern": {"layer.0.*query": 2}}),
     "gaussian": ("roberta", {"init_lora_weights": "gaussian"}),
     "orthogonal": ("roberta", {"init_lora_weights": "orthogonal"}),
+    "mica": ("roberta", {"init_lora_weights": "mica"}),
     "BERT": ("bert", {"alpha_pattern": PARTIAL, "rank_pattern": {"value": 1}}),
     "BERT, DoRA": ("bert", {"alpha_pattern": {r"layer\.1\..*": 30}, "use_dora": True}),
     "GPT-2": ("gpt2", {"alpha_pattern": {"attn.c_proj": 32}}),
@@ -151,6 +152,42 @@ def test_an_adapter_of_peft_gives_the_same_logits_here(
             torch.testing.assert_close(
                 B[:, : factor.shape[1]], scales[full] * factor, rtol=1e-5, atol=1e-7
             )
+
+
+@pytest.mark.parametrize("start", ["pissa", "pissa_niter_4", "olora"])
+@pytest.mark.parametrize("family", ["roberta", "bert"])
+def test_an_adapter_that_moved_its_base_is_read_as_peft_converts_it(
+    case: Callable[..., Case],
+    tiny: Callable[[str], Path],
+    tmp_path: Path,
+    start: str,
+    family: str,
+) -> None:
+    made = case("lora", family=family)
+    model = AutoModelForSequenceClassification.from_pretrained(tiny(family), num_labels=2)
+    config = peft.LoraConfig(
+        task_type="SEQ_CLS", r=4, lora_alpha=8, target_modules=ENCODER, init_lora_weights=start
+    )
+    theirs = peft.get_peft_model(model, config).eval()
+    theirs.peft_config["default"].init_lora_weights = True  # as PEFT asks for, before it trains
+    theirs.save_pretrained(tmp_path / "start")
+    theirs.peft_config["default"].init_lora_weights = start
+    nudge(theirs)
+    expected = outputs(theirs, made, family)
+    theirs.save_pretrained(tmp_path / "moved")
+    with pytest.raises(ValueError, match="moves the base"):
+        read_peft(tmp_path / "moved", made.run.model)
+    theirs.save_pretrained(
+        tmp_path / "converted", path_initial_model_for_weight_conversion=tmp_path / "start"
+    )
+    # PEFT leaves the classifier out there, which is none of the adapter's.
+    path = tmp_path / "converted" / "adapter_model.safetensors"
+    moved = load_file(tmp_path / "moved" / "adapter_model.safetensors")
+    head = {key: tensor for key, tensor in moved.items() if ".lora_" not in key}
+    save_file(load_file(path) | head, path)
+    found = ours(tmp_path / "converted", made)
+    print(f"{family}, {start}: largest difference {float((found - expected).abs().max()):.1e}")
+    torch.testing.assert_close(found, expected, **CLOSE)
 
 
 def test_patterns_of_a_backbone_alone_are_matched_by_its_own_names(

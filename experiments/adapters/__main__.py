@@ -123,7 +123,8 @@ def imported(given: argparse.Namespace) -> None:
     adapter = other(given.path, base, given.alpha)
     with whole_folder(given.out) as folder:
         write(adapter, folder)
-    print(f"{given.out} holds the adapter, for {adapter.model.name}.")
+    head = f"with a head of {adapter.num_outputs} outputs" if adapter.num_outputs else "headless"
+    print(f"{given.out} holds the adapter, for {adapter.model.name}, {head}.")
 
 
 def moved(base: str | None) -> list[str]:
