@@ -143,6 +143,9 @@ def change(folder: Path, fault: str) -> None:
         tensors[f"{root}bert.encoder.layer.0.attention.self.query.weight"] = torch.zeros(32, 32)
     elif fault == "a whole norm":
         tensors[f"{root}bert.encoder.layer.0.output.LayerNorm.weight"] = torch.zeros(32)
+    elif fault == "an embedding":
+        name = f"{root}bert.embeddings.word_embeddings.lora_embedding_A"
+        tensors[name] = torch.zeros(4, 32)
     elif fault == "a backbone's pooler":
         tensors = {k.replace("bert.", ""): t for k, t in tensors.items() if "classifier" not in k}
         tensors[f"{root}pooler.dense.lora_A.weight"] = torch.zeros(4, 32)
@@ -156,6 +159,7 @@ REASONS = {
     "another width": "the classifier's head does not fit: Tensor 'out_proj.bias' has shape",
     "a whole layer": "trained whole",
     "a whole norm": "trained whole",
+    "an embedding": "embeddings.word_embeddings is of type Embedding: only adapters of linear",
     "a backbone's pooler": "a model without a classifier has no pooler here",
 }
 

@@ -129,6 +129,10 @@ def no_such_layer(key: str, backbone: PreTrainedModel) -> str:
     name = key.removeprefix(f"{backbone.base_model_prefix}.")
     if name in backbone.state_dict():
         return WHOLE_TRAINED
+    module, _ = split_key(name, modules := dict(backbone.named_modules()))
+    if module and next(modules[module].parameters(recurse=False), None) is not None:
+        kind = type(modules[module]).__name__
+        return f"{module} is of type {kind}: only adapters of linear layers are read here"
     if name.startswith("pooler."):
         return "a model without a classifier has no pooler here"
     return "this model has no such layer"
