@@ -12,6 +12,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 import experiments.identity  # noqa: F401 (the resolver that names a run's folder)
+from experiments.commandline import add_overrides, carry_out
+from experiments.scalars import as_written
 
 # A further process of one run leaves the folder, the log and the screen to the first.
 SILENT = ["hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none"]
@@ -28,6 +30,8 @@ def main(cfg: DictConfig) -> float:
     from experiments.runner import execute
 
     hydra_config = HydraConfig.get()
+    if hydra_config.job.chdir:  # paths are told from where the command was typed all the same
+        os.chdir(hydra_config.runtime.cwd)
     # As typed: a reference in an override is not resolved.
     overrides = cast(list[str], OmegaConf.to_container(hydra_config.overrides.task, resolve=False))
     try:
@@ -51,11 +55,8 @@ def main(cfg: DictConfig) -> float:
 
 def silence() -> None:
     """Keep this process from writing what the first one writes."""
-    # Hydra wants overrides in a row.
-    overrides = (i for i, a in enumerate(sys.argv) if i and "=" in a and not a.startswith("-"))
-    place = next(overrides, 1)
-    sys.argv[place:place] = SILENT
-    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the end)
+    add_overrides(SILENT)
+    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (until the end)
 
 
 if __name__ == "__main__":
@@ -63,7 +64,8 @@ if __name__ == "__main__":
     if os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK") != "0":
         silence()
     try:
-        main()
+        with as_written():
+            carry_out(main)
     except KeyboardInterrupt:
         print("Interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
         sys.exit(130)  # as a shell reports SIGINT

@@ -78,7 +78,7 @@ def rank_history(folder: str | Path) -> pd.DataFrame:
     path = Path(folder) / "history.jsonl"
     rows = [
         {"step": int(record["step"]), **place(name), "rank": value}
-        for record in map(json.loads, path.read_text().splitlines())
+        for record in map(json.loads, path.read_text(encoding="utf-8").splitlines())
         for name, value in told(record, "rank").items()
     ]
     if not rows:

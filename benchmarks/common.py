@@ -267,7 +267,7 @@ def machine(device: torch.device) -> dict[str, Any]:
 def cpu_name() -> str:
     """The processor's name, where the system says it."""
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()
 
@@ -292,4 +292,4 @@ def write(path: Path | None, figures: dict[str, Any]) -> None:
     """Write the figures where they were asked for."""
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(figures, indent=2) + "\n")
+        path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

@@ -242,7 +242,7 @@ def main() -> None:
     console.print("load {:.1f} before, {:.1f} after".format(*machine["load"]))
     if given.json:
         result = {"machine": machine, "rounds": given.rounds, "rows": [asdict(r) for r in rows]}
-        given.json.write_text(json.dumps(result, indent=1) + "\n")
+        given.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

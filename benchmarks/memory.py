@@ -99,7 +99,7 @@ def resident(device: torch.device) -> float:
     """MiB held now."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device) / MIB
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
     kib = next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS"))
     return int(kib) / 1024
 
@@ -146,7 +146,7 @@ def measured(given: argparse.Namespace, out: Path) -> dict[str, Any]:
 def alone(arguments: list[str], name: str, task: str) -> dict[str, Any]:
     """The figures of one configuration from a process of its own."""
     command = [sys.executable, __file__, *arguments, "--one", name, "--tasks", task]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, encoding="utf-8", check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 

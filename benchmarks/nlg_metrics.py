@@ -115,7 +115,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data/e2e"))
     folder = parser.parse_args().data
     given = group(*read_outputs(folder / "testset_w_refs.csv"))
-    official = json.loads((folder / "system_outputs" / "official_scores.json").read_text())
+    official = json.loads(
+        (folder / "system_outputs" / "official_scores.json").read_text(encoding="utf-8")
+    )
     console = Console()
     missing = meteor.missing()
     if missing:

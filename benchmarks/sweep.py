@@ -55,7 +55,7 @@ def processes(given: argparse.Namespace, variants: list[str], own: list[str], ou
         command = [sys.executable, str(ROOT / "run.py"), *overrides, f"hydra.run.dir={folder}"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=True)
-        return json.loads((folder / "result.json").read_text())["primary"]["score"]
+        return json.loads((folder / "result.json").read_text(encoding="utf-8"))["primary"]["score"]
 
     with ThreadPoolExecutor(given.workers) as pool:
         scores = list(pool.map(work, cells))
@@ -77,7 +77,9 @@ def of_peer(given: argparse.Namespace, name: str) -> Scores:
     # With --random the parent has made the model, and says where.
     model = ["--set", *given.set] if given.set else []
     command = [sys.executable, __file__, *sys.argv[1:], "--one", name, *model]
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(
+        command, env=environment, stdout=subprocess.PIPE, encoding="utf-8", check=True
+    )
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from experiments.models import Pretrained
 from experiments.protocol import Protocol
 from experiments.results import title
+from experiments.scalars import texts
 from experiments.tasks.base import Task
 from experiments.tasks.sources import Source
 from experiments.tracking import Tracker
@@ -92,11 +93,20 @@ def build(section: str, node: DictConfig) -> Any:
         given = {str(key): node[key] for key in node if key != "_target_"}
         check_names(section, given, [f.name for f in fields(cls)], cls.__name__)
         check_lists(section, given, cls)
+        for field in fields(cls):
+            if field.name in given:
+                value = plain(given[field.name])
+                given[field.name] = texts(f"{section}.{field.name}", field.type, value)
         built = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), given))
     for name, value in vars(built).items():
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{section}.{name} must be a finite number, got {value}.")
     return built
+
+
+def plain(value: Any) -> Any:
+    """A value of a config with lists and dictionaries of Python's."""
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
 def schema(section: str, target: Any) -> Any:

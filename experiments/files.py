@@ -1,9 +1,11 @@
 """Files written whole or not at all: first beside their place, then moved into it."""
 
+import csv
 import json
+import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,8 @@ def whole_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
         yield unfinished
+        for file in unfinished.rglob("*.safetensors"):
+            set_default_mode(file)
         if path.is_dir():
             path.rmdir()
         unfinished.replace(path)
@@ -57,6 +61,15 @@ def write_tensors(
     cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with whole(path) as file:
         save_file(cpu, file, metadata={"format": "pt", **(about or {})})
+        set_default_mode(file)
+
+
+def set_default_mode(path: Path) -> None:
+    """Let those read a file who may read any other; safetensors lets its owner alone."""
+    mask = os.umask(0o077)  # which cannot be asked for without setting it
+    os.umask(mask)
+    with suppress(OSError):  # a file system without modes
+        path.chmod(0o666 & ~mask)
 
 
 def read_tensors(path: Path, way_on: str) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -65,9 +78,12 @@ def read_tensors(path: Path, way_on: str) -> tuple[dict[str, str], dict[str, Ten
     Raises ValueError, ending in the way on, where the file is missing, truncated or something else.
     """
     try:
+        path.open("rb").close()  # safetensors takes what may not be read for what is not there
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return file.metadata() or {}, tensors
+    except PermissionError:
+        raise ValueError(f"{path} cannot be read: permission denied.") from None
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} cannot be read ({error}); {way_on}.") from None
 
@@ -75,7 +91,7 @@ def read_tensors(path: Path, way_on: str) -> tuple[dict[str, str], dict[str, Ten
 def read_object(path: Path) -> dict[str, Any]:
     """The content of a JSON file that holds one object."""
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read ({error}).") from None
     if not isinstance(content, dict):
@@ -86,22 +102,28 @@ def read_object(path: Path) -> dict[str, Any]:
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file; a value that is not a number has no place in it."""
     with whole(path) as file:
-        file.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+        file.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def write_lines(path: Path, records: list[dict[str, float]]) -> None:
     """Write a JSON-lines file anew."""
     with whole(path) as file:
-        file.write_text("".join(json.dumps(record) + "\n" for record in records))
+        file.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
 
 
 def append_line(path: Path, record: dict[str, float]) -> None:
     """Add one record to a JSON-lines file."""
     try:
-        with path.open("a") as file:
+        with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
     except OSError as error:
         raise OSError(f"{path} could not be written: {error}") from error
+
+
+def csv_reader(lines: Iterable[str], **how: Any) -> Any:
+    """csv's reader, for fields of any length."""
+    csv.field_size_limit(2**31 - 1)  # a setting of the whole process, and 131,072 by default
+    return csv.reader(lines, **how)
 
 
 def flatten(groups: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:

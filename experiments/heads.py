@@ -72,7 +72,7 @@ def from_transformers(state: Mapping[str, Tensor], names: Mapping[str, str]) -> 
     return {
         f"{ours[module]}.{part}": state[name]
         for name, (module, _, part) in split.items()
-        if module in ours
+        if module in ours and part in ("weight", "bias")
     }
 
 

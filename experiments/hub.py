@@ -33,6 +33,11 @@ def snapshot(repo: str, kind: str, patterns: list[str], revision: str | None) ->
 
     A cached copy is taken as it is, without asking the hub for a newer one.
     """
+    if constants.HF_HUB_CACHE.startswith("~"):
+        raise ValueError(
+            f"What the hub sends is kept in the user's cache, and this user has no home directory: "
+            f"HF_HOME may name a folder for {kind} {repo}; {WAYS_ON[kind]}."
+        )
     folder = cached(repo, kind, patterns, revision)
     if folder is not None:
         return folder

@@ -81,6 +81,11 @@ def load_adapted(run: Run, device: torch.device) -> Loaded:
         )
     # On the CPU first, so that every device starts from the same draws.
     run.variant.adapt(loaded.model.backbone)
+    if not any(parameter.requires_grad for parameter in loaded.model.parameters()):
+        raise ValueError(
+            f"Nothing trains in {run.title}: the method trains nothing in the backbone, and the "
+            "model has no head for this task."
+        )
     float_masters(loaded.model)
     if run.start is not None:
         begin_with(Path(run.start), run, loaded.model.backbone)

@@ -82,7 +82,7 @@ def reset_peak(device: torch.device) -> bool:
         torch.cuda.reset_peak_memory_stats(device)
         return True
     try:
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     except OSError:
         return False
     return True
@@ -92,7 +92,7 @@ def read_peak(device: torch.device) -> float:
     """Peak memory in MiB since the last reset."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / MIB
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
     kib = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))
     return int(kib) / 1024
 

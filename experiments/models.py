@@ -6,7 +6,7 @@ every method at one seed.
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -35,6 +35,7 @@ from experiments.families.base import family_of
 from experiments.files import read_object
 from experiments.heads import LastTokenHead, NoHead, initialise
 from experiments.layers import PRECISIONS, store_matrices
+from experiments.userfolders import expanded
 from variants.base import at_least_float32
 
 # The sets of files that one tokenizer is made from: the fast one's, GPT-2's and RoBERTa's, BERT's.
@@ -150,8 +151,8 @@ class Pretrained:
 
         A folder that is named comes before the package, and that before the hub.
         """
-        folder = Path(self.path).expanduser()
-        if self.path and folder.is_dir():
+        folder = self.named_folder()
+        if folder is not None:
             return folder
         missing = f"model.path: there is no folder '{self.path}'."
         if self.path.startswith((".", "/", "~")) or self.path.count("/") > 1:
@@ -165,6 +166,16 @@ class Pretrained:
             raise ValueError(missing)
         patterns = ["*.json", "*.txt", "*.safetensors", "*.model"]
         return hub.snapshot(self.path, "model", patterns, self.revision)
+
+    def named_folder(self) -> Path | None:
+        """The folder that `path` names from here, if there is one."""
+        folder = expanded(self.path, "model.path")
+        return folder if self.path and folder.is_dir() else None
+
+    def located(self) -> "Pretrained":
+        """The same model, found from any working directory where its path names a folder."""
+        folder = self.named_folder()
+        return self if folder is None else replace(self, path=str(folder.absolute()))
 
     def weights_hash(self) -> str:
         """The sha256 of the weights; raises ValueError where it is not the expected one."""
@@ -202,7 +213,7 @@ class Pretrained:
         folder, config = self.folder(), self.config()
         model = assembled(self.backbone(precision), num_outputs)
         initialise(model.head, config.initializer_range, generator)
-        load_head(folder, model.head, family_of(config).pretrained_head)
+        load_head(folder, model.head, family_of(config).pretrained_head(config))
         tokenizer = read_tokenizer(folder, config.vocab_size)
         return Loaded(model, tokenizer, family_of(config).max_length(config))
 

@@ -48,10 +48,11 @@ def main() -> None:
     given = parser.add_mutually_exclusive_group(required=True)
     given.add_argument("--text", nargs="+", help="one text, or two for a task on pairs")
     given.add_argument("--file", type=Path, help="a table with the task's text columns")
+    parser.add_argument("--base", help="folder of the base model, where it has moved")
     parser.add_argument("--out", type=Path, help="write a csv here instead of showing the rows")
     arguments = parser.parse_args()
     try:
-        trained = restore(arguments.run)
+        trained = restore(arguments.run, base=arguments.base)
         task = trained.run.task
         if not task.given:
             raise ValueError(f"Task '{task.name}' is not asked about texts of one's own.")

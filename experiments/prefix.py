@@ -6,19 +6,19 @@ by `train.prefix_cache`, and recorded with the run.
 """
 
 import hashlib
-import os
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock
 from torch import Tensor
 
 from experiments.batches import Encoded
 from experiments.files import whole
+from experiments.locks import in_turn
 from experiments.models import Model
+from experiments.userfolders import cache_folder, can_write
 
 BATCH = 64  # examples at a time while it is filled
 
@@ -52,9 +52,8 @@ def with_prefix(data: Encoded, model: Model) -> Encoded:
             "trains; name targets of upper blocks only, as layer.5.attention.self.query."
         )
     path = folder() / f"{key(data, model, blocks)}.npy"
-    path.parent.mkdir(parents=True, exist_ok=True)
     started, seconds = time.perf_counter(), 0.0
-    with FileLock(path.with_suffix(".lock")):  # another run that needs it waits for the first one
+    with in_turn(path.with_suffix(".lock")):  # another run that needs it waits for the first one
         if not path.exists():
             with whole(path) as file:
                 fill(file, data, model, blocks)
@@ -84,9 +83,22 @@ def fill(path: Path, data: Encoded, model: Model, blocks: int) -> None:
 
 
 def folder() -> Path:
-    """Where states are kept: `lora-assay/prefix` of the user's cache, which may be deleted."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "lora-assay" / "prefix"
+    """Where states are kept: `lora-assay/prefix` of the user's cache, which may be deleted.
+
+    Raises ValueError if it cannot be made.
+    """
+    cache = cache_folder()
+    if cache is None:
+        raise ValueError(
+            "train.prefix_cache keeps its states in the user's cache, and this user has no home "
+            "directory: XDG_CACHE_HOME may name a folder."
+        )
+    found = cache / "lora-assay" / "prefix"
+    if not can_write(found):
+        raise ValueError(
+            f"train.prefix_cache cannot write to {found}: XDG_CACHE_HOME may name another folder."
+        )
+    return found
 
 
 def key(data: Encoded, model: Model, blocks: int) -> str:

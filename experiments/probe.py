@@ -54,19 +54,37 @@ class Trial:
             return rows
         from sklearn.model_selection import train_test_split  # slow to import, seldom used
 
+        codes = strata(self.data.labels)
+        check_share(share, len(rows), codes)
         seed = derived_seed(self.seed, "probe") % 2**32
-        chosen, _ = train_test_split(
-            rows, train_size=share, stratify=strata(self.data.labels), random_state=seed
-        )
+        chosen, _ = train_test_split(rows, train_size=share, stratify=codes, random_state=seed)
         return np.sort(chosen)
 
 
 def strata(labels: np.ndarray | None) -> np.ndarray | None:
-    """Classes as they are, scores in bins of equal number."""
-    if labels is None or labels.dtype.kind == "i":
-        return labels
-    edges = np.quantile(labels, np.linspace(0, 1, SCORE_BINS + 1)[1:-1])
-    return np.digitize(labels, edges)
+    """Classes as they are, scores in bins of equal number; one row alone joins the most frequent.
+
+    A row alone cannot be divided.
+    """
+    if labels is None:
+        return None
+    codes = labels
+    if labels.dtype.kind != "i":
+        codes = np.digitize(labels, np.quantile(labels, np.linspace(0, 1, SCORE_BINS + 1)[1:-1]))
+    found, counts = np.unique(codes, return_counts=True)
+    return np.where(np.isin(codes, found[counts == 1]), found[counts.argmax()], codes)
+
+
+def check_share(share: float, rows: int, codes: np.ndarray | None) -> None:
+    """Raise ValueError unless a share of the rows, and what is left, has room for every class."""
+    classes = 1 if codes is None else len(np.unique(codes))
+    drawn = int(share * rows)
+    if min(drawn, rows - drawn) < classes:
+        raise ValueError(
+            f"A share of {share:g} of the train split's {rows} examples are {drawn}, and on each "
+            f"side of the division there must be {classes}, one for each class or range of scores; "
+            "choose another share, such as 1."
+        )
 
 
 def take(data: Encoded, rows: np.ndarray) -> Encoded:

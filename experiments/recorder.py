@@ -218,7 +218,7 @@ class Recorder(Watch):
         model = self.job.loaded.model
         self.job.run.variant.load_state(model.backbone, self.groups.get("learned", {}))
         copy_exactly(adapter_buffers(model.backbone), self.groups.get("buffer", {}))
-        copy_exactly(dict(model.head.state_dict()), self.groups["head"])
+        copy_exactly(dict(model.head.state_dict()), self.groups.get("head", {}))
 
     def read_checkpoint(self) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
         """What the checkpoint says of itself, and its tensors by group."""

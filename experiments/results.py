@@ -4,8 +4,7 @@ import hashlib
 import json
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cache, cached_property
@@ -15,7 +14,6 @@ from typing import Any
 
 import pandas as pd
 import torch
-from filelock import FileLock, Timeout
 
 from experiments.files import whole, write_json
 from experiments.identity import NOT_IDENTITY
@@ -110,46 +108,15 @@ def title(label: Mapping[str, str], seed: int) -> str:
     return "/".join([*label.values(), f"s{seed}"])
 
 
-UNFINISHED, LOCK = "UNFINISHED", ".lock"
-LOOK = 2.0  # seconds; who only looks whether a folder is in use holds its lock for a moment
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Keep other processes from working in the same folder; the system forgets a dead one's lock.
-
-    Raises ValueError where another one does.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK)
-    try:
-        lock.acquire(timeout=LOOK)
-    except Timeout:
-        raise ValueError(f"Another process works in {folder}; wait for it, or stop it.") from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def in_use(folder: Path) -> bool:
-    """Whether a process works in the folder."""
-    if not (folder / LOCK).exists():
-        return False
-    lock = FileLock(folder / LOCK)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        return True
-    lock.release()
-    return False
+UNFINISHED = "UNFINISHED"
 
 
 def mark_unfinished(folder: Path) -> None:
     """Say in the folder that it holds no result yet."""
     with whole(folder / UNFINISHED) as file:
         file.write_text(
-            "This run has no result yet. The same command takes it up where it stopped.\n"
+            "This run has no result yet. The same command takes it up where it stopped.\n",
+            encoding="utf-8",
         )
 
 
@@ -162,7 +129,7 @@ def read_result(folder: Path) -> Result:
     if not path.is_file():
         raise ValueError(f"{folder} holds no finished run: there is no result.json in it.")
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not valid JSON ({error}).") from None
     if content.get("schema") != SCHEMA:
@@ -219,7 +186,7 @@ def git_state() -> dict[str, Any] | None:
     def ask(*command: str) -> str:
         root = Path(__file__).parent
         return subprocess.run(
-            ["git", *command], cwd=root, capture_output=True, text=True, check=True
+            ["git", *command], cwd=root, capture_output=True, encoding="utf-8", check=True
         ).stdout.strip()
 
     try:
@@ -236,6 +203,6 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()

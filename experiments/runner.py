@@ -11,12 +11,13 @@ from experiments.console import Console, show, show_samples
 from experiments.distributed import join
 from experiments.evaluation import Evaluated
 from experiments.job import Job, fingerprint, start
+from experiments.locks import alone
 from experiments.measure import enough_memory, measure
 from experiments.probe import Trial
 from experiments.processor import multiplying, restored
 from experiments.randomness import derived_seed, seed_everything
 from experiments.recorder import Diverged, Recorder
-from experiments.results import Origin, Result, alone, mark_unfinished, read_result
+from experiments.results import Origin, Result, mark_unfinished, read_result
 from experiments.training import fit
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.results import Result
+from experiments.userfolders import cache_folder, can_write
 
 MODES = ("offline", "online", "disabled")
 
@@ -30,6 +31,11 @@ class Tracker:
         """Raise ValueError where a run is to go online and nobody is logged in."""
         if self.mode != "online" or os.environ.get("WANDB_API_KEY"):
             return
+        if cache_folder() is None:
+            raise ValueError(
+                "tracker.mode is 'online', and this user has no home directory for wandb's key: "
+                "set WANDB_API_KEY or HOME, or set tracker.mode=offline."
+            )
         import wandb
 
         if not wandb.api.api_key:
@@ -44,19 +50,31 @@ class Tracker:
         if self.mode == "disabled":
             yield Tracked(None)
             return
+        if not can_write(cache_folder()):
+            for name in ("CONFIG", "CACHE", "DATA"):  # else it fails, or makes a folder named `~`
+                os.environ.setdefault(f"WANDB_{name}_DIR", str((folder / "wandb").absolute()))
         import wandb  # takes a moment, so only where it is used
 
-        run = wandb.init(
-            mode=self.mode,  # pyright: ignore[reportArgumentType] (checked above)
-            project=self.project,
-            entity=self.entity,
-            group=self.group,
-            tags=self.tags,
-            name=name,
-            dir=folder,
-            config=config,
-            settings=wandb.Settings(console="off", silent=True, init_timeout=30),
-        )
+        try:
+            run = wandb.init(
+                mode=self.mode,  # pyright: ignore[reportArgumentType] (checked above)
+                project=self.project,
+                entity=self.entity,
+                group=self.group,
+                tags=self.tags,
+                name=name,
+                dir=folder,
+                config=config,
+                settings=wandb.Settings(console="off", silent=True, init_timeout=30),
+            )
+        except (wandb.Error, ValueError) as error:  # the second of its settings
+            other = (
+                "offline keeps the run here" if self.mode == "online" else "disabled does without"
+            )
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"wandb does not take this run; tracker.mode={other}. ({reason})"
+            ) from None
         failed = 1
         # Not as a context manager: that prints a traceback of its own.
         try:

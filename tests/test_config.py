@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from experiments.api import composed
 from experiments.config import Run, describe, read, schema
 from experiments.identity import NOT_IDENTITY, cell_id, identity, plain
+from experiments.scalars import quoted
 from experiments.tasks.tables import HubFiles
 from experiments.training import Train
 
@@ -209,6 +210,68 @@ def test_a_typo_in_a_yaml_file_is_named_with_the_near_word(tmp_path: Path):
     assert message(found, "variant=mine").startswith(
         "variant has no setting 'rnak'. Did you mean 'rank'? LoRA has: lr, rank, alpha, "
     )
+
+
+WORDS = [
+    "no", "yes", "on", "off", "No", "YES", "y", "n", "true", "false", "True", "FALSE", "7", "-7",
+    "+7", "007", "0", "-0", "0x1F", "0b11", "0o17", "1_000", "1:30", "12:30:45", "2024-01-01", "=",
+    "<", "1.2.3", "1e", "e3", "08", "nan", "inf", "None", "0123456",
+]  # fmt: skip
+
+
+def own_task(folder: Path, **lines: str) -> str:
+    """The override for a copy of the template of a task with some lines written otherwise."""
+    text = (CONF / "task/own.yaml").read_text()
+    for key, value in lines.items():
+        text = "".join(
+            f"{key}: {value}\n" if line.startswith(f"{key}:") else line
+            for line in text.splitlines(True)
+        )
+    return written(folder, "task/mine.yaml", text)
+
+
+def test_a_word_is_read_as_it_is_written(tmp_path: Path):
+    words = f"[{', '.join(WORDS)}]"
+    header = f"{{train: {words}, no: [on, 007], 1:30: [off]}}"
+    found = own_task(tmp_path, names=words, labels=words, header=header, label="on")
+    task = read(composed(found, "task=mine", "data=local", "data.dir=.", "task.name=mine")).task
+    assert task.names == task.labels == WORDS
+    assert task.header == {"train": WORDS, "no": ["on", "007"], "1:30": ["off"]}
+    assert task.label == "on"
+
+
+@pytest.mark.parametrize("word", ["1.10", "1e3", "12345e7", ".nan", "-.inf", "1_0.5", "null", "~"])
+def test_a_word_whose_spelling_is_lost_is_to_be_quoted(word: str, tmp_path: Path):
+    for setting in ({"names": f"[{word}, other]"}, {"files": f"{{train: {word}, dev: dev.csv}}"}):
+        found = own_task(tmp_path, **setting)
+        said = message(found, "task=mine", "data=local", "data.dir=.")
+        assert "must be a text, and stands for" in said and "put it in quotes." in said
+        assert said.startswith(("task.names[0] ", "task.files.train "))
+        message.cache_clear()
+
+
+def test_a_setting_of_another_type_takes_the_other_spellings(tmp_path: Path):
+    found = own_task(tmp_path, skip_malformed="yes", allow_empty="off", version="0_2")
+    task = read(composed(found, "task=mine", "data=local", "data.dir=.")).task
+    assert (task.skip_malformed, task.allow_empty, task.version) == (True, False, 2)
+
+
+PATHS = [
+    "/tmp/plain/folder-1.0_x", "it's", 'a "b"', "a\\", "a\\'b", "a,b=c", "[x]", "{a:b}", "${HOME}",
+    "x\\${y}", "a$b", "ü è", " ", "tab\there", "null", "True", "12", "1.5", "a#b", "",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_path_stays_what_it_is_in_an_override(path: str):
+    assert composed(f"model.path={quoted(path)}", "model.package=null").model.path == path
+    assert list(composed(f"+paths=[{quoted(path)},b]").paths) == [path, "b"]
+
+
+def test_other_programs_read_yaml_as_before(tmp_path: Path):
+    (tmp_path / "other.yaml").write_text("no: 007")
+    composed()
+    assert OmegaConf.load(tmp_path / "other.yaml") == {False: 7}
 
 
 @pytest.mark.parametrize("key", [f.name for f in dataclasses.fields(Train)])

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from conftest import Case
 from test_contract import train_steps
+from test_training import assert_equal_runs, killed_after
 from transformers import AutoModelForCausalLM
 
 from experiments import predict
@@ -31,6 +32,7 @@ from experiments.runner import execute
 from experiments.tasks.base import Split
 from experiments.tasks.generation import objects, slots
 from experiments.tasks.sources import Local
+from experiments.tasks.tables import Table
 from variants.lora import LoRA
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "e2e"
@@ -139,6 +141,31 @@ def test_a_run_keeps_texts_scores_and_what_a_bootstrap_needs(
     assert not (tmp_path / "head.safetensors").exists()
 
 
+@pytest.mark.parametrize("variant", ["lora", "adalora", "full"])
+@pytest.mark.parametrize("protocol", ["clean", "paper"])
+def test_a_run_without_a_head_taken_up_again_ends_bit_for_bit_where_it_would_have(
+    run: Callable[..., Run],
+    tmp_path: Path,
+    variant: str,
+    protocol: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    described = run(
+        variant, "train.epochs=2", "train.batch_size=16", "train.log_every=3",
+        "train.checkpoint_every=0", f"protocol={protocol}",
+    )  # fmt: skip
+    unbroken = execute(described, tmp_path / "unbroken")
+    for stop in (2, 4, 7):  # before the first checkpoint, behind one, in a later epoch
+        with killed_after(monkeypatch, stop):
+            execute(described, tmp_path / "broken")
+    resumed = execute(described, tmp_path / "broken")
+    assert resumed.cost["restarts"] == 2
+    assert resumed.scores == unbroken.scores
+    assert_equal_runs(tmp_path / "unbroken", tmp_path / "broken")
+    texts = [(tmp_path / name / "outputs-test.tsv").read_bytes() for name in ("unbroken", "broken")]
+    assert texts[0] == texts[1]
+
+
 def test_ten_texts_are_shown(run: Callable[..., Run]) -> None:
     task = run().task
     split = Split(np.arange(30), [(f"s{i}",) for i in range(30)], objects([["r"]] * 30), "", "")
@@ -207,6 +234,25 @@ def test_published_settings_are_those_of_the_paper_and_of_the_code() -> None:
     assert (paper.paper, code.paper) == ("lora_table11", "lora_code")
     assert isinstance(paper.protocol, Paper) and isinstance(code.protocol, Clean)
     assert paper.task.name == code.task.name == "e2e_formatted"  # what the ledger compares
+
+
+def test_a_source_that_is_no_list_of_slots_is_named_with_its_row(
+    run: Callable[..., Run], tmp_path: Path
+) -> None:
+    rows = ["mr,ref", '"name[The Copper], food[Thai]",Good.', '"name[The Copper, food",Bad.']
+    for name in ("trainset", "devset", "testset_w_refs"):
+        (tmp_path / f"{name}.csv").write_text("\n".join(rows), encoding="utf-8")
+    task = run().task
+    with pytest.raises(ValueError, match=r"trainset\.csv, line 3: mr: 'name\[The Copper, food' is"):
+        task.load(Local(dir=str(tmp_path)))
+    with pytest.raises(ValueError, match=r"--text, row 1: mr: 'a word' is not a list of slots"):
+        task.texts(Table("--text", {"mr": ["a word"]}, [1], "", unit="row"))
+
+
+def test_a_run_in_which_nothing_would_train_is_refused(run: Callable[..., Run]) -> None:
+    described = run("head_only")
+    with pytest.raises(ValueError, match=r"^Nothing trains in head_only/mini/e2e/.*no head for"):
+        start(described, described.task.load(described.data))
 
 
 def test_a_model_that_predicts_no_tokens_is_refused(tiny_run: Callable[..., Run]) -> None:

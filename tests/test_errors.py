@@ -107,6 +107,17 @@ def test_a_reference_in_an_override_is_kept_as_typed(shell: Shell, tmp_path: Pat
     assert json.loads(path.read_text())["overrides"] == [override, *SMALL]
 
 
+def test_paths_are_told_from_where_the_command_was_typed(shell: Shell, tmp_path: Path):
+    (tmp_path / "glue/SST-2").mkdir(parents=True)
+    for name in ("train", "dev"):
+        (tmp_path / f"glue/SST-2/{name}.tsv").write_text(SENTENCES)
+    run = [*SMALL[2:], "task=sst2", "data=local", "data.dir=glue", "train=mini"]
+    for mode in ([], ["--multirun"]):
+        answer = shell(*run, "hydra.job.chdir=true", f"seed={len(mode)}", *mode)
+        assert answer.code == 0, answer.err
+    assert len(list((tmp_path / "outputs").rglob("result.json"))) == 2
+
+
 def test_one_wrong_cell_of_a_multirun_leaves_the_others_their_results(shell: Shell, tmp_path: Path):
     answer = shell("-m", "variant.rank=0,2", *SMALL)
     assert refused(answer) == "rank must be at least 1, got 0."

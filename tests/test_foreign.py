@@ -130,6 +130,9 @@ PEFTS = {
     "adalora": lambda: peft.AdaLoraConfig(
         init_r=6, target_r=3, total_step=20, tinit=2, tfinal=4, target_modules=["query", "value"]
     ),
+    "adalora_without_alpha": lambda: peft.AdaLoraConfig(
+        init_r=4, target_r=2, total_step=20, lora_alpha=0, target_modules=["query", "value"]
+    ),
 }  # fmt: skip
 
 

@@ -9,7 +9,9 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+from hydra._internal.utils import get_args_parser
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
@@ -139,6 +141,17 @@ def test_no_code_above_the_methods_names_one() -> None:
     for path in [*files("run"), *files("experiments"), ROOT / "variants" / "base.py"]:
         text = code(path).replace(PROJECT["name"], "")
         assert not pattern.findall(text), f"{path} names {pattern.findall(text)}."
+
+
+def test_pythons_on_which_hydra_fails_are_excluded() -> None:
+    allowed = SpecifierSet(PROJECT["requires-python"])
+    assert all(version in allowed for version in ("3.11.0", "3.12.4", "3.13.9"))
+    assert not any(version in allowed for version in ("3.10.14", "3.14.0", "3.15.1"))
+    # When this is a text that takes parameters, as argparse there wants it, the bound may go.
+    parser = get_args_parser()
+    helps = [action.help for action in parser._actions]
+    with pytest.raises(TypeError):
+        [text % {"prog": "run.py", "default": None} for text in helps if text is not None]
 
 
 def test_every_pinned_version_lies_in_its_declared_range() -> None:

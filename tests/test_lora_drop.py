@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +122,29 @@ def test_the_share_is_stratified_seeded_and_of_its_size(tiny_run: Callable) -> N
     assert labels[rows].mean() == pytest.approx(labels.mean(), abs=0.02)
     scores = np.linspace(0, 5, 50, dtype=np.float32)
     assert np.bincount(strata(scores)).tolist() == [10] * 5
+
+
+def with_labels(probe: Trial, labels: np.ndarray) -> Trial:
+    return replace(probe, data=replace(probe.data, labels=labels))
+
+
+def test_a_class_of_one_row_is_no_obstacle(tiny_run: Callable) -> None:
+    probe, _ = trial(tiny_run("lora_drop", "data.train=64"))
+    for alone in ([7], [7, 8, 9]):
+        labels = np.array([0] * 40 + [1] * (24 - len(alone)) + alone)
+        rows = with_labels(probe, labels).rows(0.25)
+        assert len(rows) == 16 and (labels[rows] == 0).sum() in (10, 11)
+    scores = np.array([0.0] * 63 + [5.0], dtype=np.float32)
+    assert len(with_labels(probe, scores).rows(0.25)) == 16
+
+
+@pytest.mark.parametrize("share", [0.001, 0.02, 0.99])
+def test_a_share_without_room_for_every_class_is_one_sentence(
+    tiny_run: Callable, share: float
+) -> None:
+    probe, _ = trial(tiny_run("lora_drop", "data.train=64"))
+    with pytest.raises(ValueError, match=r"^A share of .* of the train split's 64 examples are"):
+        probe.rows(share)
 
 
 def test_probe_time_is_reported_apart(tiny_run: Callable, tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ from small_studies import SMALL, Folders, folders, grid, rate, study
 
 from experiments.api import composed
 from experiments.config import build, read
-from experiments.results import alone, read_result
+from experiments.locks import alone
+from experiments.results import read_result
 from experiments.study import audit, match
 from experiments.study import plan as planning
 from experiments.study.cells import Cell, Outcome, Trial
@@ -199,7 +200,7 @@ def test_a_dry_run_tells_the_runs_before_there_is_any(
 def test_the_cells_of_a_study_find_settings_in_a_folder_of_ones_own(
     shell: Callable[..., Answer], tmp_path: Path
 ) -> None:
-    own = tmp_path / "my settings"
+    own = tmp_path / "it's [my] settings, v=1"
     for name in ("variant", "study"):
         (own / name).mkdir(parents=True)
     (own / "variant/mine.yaml").write_text("defaults: [lora, _self_]\nalpha: 3.0\n")

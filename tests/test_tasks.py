@@ -2,12 +2,13 @@
 
 import csv
 import dataclasses
+import io
 import json
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from omegaconf import OmegaConf
 from served_hub import Served, commit, served
 
 from experiments import hub
+from experiments.batches import encode
 from experiments.mini import tasks as mini
+from experiments.models import read_tokenizer
 from experiments.tasks import sources
 from experiments.tasks.base import Data, Split, Task
 from experiments.tasks.sources import Hub, Local, Mini
@@ -271,6 +274,12 @@ def test_an_odd_separator_in_a_tsv_sentence_does_not_break_the_row(odd: str, tmp
     assert data.train.texts == [(f"one{odd}two",), ("fine",)]
 
 
+def test_line_ends_that_were_converted_twice_leave_no_trace(tmp_path: Path):
+    data = own(tmp_path, b"text\tlabel\r\r\nfine\tpositive\r\r\nbad\tnegative\r\r\n")
+    assert data.train.texts == [("fine",), ("bad",)]
+    assert data.train.labels is not None and data.train.labels.tolist() == [1, 0]
+
+
 def test_quotes_in_a_tsv_are_plain_text(tmp_path: Path):
     data = own(tmp_path, 'text\tlabel\n"one\tpositive\ntwo" three\tnegative\n')
     assert data.train.texts == [('"one',), ('two" three',)]
@@ -279,6 +288,19 @@ def test_quotes_in_a_tsv_are_plain_text(tmp_path: Path):
 def test_a_quoted_csv_field_holds_commas_quotes_and_line_ends(tmp_path: Path):
     data = own(tmp_path, 'text,label\n"a, ""b""\nc",positive\nd,negative\n', "csv")
     assert data.train.texts == [('a, "b"\nc',), ("d",)]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_field_of_any_length_is_read_cut_and_counted(
+    suffix: str, tmp_path: Path, tiny: Callable[[str], Path]
+):
+    long = "good " * 60_000
+    write(tmp_path / f"train.{suffix}", ["text", "label"], [[long, "positive"], ["b", "negative"]])
+    read = task("own", files={"train": f"train.{suffix}"}, score_on=[]).load(local(tmp_path))
+    assert read.train.texts == [(long,), ("b",)]
+    tokenizer = read_tokenizer(tiny("roberta"), 10_000)
+    encoded = encode(tokenizer, read.train, 64)
+    assert encoded.truncated == 1 and encoded.lengths.max() == 64
 
 
 def test_a_row_after_a_field_of_two_lines_is_named_by_its_true_line(tmp_path: Path):
@@ -314,9 +336,18 @@ def test_integers_are_values_where_labels_are_numbers(tmp_path: Path):
         own(tmp_path, json.dumps({"text": "fine", "label": 0}), "jsonl", labels=["1", "2"])
 
 
-def test_truth_values_match_their_names(tmp_path: Path):
-    rows = '{"text": "fine", "label": true}\n{"text": "bad", "label": false}\n'
-    data = own(tmp_path, rows, "jsonl", labels=["false", "true"])
+@pytest.mark.parametrize("labels", [["false", "true"], ["False", "True"], ["FALSE", "TRUE"]])
+@pytest.mark.parametrize("suffix", ["jsonl", "json", "parquet"])
+def test_truth_values_match_their_names(suffix: str, labels: list[str], tmp_path: Path):
+    rows = [{"text": "fine", "label": True}, {"text": "bad", "label": False}]
+    buffer = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), buffer)
+    content = {
+        "jsonl": "".join(json.dumps(row) + "\n" for row in rows),
+        "json": json.dumps(rows),
+        "parquet": buffer.getvalue(),
+    }
+    data = own(tmp_path, content[suffix], suffix, labels=labels)
     assert data.train.labels is not None and data.train.labels.tolist() == [1, 0]
 
 
@@ -383,6 +414,16 @@ BROKEN = {
         r"train.csv, line 2 has 3 fields, expected 2: text, label\.",
     ),
     "blank line inside": ("csv", "text,label\n\na,positive\n", r"line 2 has 0 fields, expected 2"),
+    "lines converted twice": (
+        "csv",
+        "text,label\r\r\na,positive\r\r\n",
+        r"train.csv, line 2 has 0 fields, expected 2: .* that end in CR CR LF\.",
+    ),
+    "unbalanced quote before much text": (
+        "csv",
+        'text,label\na,positive\n"b,negative\n' + "c,positive\n" * 20_000,
+        r"train.csv, line 3: the row that starts here has an unbalanced quote",
+    ),
     "unbalanced quote": (
         "csv",
         'text,label\na,positive\n"b,negative\nc,positive\n',
@@ -426,7 +467,7 @@ BROKEN = {
     "lines in a json file": (
         "json",
         '{"text": "a", "label": 1}\n{"text": "b", "label": 0}\n',
-        r"train.json is not JSON: Extra data",
+        r"train.json holds one JSON object on each line; name it .jsonl",
     ),
     "object in a json file": ("json", '{"text": "a"}', r"train.json must hold a list of objects"),
     "not parquet": ("parquet", b"PAR1 and no more", r"train.parquet is not a whole parquet file: "),

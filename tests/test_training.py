@@ -332,6 +332,9 @@ def test_a_run_taken_up_again_ends_bit_for_bit_where_it_would_have(
 
 def assert_equal_runs(one: Path, other: Path) -> None:
     for file in ("adapter.safetensors", "head.safetensors"):
+        assert (one / file).exists() == (other / file).exists()
+        if not (one / file).exists():
+            continue  # a model without a head
         left, right = load_file(one / file), load_file(other / file)
         assert left.keys() == right.keys()
         assert all(torch.equal(left[name], right[name]) for name in left), file

@@ -1,7 +1,9 @@
 """What people do with finished runs: read them, list them, ask them, from Python and the shell."""
 
+import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -10,13 +12,25 @@ import pandas as pd
 import pytest
 import torch
 from conftest import VARIANTS
+from hydra import (
+    compose,
+    initialize,
+    initialize_config_dir,
+    initialize_config_module,
+    version,
+)
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+from packaging.version import Version
 from rich.console import Console
 
 from analysis.load import load, shown
 from experiments import predict as predict_command
 from experiments.adapters.saved import restore
+from experiments.api import composed
 from experiments.api import run as run_from_python
-from experiments.config import Run
+from experiments.config import Run, read
 from experiments.predict import predict
 from experiments.recorder import Diverged
 from experiments.results import Origin, read_result
@@ -73,6 +87,41 @@ def test_the_command_answers_for_a_text_and_for_a_file(
     assert set(answers["prediction"]) <= {"negative", "positive"}
 
 
+@pytest.mark.parametrize("path", ["models/base", "base", "./base", "models/../base"])
+def test_a_base_named_from_the_working_directory_is_found_from_others(
+    tiny_run: Callable[..., Run],
+    tiny: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    path: str,
+) -> None:
+    home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
+    (home / "models").mkdir(parents=True)
+    elsewhere.mkdir()
+    shutil.copytree(tiny("roberta"), home / path)
+    described = tiny_run("lora", "train.epochs=0.5")
+    run = replace(described, model=replace(described.model, path=path))
+    monkeypatch.chdir(home)
+    result = execute(run, tmp_path / "run")
+    assert execute(run, tmp_path / "run").scores == result.scores  # the same run as before
+    assert result.config["model"]["path"] == path
+    monkeypatch.chdir(elsewhere)
+
+    def ask(*arguments: str) -> str:
+        command = ["predict", str(tmp_path / "run"), "--text", "the film was good", *arguments]
+        monkeypatch.setattr(sys, "argv", command)
+        predict_command.main()
+        return capsys.readouterr().out
+
+    capsys.readouterr()
+    expected = ask()
+    (home / path).rename(elsewhere / "moved")
+    with pytest.raises(SystemExit, match=r"is not found: .*there is no folder.*--base names it"):
+        ask()
+    assert ask("--base", "moved") == expected
+
+
 def test_a_run_from_python_is_the_run_of_the_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shell: Callable
 ) -> None:
@@ -85,6 +134,36 @@ def test_a_run_from_python_is_the_run_of_the_command_line(
     again = read_result(result.folder)
     assert again.fingerprint == result.fingerprint and again.scores == result.scores
     assert again.choices["variant"] == "dora" and again.overrides == list(overrides)
+
+
+@pytest.mark.parametrize("how", ["a folder", "a module", "no folder", "inside a program"])
+def test_a_run_from_python_reads_its_own_settings_whatever_else_is_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/config.yaml").write_text("batch: 3\nvariant: none\n")
+    (tmp_path / "other/__init__.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    opened = {
+        "a folder": lambda: initialize_config_dir(str(tmp_path / "other"), version_base="1.2"),
+        "a module": lambda: initialize_config_module("other", version_base="1.2"),
+        "no folder": lambda: initialize(config_path=None, version_base="1.2"),
+    }.get(how, lambda: initialize_config_dir(str(tmp_path / "other"), version_base="1.2"))
+    with opened():
+        name = "config" if how != "no folder" else None
+        theirs = compose(name, return_hydra_config=True)
+        if how == "inside a program":
+            HydraConfig.instance().set_config(theirs)
+        before = HydraConfig.instance().cfg
+        result = run_from_python("variant=lora", "task=sst2", *TINY)
+        assert result.folder.is_dir() and result.label["task"] == "mini/sst2"
+        # And theirs is as it was.
+        assert HydraConfig.instance().cfg is before
+        assert version.getbase() == Version("1.2")
+        assert compose(name) == OmegaConf.masked_copy(theirs, [k for k in theirs if k != "hydra"])
+    assert not GlobalHydra.instance().is_initialized()
+    assert read(composed("variant=dora", *TINY)).label["variant"] == "dora"
 
 
 def test_all_runs_are_one_table(tiny_run: Callable[..., Run], tmp_path: Path) -> None:

@@ -208,7 +208,7 @@ class AdaLoRA(Variant):
             lr=0.0,
             rank=rank,
             target_rank=config["target_r"],
-            alpha=float(config["lora_alpha"]),
+            alpha=float(config["lora_alpha"] if config["lora_alpha"] > 0 else rank),  # as in PEFT
             dropout=float(config.get("lora_dropout", 0.0)),
             warmup=config.get("tinit", 0) / total,
             final=max(config.get("tfinal", 0), 1) / total,

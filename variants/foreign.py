@@ -79,6 +79,7 @@ def even(form: Foreign) -> Foreign:
     ranks = {name: len(tensors["lora_A.weight"]) for name, tensors in form.layers.items()}
     widest = max(ranks, key=lambda name: ranks[name])
     rank, alpha = ranks[widest], alpha_of(config, widest)
+    alpha = alpha or 1.0  # a zero can be the common one of no others
     scale = scale_of(config, alpha, rank)
     layers = {}
     for name, tensors in form.layers.items():

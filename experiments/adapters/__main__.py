@@ -21,6 +21,7 @@ from experiments.api import composed
 from experiments.config import build, describe_section
 from experiments.files import whole_folder
 from experiments.models import Pretrained
+from experiments.scalars import quoted
 
 
 def main() -> None:
@@ -122,12 +123,13 @@ def imported(given: argparse.Namespace) -> None:
     adapter = other(given.path, base, given.alpha)
     with whole_folder(given.out) as folder:
         write(adapter, folder)
-    print(f"{given.out} holds the adapter, for {adapter.model.name}.")
+    head = f"with a head of {adapter.num_outputs} outputs" if adapter.num_outputs else "headless"
+    print(f"{given.out} holds the adapter, for {adapter.model.name}, {head}.")
 
 
 def moved(base: str | None) -> list[str]:
     """The overrides that put the base into another folder."""
-    return [] if base is None else [f"model.path={base}", "model.package=null"]
+    return [] if base is None else [f"model.path={quoted(base)}", "model.package=null"]
 
 
 def other(path: Path, base: Pretrained, alpha: float | None) -> Adapter:

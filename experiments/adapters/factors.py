@@ -15,7 +15,7 @@ from torch import Tensor
 
 from experiments.adapters import foreign
 from experiments.adapters.loralib_format import ADAPTED, ENDS, read_state
-from experiments.adapters.peft_format import by_layer, read_files
+from experiments.adapters.peft_format import CONFIG, by_layer, read_files
 from variants.base import Foreign, adapter_layers
 
 BACKBONE = re.compile(r"^(roberta|bert|transformer)\.")  # a classifier's name for its backbone
@@ -51,7 +51,9 @@ def peft_factors(folder: Path) -> Pairs:
     """
     config, stored = read_files(folder)
     layers = by_name(stored)
-    form = Foreign("peft", by_layer(config, list(layers)), layers)
+    full = (key.partition(".lora_")[0] for key in stored)
+    names = {BACKBONE.sub("", name): name for name in full}
+    form = Foreign("peft", by_layer(config, layers, names, folder / CONFIG), layers)
     read = (cls.from_foreign(form) for cls in foreign.methods() if "from_foreign" in vars(cls))
     variant, state = next((pair for pair in read if pair), (None, {})) if layers else (None, {})
     model = stand_in(layers)

@@ -5,8 +5,8 @@ for the fused matrix is a pair for each of the three with the same A, and adapte
 are one pair for the fused matrix, as a block of the sum of their ranks.
 """
 
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -33,25 +33,35 @@ def adapter_from(form: Foreign, base: Pretrained, head: dict[str, Tensor], folde
 
     Raises ValueError where no method here reads that form.
     """
+    variant, state = read_form(form, folder)
+    outputs = [len(t) for name, t in head.items() if name.startswith(PROJECTIONS)]
+    return Adapter(
+        variant=variant,
+        model=base,
+        weights=base.weights_hash(),
+        precision="fp32",
+        state=state,
+        head=head,
+        num_outputs=outputs[0] if outputs else 0,
+        names=[],
+        folder=folder,
+    )
+
+
+def read_form(form: Foreign, where: Path) -> tuple[Variant, dict[str, Tensor]]:
+    """The method that a form describes, and its learned state.
+
+    Raises ValueError where no method here reads that form.
+    """
     for cls in methods():
         if "from_foreign" in vars(cls) and (found := cls.from_foreign(form)):
-            variant, state = found
-            outputs = [len(t) for name, t in head.items() if name.startswith(PROJECTIONS)]
-            return Adapter(
-                variant=variant,
-                model=base,
-                weights=base.weights_hash(),
-                precision="fp32",
-                state=state,
-                head=head,
-                num_outputs=outputs[0] if outputs else 0,
-                names=[],
-                folder=folder,
-            )
+            return found
     kind = form.config.get("peft_type")
-    raise ValueError(f"{folder} is of PEFT's type {kind}, which no method here reads.")
+    raise ValueError(f"{where} is of PEFT's type {kind}, which no method here reads.")
 
 
+WHOLE = ("weight", "bias")
+WHOLE_TRAINED = "what was trained whole (modules_to_save) is read of a classifier's head alone"
 PROJECTIONS = ("out_proj.weight", "score.weight")  # a head's last matrix, a row per output
 
 
@@ -61,34 +71,73 @@ def methods() -> Iterable[type[Variant]]:
         yield schema(f"variant={path.stem}", OmegaConf.select(OmegaConf.load(path), "_target_"))
 
 
-def sort_keys(
-    tensors: dict[str, Tensor], backbone: PreTrainedModel, where: Path
-) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor], dict[str, Tensor]]:
-    """A checkpoint's tensors by layer and end of key, the head's, and those of neither.
+def widened(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of less than float32 in float32, so that no scale is applied in half precision."""
+    return {n: t if t.dtype == torch.float64 else t.float() for n, t in tensors.items()}
+
+
+@dataclass(frozen=True)
+class Sorted:
+    """A checkpoint's tensors: by layer and end of key, whole ones of the head, and the others."""
+
+    layers: dict[str, dict[str, Tensor]]  # of the backbone
+    head_layers: dict[str, dict[str, Tensor]]  # adapters of layers of the head, by our names
+    head: dict[str, Tensor]
+    shared: dict[str, Tensor]
+
+
+def sort_keys(tensors: dict[str, Tensor], backbone: PreTrainedModel, where: Path) -> Sorted:
+    """The tensors of a checkpoint by what they belong to.
 
     Raises ValueError for a key whose layer the backbone does not have.
     """
     prefix = f"{backbone.base_model_prefix}."
     names = family_of(backbone.config).head_names(backbone.config)
-    head = from_transformers(tensors, names)
     linears = (nn.Linear, SplitLinear)
     known = {name for name, module in backbone.named_modules() if isinstance(module, linears)}
-    layers: dict[str, dict[str, Tensor]] = {}
-    shared: dict[str, Tensor] = {}
+    heads = {theirs: ours for ours, theirs in names.items()}
+    found = Sorted({}, {}, from_transformers(tensors, names), {})
     for key, tensor in tensors.items():
         if from_transformers({key: tensor}, names):
             continue
-        parts = key.removeprefix(prefix).split(".")
-        cut = next((i for i in range(len(parts), 0, -1) if ".".join(parts[:i]) in known), 0)
-        if cut:
-            layers.setdefault(".".join(parts[:cut]), {})[".".join(parts[cut:])] = tensor
-        elif len(parts) == 1:
-            shared[key] = tensor
+        name, end = split_key(key, heads)
+        if name:
+            found.head_layers.setdefault(heads[name], {})[end] = tensor
+            continue
+        name, end = split_key(key.removeprefix(prefix), known)
+        if name and end not in WHOLE:
+            found.layers.setdefault(name, {})[end] = tensor
+        elif "." not in key:
+            found.shared[key] = tensor
         else:
-            raise ValueError(f"{where} has {key}, and this model has no such layer.")
-    if not layers:
+            reason = WHOLE_TRAINED if name else no_such_layer(key, backbone)
+            raise ValueError(f"{where} has {key}, and {reason}.")
+    if not found.layers:
         raise ValueError(f"{where} holds no tensor of a layer of this model.")
-    return layers, head, shared
+    return found
+
+
+def split_key(key: str, known: Container[str]) -> tuple[str, str]:
+    """The longest beginning of a key that is a known name, and what follows it."""
+    parts = key.split(".")
+    for i in range(len(parts), 0, -1):
+        if ".".join(parts[:i]) in known:
+            return ".".join(parts[:i]), ".".join(parts[i:])
+    return "", key
+
+
+def no_such_layer(key: str, backbone: PreTrainedModel) -> str:
+    """Why a tensor has no place in this model."""
+    name = key.removeprefix(f"{backbone.base_model_prefix}.")
+    if name in backbone.state_dict():
+        return WHOLE_TRAINED
+    module, _ = split_key(name, modules := dict(backbone.named_modules()))
+    if module and next(modules[module].parameters(recurse=False), None) is not None:
+        kind = type(modules[module]).__name__
+        return f"{module} is of type {kind}: only adapters of linear layers are read here"
+    if name.startswith("pooler."):
+        return "a model without a classifier has no pooler here"
+    return "this model has no such layer"
 
 
 def fused(form: Foreign, backbone: nn.Module) -> Foreign:

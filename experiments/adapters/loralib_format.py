@@ -1,5 +1,7 @@
 """loralib's checkpoints: a state_dict of factors, and of a head, in a file of PyTorch's."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import cast
@@ -9,6 +11,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from experiments.adapters import foreign
+from experiments.adapters.classifier import whole_head
 from experiments.adapters.foreign import A, B
 from experiments.adapters.saved import Adapter
 from experiments.hub import first_line
@@ -27,19 +30,26 @@ def read_loralib(path: Path, base: Pretrained, alpha: float) -> Adapter:
     Raises ValueError for a damaged file, and for a tensor that is none of an adapter's.
     """
     backbone = base.backbone()
-    layers, head, shared = foreign.sort_keys(read_state(path), backbone, path)
-    if shared:
-        raise ValueError(f"{path} has {min(shared)}, which is no tensor of an adapter.")
+    found = foreign.sort_keys(read_state(path), backbone, path)
+    if found.shared:
+        raise ValueError(f"{path} has {min(found.shared)}, which is no tensor of an adapter.")
     named: dict[str, dict[str, Tensor]] = {}
+    for name, factors in pairs(found.layers, path).items():
+        named |= by_linear(name, factors, backbone, path)
+    rank = len(next(iter(named.values()))[A])
+    form = Foreign("loralib", {"r": rank, "lora_alpha": alpha}, named)
+    adapters = replace(form, layers=pairs(found.head_layers, path))
+    return foreign.adapter_from(form, base, whole_head(found.head, adapters, base, path), path)
+
+
+def pairs(layers: Mapping[str, Mapping[str, Tensor]], path: Path) -> dict[str, dict[str, Tensor]]:
+    """The two factors of every layer, by PEFT's ends of keys."""
     for name, tensors in layers.items():
         for end in tensors.keys() - ENDS.keys():
             raise ValueError(f"{path} has {name}.{end}, which is no tensor of an adapter.")
         if tensors.keys() != ENDS.keys():
             raise ValueError(f"{path} lacks a factor of {name}: it has {', '.join(tensors)} only.")
-        named |= by_linear(name, {ENDS[e]: t for e, t in tensors.items()}, backbone, path)
-    rank = len(next(iter(named.values()))[A])
-    form = Foreign("loralib", {"r": rank, "lora_alpha": alpha}, named)
-    return foreign.adapter_from(form, base, head, path)
+    return {name: {ENDS[e]: t for e, t in tensors.items()} for name, tensors in layers.items()}
 
 
 def by_linear(
@@ -71,4 +81,4 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path} cannot be read ({first_line(error)}).") from None
     if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
         raise ValueError(f"{path} must hold a state_dict, tensors by name.")
-    return state
+    return foreign.widened(state)

@@ -1,7 +1,7 @@
 """PEFT's checkpoint format, as PEFT 0.21 writes it: adapter_config.json beside one safetensors."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from experiments.adapters import foreign
+from experiments.adapters.classifier import whole_head
 from experiments.adapters.foreign import A
 from experiments.adapters.saved import Adapter, load
 from experiments.families.base import family_of
@@ -20,6 +21,7 @@ from variants.base import Foreign, adapter_layers
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 ROOT = "base_model.model."
+CLASSIFIER = "ForSequenceClassification"
 # Fields that say nothing of the function, or that are read here or by a method.
 READ = {
     "peft_type", "task_type", "base_model_name_or_path", "revision", "inference_mode",
@@ -29,9 +31,11 @@ READ = {
     "qalora_group_size", "init_r", "target_r", "tinit", "tfinal", "deltaT", "beta1", "beta2",
     "orth_reg_weight", "total_step", "projection_prng_key", "save_projection", "vera_dropout",
     "d_initial", "init_weights", "init_lora_weights", "bias", "ensure_weight_tying",
+    # Settings of a way to start, which `init_lora_weights` names.
+    "eva_config", "corda_config", "loftq_config", "lora_ga_config",
 }  # fmt: skip
 # Ways to start that leave the base as it was; the others move it, and need the moved one.
-STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
+STARTS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
 
 
 def write_peft(adapter: Adapter, out: Path) -> None:
@@ -66,7 +70,7 @@ def write_peft(adapter: Adapter, out: Path) -> None:
     }
     config = form.config | {
         "task_type": kind,
-        "base_model_name_or_path": adapter.model.path,
+        "base_model_name_or_path": adapter.model.located().path,
         "revision": adapter.model.revision,
         "inference_mode": True,
         "bias": "none",
@@ -125,8 +129,18 @@ def read_peft(folder: Path, base: Pretrained) -> Adapter:
     """
     config, tensors = read_files(folder)
     backbone = base.backbone()
-    layers, head, shared = foreign.sort_keys(tensors, backbone, folder / TENSORS)
-    form = Foreign("peft", by_layer(config, list(layers)), layers, shared)
+    found = foreign.sort_keys(tensors, backbone, folder / TENSORS)
+    if found.head or found.head_layers:
+        check_task(config, folder / CONFIG)
+    prefix = f"{backbone.base_model_prefix}."
+    inside = prefix if any(key.startswith(prefix) for key in tensors) else ""
+    names = {layer: f"{inside}{layer}" for layer in found.layers}
+    settings = by_layer(config, found.layers, names, folder / CONFIG)
+    form = Foreign("peft", settings, found.layers, found.shared)
+    head_names = family_of(backbone.config).head_names(backbone.config)
+    settings = by_layer(config, found.head_layers, head_names, folder / CONFIG)
+    adapters = Foreign("peft", settings, found.head_layers, found.shared)
+    head = whole_head(found.head, adapters, base, folder / TENSORS)
     return foreign.adapter_from(foreign.unfused(form, backbone), base, head, folder)
 
 
@@ -134,7 +148,7 @@ def read_files(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The config, and the tensors without PEFT's root."""
     config = check_config(read_object(folder / CONFIG), folder / CONFIG)
     stored = read_tensors(folder / TENSORS, "only safetensors are read")[1]
-    return config, {strip(key): tensor for key, tensor in stored.items()}
+    return config, foreign.widened({strip(key): tensor for key, tensor in stored.items()})
 
 
 def strip(key: str) -> str:
@@ -150,8 +164,13 @@ def check_config(config: dict[str, Any], where: Path) -> dict[str, Any]:
     further = sorted(key for key in config.keys() - READ if config[key])
     if config.get("bias", "none") != "none":
         further = ["bias", *further]
-    if config.get("init_lora_weights", True) not in STARTS:
-        further = ["init_lora_weights", *further]
+    start = config.get("init_lora_weights", True)
+    if (start.lower() if isinstance(start, str) else start) not in STARTS:
+        raise ValueError(
+            f"{where} has init_lora_weights='{start}', which moves the base's weights, and the "
+            "moved ones are not in the file; let PEFT convert it: save_pretrained with "
+            "path_initial_model_for_weight_conversion."
+        )
     if further:
         raise ValueError(
             f"{where} has {further[0]}={config[further[0]]!r}, which is not read here."
@@ -159,14 +178,48 @@ def check_config(config: dict[str, Any], where: Path) -> dict[str, Any]:
     return config
 
 
-def by_layer(config: dict[str, Any], layers: list[str]) -> dict[str, Any]:
-    """The config with alpha by full name of the layer, where PEFT matches ends of names."""
-    patterns = config.get("alpha_pattern") or {}
+def check_task(config: Mapping[str, Any], where: Path) -> None:
+    """Raise ValueError if the head is that of another task than classifying whole texts."""
+    kind = config.get("task_type")
+    model = (config.get("auto_mapping") or {}).get("base_model_class") or CLASSIFIER
+    if kind not in (None, "SEQ_CLS") or not model.endswith(CLASSIFIER):
+        told = f"task_type='{kind}'" if kind else f"base_model_class='{model}'"
+        raise ValueError(f"{where} has {told}, and only heads of {CLASSIFIER} are read here.")
+
+
+def by_layer(
+    config: dict[str, Any],
+    layers: Mapping[str, Mapping[str, Tensor]],
+    names: Mapping[str, str],
+    where: Path,
+) -> dict[str, Any]:
+    """The config with alpha by layer, given the layers' full names in the model PEFT adapted.
+
+    Raises ValueError if a layer's tensors have another rank than the config gives it.
+    """
+    ranks, alphas = (config.get(key) or {} for key in ("rank_pattern", "alpha_pattern"))
     found: dict[str, float] = {}
-    for name in layers:
-        # Patterns may begin with the name that the backbone has inside a classifier.
-        for pattern, alpha in patterns.items():
-            ends = [pattern.split(".", i)[-1] for i in range(2)]
-            if any(re.match(rf"(.*\.)?({end})$", name) for end in ends):
-                found.setdefault(name, alpha)
+    for layer, tensors in layers.items():
+        rank = ranks.get(first_match(ranks, names[layer], where), config.get("r"))
+        if A in tensors and rank != len(tensors[A]):
+            raise ValueError(
+                f"{where} gives rank {rank} to {names[layer]}, and its tensors have rank "
+                f"{len(tensors[A])}."
+            )
+        pattern = first_match(alphas, names[layer], where)
+        if pattern is not None:
+            found[layer] = alphas[pattern]
     return config | {"alpha_pattern": found}
+
+
+def first_match(patterns: Iterable[str], name: str, where: Path) -> str | None:
+    """The first pattern that is the end of a full name, from a dot on, as PEFT compares them."""
+    for pattern in patterns:
+        try:
+            if re.match(rf"(.*\.)?({pattern})$", name):
+                return pattern
+        except re.error as error:
+            raise ValueError(
+                f"{where}: '{pattern}' in a pattern is no regular expression ({error})."
+            ) from None
+    return None

@@ -63,7 +63,7 @@ def write(adapter: Adapter, folder: Path) -> None:
     about = {
         "format": FORMAT,
         "variant": describe_section(adapter.variant),
-        "model": describe_section(adapter.model),
+        "model": describe_section(adapter.model.located()),
         "weights": adapter.weights,
         "precision": adapter.precision,
         "head": {"outputs": adapter.num_outputs, "names": adapter.names},
@@ -154,6 +154,12 @@ def load_head(adapter: Adapter, head: nn.Module) -> None:
 
 def check_base(adapter: Adapter) -> None:
     """Raise ValueError where the base's weights are not those the adapter was trained on."""
+    try:
+        adapter.model.folder()
+    except (ValueError, ConnectionError) as error:
+        raise ValueError(
+            f"The base of {adapter.folder} is not found: {error} If it has moved, --base names it."
+        ) from None
     found = adapter.model.weights_hash()
     if found != adapter.weights:
         raise ValueError(
@@ -180,8 +186,8 @@ class Trained:
     loaded: Loaded
 
 
-def restore(folder: Path, device: str = "cpu") -> Trained:
-    """The trained model of a finished run.
+def restore(folder: Path, device: str = "cpu", base: str | None = None) -> Trained:
+    """The trained model of a finished run, with its base in another folder if one is named.
 
     Raises ValueError where the folder is incomplete, or its base model is not the one trained on.
     """
@@ -189,7 +195,7 @@ def restore(folder: Path, device: str = "cpu") -> Trained:
     if result.failure:
         raise ValueError(f"{folder} holds a diverged run, which left no adapter: {result.failure}")
     run = read(OmegaConf.create(result.config))
-    loaded = load(read_adapter(folder), device)
+    loaded = load(on_base(read_adapter(folder), base), device)
     loaded.model.engine = run.train.forward_passes()
     loaded.model.engine.prepare(loaded.model.backbone)
     return Trained(run, result, loaded)

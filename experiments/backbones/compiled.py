@@ -22,8 +22,19 @@ from numba import extending, njit, types
 from numba.core import cgutils
 from torch import Tensor
 
-# Sums may be reordered into vectors, and that is all: a NaN stays one, and is seen.
-compiled = njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract"})
+from experiments.backbones.keeping import keep
+
+
+def compiled(function: Callable) -> Any:
+    """A kernel; its sums may be reordered into vectors, and that is all: a NaN stays one."""
+    return keep(njit(nogil=True, error_model="numpy", fastmath={"reassoc", "contract"})(function))
+
+
+def compiled_finite(function: Callable) -> Any:
+    """A kernel that meets no NaN."""
+    return keep(njit(nogil=True, fastmath={"reassoc", "nnan", "nsz"})(function))
+
+
 intrinsic: Any = extending.intrinsic  # of which type checkers know nothing
 overload = extending.overload  # says what one of the empty functions below is for a type
 ROWS, LANES = 4, 16  # of a tile: as many sums as registers hold, also with vectors of eight
@@ -291,7 +302,7 @@ def product(C: Any, A: Any, B: Any, m: int, k: int, n: int, transposed: bool) ->
             tile(C[0, 0], c + j * size, c_row, a, a_row, a_column, b + j * size, b_row, k)
 
 
-@njit(cache=True, nogil=True, fastmath={"reassoc", "nnan", "nsz"})
+@compiled_finite
 def largest(row: Any, n: int) -> Any:
     """The largest of the first n; which of them does not matter where one is no number."""
     found = row[0]

@@ -321,7 +321,13 @@ def attend_backward_flops(q: Tensor, k: Tensor, v: Tensor, *how: Any, **_: Any) 
 
 def load(dtype: torch.dtype) -> None:
     """Have every compiled kernel for this type in memory; the first time ever it takes seconds."""
-    if not any(Path(str(compiled.drop.stats.cache_path)).glob("compiled.*.nbi")):
+    kept = compiled.drop.stats.cache_path
+    if kept is None:
+        log.info(
+            "Compiling for this processor: about ten seconds, in every process. NUMBA_CACHE_DIR "
+            "may name a folder to keep it in; there is none that may be written to."
+        )
+    elif not any(Path(kept).glob("compiled.*.nbi")):
         log.info("Compiling for this processor, once: about ten seconds.")
     x = torch.zeros(1, 1, dtype=dtype)
     like, ends, place = at_least_float32(x), torch.tensor([0, 1]), torch.tensor([0])

@@ -30,8 +30,6 @@ class Family(ABC):
     causal: ClassVar[bool]  # a token sees only those before it
     packed: ClassVar[bool] = True  # there is a packed pass
     transposed: ClassVar[bool] = False  # transformers stores its matrices as [d_in, d_out]
-    # Modules of the head that are pretrained too, by our name: their name in a checkpoint.
-    pretrained_head: ClassVar[Mapping[str, str]] = {}
     # Values of a config with which transformers computes something else than the packed pass.
     otherwise: ClassVar[Mapping[str, Any]] = {}
 
@@ -71,6 +69,10 @@ class Family(ABC):
         output = CastLinear(table.weight.shape[1], table.weight.shape[0], bias=False, device="meta")
         output.weight = table.weight
         return output
+
+    def pretrained_head(self, config: PreTrainedConfig) -> Mapping[str, str]:
+        """The modules of the head that are pretrained too, by our name: their name in a file."""
+        return {}
 
     @abstractmethod
     def head(self, config: PreTrainedConfig, num_outputs: int) -> nn.Module:

@@ -34,7 +34,6 @@ class Encoders(Family):
 
     model_types = ("bert", *SHIFTED, "electra")
     causal = False
-    pretrained_head: ClassVar = {"dense": "pooler.dense"}  # BERT's alone has one
     otherwise: ClassVar = {
         "hidden_act": unknown_activation,
         "is_decoder": bool,
@@ -43,6 +42,9 @@ class Encoders(Family):
 
     def loading(self, config: PreTrainedConfig) -> Mapping[str, Any]:
         return {} if config.model_type == "electra" else {"add_pooling_layer": False}
+
+    def pretrained_head(self, config: PreTrainedConfig) -> Mapping[str, str]:
+        return {"dense": "pooler.dense"} if config.model_type == "bert" else {}
 
     def max_length(self, config: PreTrainedConfig) -> int:
         taken = config.pad_token_id + 1 if config.model_type in SHIFTED else 0

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.files import whole
+from experiments.files import csv_reader, whole
 
 # What the official scorer takes for a column of its own, by how the header begins.
 SOURCE = re.compile("mr|src|source|meaning|da|dial", re.IGNORECASE)
@@ -59,7 +59,7 @@ def read_outputs(path: Path) -> tuple[list[str], list[str]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         lines = file.readlines()
     delimiter = "\t" if lines and "\t" in lines[0] else ","
-    header, *rows = [row for row in csv.reader(lines, delimiter=delimiter) if row] or [[]]
+    header, *rows = [row for row in csv_reader(lines, delimiter=delimiter) if row] or [[]]
     sources = [i for i, name in enumerate(header) if SOURCE.match(name)]
     outputs = [i for i, name in enumerate(header) if OUTPUT.match(name)]
     if len(sources) != 1 or len(outputs) != 1:

@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast, RobertaForMaskedLM
 from transformers.utils import logging as transformers_logging
 
-from experiments.files import read_tensors, write_tensors
+from experiments.files import read_tensors, set_default_mode, write_tensors
 from experiments.mini.backbones import SHIPPED, build_model, train_tokenizer
 from experiments.mini.muon import Muon
 from experiments.mini.objectives import HELD_OUT_SEED, Causal, Masked, Objective, Recipe
@@ -199,9 +199,11 @@ class Pretraining:
         shutil.rmtree(beside, ignore_errors=True)
         self.objective.tokenizer.save_pretrained(beside)
         model.half().save_pretrained(beside)
+        set_default_mode(beside / WEIGHTS)
         model.float()  # of the rounded weights: they are what is judged
         loss = held_out_loss(self.objective)
-        (beside / "README.md").write_text(card(self, loss, hash_files([beside / WEIGHTS])))
+        text = card(self, loss, hash_files([beside / WEIGHTS]))
+        (beside / "README.md").write_text(text, encoding="utf-8")
         beside.replace(self.out)
         self.checkpoint.unlink(missing_ok=True)
         return loss

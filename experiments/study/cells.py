@@ -13,7 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments.api import composed
 from experiments.files import read_object, write_json
-from experiments.results import in_use, read_result
+from experiments.locks import holder
+from experiments.results import read_result
 
 FAILURE = "failure.json"
 OUTPUT = "output.log"  # what the process of a cell printed
@@ -62,8 +63,8 @@ class Cell:
             return Outcome(result.status, result.failure, result.primary.get("score"))
         if (self.folder / FAILURE).exists():
             return Outcome("failed", read_object(self.folder / FAILURE)["reason"])
-        if in_use(self.folder):
-            return Outcome("running")
+        if (held := holder(self.folder)) is not None:
+            return Outcome("running", f"{held.who}.{held.doubt}" if held.doubt else None)
         return Outcome("interrupted" if (self.folder / "UNFINISHED").exists() else "waiting")
 
     def fail(self, reason: str) -> None:
@@ -148,7 +149,7 @@ def short(point: str) -> str:
 def last_words(folder: Path) -> str:
     """The last line that the process of a cell printed, or nothing."""
     path = folder / OUTPUT
-    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
     spoken = [line.strip() for line in lines if line.strip()]
     if spoken and spoken[-1].startswith("Set the environment variable HYDRA_FULL_ERROR"):
         spoken.pop()
@@ -158,7 +159,7 @@ def last_words(folder: Path) -> str:
 def steps(folder: Path) -> dict[str, float]:
     """The last record of a run's history, or an empty one."""
     path = folder / "history.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     for line in reversed(lines):
         try:
             return json.loads(line)

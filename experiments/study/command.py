@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from experiments.api import CONF
 from experiments.config import build
 from experiments.files import read_object, write_json
+from experiments.scalars import quoted
 from experiments.study.conduct import conduct
 from experiments.study.design import OUTPUTS, STUDIES, Study
 from experiments.study.plan import Plan
@@ -37,7 +38,7 @@ def begin(section: DictConfig, name: str, overrides: list[str]) -> None:
 def searched(config: HydraConf) -> list[str]:
     """The folders of settings beside the project's, as overrides that find them again."""
     folders = [
-        f"'{source.schema}://{source.path}'"
+        quoted(f"{source.schema}://{source.path}")
         for source in config.runtime.config_sources
         if source.provider.endswith("command-line")
     ]

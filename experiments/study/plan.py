@@ -11,6 +11,7 @@ from itertools import product
 from math import prod
 from statistics import fmean
 
+from experiments.scalars import quoted
 from experiments.study import race, search
 from experiments.study.cells import Arm, Cell, Outcome, Point, Trial
 from experiments.study.design import TUNING_SEED, Study, check_free, is_list, log_grid, typed
@@ -67,7 +68,7 @@ class Plan:
                 *self.study.method(method),
                 *self.common,
                 f"protocol={protocol}",
-                *([] if start is None else [f"start={start.folder}"]),
+                *([] if start is None else [f"start={quoted(str(start.folder))}"]),
             ),
             marks=(f"tracker.group={self.name}", f"tracker.tags=[{protocol},{task},{method}]"),
             start=start,

@@ -24,6 +24,7 @@ class Progress:
         self.live = Live(console=self.rich, auto_refresh=False, transient=True)
         self.began = time.monotonic()
         self.settled_before: int | None = None
+        self.doubted: set[Cell] = set()  # whose process may be gone
 
     def watched(self) -> AbstractContextManager[object]:
         """Show the picture, where there is a screen for it."""
@@ -43,6 +44,10 @@ class Progress:
         settled = sum(counts[status] for status in STATUSES[:3])
         if self.settled_before is None:
             self.settled_before = settled
+        for cell, known in plan.outcomes.items():
+            if known.status == "running" and known.reason and cell not in self.doubted:
+                self.doubted.add(cell)
+                self.tell(cell, known, None)
         if self.rich.is_terminal:
             self.live.update(self.picture(plan, counts, settled), refresh=True)
 

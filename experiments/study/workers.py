@@ -10,8 +10,10 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from io import TextIOWrapper
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import cast
 
 import joblib
 import torch
@@ -107,9 +109,10 @@ def carry_out(overrides: tuple[str, ...], place: Path, folder: Path, limits: Lim
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     torch.set_num_threads(limits.threads)
     folder.mkdir(parents=True, exist_ok=True)
-    output = os.open(folder / OUTPUT, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    output = os.open(folder / OUTPUT, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     for stream in (sys.stdout, sys.stderr):
         os.dup2(output, stream.fileno())
+        cast(TextIOWrapper, stream).reconfigure(encoding="utf-8", errors="backslashreplace")
     sys.argv = [str(RUN), *overrides]
     runpy.run_path(str(RUN), run_name="__main__")
 

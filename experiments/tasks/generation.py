@@ -25,7 +25,7 @@ from experiments.models import LanguageModel, Loaded
 from experiments.randomness import numpy_generator
 from experiments.tasks.base import Data, Split, Task
 from experiments.tasks.sources import Source
-from experiments.tasks.tables import HubFiles, Part, Table, near
+from experiments.tasks.tables import HubFiles, Part, Table, check_unicode, near
 from experiments.training import Train
 
 log = logging.getLogger(__name__)
@@ -105,9 +105,19 @@ class GenerationTask(Task):
             file=self.files.get(split), header=self.header, hub=self.hub, skip_malformed=False,
         )  # fmt: skip
         table = source.table(part)
-        for column in (self.source, self.target):
-            check_texts(table, column)
+        self.check_sources(table)
+        check_texts(table, self.target)
         return table
+
+    def check_sources(self, table: Table) -> None:
+        """Raise ValueError, naming the row, for a source that cannot be read."""
+        check_texts(table, self.source)
+        if self.layout == "slots":
+            for row, source in enumerate(table.columns[self.source]):
+                try:
+                    slots(source)
+                except ValueError as error:
+                    raise ValueError(f"{table.where(row)}: {self.source}: {error}") from None
 
     def configure(self, loaded: Loaded, name: str) -> None:
         if not isinstance(loaded.model, LanguageModel):
@@ -172,7 +182,7 @@ class GenerationTask(Task):
         return [self.source]
 
     def texts(self, table: Table) -> list[tuple[str, ...]]:
-        check_texts(table, self.source)
+        self.check_sources(table)
         return [(source,) for source in table.columns[self.source]]
 
     def answers(
@@ -241,6 +251,7 @@ def check_texts(table: Table, column: str) -> None:
     for row, value in enumerate(table.columns[column]):
         if not isinstance(value, str) or not value.strip():
             raise ValueError(f"{table.where(row)}: {column} must be text, got {value!r}.")
+        check_unicode(f"{table.where(row)}: {column}", value)
 
 
 def end_of(tokenizer: PreTrainedTokenizerBase) -> int:

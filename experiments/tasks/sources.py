@@ -13,6 +13,7 @@ from typing import Any
 from experiments.hub import snapshot
 from experiments.mini import tasks
 from experiments.tasks.tables import Part, Table, near, numbered, pick, place, read_table
+from experiments.userfolders import expanded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +43,7 @@ class Local(Source):
 
     def find(self, file: str) -> Path:
         """The path of a file below the folder."""
-        folder = Path(self.dir).expanduser()
+        folder = expanded(self.dir, "data.dir")
         if not folder.is_dir():
             raise ValueError(f"data.dir is not a folder: {folder}.{siblings(folder)}")
         path = folder / file

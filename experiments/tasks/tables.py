@@ -17,6 +17,8 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
+from experiments.files import csv_reader
+
 Record = tuple[int, list[str]]  # line number from 1, fields
 
 
@@ -83,7 +85,8 @@ def read_table(path: Path, part: Part) -> Table:
 def read_tsv(path: Path, data: bytes, part: Part) -> Table:
     """Rows end at LF or CRLF and fields at TAB; quotes and other separators are plain text."""
     lines = enumerate(decoded(path, data).split("\n"), start=1)
-    records = ((number, line.removesuffix("\r").split("\t")) for number, line in lines)
+    # A file that was converted twice has two CRs before each LF.
+    records = ((number, line.rstrip("\r").split("\t")) for number, line in lines)
     return delimited(path, data, part, records)
 
 
@@ -94,7 +97,7 @@ def read_csv(path: Path, data: bytes, part: Part) -> Table:
 
 def csv_records(path: Path, text: str) -> Iterator[Record]:
     """Rows with the line each one starts at."""
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    reader = csv_reader(io.StringIO(text, newline=""), strict=True)
     start = 1
     try:
         for fields in reader:
@@ -117,9 +120,11 @@ def delimited(path: Path, data: bytes, part: Part, records: Iterator[Record]) ->
         elif part.skip_malformed:
             skipped += 1
         else:
+            # As csv takes a CR for the end of a row.
+            twice = " The file has lines that end in CR CR LF." if b"\r\r\n" in data else ""
             raise ValueError(
                 f"{path}, line {line} has {len(fields)} fields, "
-                f"expected {len(names)}: {', '.join(names)}."
+                f"expected {len(names)}: {', '.join(names)}.{twice}"
             )
     columns = {name: [values[i] for _, values in rows] for i, name in enumerate(part.columns)}
     return Table(str(path), columns, [line for line, _ in rows], digest(data), skipped)
@@ -134,10 +139,22 @@ def read_jsonl(path: Path, data: bytes, part: Part) -> Table:
 
 def read_json(path: Path, data: bytes, part: Part) -> Table:
     """One JSON list of objects."""
-    rows = parsed(str(path), decoded(path, data))
+    text = decoded(path, data)
+    if is_jsonl(text):
+        raise ValueError(f"{path} holds one JSON object on each line; name it .jsonl.")
+    rows = parsed(str(path), text)
     if not isinstance(rows, list):
         raise ValueError(f"{path} must hold a list of objects; one object per line is .jsonl.")
     return objects(path, data, part, enumerate(rows, start=1), unit="row")
+
+
+def is_jsonl(text: str) -> bool:
+    """Whether a text of several lines has a JSON object on the first."""
+    first, _, rest = text.strip().partition("\n")
+    try:
+        return bool(rest) and isinstance(json.loads(first), dict)
+    except json.JSONDecodeError:
+        return False
 
 
 def objects(
@@ -197,6 +214,17 @@ def decoded(path: Path, data: bytes) -> str:
         line = data.count(b"\n", 0, error.start) + 1
         raise ValueError(
             f"{path}, line {line} is not UTF-8: byte 0x{data[error.start]:02x}."
+        ) from None
+
+
+def check_unicode(where: str, text: str) -> None:
+    """Raise ValueError for a text with half a character in it, which no tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{where} is not Unicode: position {error.start} holds {text[error.start]!r}, which an "
+            "escape of JSON's or a terminal of another encoding than UTF-8 may have left there."
         ) from None
 
 

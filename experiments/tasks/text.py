@@ -16,7 +16,7 @@ from experiments.models import Loaded
 from experiments.tasks.base import Data, Split
 from experiments.tasks.labelled import LabelledTask
 from experiments.tasks.sources import Source
-from experiments.tasks.tables import HubFiles, Part, Table, near
+from experiments.tasks.tables import HubFiles, Part, Table, check_unicode, near
 from experiments.training import Train
 
 SCORE_METRICS = ["pearson", "spearman"]
@@ -104,6 +104,7 @@ class TextTask(LabelledTask):
             for row, value in enumerate(table.columns[column]):
                 if not isinstance(value, str):
                     raise ValueError(f"{table.where(row)}: {column} must be text, got {value!r}.")
+                check_unicode(f"{table.where(row)}: {column}", value)
                 if not value.strip() and not self.allow_empty:
                     raise ValueError(f"{table.where(row)}: {column} is empty.")
         return list(zip(*(table.columns[column] for column in self.text), strict=True))
@@ -196,6 +197,8 @@ def check_classes(labels: list[str] | None, names: list[str]) -> None:
 def code(table: Table, row: int, value: Any, known: dict[str, int]) -> int:
     """The class code of one label: of its value as text, or an integer that is a code itself."""
     text = str(value).lower() if isinstance(value, bool) else str(value)
+    if isinstance(value, bool):  # labels may be written as in JSON or as in Python
+        known = {label.lower(): position for label, position in known.items()}
     if text in known and isinstance(value, (str, int)):
         return known[text]
     # Where labels are numbers, an integer that is none of them is a fault, not a code.

@@ -1,0 +1,43 @@
+"""Folders of the user's own, on machines that may have no home for one.
+
+In a container the user may be a bare number: without an entry in passwd, with HOME unset, or with a
+HOME that does not exist.
+"""
+
+import os
+from pathlib import Path
+from tempfile import TemporaryFile
+
+
+def cache_folder() -> Path | None:
+    """Where the user's caches lie, or None if there is no home directory."""
+    named = os.environ.get("XDG_CACHE_HOME")
+    if named:
+        return Path(named)
+    try:
+        return Path.home() / ".cache"
+    except RuntimeError:  # not to be determined
+        return None
+
+
+def can_write(folder: Path | None) -> bool:
+    """Whether there is such a folder, made if need be, and files can be made in it."""
+    if folder is None:
+        return False
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=folder).close()
+    except OSError:
+        return False
+    return True
+
+
+def expanded(path: str, setting: str) -> Path:
+    """A path with `~` resolved; raises ValueError, naming the setting, if there is no such home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ValueError(
+            f"{setting}: '{path}' begins with a home directory that is not known; name the folder "
+            "in full, or set HOME."
+        ) from None
