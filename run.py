@@ -37,7 +37,7 @@ def main(cfg: DictConfig) -> float:
             from experiments.study.command import begin, searched
 
             name = hydra_config.runtime.choices["study"]
-            begin(cfg.study, name, [*overrides, *searched(hydra_config)])
+            begin(cfg.study, name, overrides, searched(hydra_config))
             return 0.0
         run = read(cfg)
         origin = Origin(dict(hydra_config.runtime.choices), overrides)

@@ -6,7 +6,6 @@ Read from what a run's telemetry says of each matrix, and on task=planted held a
 """
 
 import argparse
-import json
 import re
 import sys
 from collections.abc import Collection
@@ -22,6 +21,7 @@ from rich.table import Table
 from analysis import figures
 from analysis.load import read
 from analysis.names import place
+from experiments.files import read_lines
 
 PLANTED = re.compile(r"^planted \w+ in (.+?); ")  # as the task says where its data are from
 
@@ -78,7 +78,7 @@ def rank_history(folder: str | Path) -> pd.DataFrame:
     path = Path(folder) / "history.jsonl"
     rows = [
         {"step": int(record["step"]), **place(name), "rank": value}
-        for record in map(json.loads, path.read_text().splitlines())
+        for record in read_lines(path)
         for name, value in told(record, "rank").items()
     ]
     if not rows:

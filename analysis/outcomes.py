@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.resampling import METRICS, FromSums, Scorer, additive
+from experiments.stored import result
 
 Run = tuple[str, int]  # variant and seed
 TOLERANCE = 1e-5  # between a stored score and that of the stored predictions
@@ -32,10 +33,10 @@ def read_predictions(runs: pd.DataFrame) -> dict[Run, pd.DataFrame]:
     """The predictions of every run of a table of `analysis.load`, by variant and seed."""
     found = {}
     for run in runs.to_dict("records"):
-        path = Path(run["folder"]) / "predictions.parquet"
-        if not path.is_file():
+        path = Path(run["folder"]) / result.PREDICTIONS
+        if not path.exists():
             raise ValueError(f"{path} is absent, and a run is compared by its predictions.")
-        found[run["variant"], run["seed"]] = pd.read_parquet(path)
+        found[run["variant"], run["seed"]] = result.read_predictions(path, run.get("predictions"))
     return found
 
 

@@ -160,11 +160,8 @@ class Pretrained:
         missing = f"model.path: there is no folder '{self.path}'."
         if self.path.startswith((".", "/", "~")) or self.path.count("/") > 1:
             raise ValueError(missing)
-        if self.package is not None:
-            module, _, inside = self.package.partition("/")
-            spec = find_spec(module.partition(".")[0]) and find_spec(module)
-            if spec is not None and spec.submodule_search_locations:
-                return Path(spec.submodule_search_locations[0]) / inside
+        if self.package is not None and (packaged := package_folder(self.package)) is not None:
+            return packaged
         if not self.path:
             raise ValueError(missing)
         patterns = ["*.json", "*.txt", "*.safetensors", "*.model"]
@@ -210,6 +207,21 @@ class Pretrained:
             load_pooler(folder, model.head)
         tokenizer = read_tokenizer(folder, config.vocab_size)
         return Loaded(model, tokenizer, positions(config))
+
+
+def package_folder(package: str) -> Path | None:
+    """The folder MODULE/FOLDER of an installed package, or None without the package.
+
+    Nothing of the package is imported: only its first part is looked for, the rest are folders.
+    """
+    module, _, inside = package.partition("/")
+    top, *parents = module.split(".")
+    if not top or ".." in Path(inside).parts:
+        raise ValueError(f"model.package must be MODULE/FOLDER, got '{package}'.")
+    spec = find_spec(top)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    return Path(next(iter(spec.submodule_search_locations)), *parents, inside)
 
 
 def read_config(folder: Path) -> PreTrainedConfig:

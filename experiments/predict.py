@@ -8,6 +8,7 @@ import pandas as pd
 
 from experiments.adapters.saved import Trained, restore
 from experiments.processor import multiplying
+from experiments.stored.kinds import add_option
 from experiments.tasks.base import Task
 from experiments.tasks.tables import Part, Table, read_table
 
@@ -48,10 +49,11 @@ def main() -> None:
     given = parser.add_mutually_exclusive_group(required=True)
     given.add_argument("--text", nargs="+", help="one text, or two for a task on pairs")
     given.add_argument("--file", type=Path, help="a table with the task's text columns")
+    add_option(parser)
     parser.add_argument("--out", type=Path, help="write a csv here instead of showing the rows")
     arguments = parser.parse_args()
     try:
-        trained = restore(arguments.run)
+        trained = restore(arguments.run, other=arguments.other)
         task = trained.run.task
         if not task.given:
             raise ValueError(f"Task '{task.name}' is not asked about texts of one's own.")

@@ -1,7 +1,6 @@
 """One folder per run: what it says, what it holds, and whether it is complete."""
 
 import hashlib
-import json
 import platform
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,11 +16,12 @@ import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 
-from experiments.files import whole, write_json
+from experiments.files import read_lines, whole
 from experiments.identity import NOT_IDENTITY
 from experiments.processor import bfloat16_products
+from experiments.stored import result as stored
+from experiments.stored.result import NAME, PREDICTIONS, SCHEMA
 
-SCHEMA = 2
 PACKAGES = (
     "torch", "numba", "transformers", "tokenizers", "datasets", "numpy", "scipy", "scikit-learn",
     "hydra-core", "safetensors",
@@ -76,6 +76,7 @@ class Result:
     provenance: dict[str, Any]
     failure: str | None = None
     epochs: list[dict[str, Any]] = field(default_factory=list)  # epoch, step, score, settled
+    files: dict[str, str] = field(default_factory=dict)  # sha256 of predictions, and of tensors
     schema: int = SCHEMA
     folder: Path = field(default=Path(), compare=False)
 
@@ -87,18 +88,18 @@ class Result:
     @cached_property
     def predictions(self) -> pd.DataFrame:
         """One row per evaluated example."""
-        return pd.read_parquet(self.folder / "predictions.parquet")
+        return stored.read_predictions(self.folder / PREDICTIONS, self.files.get(PREDICTIONS))
 
     @cached_property
     def history(self) -> pd.DataFrame:
         """One row per logged step."""
-        return pd.read_json(self.folder / "history.jsonl", lines=True)
+        return pd.DataFrame(read_lines(self.folder / "history.jsonl"))
 
     def write(self) -> None:
         """Write result.json, the last file of a run, and take away what marks it unfinished."""
         content = asdict(self)
         del content["folder"]
-        write_json(self.folder / "result.json", content)
+        stored.write(self.folder, content)
         (self.folder / UNFINISHED).unlink(missing_ok=True)
         for leftover in ("checkpoint.safetensors", "best-*.safetensors"):
             for path in self.folder.glob(leftover):
@@ -158,24 +159,17 @@ def read_result(folder: Path) -> Result:
 
     Raises ValueError for a folder without one, or one of another schema.
     """
-    path = folder / "result.json"
+    path = folder / NAME
     if not path.is_file():
-        raise ValueError(f"{folder} holds no finished run: there is no result.json in it.")
-    try:
-        content = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}).") from None
-    if content.get("schema") != SCHEMA:
-        raise ValueError(
-            f"{path} has schema {content.get('schema')}, and this version reads {SCHEMA}."
-        )
-    return Result(**content, folder=folder)
+        raise ValueError(f"{folder} holds no finished run: there is no {NAME} in it.")
+    return Result(**stored.read(path), folder=folder)
 
 
-def write_predictions(folder: Path, frame: pd.DataFrame) -> None:
-    """Write one row per evaluated example."""
-    with whole(folder / "predictions.parquet") as file:
+def write_predictions(folder: Path, frame: pd.DataFrame) -> str:
+    """Write one row per evaluated example; returns the sha256 of the file."""
+    with whole(folder / PREDICTIONS) as file:
         frame.to_parquet(file, index=False)
+    return stored.hash_file(folder / PREDICTIONS)
 
 
 def provenance(device: torch.device) -> dict[str, Any]:

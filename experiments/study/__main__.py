@@ -22,7 +22,7 @@ def main() -> None:
     """Look at a study, or go on with it."""
     options = arguments()
     try:
-        plan = again(options.study)
+        plan = again(options.study, options.trust)
         code = COMMANDS[options.command](plan, options)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
@@ -44,6 +44,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--retry", action="store_true", help="resume: try failed and diverged runs again"
     )
+    parser.add_argument(
+        "--trust", action="store_true",
+        help="let the study name settings and classes outside the project; only for your own",
+    )  # fmt: skip
     return parser.parse_args()
 
 

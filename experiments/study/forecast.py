@@ -12,7 +12,7 @@ from rich.table import Table
 from experiments.config import read
 from experiments.job import Job, start
 from experiments.processor import multiplying, restored
-from experiments.study.cells import Arm
+from experiments.study.arms import Arm
 from experiments.study.plan import Plan
 from experiments.study.workers import Workers
 from experiments.training import Stepper, Watch

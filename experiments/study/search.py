@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from experiments.study.cells import Arm, Point, Trial
+from experiments.study.arms import Arm
+from experiments.study.cells import Point, Trial
 from experiments.study.design import is_list, rounded, typed
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from scipy import stats
 from experiments.files import write_json
 from experiments.results import Result, read_result
 from experiments.study import audit
-from experiments.study.cells import Arm, Cell, Trial, short
+from experiments.study.arms import Arm
+from experiments.study.cells import Cell, Trial, short
 from experiments.study.design import OUTPUTS, STUDIES
 from experiments.study.plan import Group, Plan, best, edge
 
