@@ -151,7 +151,7 @@ def digest(tensors: "Mapping[str, Tensor]") -> str:
     for name, tensor in sorted(tensors.items()):
         found.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
         raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        found.update(memoryview(raw.numpy()))
+        found.update(raw.numpy().data)
     return found.hexdigest()
 
 
