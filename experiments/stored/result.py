@@ -189,6 +189,7 @@ def read(path: Path) -> dict[str, Any]:
     return {key: value for key, value in upgraded(found).items() if key in KEYS}
 
 
+MIXED = "its checksum is not the one in the result"
 KEYS = Stored.__annotations__.keys()
 ABSENT: dict[str, Any] = {
     "choices": {},
@@ -244,7 +245,7 @@ def read_predictions(path: Path, sha256: str | None = None) -> Any:
     check_regular(path)
     try:
         if sha256 is not None and hash_file(path) != sha256:
-            raise ValueError("its checksum is not the one in the result")
+            raise ValueError(MIXED)
         # What pandas notes of a table beside it is of no use here, and one more thing to break.
         frame = ParquetFile(path).read(use_threads=False).to_pandas(ignore_metadata=True)
         for column in ("split", "id"):
@@ -253,6 +254,20 @@ def read_predictions(path: Path, sha256: str | None = None) -> Any:
     except (OSError, ValueError, ArrowException) as error:
         raise unreadable(path, " ".join(str(error).split())) from None
     return frame
+
+
+def check_predictions(run: dict[str, Any]) -> None:
+    """Raise ValueError naming the predictions of a run, with its folder, if they are damaged."""
+    path = Path(run["folder"]) / PREDICTIONS
+    if not path.exists():
+        raise ValueError(f"{path} is absent, and a run is compared by its predictions.")
+    sha256 = run["files"].get(PREDICTIONS)
+    if sha256 is None:  # of a version that kept none
+        read_predictions(path)
+        return
+    check_regular(path)
+    if hash_file(path) != sha256:
+        raise unreadable(path, MIXED)
 
 
 def hash_file(path: Path) -> str:

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Column, Table
 from scipy import stats
 
-from experiments.files import write_json
 from experiments.results import Result, read_result
+from experiments.stored import summary as stored
 from experiments.study import audit
 from experiments.study.arms import Arm
 from experiments.study.cells import Cell, Trial, short
@@ -200,7 +200,7 @@ def write(summary: Summary, folder: Path) -> None:
         for cell, outcome in summary.plan.outcomes.items()
     ]
     content = {"study": summary.plan.name, "rows": rows, "inflation": summary.inflation()}
-    write_json(folder / "summary.json", content | {"cells": cells})
+    stored.write(folder, content | {"cells": cells})
 
 
 def show(summary: Summary) -> None:
