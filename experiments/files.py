@@ -109,15 +109,24 @@ def unreadable(path: Path, reason: object, way_on: str = "") -> ValueError:
 def write_tensors(
     path: Path, tensors: "dict[str, Tensor]", about: dict[str, str] | None = None
 ) -> str:
-    """Write a safetensors file with a checksum of all that it holds; returns `digest(tensors)`."""
+    """Write a safetensors file with a checksum of all that it holds; returns `digest(tensors)`.
+
+    Without `about` its bytes follow from the tensors alone: safetensors writes several entries of
+    metadata in any order, and the checksum is the only one.
+    """
+    content = digest(tensors)
+    metadata = dict(about or {})
+    save_tensors(path, tensors, metadata | {CHECKSUM: with_metadata(content, metadata)})
+    return content
+
+
+def save_tensors(path: Path, tensors: "dict[str, Tensor]", metadata: dict[str, str]) -> None:
+    """Write a safetensors file with just this metadata."""
     from safetensors.torch import save_file
 
     cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    metadata = {"format": "pt", **(about or {})}
-    content = digest(cpu)
     with whole(path) as file:
-        save_file(cpu, file, metadata=metadata | {CHECKSUM: with_metadata(content, metadata)})
-    return content
+        save_file(cpu, file, metadata=metadata)
 
 
 def read_tensors(path: Path, way_on: str) -> "tuple[dict[str, str], dict[str, Tensor]]":
@@ -252,9 +261,9 @@ def append_line(path: Path, record: dict[str, float]) -> None:
 
 
 def open_to_append(path: Path) -> Any:
-    """A file to add bytes to, unbuffered; a link in its place is an error, and not followed."""
+    """A file to add bytes to; a link in its place is an error, and not followed."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
-    return os.fdopen(os.open(path, flags, 0o666), "ab", buffering=0)
+    return os.fdopen(os.open(path, flags, 0o666), "ab")
 
 
 def flatten(groups: "dict[str, dict[str, Tensor]]") -> "dict[str, Tensor]":

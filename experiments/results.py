@@ -16,7 +16,8 @@ import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 
-from experiments.files import read_lines, whole
+from experiments.files import read_lines, remove_unfinished, whole
+from experiments.folders import prepare, tidy
 from experiments.identity import NOT_IDENTITY
 from experiments.processor import bfloat16_products
 from experiments.stored import result as stored
@@ -100,10 +101,7 @@ class Result:
         content = asdict(self)
         del content["folder"]
         stored.write(self.folder, content)
-        (self.folder / UNFINISHED).unlink(missing_ok=True)
-        for leftover in ("checkpoint.safetensors", "best-*.safetensors"):
-            for path in self.folder.glob(leftover):
-                path.unlink()
+        tidy(self.folder, LEFTOVERS)
 
 
 def title(label: Mapping[str, str], seed: int) -> str:
@@ -112,22 +110,31 @@ def title(label: Mapping[str, str], seed: int) -> str:
 
 
 UNFINISHED, LOCK = "UNFINISHED", ".lock"
+# What a run that is over no longer needs; the mark is last, so that who finds it tidies again.
+LEFTOVERS = ("checkpoint.safetensors", "best-*.safetensors", UNFINISHED)
 LOOK = 2.0  # seconds; who only looks whether a folder is in use holds its lock for a moment
+
+
+class Busy(ValueError):  # noqa: N818 (a state of a folder, not a fault)
+    """Another process works in a run's folder."""
+
+    exit_code = 75  # of a command that ends with it: try again later, as sysexits.h has it
 
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Keep other processes from working in the same folder; the system forgets a dead one's lock.
 
-    Raises ValueError where another one does.
+    Raises Busy if another one does, ValueError for a folder that leads elsewhere.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    prepare(folder)
     lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=LOOK)
     except Timeout:
-        raise ValueError(f"Another process works in {folder}; wait for it, or stop it.") from None
+        raise Busy(f"Another process works in {folder}; wait for it, or stop it.") from None
     try:
+        remove_unfinished(folder)  # of writers that were killed, since no other works here
         yield
     finally:
         lock.release()
@@ -155,14 +162,17 @@ def mark_unfinished(folder: Path) -> None:
 
 
 def read_result(folder: Path) -> Result:
-    """The result of a finished run.
+    """The result of a finished run; what one left that was killed while it tidied is removed.
 
-    Raises ValueError for a folder without one, or one of another schema.
+    Raises ValueError for a folder without one, or with one that cannot be read.
     """
     path = folder / NAME
-    if not path.is_file():
+    if not path.exists():
         raise ValueError(f"{folder} holds no finished run: there is no {NAME} in it.")
-    return Result(**stored.read(path), folder=folder)
+    result = Result(**stored.read(path), folder=folder)
+    if (folder / UNFINISHED).exists() and not in_use(folder):
+        tidy(folder, LEFTOVERS)
+    return result
 
 
 def write_predictions(folder: Path, frame: pd.DataFrame) -> str:

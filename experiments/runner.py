@@ -17,7 +17,7 @@ from experiments.processor import multiplying, restored
 from experiments.randomness import derived_seed, seed_everything
 from experiments.recorder import Diverged, Recorder
 from experiments.results import Origin, Result, alone, mark_unfinished, read_result
-from experiments.stored.result import differing
+from experiments.stored.result import NAME, differing
 from experiments.training import fit
 
 
@@ -94,8 +94,8 @@ def finished(run: Run, out: Path, key: dict) -> Result:
     changed = differing(result.fingerprint, result.schema, key)
     if changed:
         raise ValueError(
-            f"{out} holds the result of another run (the {' and the '.join(changed)} differ); "
-            "delete it, or choose another folder."
+            f"{out / NAME} holds the result of another run (the {' and the '.join(changed)} "
+            "differ); delete it, or choose another folder."
         )
     if result.failure:
         raise Diverged(f"{out} holds a diverged run: {result.failure} Delete it to try again.")

@@ -1,6 +1,7 @@
 """Folders that somebody handed over: nothing in them runs, is looked up, or is written through."""
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from experiments.files import CHECKSUM
 from experiments.runner import execute
 from experiments.stored import kinds
 from experiments.study import __main__ as study
+from experiments.study.command import again
 
 SMALL = ("data.train=64", "data.dev=32", "train.epochs=1", "tracker.mode=disabled")
 EVIL = """
@@ -43,8 +45,6 @@ def run_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def handed(run_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A finished run in a working folder with modules beside it that leave a mark when imported."""
-    import shutil
-
     shutil.copytree(run_once, tmp_path / "work/run")
     for name in ("evil.py", "evil_package/inner.py", "run/evil_inside.py"):
         path = tmp_path / "work" / name
@@ -255,10 +255,103 @@ def test_a_trusted_study_may_name_a_class(handed: Path, command: Callable[..., A
 def test_the_published_study_is_as_it_was(
     command: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import shutil
-
     shutil.copytree(ROOT / "results/minilm_glue", tmp_path / "outputs")
     monkeypatch.chdir(tmp_path)
     answer = command(study, "status", "minilm_glue")
     assert answer.code == 0, answer.err
     assert "234 complete" in answer.out, answer.out[:300]
+
+
+# Links
+
+
+def outside(tmp_path: Path) -> Path:
+    path = tmp_path / "precious"
+    path.write_text("precious")
+    return path
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["run.log", ".hydra/config.yaml", "result.json", "history.jsonl", "UNFINISHED", ".lock",
+     "adapter.json", "predictions.parquet", "snapshots", "wandb", "checkpoint.safetensors",
+     ".result.json.unfinished"],
+)  # fmt: skip
+def test_nothing_is_written_through_a_link(
+    name: str, shell: Callable[..., Answer], tmp_path: Path
+) -> None:
+    """Neither by a run nor by what Hydra does before it; a pipe is no way out either."""
+    target = outside(tmp_path)
+    folder = tmp_path / "out/lora/s0"
+    (folder / name).parent.mkdir(parents=True)
+    if name in ("snapshots", "wandb"):
+        (tmp_path / "elsewhere").mkdir()
+        (folder / name).symlink_to(tmp_path / "elsewhere")
+    else:
+        (folder / name).symlink_to(target)
+    answer = shell(f"hydra.run.dir={folder}", *SMALL, "train.snapshots=1")
+    assert answer.code == 1 and "Traceback" not in answer.err
+    assert answer.said.startswith(f"{folder / name}") and "\n" not in answer.said
+    assert target.read_text() == "precious"
+    assert not (tmp_path / "elsewhere").exists() or not any((tmp_path / "elsewhere").iterdir())
+    (folder / name).unlink()
+    assert shell(f"hydra.run.dir={folder}", *SMALL).code == 0
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4])
+def test_a_folder_of_a_run_is_no_link(
+    depth: int, shell: Callable[..., Answer], tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    parts = ["outputs", "a", "b", "c", "run"]
+    link = Path(*parts[: depth + 1])
+    link.parent.mkdir(parents=True)
+    link.symlink_to(elsewhere)
+    answer = shell(f"hydra.run.dir={Path(*parts)}", *SMALL)
+    assert answer.code == 1 and "is a link, and a run writes through none" in answer.said
+    assert not [path for path in elsewhere.rglob("*") if path.is_file()]
+
+
+def test_where_outputs_lie_is_the_users_choice(
+    shell: Callable[..., Answer], tmp_path: Path
+) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "outputs").symlink_to(tmp_path / "disk")
+    assert shell(*SMALL).code == 0
+    assert len(list((tmp_path / "disk").rglob("result.json"))) == 1
+
+
+def test_a_log_is_kept_and_so_is_the_command(shell: Callable[..., Answer], tmp_path: Path) -> None:
+    assert shell(*SMALL, "hydra.run.dir=out/run").code == 0
+    folder = tmp_path / "out/run"
+    assert (folder / "run.log").is_file()
+    assert (folder / ".hydra/config.yaml").read_text().startswith("variant:")
+    assert "data.train=64" in (folder / ".hydra/overrides.yaml").read_text()
+    assert "run:" in (folder / ".hydra/hydra.yaml").read_text()
+
+
+def test_a_cell_of_a_handed_study_writes_through_no_link(
+    handed: Path, command: Callable[..., Answer], tmp_path: Path
+) -> None:
+    target = outside(tmp_path)
+    study_file(handed.parent)
+    assert command(study, "status", "mine").code == 0
+    (folder,) = {cell.folder for cell in again("mine").look()}
+    folder.mkdir(parents=True)
+    for name in ("output.log", "failure.json", "more/below"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).symlink_to(target)
+        answer = command(study, "resume", "mine")
+        assert answer.code == 1 and target.read_text() == "precious"
+        if name != "failure.json":
+            assert f"{folder / name} is a link to a place outside" in answer.out
+        assert not list(folder.parent.rglob("result.json"))
+        (folder / name).unlink()
+        (folder / "failure.json").unlink(missing_ok=True)
+    shutil.rmtree(folder)
+    (tmp_path / "elsewhere").mkdir()
+    folder.symlink_to(tmp_path / "elsewhere")
+    answer = command(study, "resume", "mine")
+    assert answer.code == 1 and f"{folder} is a link, and a run" in answer.out
+    assert not list((tmp_path / "elsewhere").iterdir())

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from experiments.adapters import foreign
 from experiments.adapters.foreign import A
 from experiments.adapters.saved import Adapter, load
-from experiments.files import read_object, read_tensors, whole_folder, write_json, write_tensors
+from experiments.files import read_object, read_tensors, save_tensors, whole_folder, write_json
 from experiments.heads import IN_TRANSFORMERS, as_in_transformers
 from experiments.models import LanguageModel, Pretrained
 from variants.base import Foreign, adapter_layers
@@ -74,7 +74,7 @@ def write_peft(adapter: Adapter, out: Path) -> None:
     }
     with whole_folder(out) as folder:
         write_json(folder / CONFIG, config)
-        write_tensors(folder / TENSORS, tensors)
+        save_tensors(folder / TENSORS, tensors, {"format": "pt"})
 
 
 def saved_modules(family: str) -> list[str]:

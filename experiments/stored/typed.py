@@ -53,7 +53,7 @@ def fit_plain(value: Any, kind: Any, key: str) -> Any:
             raise wrong(key, WORDS[float], value)
         if not finite(value):
             raise wrong(key, "a finite number", value)
-        return float(value)
+        return value
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise wrong(key, WORDS.get(kind, kind.__name__), value)
     return value
@@ -133,7 +133,16 @@ def fit_fields(value: Any, kind: Any, key: str) -> dict[str, Any]:
     for name, field in known.items():
         if name not in value and field.default is MISSING and field.default_factory is MISSING:
             raise ValueError(f"{prefix}{name} is missing.")
-    return {name: fit(value[name], types[name], f"{prefix}{name}") for name in value}
+    return {
+        name: as_float(fit(item, types[name], f"{prefix}{name}"), types[name])
+        for name, item in value.items()
+    }
+
+
+def as_float(value: Any, kind: Any) -> Any:
+    """A whole number as the float that a setting takes; in other data it stays as it is."""
+    floats = kind is float or (float in get_args(kind) and int not in get_args(kind))
+    return float(value) if floats and isinstance(value, int) else value
 
 
 @cache

@@ -74,7 +74,8 @@ def resume(plan: Plan, options: argparse.Namespace) -> int:
 def failed(plan: Plan, options: argparse.Namespace) -> int:
     """List the runs that came to nothing, with the reason; 1 where there is one."""
     lost = [cell for cell in plan.look() if plan.outcome(cell).status in LOST]
-    table = Table("run", "status", "reason", Column("folder", overflow="fold"))
+    folding = (Column(title, overflow="fold") for title in ("reason", "folder"))
+    table = Table("run", "status", *folding)
     for cell in lost:
         known = plan.outcome(cell)
         table.add_row(cell.title, known.status, escape(known.reason or ""), str(cell.folder))

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from experiments.files import read_object, read_text, write_record
+from experiments.folders import check_place
 from experiments.results import in_use, read_result
 from experiments.stored.result import NAME
 from experiments.stored.typed import fit
@@ -55,6 +56,7 @@ class Cell:
     def outcome(self) -> Outcome:
         """What the folder says; a file in it that cannot be read is a failure with its reason."""
         try:
+            check_place(self.folder)
             if (self.folder / NAME).exists():
                 return self.finished()
             if (self.folder / FAILURE).exists():

@@ -213,7 +213,7 @@ def show(summary: Summary) -> None:
         remarks = [f"{row.method}: {remark}" for row in rows for remark in row.remarks + row.lost]
         rich.print("Audit: every method was treated alike." if not remarks else "Audit:")
         for remark in remarks:
-            rich.print(f"  {remark}", highlight=False, markup=False)
+            rich.print(f"  {remark}", highlight=False, markup=False, soft_wrap=True)
         rich.print(scores(rows))
     for item in summary.inflation():
         low, high = item["interval"] or (float("nan"), float("nan"))
