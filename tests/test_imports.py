@@ -64,9 +64,8 @@ def within(name: str, allowed: tuple[str, ...]) -> bool:
 def third_party(path: Path) -> set[str]:
     """The packages from outside that a file imports."""
     names = {name.partition(".")[0] for name in imported(path)}
-    beside = (
-        {file.stem for file in path.parent.glob("*.py")} if path.parent.name == "tests" else set()
-    )
+    tests = ROOT / "tests"
+    beside = {file.stem for file in tests.iterdir()} if path.is_relative_to(tests) else set()
     return names - sys.stdlib_module_names - set(ROOMS) - beside
 
 

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from experiments.adapters import foreign
 from experiments.adapters.loralib_format import ADAPTED, ENDS, read_state
-from experiments.adapters.peft_format import by_layer, read_files
+from experiments.adapters.peft_format import CONFIG, by_layer, read_files
 from variants.base import Foreign, adapter_layers
 
 BACKBONE = re.compile(r"^(roberta|bert|transformer)\.")  # a classifier's name for its backbone
+BARE = nn.Module()  # what its attributes are called, no layer may be
 Pairs = dict[str, tuple[Tensor, Tensor]]  # B [d_out, r] and A [r, d_in] by layer
 
 
@@ -51,7 +52,7 @@ def peft_factors(folder: Path) -> Pairs:
     """
     config, stored = read_files(folder)
     layers = by_name(stored)
-    form = Foreign("peft", by_layer(config, list(layers)), layers)
+    form = Foreign("peft", by_layer(config, list(layers), folder / CONFIG), layers)
     read = (cls.from_foreign(form) for cls in foreign.methods() if "from_foreign" in vars(cls))
     variant, state = next((pair for pair in read if pair), (None, {})) if layers else (None, {})
     model = stand_in(layers)
@@ -79,8 +80,12 @@ def stand_in(layers: Mapping[str, Mapping[str, Tensor]]) -> nn.Module:
         if not {"lora_A", "lora_B"} <= sides.keys():
             raise ValueError(f"{name} lacks a factor: it has {', '.join(tensors)} only.")
         linear = nn.Linear(sides["lora_A"][-1], sides["lora_B"][0], bias=False, device="meta")
-        linear.weight = nn.Parameter(torch.zeros(linear.weight.shape, dtype=torch.float64))
+        # One zero that looks like many: what a file says of sizes takes no memory.
+        zeros = torch.zeros((), dtype=torch.float64).expand(linear.weight.shape)
+        linear.weight = nn.Parameter(zeros, requires_grad=False)
         *parents, last = name.split(".")
+        if taken := [part for part in (*parents, last) if not part or hasattr(BARE, part)]:
+            raise ValueError(f"{name} is no name of a layer: it has '{taken[0]}' in it.")
         inner = model
         for parent in parents:
             if parent not in inner._modules:

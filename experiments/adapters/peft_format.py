@@ -1,6 +1,5 @@
 """PEFT's checkpoint format, as PEFT 0.21 writes it: adapter_config.json beside one safetensors."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,7 @@ import torch.nn as nn
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from experiments.adapters import foreign
+from experiments.adapters import checks, foreign
 from experiments.adapters.foreign import A
 from experiments.adapters.saved import Adapter, load
 from experiments.files import read_object, read_tensors, save_tensors, whole_folder, write_json
@@ -123,7 +122,7 @@ def read_peft(folder: Path, base: Pretrained) -> Adapter:
     config, tensors = read_files(folder)
     backbone = base.backbone()
     layers, head, shared = foreign.sort_keys(tensors, backbone, folder / TENSORS)
-    form = Foreign("peft", by_layer(config, list(layers)), layers, shared)
+    form = Foreign("peft", by_layer(config, list(layers), folder / CONFIG), layers, shared)
     return foreign.adapter_from(foreign.unfused(form, backbone), base, head, folder)
 
 
@@ -131,6 +130,8 @@ def read_files(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The config, and the tensors without PEFT's root."""
     config = check_config(read_object(folder / CONFIG), folder / CONFIG)
     stored = read_tensors(folder / TENSORS, "only safetensors are read")[1]
+    checks.check_tensors(stored, folder / TENSORS)
+    checks.check_ranks(config, stored, folder / CONFIG)
     return config, {strip(key): tensor for key, tensor in stored.items()}
 
 
@@ -142,8 +143,7 @@ def strip(key: str) -> str:
 
 def check_config(config: dict[str, Any], where: Path) -> dict[str, Any]:
     """The config; raises ValueError for a field that changes the function and is not read here."""
-    if "peft_type" not in config:
-        raise ValueError(f"{where} has no 'peft_type'.")
+    checks.check_config(config, where)
     further = sorted(key for key in config.keys() - READ if config[key])
     if config.get("bias", "none") != "none":
         further = ["bias", *further]
@@ -156,7 +156,7 @@ def check_config(config: dict[str, Any], where: Path) -> dict[str, Any]:
     return config
 
 
-def by_layer(config: dict[str, Any], layers: list[str]) -> dict[str, Any]:
+def by_layer(config: dict[str, Any], layers: list[str], where: Path) -> dict[str, Any]:
     """The config with alpha by full name of the layer, where PEFT matches ends of names."""
     patterns = config.get("alpha_pattern") or {}
     found: dict[str, float] = {}
@@ -164,6 +164,6 @@ def by_layer(config: dict[str, Any], layers: list[str]) -> dict[str, Any]:
         # Patterns may begin with the name that the backbone has inside a classifier.
         for pattern, alpha in patterns.items():
             ends = [pattern.split(".", i)[-1] for i in range(2)]
-            if any(re.match(rf"(.*\.)?({end})$", name) for end in ends):
+            if any(checks.matches(end, name, where) for end in ends):
                 found.setdefault(name, alpha)
     return config | {"alpha_pattern": found}
