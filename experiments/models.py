@@ -30,7 +30,7 @@ from experiments import hub
 from experiments.backbones.engine import Engine
 from experiments.backbones.language import next_token_loss
 from experiments.batches import IGNORED, Batch
-from experiments.files import read_object
+from experiments.files import check_regular, read_object
 from experiments.heads import (
     LANGUAGE_MODELS,
     FirstTokenHead,
@@ -45,6 +45,7 @@ from variants.base import at_least_float32
 
 # The sets of files that one tokenizer is made from: the fast one's, GPT-2's and RoBERTa's, BERT's.
 TOKENIZER_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("vocab.txt",))
+READ = (".json", ".txt", ".safetensors", ".model")  # what is read of a model's folder
 
 
 class Model(nn.Module):
@@ -180,7 +181,7 @@ class Pretrained:
         """The sha256 of what makes the weights a model, its config and its tokenizer's files."""
         names = {"config.json", "tokenizer_config.json", "special_tokens_map.json"}
         names.update(*TOKENIZER_FILES)
-        return hash_files([path for n in sorted(names) if (path := self.folder() / n).is_file()])
+        return hash_files([path for n in sorted(names) if (path := self.folder() / n).exists()])
 
     def config(self) -> PreTrainedConfig:
         """The model's config, with the dropout that was asked for."""
@@ -226,6 +227,9 @@ def package_folder(package: str) -> Path | None:
 
 def read_config(folder: Path) -> PreTrainedConfig:
     """What a model folder says of its architecture."""
+    for path in sorted(folder.iterdir()):
+        if path.suffix in READ and not path.is_dir():
+            check_regular(path)  # transformers would wait for a pipe for ever
     path = folder / "config.json"
     check_family(str(path), read_object(path).get("model_type"))
     try:
@@ -306,6 +310,8 @@ def load_pooler(folder: Path, head: FirstTokenHead) -> None:
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a model folder."""
     single = folder / "model.safetensors"
+    if single.exists():
+        check_regular(single)
     files = [single] if single.is_file() else sorted(folder.glob("model-*-of-*.safetensors"))
     if not files:
         raise ValueError(
@@ -318,6 +324,7 @@ def hash_files(files: list[Path]) -> str:
     """The sha256 of one file, or of the hashes of several in order."""
     digests = []
     for path in files:
+        check_regular(path)
         with path.open("rb") as file:
             digests.append(hashlib.file_digest(file, "sha256").hexdigest())
     return (

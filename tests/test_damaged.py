@@ -305,3 +305,56 @@ def test_damaged_predictions_are_found_out(finished: Path, finished_once: dict[i
         else:
             path.unlink()
         path.write_bytes(whole)
+
+
+# The base
+
+
+@pytest.fixture
+def on_own_base(tmp_path: Path) -> tuple[Path, Path]:
+    """A run, and the copy of the small model that it was trained on."""
+    base = tmp_path / "base"
+    shutil.copytree(Path(saved.__file__).parents[1] / "mini/weights/mini_roberta", base)
+    execute(small("train.epochs=1", f"model.path={base}", "model.sha256=null"), tmp_path / "run")
+    return tmp_path / "run", base
+
+
+def another_epsilon(base: Path) -> None:
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"layer_norm_eps": 0.1}))
+
+
+def other_words(base: Path) -> None:
+    tokenizer = json.loads((base / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    first, second = list(vocabulary)[400:402]
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    (base / "tokenizer.json").write_text(json.dumps(tokenizer))
+
+
+@pytest.mark.parametrize("change", [another_epsilon, other_words])
+def test_a_base_that_would_answer_otherwise_is_refused(
+    change: Callable[[Path], None], on_own_base: tuple[Path, Path], capsys: Any, tmp_path: Path
+) -> None:
+    run, base = on_own_base
+    copy = Path(shutil.copytree(base, tmp_path / "moved"))
+    saved.restore(run)
+    change(base)
+    for read_it in (saved.restore, lambda folder: saved.load(saved.read_adapter(folder)), switched):
+        with pytest.raises(ValueError, match=f"was trained with another .* lies in {base} now"):
+            read_it(run)
+    adapter = saved.on_base(saved.read_adapter(run), str(copy))
+    assert saved.load(adapter) and capsys.readouterr().err == ""
+    adapter = saved.on_base(saved.read_adapter(run), str(base))
+    assert saved.load(adapter) and "it may answer otherwise" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json", "tokenizer.json",
+                                  "tokenizer_config.json"])  # fmt: skip
+def test_a_pipe_in_a_base_is_not_waited_for(file: str, on_own_base: tuple[Path, Path]) -> None:
+    run, base = on_own_base
+    pipe(base / file)
+    with pytest.raises(ValueError, match=f"{file} cannot be read .it is no regular file"):
+        saved.restore(run)
+    with pytest.raises(ValueError, match=f"{file} cannot be read .it is no regular file"):
+        execute(small(f"model.path={base}", "model.sha256=null"), run.parent / "new")

@@ -4,6 +4,7 @@ A finished run's folder is one. `adapter.json` names the method, its settings, t
 the hash of its weights; without that base the tensors say nothing.
 """
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -40,6 +41,7 @@ class Adapter:
     num_outputs: int  # of the head; 0 without one
     names: list[str]  # of the classes; empty for a score, or where they are not known
     folder: Path = Path()  # where it was read from
+    model_files: str | None = None  # sha256 of the base's config and tokenizer, where it is known
     digests: dict[str, str] = field(default_factory=dict)  # of the tensors, by name of their file
 
 
@@ -70,6 +72,7 @@ def write(adapter: Adapter, folder: Path) -> dict[str, str]:
         "variant": describe_section(adapter.variant),
         "model": describe_section(adapter.model),
         "weights": adapter.weights,
+        "model_files": adapter.model_files or adapter.model.files_hash(),
         "precision": adapter.precision,
         "head": {"outputs": adapter.num_outputs, "names": adapter.names},
         "tensors": digests,
@@ -104,6 +107,7 @@ def read_adapter(folder: Path, other: kinds.Other = kinds.refuse) -> Adapter:
         num_outputs=head["outputs"],
         names=head["names"],
         folder=folder,
+        model_files=about.get("model_files"),
         digests=about.get("tensors", {}),
     )
     check_sizes(adapter)
@@ -154,10 +158,20 @@ def tensors(path: Path) -> dict[str, Tensor]:
 
 
 def on_base(adapter: Adapter, base: str | None) -> Adapter:
-    """The adapter with its base in another folder; the weights must be the same."""
+    """The adapter with its base in another folder; the weights must be the same.
+
+    If its config or tokenizer is another, as one that was saved anew, that is said.
+    """
     if base is None:
         return adapter
-    return replace(adapter, model=replace(adapter.model, path=base, package=None))
+    model = replace(adapter.model, path=base, package=None)
+    if adapter.model_files not in (None, model.files_hash()):
+        print(
+            f"{base} has another config or tokenizer than {adapter.folder} was trained with; "
+            "it may answer otherwise.",
+            file=sys.stderr,
+        )
+    return replace(adapter, model=model, model_files=None)
 
 
 def load(adapter: Adapter, device: str = "cpu") -> Loaded:
@@ -192,12 +206,18 @@ def load_head(adapter: Adapter, head: nn.Module) -> None:
 
 
 def check_base(adapter: Adapter) -> None:
-    """Raise ValueError where the base's weights are not those the adapter was trained on."""
+    """Raise ValueError if the base's files are not those the adapter was trained on."""
     found = adapter.model.weights_hash()
     if found != adapter.weights:
         raise ValueError(
             f"{adapter.folder} was trained on weights with sha256 {adapter.weights}, "
             f"and model '{adapter.model.name}' now has {found}."
+        )
+    if adapter.model_files not in (None, adapter.model.files_hash()):
+        raise ValueError(
+            f"{adapter.folder} was trained with another config.json or tokenizer than lies in "
+            f"{adapter.model.folder()} now, and would answer otherwise; put those files back, or "
+            "name the base by --base."
         )
 
 
@@ -229,7 +249,10 @@ def restore(folder: Path, device: str = "cpu", other: kinds.Other = kinds.refuse
         raise ValueError(f"{folder} holds a diverged run, which left no adapter: {result.failure}")
     with naming(folder / NAME, ""):
         run = restored(result.config, other)
-    loaded = load(read_adapter(folder, other), device)
+    adapter = read_adapter(folder, other)
+    # Adapters of earlier versions do not know it, and results do.
+    known = adapter.model_files or result.fingerprint.get("model_files")
+    loaded = load(replace(adapter, model_files=known), device)
     loaded.model.engine = run.train.forward_passes()
     loaded.model.engine.prepare(loaded.model.backbone)
     return Trained(run, result, loaded)

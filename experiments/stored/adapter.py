@@ -27,6 +27,7 @@ class Stored(TypedDict):
     variant: dict[str, Any]
     model: dict[str, Any]
     weights: str
+    model_files: NotRequired[str | None]
     precision: str
     head: Head
     packages: NotRequired[dict[str, str]]
