@@ -68,6 +68,8 @@ def silence() -> None:
 
 def carry_out() -> int:
     """Do what was asked for; what a person can mend is one line, and the rest a traceback."""
+    from experiments.stored.shown import visible
+
     asked = os.environ.get(FULL_ERROR)
     # Hydra hands every error on then. By itself it prints a traceback of a full disk, for one.
     os.environ[FULL_ERROR] = "1"
@@ -79,7 +81,8 @@ def carry_out() -> int:
     except (CompactHydraException, OSError) as error:
         if asked == "1":
             raise
-        print(error, file=sys.stderr)
+        # The text may be of a file that others wrote; line breaks in it are Hydra's own.
+        print("\n".join(map(visible, str(error).splitlines())), file=sys.stderr)
         if isinstance(error.__cause__, OmegaConfBaseException):
             print(error.__cause__, file=sys.stderr)
         print(f"\nSet the environment variable {FULL_ERROR}=1 for a complete stack trace.",

@@ -11,7 +11,6 @@ The second sets magnitude against direction over the snapshots of several runs, 
 
 import argparse
 import re
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import replace
@@ -33,6 +32,7 @@ from experiments.adapters.factors import loralib_factors, peft_factors
 from experiments.adapters.peft_format import CONFIG
 from experiments.adapters.saved import ABOUT, Adapter, load, on_base, read_adapter, tensors
 from experiments.stored import kinds
+from experiments.stored.shown import fail, without_formulas
 from variants.base import AdapterLayer, adapter_layers, at_least_float32
 
 SNAPSHOT = re.compile(r"step-(\d+)")
@@ -156,7 +156,7 @@ def main() -> None:
     try:
         (report if len(given.paths) == 1 else compare)(given)
     except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+        fail(error)
 
 
 def arguments() -> argparse.Namespace:
@@ -228,7 +228,7 @@ def write(tables: Mapping[str, pd.DataFrame], axes: Mapping[str, Axes], out: Pat
     """Write each table as CSV and each figure in every format."""
     out.mkdir(parents=True, exist_ok=True)
     for name, table in tables.items():
-        table.to_csv(out / f"{name}.csv", index=False)
+        without_formulas(table).to_csv(out / f"{name}.csv", index=False)
     for name, axis in axes.items():
         figures.save(axis, out / name)
 

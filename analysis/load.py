@@ -7,11 +7,11 @@ from typing import Any
 
 import pandas as pd
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Column, Table
 
 from experiments.stored.kinds import KIND
 from experiments.stored.result import NAME, PREDICTIONS, read
+from experiments.stored.shown import fail, plain, visible
 
 Record = dict[str, Any]
 
@@ -33,7 +33,7 @@ def results(folder: str | Path) -> list[Record]:
     """
     found, left_out = readable(folder)
     for reason in left_out:
-        print(f"left out: {reason}", file=sys.stderr)
+        print(f"left out: {visible(reason)}", file=sys.stderr)
     return found
 
 
@@ -116,8 +116,8 @@ def main() -> None:
     """Print the table of all runs below a folder."""
     try:
         runs = load(asked("python -m analysis.load", "All finished runs below a folder."))
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    except (ValueError, OSError) as error:
+        fail(error)
     Console().print(shown(runs))
 
 
@@ -137,7 +137,7 @@ def shown(runs: pd.DataFrame) -> Table:
         if score == "complete":
             score = f"{run['score']:.3f} [{run['low']:.3f}, {run['high']:.3f}]"
         cost = (f"{run['trained']:,}", f"{run['train_seconds']:,.0f}", mib(run["train_peak_mib"]))
-        table.add_row(name, str(run["seed"]), escape(score), *cost)
+        table.add_row(plain(name), str(run["seed"]), plain(score), *cost)
     return table
 
 

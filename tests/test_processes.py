@@ -320,9 +320,11 @@ def test_a_study_without_end_is_refused_at_once(changes: dict[str, Any]) -> None
 
 @pytest.mark.parametrize(
     "axis",
-    [{"decades": "two", "points": 3}, {"decades": 2.0, "points": 2.5},
-     {"decades": True, "points": 3}, {"decades": 1e9, "points": 3}, {"decades": 2.0, "points": None},
-     {"points": 3}, [], 3, None],
+    [
+        {"decades": "two", "points": 3}, {"decades": 2.0, "points": 2.5},
+        {"decades": True, "points": 3}, {"decades": 1e9, "points": 3},
+        {"decades": 2.0, "points": None}, {"points": 3}, [], 3, None,
+    ],
 )  # fmt: skip
 def test_an_axis_that_is_none_is_named(axis: Any) -> None:
     with pytest.raises(ValueError, match=r"study\.axes\.variant\.lr must"):

@@ -13,6 +13,7 @@ import pandas as pd
 
 from analysis.load import readable, row
 from experiments.stored import result, summary
+from experiments.stored.shown import visible
 
 # Settings that say which repetition a run is, where it ran and where its files lie, not what it is.
 BESIDE = ("seed", "paper", "protocol.stage", "data.dir", "model.path", "tracker", "train.device",
@@ -65,7 +66,7 @@ def gather(*folders: str | Path) -> Material:
     found, unscored = with_predictions(found, studies)
     left_out += damaged + unscored
     for reason in left_out:
-        print(f"left out: {reason}", file=sys.stderr)
+        print(f"left out: {visible(reason)}", file=sys.stderr)
     if not found:
         raise ValueError(left_out[-1])
     runs = pd.DataFrame([row(result) for result in found])

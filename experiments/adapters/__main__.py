@@ -5,7 +5,6 @@ loralib's.
 """
 
 import argparse
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from experiments.config import build, describe_section
 from experiments.files import whole_folder
 from experiments.models import Pretrained
 from experiments.stored.kinds import KIND, add_option
+from experiments.stored.shown import fail, plain, visible
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
     try:
         given.action(given)
     except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+        fail(error)
 
 
 def arguments() -> argparse.Namespace:
@@ -87,7 +87,7 @@ def show(given: argparse.Namespace) -> None:
         "precision": adapter.precision,
     }
     for name, value in rows.items():
-        table.add_row(name, str(value))
+        table.add_row(name, plain(value))
     Console().print(table)
 
 
@@ -114,7 +114,8 @@ def exported(given: argparse.Namespace) -> None:
     adapter = on_base(read_adapter(given.path, given.other), given.base)
     write_peft(adapter, given.out)
     outputs = f" with num_labels={adapter.num_outputs}" if adapter.num_outputs else ""
-    print(f"{given.out} is read by PeftModel.from_pretrained, on {adapter.model.path}{outputs}.")
+    base = visible(adapter.model.path)
+    print(f"{given.out} is read by PeftModel.from_pretrained, on {base}{outputs}.")
 
 
 def imported(given: argparse.Namespace) -> None:
@@ -125,7 +126,7 @@ def imported(given: argparse.Namespace) -> None:
     adapter = other(given.path, base, given.alpha)
     with whole_folder(given.out) as folder:
         write(adapter, folder)
-    print(f"{given.out} holds the adapter, for {adapter.model.name}.")
+    print(f"{given.out} holds the adapter, for {visible(adapter.model.name)}.")
 
 
 def moved(base: str | None) -> list[str]:

@@ -73,32 +73,49 @@ def check_untrusted(content: Mapping[str, Any]) -> None:
         raise ValueError(f"folders names {content['folders'][0]} to read settings from; {TRUST}.")
     for key, text in texts(content):
         if RESOLVER.search(text):
-            raise ValueError(f"{key} has '{text}', which is worked out by a resolver; {TRUST}.")
+            raise ValueError(f"{key} has {text!r}, which is worked out by a resolver; {TRUST}.")
         if CLASSES.search(text):
-            raise ValueError(f"{key} has '{text}', which names a class; {TRUST}.")
+            raise ValueError(f"{key} has {text!r}, which names a class; {TRUST}.")
+    for key, text in overrides(content):
         name, _, value = text.lstrip("+~").partition("=")
         if name == "tracker" or (name == "tracker.mode" and "online" in value):
-            raise ValueError(f"{key} has '{text}', which may send your runs elsewhere; {TRUST}.")
+            raise ValueError(f"{key} has {text!r}, which may send your runs elsewhere; {TRUST}.")
         # A setting may be a path; a group, which has no dot in its name, chooses a file by its own.
         if "." not in name.split("@")[0] and ("/" in value or ".." in value):
-            raise ValueError(f"{key} has '{text}', which chooses a file by a path; {TRUST}.")
+            raise ValueError(f"{key} has {text!r}, which chooses a file by a path; {TRUST}.")
 
 
 def texts(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
     """Every text in plain data, names included, with the dotted key of where it stands."""
     if isinstance(node, Mapping):
         for name, item in node.items():
-            if (key, name) == ("study", KIND) or (key, name) == ("study", TARGET):
-                continue
-            yield f"{key}.{name}".lstrip("."), str(name)
-            yield from texts(item, f"{key}.{name}".lstrip("."))
+            inside = f"{key}.{name}".lstrip(".")
+            if inside not in (f"study.{KIND}", f"study.{TARGET}"):
+                yield key or name, str(name)
+                yield from texts(item, inside)
     elif isinstance(node, list):
         for item in node:
             yield from texts(item, key)
     elif isinstance(node, str):
-        # Values of an axis are overrides too, their names above them.
-        axis = key.removeprefix("study.axes.")
-        yield key, node if axis == key else f"{axis}={node}"
+        yield key, node
+
+
+def overrides(content: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Every override that a cell of the study may have, with the key of where it stands."""
+    study = content["study"]
+    for key, node in (("overrides", content["overrides"]), ("study.overrides", study)):
+        listed = node.get("overrides") if isinstance(node, Mapping) else node
+        yield from texts(listed, key)
+    for group, key in (("variant", "methods"), ("task", "tasks")):
+        named = study.get(key)
+        for name, listed in named.items() if isinstance(named, Mapping) else ():
+            own = list(texts(listed, f"study.{key}.{name}"))
+            yield from own
+            if not any(text.startswith(f"{group}=") for _, text in own):
+                yield f"study.{key}", f"{group}={name}"
+    axes = study.get("axes")
+    for name, values in axes.items() if isinstance(axes, Mapping) else ():
+        yield from ((key, f"{name}={text}") for key, text in texts(values, f"study.axes.{name}"))
 
 
 def classes(config: Any) -> Iterable[str]:

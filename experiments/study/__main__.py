@@ -5,9 +5,9 @@ import subprocess
 import sys
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Column, Table
 
+from experiments.stored.shown import fail, plain, visible
 from experiments.study import summary
 from experiments.study.command import again
 from experiments.study.conduct import conduct
@@ -25,7 +25,7 @@ def main() -> None:
         plan = again(options.study, options.trust)
         code = COMMANDS[options.command](plan, options)
     except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+        fail(error)
     except KeyboardInterrupt:
         print("Interrupted; 'resume' goes on.", file=sys.stderr)
         code = 130
@@ -56,7 +56,7 @@ def status(plan: Plan, options: argparse.Namespace) -> int:
     plan.look()
     counts = count(plan)
     known = "  ".join(f"{counts[name]} {name}" for name in STATUSES if counts[name])
-    print(f"{plan.name}: {known}; {plan.expected()} expected")
+    print(f"{visible(plan.name)}: {known}; {plan.expected()} expected")
     summary.show(summary.Summary(plan))
     return 0
 
@@ -78,7 +78,7 @@ def failed(plan: Plan, options: argparse.Namespace) -> int:
     table = Table("run", "status", *folding)
     for cell in lost:
         known = plan.outcome(cell)
-        table.add_row(cell.title, known.status, escape(known.reason or ""), str(cell.folder))
+        table.add_row(*map(plain, (cell.title, known.status, known.reason or "", cell.folder)))
     if lost:
         Console().print(table)
     return int(bool(lost))
