@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import cast
 
@@ -10,13 +11,15 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 import experiments.identity  # noqa: F401 (the resolver that names a run's folder)
-from experiments.commandline import add_overrides, carry_out
+from experiments.commandline import add_overrides, sentence
 from experiments.scalars import as_written
 
 # A further process of one run leaves the folder, the log and the screen to the first.
-SILENT = ["hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none"]
+SILENT = ["hydra/job_logging=none", "hydra/hydra_logging=none"]
+FULL_ERROR = "HYDRA_FULL_ERROR"
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
@@ -25,6 +28,7 @@ def main(cfg: DictConfig) -> float:
     # Here and not above, so that --help and a mistyped name answer at once.
     from experiments.config import read
     from experiments.distributed import ALONE, launched, leave
+    from experiments.folders import kept_command
     from experiments.recorder import Diverged
     from experiments.results import Origin
     from experiments.runner import execute
@@ -32,6 +36,7 @@ def main(cfg: DictConfig) -> float:
     hydra_config = HydraConfig.get()
     if hydra_config.job.chdir:  # paths are told from where the command was typed all the same
         os.chdir(hydra_config.runtime.cwd)
+    out = Path(hydra_config.runtime.output_dir)
     # As typed: a reference in an override is not resolved.
     overrides = cast(list[str], OmegaConf.to_container(hydra_config.overrides.task, resolve=False))
     try:
@@ -41,11 +46,14 @@ def main(cfg: DictConfig) -> float:
             from experiments.study.command import begin, searched
 
             name = hydra_config.runtime.choices["study"]
-            begin(cfg.study, name, [*overrides, *searched(hydra_config)])
+            with kept_command(out, cfg):
+                begin(cfg.study, name, overrides, searched(hydra_config))
             return 0.0
         run = read(cfg)
         origin = Origin(dict(hydra_config.runtime.choices), overrides)
-        result = execute(run, Path(hydra_config.runtime.output_dir), origin)
+        first = launched().first and not (out / "result.json").exists()
+        with kept_command(out, cfg) if first else nullcontext():
+            result = execute(run, out, origin)
     except (ValueError, OSError, Diverged) as error:
         # Hydra prints this kind as one line; HYDRA_FULL_ERROR=1 shows where it came from.
         raise CompactHydraException(str(error)) from error
@@ -59,13 +67,39 @@ def silence() -> None:
     sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (until the end)
 
 
+def carry_out() -> int:
+    """Do what was asked for; what a person can mend is one line, and the rest a traceback."""
+    from experiments.stored.shown import visible
+
+    asked = os.environ.get(FULL_ERROR)
+    # Hydra hands every error on then. By itself it prints a traceback of a full disk, for one.
+    os.environ[FULL_ERROR] = "1"
+    try:
+        with as_written():
+            main()
+    except KeyboardInterrupt:
+        print("Interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
+        return 130  # as a shell reports SIGINT
+    except (CompactHydraException, OSError) as error:
+        if asked == "1":
+            raise
+        # The text may be of a file that others wrote; line breaks in it are Hydra's own.
+        print("\n".join(map(visible, sentence(error).splitlines())), file=sys.stderr)
+        if isinstance(error.__cause__, OmegaConfBaseException):
+            print(error.__cause__, file=sys.stderr)
+        print(f"\nSet the environment variable {FULL_ERROR}=1 for a complete stack trace.",
+              file=sys.stderr)  # fmt: skip
+        return getattr(error.__cause__, "exit_code", 1)
+    finally:
+        os.environ.pop(FULL_ERROR)
+        if asked is not None:
+            os.environ[FULL_ERROR] = asked
+    return 0
+
+
 if __name__ == "__main__":
     # As torchrun sets them.
     if os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK") != "0":
         silence()
-    try:
-        with as_written():
-            carry_out(main)
-    except KeyboardInterrupt:
-        print("Interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
-        sys.exit(130)  # as a shell reports SIGINT
+    if code := carry_out():
+        sys.exit(code)

@@ -6,9 +6,7 @@ Read from what a run's telemetry says of each matrix, and on task=planted held a
 """
 
 import argparse
-import json
 import re
-import sys
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +20,8 @@ from rich.table import Table
 from analysis import figures
 from analysis.load import read
 from analysis.names import place
+from experiments.files import read_lines
+from experiments.stored.shown import fail, file_name, plain
 
 PLANTED = re.compile(r"^planted \w+ in (.+?); ")  # as the task says where its data are from
 
@@ -78,7 +78,7 @@ def rank_history(folder: str | Path) -> pd.DataFrame:
     path = Path(folder) / "history.jsonl"
     rows = [
         {"step": int(record["step"]), **place(name), "rank": value}
-        for record in map(json.loads, path.read_text(encoding="utf-8").splitlines())
+        for record in read_lines(path)
         for name, value in told(record, "rank").items()
     ]
     if not rows:
@@ -144,13 +144,24 @@ def read_result(folder: Path) -> dict[str, Any]:
 def draw(folder: Path, out: Path, marked: Collection[str]) -> pd.DataFrame:
     """Write the figures of one run, and give the table they show."""
     if told(read_result(folder)["telemetry"], "rank"):
-        table = ranks(folder)
+        table = in_layers(folder, ranks(folder))
         figures.save(figures.rank_map(table, marked=marked), out / "rank_map")
         figures.save(figures.budget_curve(rank_history(folder)), out / "budget")
         return table
-    table = importance(folder)
+    table = in_layers(folder, importance(folder))
     figures.save(figures.importance_bars(table, marked=marked), out / "importance")
     return table
+
+
+def in_layers(folder: Path, table: pd.DataFrame) -> pd.DataFrame:
+    """The matrices that stand in a numbered layer; raises ValueError if there is none."""
+    found = table.dropna(subset=["layer"])
+    if found.empty:
+        raise ValueError(
+            f"{folder / 'result.json'}: telemetry names no matrix in a numbered layer, as "
+            f"'{table['name'].iloc[0]}' is none."
+        )
+    return found
 
 
 def shown(table: pd.DataFrame, title: str = "") -> Table:
@@ -158,9 +169,9 @@ def shown(table: pd.DataFrame, title: str = "") -> Table:
     screen = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
     columns = [column for column in table if column != "name"]
     for column in columns:
-        screen.add_column(str(column), justify="right", no_wrap=True)
+        screen.add_column(plain(column), justify="right", no_wrap=True)
     for row in table[columns].itertuples(index=False):
-        screen.add_row(*(f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row))
+        screen.add_row(*(plain(f"{cell:.4g}" if isinstance(cell, float) else cell) for cell in row))
     return screen
 
 
@@ -179,9 +190,9 @@ def main() -> None:
         for run in given.runs:
             where = planted(run)
             label = read_result(run)["label"]
-            out = given.out / f"{label['variant']}-{run.name}"
+            out = given.out / file_name(f"{label['variant']}-{run.name}")
             table = draw(run, out, where)
-            console.print(str(run))
+            console.print(plain(run))
             if where:
                 console.print(shown(table.assign(planted=table["name"].isin(list(where)))))
                 found = against_truth(run)
@@ -191,9 +202,9 @@ def main() -> None:
                 )
             else:
                 console.print(shown(table))
-            console.print(f"Figures are in {out}.")
+            console.print(plain(f"Figures are in {out}."))
     except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+        fail(error)
 
 
 if __name__ == "__main__":

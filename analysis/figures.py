@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
@@ -19,6 +20,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.rcsetup import cycler
 from matplotlib.ticker import MaxNLocator
+
+from experiments.stored.shown import visible
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, BLACK = PALETTE = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000",
@@ -60,9 +63,24 @@ def styled(draw: Draw) -> Draw:
     @wraps(draw)
     def under_style(*args: Any, **settings: Any) -> Any:
         with mpl.rc_context(cast(Any, STYLE)):
-            return draw(*args, **settings)
+            return draw(*map(literal, args), **{k: literal(v) for k, v in settings.items()})
 
     return cast(Draw, under_style)
+
+
+def literal(value: Any) -> Any:
+    """A table or a collection of names as matplotlib writes them: between two $ is no formula."""
+    if isinstance(value, pd.DataFrame):
+        texts = [name for name in value if not pd.api.types.is_numeric_dtype(value[name])]
+        return value.assign(**{name: value[name].map(literal_text) for name in texts})
+    if isinstance(value, list | tuple | set | frozenset):
+        return type(value)(map(literal_text, value))
+    return value
+
+
+def literal_text(value: Any) -> Any:
+    """A name that is written as it is."""
+    return visible(value).replace("$", r"\$") if isinstance(value, str) else value
 
 
 def canvas(axes: Axes | None, width: float = 4.4, height: float = 3.2) -> Axes:

@@ -11,7 +11,6 @@ The second sets magnitude against direction over the snapshots of several runs, 
 
 import argparse
 import re
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import replace
@@ -32,17 +31,23 @@ from analysis.matrices import Change
 from experiments.adapters.factors import loralib_factors, peft_factors
 from experiments.adapters.peft_format import CONFIG
 from experiments.adapters.saved import ABOUT, Adapter, load, on_base, read_adapter, tensors
+from experiments.stored import kinds
+from experiments.stored.shown import fail, without_formulas
 from variants.base import AdapterLayer, adapter_layers, at_least_float32
 
 SNAPSHOT = re.compile(r"step-(\d+)")
 
 
 def changes(
-    path: str | Path, alpha: float | None = None, base: str | None = None
+    path: str | Path,
+    alpha: float | None = None,
+    base: str | None = None,
+    other: kinds.Other = kinds.refuse,
 ) -> dict[str, Change]:
     """The change of every matrix, by name of the layer.
 
-    Raises ValueError where there is no adapter at `path`, or alpha is missing or not asked for.
+    `other` finds methods that are none of the project's. Raises ValueError where there is no
+    adapter at `path`, or alpha is missing or not asked for.
     """
     path = Path(path)
     if path.is_file():
@@ -53,39 +58,43 @@ def changes(
         raise ValueError(f"--alpha is for loralib's files; {path} says its own.")
     if (path / CONFIG).is_file() and not (path / ABOUT).is_file():
         return bare(peft_factors(path))
-    return of_adapter(on_base(read_adapter(path), base))
+    return of_adapter(on_base(read_adapter(path, other), base))
 
 
 def checkpoints(
-    folder: str | Path, base: str | None = None
+    folder: str | Path, base: str | None = None, other: kinds.Other = kinds.refuse
 ) -> Iterator[tuple[int, dict[str, Change]]]:
     """The changes at each snapshot of a run (train.snapshots), with its step.
 
     Raises ValueError for a run that kept none.
     """
-    adapter = on_base(read_adapter(Path(folder)), base)
+    adapter = on_base(read_adapter(Path(folder), other), base)
     paths = sorted((Path(folder) / "snapshots").glob("step-*.safetensors"))
     if not paths:
         raise ValueError(f"{folder} holds no snapshots; train.snapshots=4 keeps four.")
     for path in paths:
         step = int(cast(re.Match[str], SNAPSHOT.match(path.name))[1])
         # A model of its own for each: a method's structure may have grown between two.
-        yield step, of_adapter(replace(adapter, state=tensors(path)))
+        yield step, of_adapter(replace(adapter, state=tensors(path), digests={}))
 
 
-def movement(folder: str | Path, base: str | None = None) -> pd.DataFrame:
+def movement(
+    folder: str | Path, base: str | None = None, other: kinds.Other = kinds.refuse
+) -> pd.DataFrame:
     """Magnitude and direction at each snapshot of a run, with its step."""
     parts = [
         matrices.magnitude_direction(found).assign(step=step)
-        for step, found in checkpoints(folder, base)
+        for step, found in checkpoints(folder, base, other)
     ]
     return pd.concat(parts, ignore_index=True)
 
 
-def movements(folders: Iterable[str | Path], base: str | None = None) -> pd.DataFrame:
+def movements(
+    folders: Iterable[str | Path], base: str | None = None, other: kinds.Other = kinds.refuse
+) -> pd.DataFrame:
     """The movement of several runs, with their methods."""
     parts = [
-        movement(folder, base).assign(method=method(read_adapter(Path(folder))))
+        movement(folder, base, other).assign(method=method(read_adapter(Path(folder), other)))
         for folder in folders
     ]
     return pd.concat(parts, ignore_index=True)
@@ -147,7 +156,7 @@ def main() -> None:
     try:
         (report if len(given.paths) == 1 else compare)(given)
     except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+        fail(error)
 
 
 def arguments() -> argparse.Namespace:
@@ -158,6 +167,7 @@ def arguments() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("paths", type=Path, metavar="PATH", nargs="+")
+    kinds.add_option(parser)
     parser.add_argument("--alpha", type=float, help="of a loralib file, which does not say it")
     parser.add_argument("--base", help="folder of the base model, where it has moved")
     parser.add_argument("--against", type=Path, help="another adapter, to compare subspaces with")
@@ -172,7 +182,7 @@ def arguments() -> argparse.Namespace:
 def report(given: argparse.Namespace) -> None:
     """Print the table of sizes and what follows from it, and write tables and figures."""
     (path,) = given.paths
-    found = changes(path, given.alpha, given.base)
+    found = changes(path, given.alpha, given.base, given.other)
     known = all(change.W0 is not None for change in found.values())
     tables = {"sizes": matrices.sizes(found), "spectra": matrices.spectra(found)}
     axes = {
@@ -185,13 +195,13 @@ def report(given: argparse.Namespace) -> None:
         tables["intruders"] = matrices.intruders(found, given.epsilon)
         tables["magnitude_direction"] = matrices.magnitude_direction(found)
     if (path / "snapshots").is_dir():
-        tables["movement"] = movement(path, given.base)
+        tables["movement"] = movement(path, given.base, given.other)
         axes["movement"] = figures.panels(
             figures.magnitude_direction, tables["movement"], by="matrix", share=False
         )[0]
     if given.against:
-        other = given.alpha if given.against.is_file() else None
-        second = changes(given.against, other, given.base)
+        alpha = given.alpha if given.against.is_file() else None
+        second = changes(given.against, alpha, given.base, given.other)
         tables["similarity"] = matrices.similarity(found, second, given.side)
         axes["similarity"] = figures.panels(figures.subspaces, tables["similarity"], by="matrix")[0]
     write(tables, axes, given.out)
@@ -200,7 +210,7 @@ def report(given: argparse.Namespace) -> None:
 
 def compare(given: argparse.Namespace) -> None:
     """Print how magnitude and direction go together in each method, and write the scatters."""
-    table = movements(given.paths, given.base)
+    table = movements(given.paths, given.base, given.other)
     found = matrices.correlations(table, np.random.default_rng(given.seed))
     axes = {
         f"movement-{matrix}": figures.panels(
@@ -218,7 +228,7 @@ def write(tables: Mapping[str, pd.DataFrame], axes: Mapping[str, Axes], out: Pat
     """Write each table as CSV and each figure in every format."""
     out.mkdir(parents=True, exist_ok=True)
     for name, table in tables.items():
-        table.to_csv(out / f"{name}.csv", index=False)
+        without_formulas(table).to_csv(out / f"{name}.csv", index=False)
     for name, axis in axes.items():
         figures.save(axis, out / name)
 

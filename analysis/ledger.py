@@ -1,20 +1,19 @@
 """What came out here beside what papers print: `python -m analysis.ledger outputs`."""
 
 import math
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from scipy import stats
 
 from analysis.family import count
 from analysis.load import asked, load
 from analysis.papers import Cell, published
+from experiments.stored.shown import fail, plain
 
 SEEDS = 3  # fewer are no ground for a verdict
 MARGIN = 0.02  # of the published number: where ours is known less well, agreement says nothing
@@ -191,8 +190,8 @@ def main() -> None:
     try:
         runs = load(asked("python -m analysis.ledger", "Runs beside published numbers."))
         ledger = compare(published(), pd.DataFrame(runs[runs["stage"] != "select"]))
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    except (ValueError, OSError) as error:
+        fail(error)
     Console().print(shown(ledger))
 
 
@@ -205,7 +204,7 @@ def shown(ledger: pd.DataFrame) -> Table:
         name = "/".join(cell[key] for key in ("paper", "table", "label", "model", "column"))
         ours = "" if math.isnan(cell["ours"]) else f"{cell['ours']:.4f}"
         score, seeds = f"{cell['score']:.4f}", str(cell["our_seeds"])
-        screen.add_row(escape(name), score, ours, seeds, cell["verdict"], escape(cell["reason"]))
+        screen.add_row(plain(name), score, ours, seeds, cell["verdict"], plain(cell["reason"]))
     return screen
 
 

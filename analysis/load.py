@@ -1,50 +1,60 @@
 """Finished runs as one tidy table: `python -m analysis.load outputs`."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Column, Table
 
-SCHEMA = 2
-KEYS = ("status", "label", "seed", "primary", "scores", "cost", "telemetry", "examples",
-        "fingerprint", "config", "paper", "provenance")  # fmt: skip
+from experiments.stored.kinds import KIND
+from experiments.stored.result import NAME, PREDICTIONS, read
+from experiments.stored.shown import fail, plain, visible
+
+Record = dict[str, Any]
 
 
 def load(folder: str | Path) -> pd.DataFrame:
     """One row per finished run below `folder`, diverged ones included.
 
-    Raises ValueError where there is none, or one of another schema.
+    A run that cannot be read is left out, and named on the standard error stream. Raises
+    ValueError if there is none that can.
     """
     return pd.DataFrame([row(result) for result in results(folder)])
 
 
-def results(folder: str | Path) -> list[dict[str, Any]]:
-    """What every finished run below `folder` says, and in which folder it lies."""
-    paths = sorted(Path(folder).rglob("result.json"))
+def results(folder: str | Path) -> list[Record]:
+    """What every finished run below `folder` says, and in which folder it lies.
+
+    A run that cannot be read is left out, and named on the standard error stream. Raises
+    ValueError if there is none that can.
+    """
+    found, left_out = readable(folder)
+    for reason in left_out:
+        print(f"left out: {visible(reason)}", file=sys.stderr)
+    return found
+
+
+def readable(folder: str | Path) -> tuple[list[Record], list[str]]:
+    """The finished runs below `folder` that can be read, and why the others cannot.
+
+    Raises ValueError if there is none that can.
+    """
+    paths = sorted(Path(folder).rglob(NAME))
     if not paths:
         raise ValueError(f"There is no finished run below {folder}.")
-    return [read(path) | {"folder": str(path.parent)} for path in paths]
-
-
-def read(path: Path) -> dict[str, Any]:
-    """One result."""
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}).") from None
-    schema = result.get("schema") if isinstance(result, dict) else None
-    if schema != SCHEMA:
-        raise ValueError(f"{path} has schema {schema}, and this reads {SCHEMA}.")
-    for key in KEYS:
-        if key not in result:
-            raise ValueError(f"{path} lacks '{key}'; run it again.")
-    return result
+    found: list[Record] = []
+    left_out: list[str] = []
+    for path in paths:
+        try:
+            found.append(read(path) | {"folder": str(path.parent)})
+        except ValueError as error:
+            left_out.append(str(error))
+    if not found:
+        raise ValueError(left_out[0])
+    return found, left_out
 
 
 def row(result: dict[str, Any]) -> dict[str, Any]:
@@ -62,10 +72,11 @@ def row(result: dict[str, Any]) -> dict[str, Any]:
         "high": high,
         **costs(result["cost"]),
         "paper": result["paper"],
-        "protocol": protocol["_target_"].rpartition(".")[2].lower(),
+        "protocol": protocol[KIND],
         "stage": protocol.get("stage"),
         **machine(result["provenance"]),
         "folder": result["folder"],
+        "predictions": result["files"].get(PREDICTIONS),
     }
 
 
@@ -105,8 +116,8 @@ def main() -> None:
     """Print the table of all runs below a folder."""
     try:
         runs = load(asked("python -m analysis.load", "All finished runs below a folder."))
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    except (ValueError, OSError) as error:
+        fail(error)
     Console().print(shown(runs))
 
 
@@ -126,7 +137,7 @@ def shown(runs: pd.DataFrame) -> Table:
         if score == "complete":
             score = f"{run['score']:.3f} [{run['low']:.3f}, {run['high']:.3f}]"
         cost = (f"{run['trained']:,}", f"{run['train_seconds']:,.0f}", mib(run["train_peak_mib"]))
-        table.add_row(name, str(run["seed"]), escape(score), *cost)
+        table.add_row(plain(name), str(run["seed"]), plain(score), *cost)
     return table
 
 

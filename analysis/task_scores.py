@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from analysis.resampling import METRICS, FromSums, Scorer, additive
+from experiments.stored import result
 
 Frame = Any  # a pandas.DataFrame, of whose columns a type checker knows nothing
 Run = tuple[str, int]  # variant and seed
@@ -99,10 +99,10 @@ def read_predictions(runs: Frame) -> dict[Run, Frame]:
     """The predictions of every scored run of a table of `analysis.load`, by variant and seed."""
     found = {}
     for run in scored_runs(runs).to_dict("records"):
-        path = Path(run["folder"]) / "predictions.parquet"
-        if not path.is_file():
+        path = Path(run["folder"]) / result.PREDICTIONS
+        if not path.exists():
             raise ValueError(f"{path} is absent, and a run is compared by its predictions.")
-        found[run["variant"], run["seed"]] = pd.read_parquet(path)
+        found[run["variant"], run["seed"]] = result.read_predictions(path, run.get("predictions"))
     return found
 
 

@@ -4,6 +4,12 @@ import os
 import sys
 from io import TextIOWrapper
 
+ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+# `python -m` puts the working folder before all else, and that may be a folder someone handed
+# over: no module is taken from there, unless it is this project itself. `run.py` is like that too.
+if sys.argv[:1] == ["-m"] and not sys.flags.safe_path and os.path.realpath(sys.path[0]) != ROOT:
+    del sys.path[0]
+
 # How long a thread that waits for others spins before it gives its core away. By default it is for
 # ever: beside one busy process on two cores a step took fifty times as long; so, seven times.
 # OpenMP reads this once, when torch is imported.

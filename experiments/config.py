@@ -1,9 +1,9 @@
 """From Hydra's composed config to typed, frozen objects; no DictConfig goes past this file."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from importlib import import_module
 from types import UnionType
@@ -16,6 +16,9 @@ from experiments.models import Pretrained
 from experiments.protocol import Protocol
 from experiments.results import title
 from experiments.scalars import texts
+from experiments.stored import kinds
+from experiments.stored.kinds import KIND, TARGET
+from experiments.stored.typed import fit
 from experiments.tasks.base import Task
 from experiments.tasks.sources import Source
 from experiments.tracking import Tracker
@@ -160,13 +163,42 @@ def check_lists(section: str, given: dict[str, Any], cls: Any) -> None:
 
 
 def describe(run: Run) -> dict[str, Any]:
-    """The run as plain data, from which `read` makes an equal one."""
+    """The run as plain data, from which `restored` makes an equal one."""
     sections = {f.name: getattr(run, f.name) for f in fields(Run)}
     return {name: describe_section(value) for name, value in sections.items()}
 
 
 def describe_section(value: Any) -> Any:
-    """A section with the class that reads it, or a plain value as it is."""
+    """A section with its kind, or a plain value as it is."""
     if not hasattr(type(value), "__dataclass_fields__"):
         return value
-    return {"_target_": f"{type(value).__module__}.{type(value).__qualname__}", **asdict(value)}
+    return {KIND: kinds.kind_of(kinds.path_of(type(value))), **kinds.with_kinds(asdict(value))}
+
+
+def restored(config: Mapping[str, Any], other: kinds.Other = kinds.refuse) -> Run:
+    """The run that a file describes; text in it is text, and refers to nothing.
+
+    Raises ValueError naming the wrong key; `other` finds classes that are none of the project's.
+    """
+    check_names("config", config, [f.name for f in fields(Run)])
+    for field in fields(Run):
+        if field.name not in config and field.default is MISSING:
+            raise ValueError(f"config has no '{field.name}'.")
+    return Run(**{key: restored_section(key, value, other) for key, value in config.items()})
+
+
+def restored_section(section: str, value: Any, other: kinds.Other = kinds.refuse) -> Any:
+    """The object that a file describes in one of its sections, or a plain value as it is."""
+    if not isinstance(value, Mapping):
+        return value
+    if KIND not in value and TARGET not in value:
+        raise ValueError(f"{section} has no {KIND}, so it is not known what it is.")
+    cls = kinds.class_of(section, value.get(KIND, value.get(TARGET)), other)
+    if not is_dataclass(cls):
+        raise ValueError(f"{section} must be of a kind with settings, got '{cls.__name__}'.")
+    rest = {
+        key: kinds.with_targets(key, item, other)
+        for key, item in value.items()
+        if key not in (KIND, TARGET)
+    }
+    return fit(rest, cls, section)

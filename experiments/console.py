@@ -11,6 +11,7 @@ from rich.table import Table
 
 from experiments.job import Job
 from experiments.results import Result
+from experiments.stored.shown import plain, visible
 
 
 class Console:
@@ -48,8 +49,9 @@ class Console:
         """Say what runs, on what, and how to stop and go on."""
         job = self.job
         names = job.run.label
+        variant, task, model = (escape(visible(names[k])) for k in ("variant", "task", "model"))
         self.rich.print(
-            f"[bold]{names['variant']}[/] on [bold]{names['task']}[/] with {names['model']}, "
+            f"[bold]{variant}[/] on [bold]{task}[/] with {model}, "
             f"seed {job.run.seed}: {len(job.examples):,} of {len(job.data.train):,} examples, "
             f"{job.plan.total:,} steps, {job.device}"
         )
@@ -68,17 +70,18 @@ def show(result: Result, given: list[str]) -> None:
     """Print what came out, and how to look at it; `given` are the texts one may ask it about."""
     rich, folder, primary = RichConsole(), shown(result.folder), result.primary
     if not rich.is_terminal:
-        print(f"{result.title}: {primary['metric']} {primary['score']:.4f} -> {folder}")
+        title = f"{result.title}: {primary['metric']} {primary['score']:.4f} -> {folder}"
+        print(visible(title))
         return
-    table = Table(show_header=False, title=result.title, title_justify="left")
+    table = Table(show_header=False, title=plain(result.title), title_justify="left")
     for name, value in rows(result):
-        table.add_row(name, value)
+        table.add_row(plain(name), plain(value))
     rich.print(table)
     lines = ["All results: python -m analysis.load outputs"]
     if given:
         texts = " ".join(['"..."'] * len(given))
         lines.insert(0, f"Ask it:      python -m experiments.predict {folder} --text {texts}")
-    rich.print("\n".join(lines), highlight=False, soft_wrap=True)
+    rich.print("\n".join(map(visible, lines)), highlight=False, markup=False, soft_wrap=True)
 
 
 def show_samples(samples: list[tuple[str, str, str]]) -> None:
@@ -87,7 +90,7 @@ def show_samples(samples: list[tuple[str, str, str]]) -> None:
     for given, found, expected in samples if rich.is_terminal else []:
         table = Table(show_header=False, box=None, padding=(0, 1))
         for name, text in (("given", given), ("generated", found), ("expected", expected)):
-            table.add_row(f"[dim]{name}[/]", escape(text))
+            table.add_row(plain(name, "dim"), plain(text))
         rich.print(table)
         rich.print()
 

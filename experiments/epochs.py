@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from experiments import evaluation
-from experiments.files import flatten, read_tensors, unflatten, write_tensors
+from experiments.files import digest, flatten, read_tensors, unflatten, write_tensors
 from experiments.job import Job
 from variants.base import Progress, copy_exactly
 
@@ -48,7 +48,7 @@ class Epochs:
         entry = {"epoch": epoch, "step": step, "score": found, "settled": settled}
         self.scores.append(entry)
         if self.best is entry:
-            write_tensors(self.path(entry), self.learned())
+            entry["sha256"] = write_tensors(self.path(entry), self.learned())
         return None
 
     @property
@@ -77,7 +77,12 @@ class Epochs:
     def restore_best(self) -> None:
         """Make the model that of the best epoch."""
         assert self.best is not None  # the last step is one
-        tensors = read_tensors(self.path(self.best), "delete the folder to start over")[1]
+        way_on = "delete the folder to start over"
+        tensors = read_tensors(self.path(self.best), way_on)[1]
+        if digest(tensors) != self.best.pop("sha256"):
+            raise ValueError(
+                f"{self.path(self.best)} is not the state of the best epoch; {way_on}."
+            )
         groups = unflatten(tensors)
         model = self.job.loaded.model
         self.job.run.variant.load_state(model.backbone, groups.get("learned", {}))

@@ -42,6 +42,11 @@ def cell_id(*, _root_: DictConfig) -> str:
     except OmegaConfBaseException:
         # The folder needs some name, so that reading the config can say what is wrong with it.
         config = plain(_root_, resolve=False)
+    return short_hash(config)
+
+
+def short_hash(config: Mapping[str, Any]) -> str:
+    """A short hash over every setting, in a config as plain data, that can change the result."""
     text = json.dumps(identity(config), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 

@@ -20,6 +20,7 @@ from experiments.models import Loaded
 from experiments.prefix import with_prefix
 from experiments.processor import DEFAULT, fastest, threads_for
 from experiments.randomness import numpy_generator, seed_everything, torch_generator
+from experiments.stored import kinds
 from experiments.tasks.base import Data, Split
 from experiments.training import Plan, Train
 from variants.base import adapter_layers
@@ -100,7 +101,8 @@ def begin_with(folder: Path, run: Run, backbone: nn.Module) -> None:
 
     Raises ValueError for one of another method or another base.
     """
-    adapter = saved.read_adapter(folder)
+    # The run's own command has named these classes, so the folder may mean them too.
+    adapter = saved.read_adapter(folder, kinds.among(type(run.variant), type(run.model)))
     if type(adapter.variant) is not type(run.variant):
         raise ValueError(
             f"start={folder} holds an adapter of {type(adapter.variant).__name__}, and this run is "

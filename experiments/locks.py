@@ -19,6 +19,9 @@ from tempfile import TemporaryFile
 
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
+from experiments.files import remove_unfinished
+from experiments.folders import prepare
+
 log = logging.getLogger(__name__)
 LOCK = ".lock"
 LOOK = 2.0  # seconds; who only looks whether a folder is in use holds its lock for a moment
@@ -35,25 +38,33 @@ class Holder:
     doubt: str  # what to do if it is gone; empty if the system would know
 
 
+class Busy(ValueError):  # noqa: N818 (a state of a folder, not a fault)
+    """Another process works in a run's folder."""
+
+    exit_code = 75  # of a command that ends with it: try again later, as sysexits.h has it
+
+
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Keep other processes from working in the same folder.
 
-    Raises ValueError, naming the owner of the lock, if another one does; also for a closed folder.
+    Raises Busy, naming the owner of the lock, if another one does; ValueError for a folder that is
+    closed, or leads elsewhere.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        prepare(folder)
         lock = take(folder / LOCK, LOOK)
     except OSError as error:
         if error.errno not in CLOSED:
             raise
         raise ValueError(f"{folder} may not be written to: {error.strerror}.") from None
     if not lock.is_locked:
-        raise ValueError(
+        raise Busy(
             f"Another process works in {folder}: {owner(folder / LOCK)}; wait for it, or stop it."
             f"{doubt(lock)}"
         )
     with held(lock):
+        remove_unfinished(folder)  # of writers that were killed, since no other works here
         yield
 
 

@@ -32,7 +32,7 @@ from experiments.backbones.language import next_token_loss
 from experiments.batches import IGNORED, Batch
 from experiments.engine import Engine
 from experiments.families.base import family_of
-from experiments.files import read_object
+from experiments.files import check_regular, read_object
 from experiments.heads import LastTokenHead, NoHead, initialise
 from experiments.layers import PRECISIONS, store_matrices
 from experiments.userfolders import expanded
@@ -40,6 +40,7 @@ from variants.base import at_least_float32
 
 # The sets of files that one tokenizer is made from: the fast one's, GPT-2's and RoBERTa's, BERT's.
 TOKENIZER_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("vocab.txt",))
+READ = (".json", ".txt", ".safetensors", ".model")  # what is read of a model's folder
 
 
 class Model(nn.Module):
@@ -157,11 +158,8 @@ class Pretrained:
         missing = f"model.path: there is no folder '{self.path}'."
         if self.path.startswith((".", "/", "~")) or self.path.count("/") > 1:
             raise ValueError(missing)
-        if self.package is not None:
-            module, _, inside = self.package.partition("/")
-            spec = find_spec(module.partition(".")[0]) and find_spec(module)
-            if spec is not None and spec.submodule_search_locations:
-                return Path(spec.submodule_search_locations[0]) / inside
+        if self.package is not None and (packaged := package_folder(self.package)) is not None:
+            return packaged
         if not self.path:
             raise ValueError(missing)
         patterns = ["*.json", "*.txt", "*.safetensors", "*.model"]
@@ -190,7 +188,7 @@ class Pretrained:
         """The sha256 of what makes the weights a model, its config and its tokenizer's files."""
         names = {"config.json", "tokenizer_config.json", "special_tokens_map.json"}
         names.update(*TOKENIZER_FILES)
-        return hash_files([path for n in sorted(names) if (path := self.folder() / n).is_file()])
+        return hash_files([path for n in sorted(names) if (path := self.folder() / n).exists()])
 
     def config(self) -> PreTrainedConfig:
         """The model's config, with the dropout that was asked for."""
@@ -218,8 +216,26 @@ class Pretrained:
         return Loaded(model, tokenizer, family_of(config).max_length(config))
 
 
+def package_folder(package: str) -> Path | None:
+    """The folder MODULE/FOLDER of an installed package, or None without the package.
+
+    Nothing of the package is imported: only its first part is looked for, the rest are folders.
+    """
+    module, _, inside = package.partition("/")
+    top, *parents = module.split(".")
+    if not top or ".." in Path(inside).parts:
+        raise ValueError(f"model.package must be MODULE/FOLDER, got '{package}'.")
+    spec = find_spec(top)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    return Path(next(iter(spec.submodule_search_locations)), *parents, inside)
+
+
 def read_config(folder: Path) -> PreTrainedConfig:
     """What a model folder says of its architecture."""
+    for path in sorted(folder.iterdir()):
+        if path.suffix in READ and not path.is_dir():
+            check_regular(path)  # transformers would wait for a pipe for ever
     path = folder / "config.json"
     read_object(path)
     try:
@@ -302,6 +318,8 @@ def load_head(folder: Path, head: nn.Module, names: Mapping[str, str]) -> None:
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a model folder."""
     single = folder / "model.safetensors"
+    if single.exists():
+        check_regular(single)
     files = [single] if single.is_file() else sorted(folder.glob("model-*-of-*.safetensors"))
     if not files:
         raise ValueError(
@@ -314,6 +332,7 @@ def hash_files(files: list[Path]) -> str:
     """The sha256 of one file, or of the hashes of several in order."""
     digests = []
     for path in files:
+        check_regular(path)
         with path.open("rb") as file:
             digests.append(hashlib.file_digest(file, "sha256").hexdigest())
     return (

@@ -11,7 +11,7 @@ from experiments.evaluation import Evaluated
 from experiments.job import Job
 from experiments.measure import count_flops, count_parameters, latency, memory_kind
 from experiments.recorder import Recorder
-from experiments.results import CODE, Origin, Result, provenance, write_predictions
+from experiments.results import CODE, PREDICTIONS, Origin, Result, provenance, write_predictions
 
 LATENCY_BATCH = 32
 
@@ -55,8 +55,10 @@ def write(job: Job, evaluated: dict[str, Evaluated], result: Result) -> None:
     """Write adapter, head and predictions, then the result that declares them complete."""
     if evaluated:
         folder = result.folder
-        saved.write(saved.of_run(job.run, job.loaded, result.fingerprint["model"]), folder)
-        write_predictions(folder, evaluation.predictions(job.run.task, evaluated))
+        adapter = saved.of_run(job.run, job.loaded, result.fingerprint["model"])
+        result.files.update(saved.write(adapter, folder))
+        predictions = evaluation.predictions(job.run.task, evaluated)
+        result.files[PREDICTIONS] = write_predictions(folder, predictions)
         for name, item in evaluated.items():
             job.run.task.write(folder, name, item)
         result.cost["bytes"] = {

@@ -1,13 +1,14 @@
 """Ask a trained run: `python -m experiments.predict RUN --text "a fine film"`, or `--file FILE`."""
 
 import argparse
-import sys
 from pathlib import Path
 
 import pandas as pd
 
 from experiments.adapters.saved import Trained, restore
 from experiments.processor import multiplying
+from experiments.stored.kinds import add_option
+from experiments.stored.shown import fail, no_formula, visible
 from experiments.tasks.base import Task
 from experiments.tasks.tables import Part, Table, read_table
 
@@ -49,10 +50,11 @@ def main() -> None:
     given.add_argument("--text", nargs="+", help="one text, or two for a task on pairs")
     given.add_argument("--file", type=Path, help="a table with the task's text columns")
     parser.add_argument("--base", help="folder of the base model, where it has moved")
+    add_option(parser)
     parser.add_argument("--out", type=Path, help="write a csv here instead of showing the rows")
     arguments = parser.parse_args()
     try:
-        trained = restore(arguments.run, base=arguments.base)
+        trained = restore(arguments.run, base=arguments.base, other=arguments.other)
         task = trained.run.task
         if not task.given:
             raise ValueError(f"Task '{task.name}' is not asked about texts of one's own.")
@@ -63,13 +65,15 @@ def main() -> None:
         table = predict(trained, texts)
         table = pd.concat([pd.DataFrame(texts, columns=task.given), table], axis=1)
         if arguments.out:
-            table.to_csv(arguments.out, index=False)
+            safe = table.assign(prediction=table["prediction"].map(no_formula))
+            safe.rename(columns=no_formula).to_csv(arguments.out, index=False)
     except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+        fail(error)
     if arguments.out:
         print(f"{len(table):,} predictions in {arguments.out}")
     else:
-        print(table.to_string(index=False, float_format="{:.3f}".format))
+        shown = table.map(lambda cell: visible(cell) if isinstance(cell, str) else cell)
+        print(shown.rename(columns=visible).to_string(index=False, float_format="{:.3f}".format))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,9 @@ by `train.prefix_cache`, and recorded with the run.
 """
 
 import hashlib
+import logging
+import os
+import shutil
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,11 +18,20 @@ import torch
 from torch import Tensor
 
 from experiments.batches import Encoded
-from experiments.files import whole
+from experiments.files import (
+    check_record,
+    check_regular,
+    read_object,
+    remove_unfinished,
+    whole,
+    write_record,
+)
 from experiments.locks import in_turn
 from experiments.models import Model
+from experiments.stored.result import hash_file
 from experiments.userfolders import cache_folder, can_write
 
+log = logging.getLogger(__name__)
 BATCH = 64  # examples at a time while it is filled
 
 
@@ -54,11 +66,58 @@ def with_prefix(data: Encoded, model: Model) -> Encoded:
     path = folder() / f"{key(data, model, blocks)}.npy"
     started, seconds = time.perf_counter(), 0.0
     with in_turn(path.with_suffix(".lock")):  # another run that needs it waits for the first one
-        if not path.exists():
+        if not intact(path):
+            remove_unfinished(path.parent, path.name)
             with whole(path) as file:
                 fill(file, data, model, blocks)
+                content = {"bytes": file.stat().st_size, "sha256_of_file": hash_file(file)}
+            # Last, so that states without their checksum are filled anew.
+            write_record(path.with_suffix(".json"), content)
             seconds = time.perf_counter() - started
     return replace(data, prefix=Prefix(path, blocks, seconds))
+
+
+def intact(path: Path) -> bool:
+    """Whether kept states are there and as they were written; what is damaged is said, and gone.
+
+    States that are missing are no fault: they are filled anew.
+    """
+    about = path.with_suffix(".json")
+    if not path.exists() and not about.exists():
+        return False
+    try:
+        content = read_object(about)
+        check_record(about, content)
+        check_regular(path)
+        if path.stat().st_size != content.get("bytes"):
+            raise ValueError(f"{path} has another length than it was written with.")
+        if hash_file(path) != content.get("sha256_of_file"):
+            raise ValueError(f"{path} does not have the checksum it was written with.")
+    except ValueError as error:
+        log.warning("%s Its states are computed anew.", error)
+        remove(path, about)
+        return False
+    return True
+
+
+def remove(*paths: Path) -> None:
+    """Remove files, and what lies in their places instead."""
+    for path in paths:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def take_room(path: Path) -> None:
+    """Take room on the disk for all of a file; raises OSError if there is too little.
+
+    Writing to a mapped file for which the disk has no room ends the process without a word.
+    """
+    allocate = getattr(os, "posix_fallocate", None)  # some systems have none
+    if allocate is not None:
+        with path.open("r+b") as file:
+            allocate(file.fileno(), 0, path.stat().st_size)
 
 
 @torch.no_grad()
@@ -76,6 +135,7 @@ def fill(path: Path, data: Encoded, model: Model, blocks: int) -> None:
         if kept is None:
             shape = (int(data.lengths.sum()), found.shape[1])
             kept = np.lib.format.open_memmap(path, mode="w+", dtype=found.dtype, shape=shape)
+            take_room(path)
         kept[data.places(rows)] = found
     assert kept is not None
     kept.flush()

@@ -1,6 +1,5 @@
 """What a training run leaves behind while it goes: history, checkpoints, snapshots, progress."""
 
-import json
 import math
 import time
 from collections.abc import Callable
@@ -13,17 +12,11 @@ from torch import Tensor
 
 from experiments.batches import Batch
 from experiments.epochs import Epochs, ends
-from experiments.files import (
-    append_line,
-    flatten,
-    read_tensors,
-    unflatten,
-    write_lines,
-    write_tensors,
-)
+from experiments.files import append_line, flatten, write_lines, write_tensors
 from experiments.job import Job
 from experiments.measure import Clock, Cost, peak
 from experiments.results import CODE
+from experiments.stored import checkpoint
 from experiments.training import State, Watch
 from variants.base import adapter_layers, copy_exactly
 
@@ -191,7 +184,7 @@ class Recorder(Watch):
             "codes": self.codes,
             "products": torch.get_float32_matmul_precision(),
         }
-        write_tensors(self.checkpoint, tensors, {"about": json.dumps(about)})
+        checkpoint.write(self.checkpoint, tensors, about)
         if self.epochs is not None:
             self.epochs.tidy()
 
@@ -222,12 +215,7 @@ class Recorder(Watch):
 
     def read_checkpoint(self) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
         """What the checkpoint says of itself, and its tensors by group."""
-        text, tensors = read_tensors(self.checkpoint, "delete it to start over")
-        if "about" not in text:
-            raise ValueError(
-                f"{self.checkpoint} is no checkpoint of a run; delete it to start over."
-            )
-        about = json.loads(text["about"])
+        about, groups = checkpoint.read(self.checkpoint)
         if about["key"] != self.key:
             raise ValueError(
                 f"{self.folder} holds the unfinished run of another configuration or other data; "
@@ -238,11 +226,12 @@ class Recorder(Watch):
                 f"{self.folder} holds the unfinished run of {about['processes']} processes, and "
                 f"now there are {self.world.size}; start as many, or delete it to start over."
             )
-        return about, unflatten(tensors)
+        return about, groups
 
     def restore(self) -> int:
         """Continue from the checkpoint: everything beside the model as it was after its step."""
         state, about, groups = self.state, self.about, self.groups
+        check_moments(self.checkpoint, state.optimizer, groups.get("optimizer", {}))
         state.optimizer.load_state_dict(
             {
                 "state": optimizer_entries(groups.get("optimizer", {})),
@@ -276,6 +265,19 @@ def random_states() -> dict[str, Tensor]:
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state()
     return states
+
+
+def check_moments(path: Path, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Raise ValueError unless the stored moments fit the parameters of this optimizer."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for index, entry in optimizer_entries(tensors).items():
+        for key, tensor in entry.items():
+            fits = index < len(parameters) and tensor.shape == parameters[index].shape
+            if key != "step" and not fits:
+                raise ValueError(
+                    f"{path} cannot be continued (its optimizer.{index}.{key} fits no parameter); "
+                    f"{checkpoint.START_OVER}."
+                )
 
 
 def optimizer_entries(tensors: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:

@@ -1,7 +1,6 @@
 """One folder per run: what it says, what it holds, and whether it is complete."""
 
 import hashlib
-import json
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -15,11 +14,14 @@ from typing import Any
 import pandas as pd
 import torch
 
-from experiments.files import whole, write_json
+from experiments.files import read_lines, whole
+from experiments.folders import tidy
 from experiments.identity import NOT_IDENTITY
+from experiments.locks import holder
 from experiments.processor import bfloat16_products
+from experiments.stored import result as stored
+from experiments.stored.result import NAME, PREDICTIONS, SCHEMA
 
-SCHEMA = 2
 PACKAGES = (
     "torch", "numba", "transformers", "tokenizers", "datasets", "numpy", "scipy", "scikit-learn",
     "hydra-core", "safetensors",
@@ -74,6 +76,7 @@ class Result:
     provenance: dict[str, Any]
     failure: str | None = None
     epochs: list[dict[str, Any]] = field(default_factory=list)  # epoch, step, score, settled
+    files: dict[str, str] = field(default_factory=dict)  # sha256 of predictions, and of tensors
     schema: int = SCHEMA
     folder: Path = field(default=Path(), compare=False)
 
@@ -85,22 +88,19 @@ class Result:
     @cached_property
     def predictions(self) -> pd.DataFrame:
         """One row per evaluated example."""
-        return pd.read_parquet(self.folder / "predictions.parquet")
+        return stored.read_predictions(self.folder / PREDICTIONS, self.files.get(PREDICTIONS))
 
     @cached_property
     def history(self) -> pd.DataFrame:
         """One row per logged step."""
-        return pd.read_json(self.folder / "history.jsonl", lines=True)
+        return pd.DataFrame(read_lines(self.folder / "history.jsonl"))
 
     def write(self) -> None:
         """Write result.json, the last file of a run, and take away what marks it unfinished."""
         content = asdict(self)
         del content["folder"]
-        write_json(self.folder / "result.json", content)
-        (self.folder / UNFINISHED).unlink(missing_ok=True)
-        for leftover in ("checkpoint.safetensors", "best-*.safetensors"):
-            for path in self.folder.glob(leftover):
-                path.unlink()
+        stored.write(self.folder, content)
+        tidy(self.folder, LEFTOVERS)
 
 
 def title(label: Mapping[str, str], seed: int) -> str:
@@ -109,6 +109,8 @@ def title(label: Mapping[str, str], seed: int) -> str:
 
 
 UNFINISHED = "UNFINISHED"
+# What a run that is over no longer needs; the mark is last, so that who finds it tidies again.
+LEFTOVERS = ("checkpoint.safetensors", "best-*.safetensors", UNFINISHED)
 
 
 def mark_unfinished(folder: Path) -> None:
@@ -121,28 +123,24 @@ def mark_unfinished(folder: Path) -> None:
 
 
 def read_result(folder: Path) -> Result:
-    """The result of a finished run.
+    """The result of a finished run; what one left that was killed while it tidied is removed.
 
-    Raises ValueError for a folder without one, or one of another schema.
+    Raises ValueError for a folder without one, or with one that cannot be read.
     """
-    path = folder / "result.json"
-    if not path.is_file():
-        raise ValueError(f"{folder} holds no finished run: there is no result.json in it.")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}).") from None
-    if content.get("schema") != SCHEMA:
-        raise ValueError(
-            f"{path} has schema {content.get('schema')}, and this version reads {SCHEMA}."
-        )
-    return Result(**content, folder=folder)
+    path = folder / NAME
+    if not path.exists():
+        raise ValueError(f"{folder} holds no finished run: there is no {NAME} in it.")
+    result = Result(**stored.read(path), folder=folder)
+    if (folder / UNFINISHED).exists() and holder(folder) is None:
+        tidy(folder, LEFTOVERS)
+    return result
 
 
-def write_predictions(folder: Path, frame: pd.DataFrame) -> None:
-    """Write one row per evaluated example."""
-    with whole(folder / "predictions.parquet") as file:
+def write_predictions(folder: Path, frame: pd.DataFrame) -> str:
+    """Write one row per evaluated example; returns the sha256 of the file."""
+    with whole(folder / PREDICTIONS) as file:
         frame.to_parquet(file, index=False)
+    return stored.hash_file(folder / PREDICTIONS)
 
 
 def provenance(device: torch.device) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from experiments.processor import multiplying, restored
 from experiments.randomness import derived_seed, seed_everything
 from experiments.recorder import Diverged, Recorder
 from experiments.results import Origin, Result, mark_unfinished, read_result
+from experiments.stored.result import NAME, differing
 from experiments.training import fit
 
 
@@ -91,11 +92,11 @@ def help_out(job: Job, out: Path, key: dict) -> Result:
 def finished(run: Run, out: Path, key: dict) -> Result:
     """The result in the folder, where it is that of this very run."""
     result = read_result(out)
-    if result.fingerprint != key:
-        changed = [name for name in key if result.fingerprint.get(name) != key[name]]
+    changed = differing(result.fingerprint, result.schema, key)
+    if changed:
         raise ValueError(
-            f"{out} holds the result of another run (the {' and the '.join(changed)} differ); "
-            "delete it, or choose another folder."
+            f"{out / NAME} holds the result of another run (the {' and the '.join(changed)} "
+            "differ); delete it, or choose another folder."
         )
     if result.failure:
         raise Diverged(f"{out} holds a diverged run: {result.failure} Delete it to try again.")

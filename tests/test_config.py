@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.api import composed
-from experiments.config import Run, describe, read, schema
+from experiments.config import Run, describe, read, restored, schema
 from experiments.identity import NOT_IDENTITY, cell_id, identity, plain
 from experiments.scalars import quoted
 from experiments.tasks.tables import HubFiles
@@ -113,7 +113,7 @@ def test_a_name_inside_a_file_is_that_of_the_file(path: Path):
 def test_what_a_run_says_of_itself_reads_as_an_equal_run(path: Path):
     run = read(choose(path))
     stored = json.loads(json.dumps(describe(run)))
-    assert read(OmegaConf.create(stored)) == run
+    assert restored(stored) == run
 
 
 @pytest.mark.parametrize("data", ["local", "hub"])

@@ -398,7 +398,9 @@ def test_a_truncated_result_is_named(tmp_path: Path):
 
 def test_the_result_of_another_schema_is_named(tmp_path: Path):
     (tmp_path / "result.json").write_text('{"schema": 0}')
-    with pytest.raises(ValueError, match=r"result\.json has schema 0, and this version reads 2\."):
+    with pytest.raises(
+        ValueError, match=r"result\.json has schema 0, and this version reads 2 and 3\."
+    ):
         execute(small(), tmp_path)
 
 

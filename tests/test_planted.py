@@ -62,6 +62,7 @@ def error(run: Run, teacher: Teacher, student: Loaded) -> float:
     """The mean squared error of a student's backbone under the teacher's read-out."""
     dev = run.task.load(run.data).score["dev"]
     texts = [text for (text,) in dev.texts]
+    student.model.double()
     outputs = teacher.labels(states(student, tokens(student, texts, 64))).numpy()[:, None]
     assert dev.labels is not None
     return run.task.score(dev.labels, outputs)["mse"]
@@ -82,7 +83,8 @@ def test_the_unmodified_backbone_explains_much_less_of_the_labels_than_of_a_rand
     texts = tokens(base, planted.draw_texts(5, 1000, "train"), 64)
     before, after = states(base, texts).double(), states(teacher.loaded, texts)
     before = torch.cat((before, torch.ones(len(before), 1)), dim=1)
-    random = after @ torch.randn(after.shape[1], generator=torch.Generator().manual_seed(0))
+    drawn = torch.randn(after.shape[1], generator=torch.Generator().manual_seed(0))
+    random = after @ drawn.double()
 
     def left(values: torch.Tensor) -> float:
         """The share of the variance that the best linear read-out does not explain."""
@@ -222,3 +224,24 @@ def test_other_data_than_the_suites_is_refused() -> None:
     run = read(composed("task=planted", "data=local", "data.dir=."))
     with pytest.raises(ValueError, match="it takes data=mini only"):
         run.task.load(run.data)
+
+
+def test_equal_settings_give_equal_labels_however_sums_are_rounded(run: Run) -> None:
+    first, kept = run.task.load(run.data).train, []
+    threads = torch.get_num_threads()
+    try:
+        for number in range(6):
+            torch.set_num_threads(1 + number % 2)
+            kept.append(torch.empty(1001 * (number + 1)))  # memory lies otherwise next time
+            again = run.task.load(run.data).train
+            assert np.array_equal(first.labels, again.labels) and first.sha256 == again.sha256
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_other_labels_are_other_data(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = run.task.load(run.data).train
+    labels = Teacher.labels
+    monkeypatch.setattr(Teacher, "labels", lambda self, states: labels(self, states) + 1e-4)
+    other = run.task.load(run.data).train
+    assert first.texts == other.texts and first.sha256 != other.sha256

@@ -1,5 +1,7 @@
 """States of the frozen blocks: kept once, equal to those computed, and never taken for others."""
 
+import os
+import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -92,3 +94,72 @@ def test_a_run_records_what_was_kept(tiny_run: Callable[..., Run], tmp_path: Pat
     run = tiny_run("lora_drop", *UPPER, "train.prefix_cache=true", "variant.steps=2")
     result = execute(run, tmp_path / "run")
     assert result.cost["prefix"]["blocks"] == 1 and result.cost["prefix"]["seconds"] > 0
+
+
+def kept(tiny_run: Callable[..., Run]) -> tuple[Run, Path]:
+    run = tiny_run("lora", *UPPER, "train.prefix_cache=true")
+    begin(run)
+    (file,) = files()
+    return run, file
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def folder_instead(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+HARM: dict[str, Callable[[Path], object]] = {
+    "one bit": flip,
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-8]),
+    "longer": lambda path: path.write_bytes(path.read_bytes() + b"more"),
+    "empty": lambda path: path.write_bytes(b""),
+    "junk": lambda path: path.write_bytes(os.urandom(path.stat().st_size)),
+    "a pickle": lambda path: path.write_bytes(pickle.dumps({"x": 1})),
+    "gone": lambda path: path.unlink(),
+    "a pipe": pipe,
+    "a folder": folder_instead,
+    "no checksum": lambda path: path.with_suffix(".json").unlink(),
+    "a checksum that is none": lambda path: path.with_suffix(".json").write_text("[]"),
+    "another checksum": lambda path: path.with_suffix(".json").write_text('{"bytes": 3}'),
+}
+
+
+@pytest.mark.parametrize("how", HARM)
+def test_kept_states_that_were_damaged_are_computed_anew(
+    how: str, tiny_run: Callable[..., Run], caplog: pytest.LogCaptureFixture
+) -> None:
+    run, file = kept(tiny_run)
+    before, expected = file.read_bytes(), losses(run)
+    HARM[how](file)
+    assert losses(run) == expected
+    assert file.read_bytes() == before
+    (said,) = caplog.messages
+    assert said.startswith(str(file)[:-4]) and said.endswith("Its states are computed anew.")
+
+
+def test_a_disk_without_room_for_states_is_one_sentence(
+    tiny_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    with pytest.raises(OSError, match=r"\.npy could not be written: .*No space left on device"):
+        begin(tiny_run("lora", *UPPER, "train.prefix_cache=true"))
+    assert not list(folder().glob("*.npy")) and not list(folder().glob(".*.unfinished"))
+
+
+def test_room_is_taken_before_anything_is_mapped(tiny_run: Callable[..., Run]) -> None:
+    _, file = kept(tiny_run)
+    assert file.stat().st_blocks * 512 >= file.stat().st_size

@@ -1,13 +1,13 @@
 """`python -m analysis.report RUNS`: a folder of finished runs as one page."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from analysis.family import TESTS, Rule, parse_margins
 from analysis.report import export
 from analysis.report.material import gather
 from analysis.report.page import Report
+from experiments.stored.shown import fail
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
         if arguments.tables is not None:
             written += export.write(report.found, arguments.tables, rule.level)
     except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+        fail(error)
     print("\n".join(map(str, written)))
 
 

@@ -10,6 +10,7 @@ from analysis.report import words
 from analysis.report.comparisons import Comparison
 from analysis.report.material import Frame
 from analysis.report.tables import NONE
+from experiments.stored.shown import in_one_line, without_formulas
 
 SPECIAL = re.compile(r"[&%$#_{}~^\\]")
 LATEX = {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
@@ -26,7 +27,7 @@ def write(found: list[Comparison], folder: Path, level: str) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     note = f"Means and their {level} intervals; methods that share a letter cannot be told apart."
     texts = {
-        "csv": long(found).to_csv(index=False),
+        "csv": without_formulas(long(found)).to_csv(index=False),
         "md": f"{markdown(found)}\n\n{note}\n",
         "tex": f"% {note}\n{latex(found)}",
     }
@@ -68,8 +69,14 @@ def markdown(found: list[Comparison]) -> str:
     table = wide(found, lambda value, letters: f"{value} {letters}".strip())
     lines = [list(table.columns), ["---", *["--:"] * (len(table.columns) - 1)]]
     lines += table.to_numpy().tolist()
-    rows = ["| " + " | ".join(text.replace("|", r"\|") for text in line) + " |" for line in lines]
+    rows = ["| " + " | ".join(map(in_markdown, line)) + " |" for line in lines]
     return "\n".join(rows)
+
+
+def in_markdown(text: str) -> str:
+    """A text as a cell of Markdown."""
+    escaped = in_one_line(text).replace("\\", r"\\").replace("|", r"\|")
+    return escaped.replace("<", "&lt;")
 
 
 def latex(found: list[Comparison]) -> str:
@@ -88,4 +95,4 @@ def raised(value: str, letters: str) -> str:
 
 def escape(text: str) -> str:
     """A text as LaTeX prints it."""
-    return SPECIAL.sub(lambda found: LATEX.get(found[0], rf"\{found[0]}"), text)
+    return SPECIAL.sub(lambda found: LATEX.get(found[0], rf"\{found[0]}"), in_one_line(text))

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from os.path import commonpath
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.load import results, row
+from analysis.load import readable, row
+from experiments.stored import result, summary
+from experiments.stored.shown import visible
 
 # Settings that say which repetition a run is, where it ran and where its files lie, not what it is.
 BESIDE = ("seed", "paper", "protocol.stage", "data.dir", "model.path", "tracker", "train.device",
@@ -38,6 +41,7 @@ class Material:
     runs: Frame
     results: list[Record]
     studies: list[Record]
+    left_out: list[str]  # what lies there and cannot be read, and why
 
     @property
     def tested(self) -> Frame:
@@ -53,10 +57,19 @@ class Material:
 def gather(*folders: str | Path) -> Material:
     """All that lies below one folder, or below each of several.
 
-    Raises ValueError where there is no finished run.
+    What cannot be read is left out, and named on the standard error stream. Raises ValueError if
+    there is no finished run.
     """
-    found = [result for folder in folders for result in results(folder)]
-    studies = [study for folder in folders for study in summaries(Path(folder))]
+    parts = [readable(folder) for folder in folders]
+    found = [run for runs, _ in parts for run in runs]
+    left_out = [reason for _, reasons in parts for reason in reasons]
+    studies, damaged = summaries(folders)
+    found, unscored = with_predictions(found, studies)
+    left_out += damaged + unscored
+    for reason in left_out:
+        print(f"left out: {visible(reason)}", file=sys.stderr)
+    if not found:
+        raise ValueError(left_out[-1])
     runs = pd.DataFrame([row(result) for result in found])
     runs["stage"] = [stage(result, studies) for result in found]
     runs["choice"] = choices(runs, studies)
@@ -67,18 +80,43 @@ def gather(*folders: str | Path) -> Material:
     runs["group"] = groups(runs, settings)
     runs["settings"] = told_apart(runs, settings)
     runs["method"] = runs["base"] + runs["settings"].map(lambda text: f" [{text}]" if text else "")
-    return Material(folder=Path(commonpath(folders)), runs=runs, results=found, studies=studies)
+    return Material(
+        folder=Path(commonpath(folders)),
+        runs=runs,
+        results=found,
+        studies=studies,
+        left_out=left_out,
+    )
 
 
-def summaries(folder: Path) -> Iterator[Record]:
-    """What the studies below a folder came to."""
-    for path in sorted(folder.rglob("summary.json")):
+def summaries(folders: Iterable[str | Path]) -> tuple[list[Record], list[str]]:
+    """What the studies below some folders came to, and why others cannot be read."""
+    found: list[Record] = []
+    left_out: list[str] = []
+    for path in (path for folder in folders for path in sorted(Path(folder).rglob(summary.NAME))):
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is not valid JSON ({error}).") from None
-        if isinstance(content, dict) and {"study", "rows", "cells"} <= set(content):
-            yield content
+            content = summary.read(path)
+        except ValueError as error:
+            left_out.append(str(error))
+            continue
+        if content is not None:
+            found.append(content)
+    return found, left_out
+
+
+def with_predictions(runs: list[Record], studies: list[Record]) -> tuple[list[Record], list[str]]:
+    """The runs without those that would be compared and whose predictions cannot be read."""
+    found: list[Record] = []
+    left_out: list[str] = []
+    for run in runs:
+        try:
+            if run["status"] == "complete" and stage(run, studies) == TEST:
+                result.check_predictions(run)
+        except ValueError as error:
+            left_out.append(str(error))
+            continue
+        found.append(run)
+    return found, left_out
 
 
 def stage(result: Record, studies: list[Record]) -> str:

@@ -38,6 +38,7 @@ SHAPES = (
     "M-5 -3L-3 -5L0 -2L3 -5L5 -3L2 0L5 3L3 5L0 2L-3 5L-5 3L-2 0Z",
     "M0 -7L1.8 -2.2L6.7 -2.2L2.7 0.9L4.1 5.7L0 2.8L-4.1 5.7L-2.7 0.9L-6.7 -2.2L-1.8 -2.2Z",
 )  # fmt: skip
+NAMED = 10  # files that cannot be read; of more only their number is said
 Context = dict[str, Any]
 
 
@@ -115,7 +116,7 @@ def context(report: Report) -> Context:
             *map(card_of_all, report.overall),
             *map(card, sorted(found, key=lambda one: one.verdicts is None)),
         ],
-        "notices": [*hopeless(material), *unlisted(material)],
+        "notices": [*hopeless(material), *unlisted(material), *unread(material)],
         "methods": report.methods,
         "scores": sections.scores(found),
         "over_tasks": sections.over_tasks(report.overall),
@@ -152,6 +153,13 @@ def unlisted(material: Material) -> Iterable[str]:
         yield "1 run is not compared: the summary of its study does not list it."
     elif number:
         yield f"{number} runs are not compared: the summary of their study does not list them."
+
+
+def unread(material: Material) -> Iterable[str]:
+    """What is said of files that cannot be read; of many the first few."""
+    yield from (f"Left out: {reason}" for reason in material.left_out[:NAMED])
+    if more := material.left_out[NAMED:]:
+        yield f"{len(more)} more files cannot be read and are left out."
 
 
 def joined(tables: Iterable[Frame]) -> Frame:

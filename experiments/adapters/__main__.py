@@ -5,7 +5,6 @@ loralib's.
 """
 
 import argparse
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,14 @@ from rich.table import Table
 from experiments.adapters.loralib_format import read_loralib
 from experiments.adapters.merged import DTYPES, write_merged
 from experiments.adapters.peft_format import CONFIG, read_peft, write_peft
-from experiments.adapters.saved import ABOUT, Adapter, on_base, read_adapter, write
+from experiments.adapters.saved import ABOUT, Adapter, check_whole, on_base, read_adapter, write
 from experiments.api import composed
 from experiments.config import build, describe_section
 from experiments.files import whole_folder
 from experiments.models import Pretrained
 from experiments.scalars import quoted
+from experiments.stored.kinds import KIND, add_option
+from experiments.stored.shown import fail, plain, visible
 
 
 def main() -> None:
@@ -30,7 +31,7 @@ def main() -> None:
     try:
         given.action(given)
     except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+        fail(error)
 
 
 def arguments() -> argparse.Namespace:
@@ -43,6 +44,7 @@ def arguments() -> argparse.Namespace:
     actions = parser.add_subparsers(required=True, metavar="inspect|merge|export|import")
     path = argparse.ArgumentParser(add_help=False)
     path.add_argument("path", type=Path, metavar="PATH")
+    add_option(path)
     base = argparse.ArgumentParser(add_help=False, parents=[path])
     base.add_argument("--base", help="folder of the base model, where it has moved")
 
@@ -68,9 +70,10 @@ def arguments() -> argparse.Namespace:
 
 def show(given: argparse.Namespace) -> None:
     """Print what an adapter is."""
-    adapter = read_adapter(given.path)
+    adapter = read_adapter(given.path, given.other)
+    check_whole(adapter)
     settings = describe_section(adapter.variant)
-    method = str(settings.pop("_target_")).rpartition(".")[0].rpartition(".")[2]
+    method = settings.pop(KIND)
     table = Table(show_header=False)
     rows: dict[str, Any] = {
         "method": method,
@@ -85,7 +88,7 @@ def show(given: argparse.Namespace) -> None:
         "precision": adapter.precision,
     }
     for name, value in rows.items():
-        table.add_row(name, str(value))
+        table.add_row(name, plain(value))
     Console().print(table)
 
 
@@ -103,16 +106,17 @@ def numbers(tensors: dict[str, Any]) -> int:
 
 def merged(given: argparse.Namespace) -> None:
     """Write the model without its adapter."""
-    write_merged(on_base(read_adapter(given.path), given.base), given.out, given.dtype)
+    write_merged(on_base(read_adapter(given.path, given.other), given.base), given.out, given.dtype)
     print(f"{given.out} is read by transformers' from_pretrained.")
 
 
 def exported(given: argparse.Namespace) -> None:
     """Write the adapter as PEFT would have."""
-    adapter = on_base(read_adapter(given.path), given.base)
+    adapter = on_base(read_adapter(given.path, given.other), given.base)
     write_peft(adapter, given.out)
     outputs = f" with num_labels={adapter.num_outputs}" if adapter.num_outputs else ""
-    print(f"{given.out} is read by PeftModel.from_pretrained, on {adapter.model.path}{outputs}.")
+    base = visible(adapter.model.path)
+    print(f"{given.out} is read by PeftModel.from_pretrained, on {base}{outputs}.")
 
 
 def imported(given: argparse.Namespace) -> None:
@@ -124,7 +128,7 @@ def imported(given: argparse.Namespace) -> None:
     with whole_folder(given.out) as folder:
         write(adapter, folder)
     head = f"with a head of {adapter.num_outputs} outputs" if adapter.num_outputs else "headless"
-    print(f"{given.out} holds the adapter, for {adapter.model.name}, {head}.")
+    print(f"{given.out} holds the adapter, for {visible(adapter.model.name)}, {head}.")
 
 
 def moved(base: str | None) -> list[str]:

@@ -19,6 +19,7 @@ from experiments.adapters.peft_format import CONFIG, by_layer, read_files
 from variants.base import Foreign, adapter_layers
 
 BACKBONE = re.compile(r"^(roberta|bert|transformer)\.")  # a classifier's name for its backbone
+BARE = nn.Module()  # what its attributes are called, no layer may be
 Pairs = dict[str, tuple[Tensor, Tensor]]  # B [d_out, r] and A [r, d_in] by layer
 
 
@@ -81,8 +82,12 @@ def stand_in(layers: Mapping[str, Mapping[str, Tensor]]) -> nn.Module:
         if not {"lora_A", "lora_B"} <= sides.keys():
             raise ValueError(f"{name} lacks a factor: it has {', '.join(tensors)} only.")
         linear = nn.Linear(sides["lora_A"][-1], sides["lora_B"][0], bias=False, device="meta")
-        linear.weight = nn.Parameter(torch.zeros(linear.weight.shape, dtype=torch.float64))
+        # One zero that looks like many: what a file says of sizes takes no memory.
+        zeros = torch.zeros((), dtype=torch.float64).expand(linear.weight.shape)
+        linear.weight = nn.Parameter(zeros, requires_grad=False)
         *parents, last = name.split(".")
+        if taken := [part for part in (*parents, last) if not part or hasattr(BARE, part)]:
+            raise ValueError(f"{name} is no name of a layer: it has '{taken[0]}' in it.")
         inner = model
         for parent in parents:
             if parent not in inner._modules:

@@ -10,7 +10,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from experiments.adapters import foreign
+from experiments.adapters import checks, foreign
 from experiments.adapters.classifier import whole_head
 from experiments.adapters.foreign import A, B
 from experiments.adapters.saved import Adapter
@@ -81,4 +81,5 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path} cannot be read ({first_line(error)}).") from None
     if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
         raise ValueError(f"{path} must hold a state_dict, tensors by name.")
+    checks.check_tensors(state, path)
     return foreign.widened(state)

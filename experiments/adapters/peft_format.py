@@ -1,6 +1,5 @@
 """PEFT's checkpoint format, as PEFT 0.21 writes it: adapter_config.json beside one safetensors."""
 
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,12 +8,12 @@ import torch.nn as nn
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from experiments.adapters import foreign
+from experiments.adapters import checks, foreign
 from experiments.adapters.classifier import whole_head
 from experiments.adapters.foreign import A
 from experiments.adapters.saved import Adapter, load
 from experiments.families.base import family_of
-from experiments.files import read_object, read_tensors, whole_folder, write_json, write_tensors
+from experiments.files import read_object, read_tensors, save_tensors, whole_folder, write_json
 from experiments.heads import as_in_transformers
 from experiments.models import LanguageModel, Pretrained
 from variants.base import Foreign, adapter_layers
@@ -81,7 +80,7 @@ def write_peft(adapter: Adapter, out: Path) -> None:
     }
     with whole_folder(out) as folder:
         write_json(folder / CONFIG, config)
-        write_tensors(folder / TENSORS, tensors)
+        save_tensors(folder / TENSORS, tensors, {"format": "pt"})
 
 
 def saved_modules(names: Mapping[str, str], backbone: PreTrainedModel) -> list[str]:
@@ -148,6 +147,8 @@ def read_files(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The config, and the tensors without PEFT's root."""
     config = check_config(read_object(folder / CONFIG), folder / CONFIG)
     stored = read_tensors(folder / TENSORS, "only safetensors are read")[1]
+    checks.check_tensors(stored, folder / TENSORS)
+    checks.check_ranks(config, stored, folder / CONFIG)
     return config, foreign.widened({strip(key): tensor for key, tensor in stored.items()})
 
 
@@ -159,8 +160,7 @@ def strip(key: str) -> str:
 
 def check_config(config: dict[str, Any], where: Path) -> dict[str, Any]:
     """The config; raises ValueError for a field that changes the function and is not read here."""
-    if "peft_type" not in config:
-        raise ValueError(f"{where} has no 'peft_type'.")
+    checks.check_config(config, where)
     further = sorted(key for key in config.keys() - READ if config[key])
     if config.get("bias", "none") != "none":
         further = ["bias", *further]
@@ -214,12 +214,4 @@ def by_layer(
 
 def first_match(patterns: Iterable[str], name: str, where: Path) -> str | None:
     """The first pattern that is the end of a full name, from a dot on, as PEFT compares them."""
-    for pattern in patterns:
-        try:
-            if re.match(rf"(.*\.)?({pattern})$", name):
-                return pattern
-        except re.error as error:
-            raise ValueError(
-                f"{where}: '{pattern}' in a pattern is no regular expression ({error})."
-            ) from None
-    return None
+    return next((one for one in patterns if checks.matches(one, name, where)), None)

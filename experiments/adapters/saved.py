@@ -4,25 +4,28 @@ A finished run's folder is one. `adapter.json` names the method, its settings, t
 the hash of its weights; without that base the tensors say nothing.
 """
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 import torch.nn as nn
-from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from experiments.config import Run, build, describe_section, read
-from experiments.files import read_object, read_tensors, write_json, write_tensors
-from experiments.layers import float_masters
+from experiments.config import Run, describe_section, restored, restored_section
+from experiments.files import digest, read_tensors, write_tensors
+from experiments.layers import PRECISIONS, float_masters
 from experiments.models import Loaded, Pretrained, hash_files
 from experiments.results import Result, package_versions, read_result
+from experiments.stored import adapter as stored
+from experiments.stored import kinds
+from experiments.stored.adapter import HEAD
+from experiments.stored.adapter import NAME as ABOUT
+from experiments.stored.adapter import TENSORS as ADAPTER
+from experiments.stored.result import NAME
 from variants.base import Variant, copy_exactly
-
-FORMAT = 1
-ABOUT, ADAPTER, HEAD = "adapter.json", "adapter.safetensors", "head.safetensors"
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,8 @@ class Adapter:
     num_outputs: int  # of the head; 0 without one
     names: list[str]  # of the classes; empty for a score, or where they are not known
     folder: Path = Path()  # where it was read from
+    model_files: str | None = None  # sha256 of the base's config and tokenizer, where it is known
+    digests: dict[str, str] = field(default_factory=dict)  # of the tensors, by name of their file
 
 
 def of_run(run: Run, loaded: Loaded, weights: str) -> Adapter:
@@ -55,43 +60,46 @@ def of_run(run: Run, loaded: Loaded, weights: str) -> Adapter:
     )
 
 
-def write(adapter: Adapter, folder: Path) -> None:
-    """Write the tensors, then the description that declares them complete."""
-    write_tensors(folder / ADAPTER, adapter.state)
+def write(adapter: Adapter, folder: Path) -> dict[str, str]:
+    """Write the tensors, then the description that declares them complete.
+
+    Returns the digests of the tensors by name of their file.
+    """
+    digests = {ADAPTER: write_tensors(folder / ADAPTER, adapter.state)}
     if adapter.head:
-        write_tensors(folder / HEAD, adapter.head)
+        digests[HEAD] = write_tensors(folder / HEAD, adapter.head)
     about = {
-        "format": FORMAT,
         "variant": describe_section(adapter.variant),
         "model": describe_section(adapter.model.located()),
         "weights": adapter.weights,
+        "model_files": adapter.model_files or adapter.model.files_hash(),
         "precision": adapter.precision,
         "head": {"outputs": adapter.num_outputs, "names": adapter.names},
+        "tensors": digests,
         "packages": package_versions(),
     }
-    write_json(folder / ABOUT, about)
+    stored.write(folder, about)
+    return digests
 
 
-def read_adapter(folder: Path) -> Adapter:
-    """The adapter in a folder.
+def read_adapter(folder: Path, other: kinds.Other = kinds.refuse) -> Adapter:
+    """The adapter in a folder; `other` finds classes that are none of the project's.
 
-    Raises ValueError where the folder holds none, or a file of it is damaged.
+    Raises ValueError if the folder holds none, or a file of it is damaged.
     """
-    path = folder / ABOUT
-    if not path.is_file():
-        raise ValueError(f"{folder} holds no adapter: there is no {ABOUT} in it.")
-    about = read_object(path)
-    if about.get("format") != FORMAT:
-        raise ValueError(
-            f"{path} has format {about.get('format')}, and this version reads {FORMAT}."
-        )
-    missing = {"variant", "model", "weights", "precision", "head"} - about.keys()
-    if missing:
-        raise ValueError(f"{path} has no '{min(missing)}'.")
+    about = stored.read(folder)
     head = about["head"]
-    return Adapter(
-        variant=build("variant", DictConfig(about["variant"])),
-        model=build("model", DictConfig(about["model"])),
+    with naming(folder / ABOUT, ""):
+        variant = restored_section("variant", about["variant"], other)
+        model = restored_section("model", about["model"], other)
+        if not isinstance(variant, Variant) or not isinstance(model, Pretrained):
+            raise ValueError("variant must be a method, and model a pretrained one.")
+        if about["precision"] not in PRECISIONS:
+            known = ", ".join(PRECISIONS)
+            raise ValueError(f"precision must be one of {known}, got {about['precision']!r:.40}.")
+    adapter = Adapter(
+        variant=variant,
+        model=model,
         weights=about["weights"],
         precision=about["precision"],
         state=tensors(folder / ADAPTER),
@@ -99,7 +107,41 @@ def read_adapter(folder: Path) -> Adapter:
         num_outputs=head["outputs"],
         names=head["names"],
         folder=folder,
+        model_files=about.get("model_files"),
+        digests=about.get("tensors", {}),
     )
+    check_sizes(adapter)
+    return adapter
+
+
+def check_sizes(adapter: Adapter) -> None:
+    """Raise ValueError for sizes that the tensors do not have, before memory is taken for them."""
+    path = adapter.folder / ABOUT
+    rank = getattr(adapter.variant, "rank", 1)
+    if rank > max((size for tensor in adapter.state.values() for size in tensor.shape), default=1):
+        raise ValueError(f"{path}: variant.rank is {rank}, and no tensor of {ADAPTER} has so many.")
+    widths = [len(tensor) for tensor in adapter.head.values() if tensor.ndim]
+    if adapter.num_outputs and adapter.num_outputs not in widths:
+        raise ValueError(
+            f"{path}: head.outputs is {adapter.num_outputs}, and no tensor of {HEAD} has so many."
+        )
+    if adapter.names and len(adapter.names) != adapter.num_outputs:
+        raise ValueError(
+            f"{path}: head.names has {len(adapter.names)} names for {adapter.num_outputs} outputs."
+        )
+
+
+def check_whole(adapter: Adapter) -> None:
+    """Raise ValueError if the files of an adapter are not those that were written together."""
+    for name, own in ((ADAPTER, adapter.state), (HEAD, adapter.head)):
+        expected = adapter.digests.get(name)
+        if expected is not None and digest(own) != expected:
+            raise ValueError(
+                f"{adapter.folder / name} holds other tensors than {ABOUT} says (its tensors.{name}"
+                "): it is damaged, or another adapter's; the adapter must be made again."
+            )
+    if adapter.folder.is_dir() and (adapter.folder / ABOUT).exists():
+        stored.check_intact(adapter.folder)
 
 
 def adapter_hash(folder: Path) -> str:
@@ -116,10 +158,20 @@ def tensors(path: Path) -> dict[str, Tensor]:
 
 
 def on_base(adapter: Adapter, base: str | None) -> Adapter:
-    """The adapter with its base in another folder; the weights must be the same."""
+    """The adapter with its base in another folder; the weights must be the same.
+
+    If its config or tokenizer is another, as one that was saved anew, that is said.
+    """
     if base is None:
         return adapter
-    return replace(adapter, model=replace(adapter.model, path=base, package=None))
+    model = replace(adapter.model, path=base, package=None)
+    if adapter.model_files not in (None, model.files_hash()):
+        print(
+            f"{base} has another config or tokenizer than {adapter.folder} was trained with; "
+            "it may answer otherwise.",
+            file=sys.stderr,
+        )
+    return replace(adapter, model=model, model_files=None)
 
 
 def load(adapter: Adapter, device: str = "cpu") -> Loaded:
@@ -136,6 +188,7 @@ def load(adapter: Adapter, device: str = "cpu") -> Loaded:
     load_state(adapter, backbone)
     if adapter.num_outputs:
         load_head(adapter, head)
+    check_whole(adapter)
     loaded.model.eval().to(device)
     return loaded
 
@@ -153,7 +206,7 @@ def load_head(adapter: Adapter, head: nn.Module) -> None:
 
 
 def check_base(adapter: Adapter) -> None:
-    """Raise ValueError where the base's weights are not those the adapter was trained on."""
+    """Raise ValueError if the base's files are not those the adapter was trained on."""
     try:
         adapter.model.folder()
     except (ValueError, ConnectionError) as error:
@@ -166,15 +219,21 @@ def check_base(adapter: Adapter) -> None:
             f"{adapter.folder} was trained on weights with sha256 {adapter.weights}, "
             f"and model '{adapter.model.name}' now has {found}."
         )
+    if adapter.model_files not in (None, adapter.model.files_hash()):
+        raise ValueError(
+            f"{adapter.folder} was trained with another config.json or tokenizer than lies in "
+            f"{adapter.model.folder()} now, and would answer otherwise; put those files back, or "
+            "name the base by --base."
+        )
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
+def naming(path: Path, what: str = " does not fit its model") -> Iterator[None]:
     """Put the file's name before what does not fit."""
     try:
         yield
     except ValueError as error:
-        raise ValueError(f"{path} does not fit its model: {error}") from None
+        raise ValueError(f"{path}{what}: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -186,16 +245,24 @@ class Trained:
     loaded: Loaded
 
 
-def restore(folder: Path, device: str = "cpu", base: str | None = None) -> Trained:
+def restore(
+    folder: Path, device: str = "cpu", base: str | None = None, other: kinds.Other = kinds.refuse
+) -> Trained:
     """The trained model of a finished run, with its base in another folder if one is named.
 
-    Raises ValueError where the folder is incomplete, or its base model is not the one trained on.
+    `other` finds classes that are none of the project's.
+
+    Raises ValueError if the folder is incomplete or damaged, or its base is not the one trained on.
     """
     result = read_result(folder)
     if result.failure:
         raise ValueError(f"{folder} holds a diverged run, which left no adapter: {result.failure}")
-    run = read(OmegaConf.create(result.config))
-    loaded = load(on_base(read_adapter(folder), base), device)
+    with naming(folder / NAME, ""):
+        run = restored(result.config, other)
+    adapter = on_base(read_adapter(folder, other), base)
+    # Adapters of earlier versions do not know it, and results do.
+    known = adapter.model_files or result.fingerprint.get("model_files")
+    loaded = load(replace(adapter, model_files=known), device)
     loaded.model.engine = run.train.forward_passes()
     loaded.model.engine.prepare(loaded.model.backbone)
     return Trained(run, result, loaded)

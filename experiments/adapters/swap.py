@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch
 import torch.nn as nn
 
-from experiments.adapters.saved import Adapter, load_head, load_state
+from experiments.adapters.saved import Adapter, check_base, check_whole, load_head, load_state
 from experiments.layers import float_masters
 from experiments.models import Model, Pretrained, assembled
 from variants.base import adapter_layers, replace_module
@@ -46,6 +46,7 @@ class Switch:
                 f"Adapter '{name}' belongs to weights with sha256 {adapter.weights} in "
                 f"{adapter.precision}, and this base has {self.weights} in {self.precision}."
             )
+        check_base(adapter)
         with self.bare_again():
             own = self.own_parts(adapter)
         model = assembled(self.backbone, adapter.num_outputs)
@@ -89,6 +90,7 @@ class Switch:
         self.place(own)
         float_masters(self.backbone)
         load_state(adapter, self.backbone)
+        check_whole(adapter)
         own |= dict(adapter_layers(self.backbone))
         for part in own.values():
             part.requires_grad_(False)

@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn as nn
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from experiments.batches import Encoded, encode
-from experiments.config import build
+from experiments.config import restored_section
 from experiments.metrics.glue import METRICS, interval
 from experiments.mini.text import passages
 from experiments.models import Loaded, Pretrained
 from experiments.randomness import derived_seed, numpy_generator, torch_generator
+from experiments.stored import kinds
 from experiments.tasks.base import Data, Split
 from experiments.tasks.labelled import LabelledTask
 from experiments.tasks.sources import Mini, Source
@@ -31,6 +31,8 @@ from variants.base import target_linears
 KINDS = ("low_rank", "magnitude", "direction")
 SHARES = {"train": range(128), "dev": range(128, 192), "test": range(192, 256)}
 CALIBRATION = 1024  # texts that the read-out is made from
+DIGITS = 5  # decimal places of a label, whose standard deviation is one
+TINY = 1e-6  # of the mean variance: what varies less is rounding
 RIDGE = 0.01  # of the mean variance: no direction is chosen because it hardly varies
 
 
@@ -124,22 +126,25 @@ class Planted(LabelledTask):
         texts = draw_texts(source.seed, size, name)
         data = tokens(teacher.loaded, texts, self.max_length)
         labels = teacher.labels(states(teacher.loaded, data)).numpy()
+        # Sums of float64 differ between processes in their last digits, and these do not show.
+        labels = labels.round(DIGITS).astype(np.float32) + np.float32(0)  # and no zero is negative
         generator = numpy_generator(source.seed, "planted noise", name)
         wrong = generator.random(len(labels)) < source.noise
         labels[wrong] = generator.standard_normal(wrong.sum())
-        about = {"task": asdict(self), "weights": weights, "texts": texts, "noise": source.noise}
+        about = {"task": kinds.with_kinds(asdict(self)), "weights": weights, "texts": texts}
+        about |= {"noise": source.noise, "labels": labels.tolist()}
         return Split(
             ids=np.arange(len(texts)),
             texts=[(text,) for text in texts],
             labels=labels,
             origin=f"planted {self.kind} in {', '.join(teacher.weights)}; {name}, seed {self.seed}",
-            # The labels follow from these up to rounding, which machines do not share.
             sha256=hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest(),
         )
 
     def pretrained(self) -> Pretrained:
         """The backbone that is changed."""
-        model = build("task.model", OmegaConf.create(self.model))
+        # Whoever composed or read these settings has looked the class up already.
+        model = restored_section("model", self.model, kinds.trust)
         if not isinstance(model, Pretrained):
             raise ValueError(f"task.model must be a model, got {type(model).__name__}.")
         return model
@@ -147,6 +152,7 @@ class Planted(LabelledTask):
     def teacher(self) -> Teacher:
         """The backbone with the planted change."""
         loaded = self.pretrained().load(1, torch_generator(self.seed, "unused"), "fp32")
+        loaded.model.double()
         data = tokens(loaded, draw_texts(self.seed, CALIBRATION, "calibration"), self.max_length)
         before = states(loaded, data)
         changed = self.change(loaded.model.backbone)
@@ -156,7 +162,7 @@ class Planted(LabelledTask):
         readout = directions @ mixture.double()
         raw = after.double() @ readout
         readout, offset = readout / raw.std(), -raw.mean() / raw.std()
-        return Teacher(loaded, changed, readout.float(), float(offset))
+        return Teacher(loaded, changed, readout, float(offset))
 
     @torch.no_grad()
     def change(self, backbone: nn.Module) -> dict[str, Tensor]:
@@ -165,7 +171,7 @@ class Planted(LabelledTask):
         for name, linear in self.chosen(backbone).items():
             generator = torch_generator(self.seed, "update", name)
             linear.weight.copy_(self.changed(linear.weight, generator))
-            changed[name] = linear.weight.detach()
+            changed[name] = linear.weight.detach().float()
         return changed
 
     def chosen(self, backbone: nn.Module) -> dict[str, nn.Linear]:
@@ -230,14 +236,21 @@ def states(loaded: Loaded, data: Encoded) -> Tensor:
     return torch.empty_like(result).index_copy_(0, torch.from_numpy(order), result)
 
 
+def raised(products: Tensor, share: float) -> Tensor:
+    """A matrix of products with this share of its mean diagonal added to its diagonal."""
+    identity = torch.eye(len(products), dtype=products.dtype)
+    return products + share * products.diagonal().mean() * identity
+
+
 def least_explained(before: Tensor, after: Tensor, number: int) -> Tensor:
     """Directions [width, number] of `after` [n, width], of variance one and uncorrelated, of which
     a linear function of `before` explains the least."""
     before, after = before - before.mean(dim=0), after - after.mean(dim=0)
-    left = after - before @ torch.linalg.lstsq(before, after).solution
-    covariance = after.T @ after / len(after)
-    floor = RIDGE * covariance.diagonal().mean() * torch.eye(len(covariance), dtype=after.dtype)
-    root = torch.linalg.cholesky(covariance + floor)
+    # States of a norm lie in fewer dimensions than they have; what is rounding in the others would
+    # decide a plain least-squares fit, and another process would round otherwise.
+    explained = torch.linalg.solve(raised(before.T @ before, TINY), before.T @ after)
+    left = after - before @ explained
+    root = torch.linalg.cholesky(raised(after.T @ after / len(after), RIDGE))
     whitened = torch.linalg.solve_triangular(root, left.T, upper=False)
     _, vectors = torch.linalg.eigh(whitened @ whitened.T / len(after))
     best = vectors[:, -number:].flip(1)

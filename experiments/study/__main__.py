@@ -5,9 +5,9 @@ import subprocess
 import sys
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Column, Table
 
+from experiments.stored.shown import fail, plain, visible
 from experiments.study import summary
 from experiments.study.command import again
 from experiments.study.conduct import conduct
@@ -22,10 +22,10 @@ def main() -> None:
     """Look at a study, or go on with it."""
     options = arguments()
     try:
-        plan = again(options.study)
+        plan = again(options.study, options.trust)
         code = COMMANDS[options.command](plan, options)
     except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+        fail(error)
     except KeyboardInterrupt:
         print("Interrupted; 'resume' goes on.", file=sys.stderr)
         code = 130
@@ -44,6 +44,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--retry", action="store_true", help="resume: try failed and diverged runs again"
     )
+    parser.add_argument(
+        "--trust", action="store_true",
+        help="let the study name settings and classes outside the project; only for your own",
+    )  # fmt: skip
     return parser.parse_args()
 
 
@@ -52,7 +56,7 @@ def status(plan: Plan, options: argparse.Namespace) -> int:
     plan.look()
     counts = count(plan)
     known = "  ".join(f"{counts[name]} {name}" for name in STATUSES if counts[name])
-    print(f"{plan.name}: {known}; {plan.expected()} expected")
+    print(f"{visible(plan.name)}: {known}; {plan.expected()} expected")
     summary.show(summary.Summary(plan))
     return 0
 
@@ -70,10 +74,11 @@ def resume(plan: Plan, options: argparse.Namespace) -> int:
 def failed(plan: Plan, options: argparse.Namespace) -> int:
     """List the runs that came to nothing, with the reason; 1 where there is one."""
     lost = [cell for cell in plan.look() if plan.outcome(cell).status in LOST]
-    table = Table("run", "status", "reason", Column("folder", overflow="fold"))
+    folding = (Column(title, overflow="fold") for title in ("reason", "folder"))
+    table = Table("run", "status", *folding)
     for cell in lost:
         known = plan.outcome(cell)
-        table.add_row(cell.title, known.status, escape(known.reason or ""), str(cell.folder))
+        table.add_row(*map(plain, (cell.title, known.status, known.reason or "", cell.folder)))
     if lost:
         Console().print(table)
     return int(bool(lost))

@@ -3,11 +3,13 @@
 import time
 from dataclasses import dataclass, field
 
+from experiments.folders import prepare
+from experiments.locks import Busy
 from experiments.study import summary
 from experiments.study.cells import Cell, last_words
 from experiments.study.plan import Plan
 from experiments.study.progress import Progress
-from experiments.study.workers import Workers, told
+from experiments.study.workers import LOST, Workers, told
 
 PAUSE = 0.1  # seconds between two looks at the processes
 LOOK = 2.0  # seconds between two looks at the folders, which others may work in too
@@ -55,15 +57,27 @@ class Conductor:
                 break
             status = self.plan.outcome(cell).status
             if status in ("waiting", "interrupted") and cell not in mine:
+                try:
+                    prepare(cell.folder)
+                except ValueError as error:
+                    cell.fail(str(error))
+                    continue
                 self.attempts[cell] = self.attempts.get(cell, 0) + 1
                 self.workers.start(cell)
                 mine.add(cell)
         return any(not self.plan.outcome(cell).settled for cell in cells)
 
     def judge(self, cell: Cell, exit_code: int) -> None:
-        """Record a failure where a process has left no result; one that was killed is repeated."""
+        """Record a failure if a process has left no result.
+
+        One that was killed is repeated, by itself or with the process that all are forked from; one
+        that found another process in its folder has nothing to tell.
+        """
         outcome = cell.outcome()
-        killed = exit_code < 0
+        killed = exit_code < 0 or exit_code == LOST
+        if exit_code == Busy.exit_code and not outcome.settled:
+            self.attempts[cell] -= 1
+            return
         if not outcome.settled and outcome.status != "running":
             if not killed:
                 cell.fail(last_words(cell.folder) or told(exit_code))

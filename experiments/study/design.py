@@ -1,13 +1,20 @@
 """What a study is: methods, tasks and seeds, and how every method is tuned alike."""
 
+import re
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
+
+from experiments.scalars import quoted
 
 SEARCHES = ("grid", "sample", "optuna")
 TUNINGS = ("plain", "race")
 # What the cells of a study set themselves.
 TAKEN = ("variant", "task", "protocol", "seed", "start", "study")
+DECADES = 100  # of an axis: beyond that are no numbers
+MOST = 100_000  # cells of a study: what is more is a slip of the keyboard
+# What Hydra reads as a text without quotes, whatever surrounds it.
 TUNING_SEED = 1000  # the first seed of a trial; those that are reported count from 0
 PROTOCOLS = ("clean", "paper")
 RATE = {"variant.lr": {"decades": 2.0, "points": 5}}
@@ -86,8 +93,35 @@ class Study:
         single = len(self.tuned) == 1 and not any(map(is_list, self.tuned.values()))
         if self.extend and (not single or self.own_axes or self.search == "sample"):
             raise ValueError("study.extend needs a grid of a single axis, with decades and points.")
-        for override in self.overrides:
+        self.check_overrides()
+        self.check_size()
+
+    def check_overrides(self) -> None:
+        """Raise ValueError for a setting that the study itself decides, wherever it stands."""
+        axes = {key for method in self.methods for key in self.axes_of(method)}
+        for override in (*self.overrides, *(f"{key}=" for key in sorted(axes))):
             check_free(override)
+        for group, named in (("variant", self.methods), ("task", self.tasks)):
+            for override in (text for overrides in named.values() for text in overrides):
+                check_free(override, but=group)
+
+    def check_size(self) -> None:
+        """Raise ValueError for a number of cells that nobody means."""
+        points = sum(self.trials or self.grid_points(method) for method in self.methods)
+        runs = points * self.tuning_seeds + len(self.methods) * self.seeds
+        cells = len(self.protocols) * len(self.tasks) * runs
+        if cells > MOST:
+            raise ValueError(
+                f"The study has {cells:,} cells, and {MOST:,} are the most: see study.seeds, "
+                "study.tuning_seeds, study.trials and the points of study.axes."
+            )
+
+    def grid_points(self, method: str) -> int:
+        """The points of a method's grid, with those by which it may grow."""
+        sizes = (
+            len(axis) if is_list(axis) else axis["points"] for axis in self.axes_of(method).values()
+        )
+        return prod(size + self.extend for size in sizes)
 
     @property
     def tuned(self) -> dict[str, Any]:
@@ -110,19 +144,34 @@ class Study:
 def named(group: str, name: str, overrides: list[str]) -> list[str]:
     """The overrides, preceded by the choice of the group's file where they have none."""
     chosen = any(override.startswith(f"{group}=") for override in overrides)
-    return overrides if chosen else [f"{group}={name}", *overrides]
+    return overrides if chosen else [f"{group}={quoted(name)}", *overrides]
 
 
-def check_free(override: str) -> None:
-    """Raise ValueError for a setting that the study itself decides."""
-    key = override.lstrip("+~").partition("=")[0]
-    if key in TAKEN:
+def check_free(override: str, but: str = "") -> None:
+    """Raise ValueError for a setting that the study itself decides, `but` excepted."""
+    key = override.lstrip("+~").partition("=")[0].partition("@")[0]
+    if key in TAKEN and key != but:
         raise ValueError(f"A study chooses {key} itself, so '{override}' has no place beside it.")
+    if re.match(r"hydra\b", key):
+        raise ValueError(
+            f"A study's cells lie and log where its plan says, so '{override}' has no place in it."
+        )
 
 
 def typed(key: str, value: object) -> str:
-    """A setting as one types it."""
+    """A setting as one types it, from a value that is typed already or is a number."""
     return f"{key}={'null' if value is None else value}"
+
+
+def written(value: object) -> object:
+    """A value of a list as one types it."""
+    if isinstance(value, str):
+        return quoted(value)
+    if isinstance(value, list):
+        return f"[{','.join(str(written(item)) for item in value)}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{key}:{written(item)}' for key, item in value.items())}}}"
+    return "null" if value is None else value
 
 
 def is_list(axis: Any) -> bool:
@@ -137,8 +186,14 @@ def check_axis(key: str, axis: Any) -> None:
         return
     if not isinstance(axis, dict) or set(axis) != {"decades", "points"}:
         raise ValueError(f"{where} must be a list of values, or {{decades, points}}, got {axis!r}.")
-    if axis["points"] < 1 or axis["decades"] <= 0:
-        raise ValueError(f"{where} must have positive decades and points, got {axis!r}.")
+    points, decades = axis["points"], axis["decades"]
+    whole = isinstance(points, int) and not isinstance(points, bool)
+    number = isinstance(decades, int | float) and not isinstance(decades, bool)
+    if not whole or not number or points < 1 or not 0 < decades <= DECADES:
+        raise ValueError(
+            f"{where} must have a positive whole number of points, and decades between 0 and "
+            f"{DECADES}, got {axis!r}."
+        )
 
 
 def log_grid(

@@ -12,8 +12,9 @@ from rich.table import Table
 from experiments.config import read
 from experiments.job import Job, start
 from experiments.processor import multiplying, restored
+from experiments.stored.shown import plain
 from experiments.study import race
-from experiments.study.cells import Arm
+from experiments.study.arms import Arm
 from experiments.study.plan import Plan
 from experiments.study.workers import Workers
 from experiments.training import Stepper, Watch
@@ -46,7 +47,7 @@ def forecast(plan: Plan) -> None:
     table = Table("protocol", "task", "method", "runs", "steps", "s a run", "MiB a run")
     for arm, item in known:
         table.add_row(
-            arm.protocol, arm.task, arm.method, str(item.runs), f"{item.steps:,}",
+            arm.protocol, plain(arm.task), plain(arm.method), str(item.runs), f"{item.steps:,}",
             f"{item.seconds:,.0f}", f"{item.bytes / 2**20:,.1f}",
         )  # fmt: skip
     rich.print(table)

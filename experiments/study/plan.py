@@ -9,12 +9,22 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import product
 from math import prod
+from pathlib import Path
 from statistics import fmean
 
 from experiments.scalars import quoted
 from experiments.study import race, search
-from experiments.study.cells import Arm, Cell, Outcome, Point, Trial
-from experiments.study.design import TUNING_SEED, Study, check_free, is_list, log_grid, typed
+from experiments.study.arms import Arm
+from experiments.study.cells import Cell, Outcome, Point, Trial
+from experiments.study.design import (
+    TUNING_SEED,
+    Study,
+    check_free,
+    is_list,
+    log_grid,
+    typed,
+    written,
+)
 from experiments.study.match import matched
 
 Group = tuple[str, str]  # protocol and task: what methods are compared under
@@ -27,6 +37,8 @@ class Plan:
     study: Study
     name: str
     common: list[str]  # overrides from the command line
+    folders: list[str] = field(default_factory=list)  # overrides that find settings elsewhere
+    trusted: bool = True  # whether the study may name any class, as a user's own command may
     outcomes: dict[Cell, Outcome] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -67,11 +79,16 @@ class Plan:
                 *self.study.task(task),
                 *self.study.method(method),
                 *self.common,
+                *self.folders,
                 f"protocol={protocol}",
                 *([] if start is None else [f"start={quoted(str(start.folder))}"]),
             ),
-            marks=(f"tracker.group={self.name}", f"tracker.tags=[{protocol},{task},{method}]"),
+            marks=(
+                f"tracker.group={quoted(self.name)}",
+                f"tracker.tags=[{protocol},{quoted(task)},{quoted(method)}]",
+            ),
             start=start,
+            trusted=self.trusted,
         )
 
     def start(self, protocol: str, task: str, method: str) -> Cell | None:
@@ -84,6 +101,7 @@ class Plan:
         """Look at the folders again; returns every cell that is known to belong to the study."""
         self.outcomes = {cell: known for cell, known in self.outcomes.items() if known.settled}
         found = list(dict.fromkeys(self.cells()))
+        check_apart(found)
         for cell in found:
             self.outcome(cell)
         return found
@@ -205,7 +223,7 @@ class Plan:
     def line(self, arm: Arm, ends: tuple[int, int]) -> list[Trial]:
         """The grid of an arm, grown by this many points at its low and its high end."""
         columns = [
-            [typed(key, value) for value in self.values(arm, key, ends)]
+            [typed(key, written(value)) for value in self.values(arm, key, ends)]
             for key in self.study.axes_of(arm.method)
         ]
         return [self.trial(arm, tuple(point)) for point in product(*columns)]
@@ -230,6 +248,22 @@ class Plan:
         known = tuple(score for score in scores if score is not None)
         mean = fmean(known) if len(known) == len(cells) else None
         return Trial(point, cells, mean, known if mean is not None else ())
+
+
+def check_apart(cells: list[Cell]) -> None:
+    """Raise ValueError for two cells that are one run, and so would be read as two results.
+
+    A run that others begin with may be one of its own arm, and is then done once.
+    """
+    known: dict[Path, Cell] = {}
+    for cell in cells:
+        other = known.setdefault(cell.folder, cell)
+        arms = [(one.protocol, one.task, one.method) for one in (cell, other)]
+        if other is not cell and (arms[0] != arms[1] or "start" not in (cell.stage, other.stage)):
+            raise ValueError(
+                f"'{other.title}' and '{cell.title}' have the same settings and are one run, in "
+                f"{cell.folder}; say in what they differ, or leave one out."
+            )
 
 
 def best(trials: list[Trial]) -> Trial | None:

@@ -10,6 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from experiments.stored.shown import plain
 from experiments.study.cells import Cell, Outcome, steps
 from experiments.study.plan import Plan
 
@@ -33,10 +34,8 @@ class Progress:
     def tell(self, cell: Cell, outcome: Outcome, remark: str | None) -> None:
         """Say what became of one cell."""
         what = f"{outcome.score:.4f}" if outcome.score is not None else outcome.reason or ""
-        self.rich.print(
-            f"{outcome.status:11} {cell.title}  {remark or what}", highlight=False, markup=False,
-            soft_wrap=True,
-        )  # fmt: skip
+        said = plain(f"{outcome.status:11} {cell.title}  {remark or what}")
+        self.rich.print(said, highlight=False, soft_wrap=True)
 
     def show(self, plan: Plan) -> None:
         """Draw the picture anew."""
@@ -82,5 +81,5 @@ def doing(cells: list[Cell]) -> Table:
     for cell in cells:
         record = steps(cell.folder)
         at = f"step {record['step']}, loss {record['loss']:.4f}" if record else "starting"
-        table.add_row(cell.title, at)
+        table.add_row(plain(cell.title), at)
     return table

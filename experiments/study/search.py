@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 from scipy.stats import qmc
 
-from experiments.study.cells import Arm, Point, Trial
+from experiments.study.arms import Arm
+from experiments.study.cells import Point, Trial
 from experiments.study.design import is_list, log_grid, rounded, typed
 
 if TYPE_CHECKING:

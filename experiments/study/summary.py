@@ -10,10 +10,12 @@ from rich.console import Console
 from rich.table import Column, Table
 from scipy import stats
 
-from experiments.files import write_json
 from experiments.results import Result, read_result
+from experiments.stored import summary as stored
+from experiments.stored.shown import plain as shown
 from experiments.study import audit
-from experiments.study.cells import Arm, Cell, Trial, short
+from experiments.study.arms import Arm
+from experiments.study.cells import Cell, Trial, short
 from experiments.study.design import OUTPUTS, STUDIES
 from experiments.study.plan import Group, Plan, best, edge
 
@@ -226,7 +228,7 @@ def write(summary: Summary, folder: Path) -> None:
         "rows": [asdict(row) for row in rows],
         "inflation": summary.inflation(),
     }
-    write_json(folder / "summary.json", content | {"cells": cells})
+    stored.write(folder, content | {"cells": cells})
 
 
 def show(summary: Summary) -> None:
@@ -234,20 +236,21 @@ def show(summary: Summary) -> None:
     rich = Console()
     for (protocol, task), rows in summary.groups.items():
         split = "held-out rows" if protocol == "clean" else "the scored split"
-        rich.print(f"\n[bold]{task}[/], protocol {protocol}; tuned on {split}")
+        rich.print("\n", shown(task, "bold"), f", protocol {protocol}; tuned on {split}", sep="")
         rich.print(curves(rows))
         remarks = [f"{row.method}: {remark}" for row in rows for remark in row.remarks + row.lost]
         rich.print("Audit: every method was treated alike." if not remarks else "Audit:")
         for remark in remarks:
-            rich.print(f"  {remark}", highlight=False, markup=False)
+            rich.print(shown(f"  {remark}"), highlight=False, soft_wrap=True)
         rich.print(scores(rows))
     for item in summary.inflation():
         low, high = item["interval"] or (float("nan"), float("nan"))
         rich.print(
-            f"{item['task']} {item['method']}: paper minus clean {item['points']:+.2f} points "
-            f"[{low:+.2f}, {high:+.2f}]",
+            shown(
+                f"{item['task']} {item['method']}: paper minus clean {item['points']:+.2f} points "
+                f"[{low:+.2f}, {high:+.2f}]"
+            ),
             highlight=False,
-            markup=False,
         )
 
 
@@ -261,7 +264,7 @@ def curves(rows: list[Row]) -> Table:
         cells = [
             f"{short(point)}: {number(score)}{marks.get(point, '')}" for point, score in row.curve
         ]
-        table.add_row(row.method, *cells, row.edge)
+        table.add_row(*map(shown, (row.method, *cells, row.edge)))
     return table
 
 
@@ -272,7 +275,7 @@ def scores(rows: list[Row]) -> Table:
     for row in rows:
         spread = "" if row.spread is None else f" ± {row.spread:.4f}"
         table.add_row(
-            row.method,
+            shown(row.method),
             f"{number(row.own)} → {number(row.tuned)}",
             number(row.score) + spread,
             str(len(row.scores)),

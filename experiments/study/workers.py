@@ -18,10 +18,12 @@ from typing import cast
 import joblib
 import torch
 
-from experiments.study.cells import OUTPUT, Cell
+from experiments.files import open_to_append
+from experiments.study.cells import BEGIN, OUTPUT, Cell
 from experiments.study.design import Study
 
 RUN = Path(__file__).parents[2] / "run.py"
+LOST = 255  # what a process is said to have ended with whose forking process was killed
 
 
 @dataclass(frozen=True)
@@ -108,11 +110,12 @@ def carry_out(overrides: tuple[str, ...], place: Path, folder: Path, limits: Lim
         limit = int(limits.memory * 2**30)
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     torch.set_num_threads(limits.threads)
-    folder.mkdir(parents=True, exist_ok=True)
-    output = os.open(folder / OUTPUT, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
-    for stream in (sys.stdout, sys.stderr):
-        os.dup2(output, stream.fileno())
-        cast(TextIOWrapper, stream).reconfigure(encoding="utf-8", errors="backslashreplace")
+    with open_to_append(folder / OUTPUT) as output:
+        output.write(f"{BEGIN}by process {os.getpid()}\n".encode())
+        output.flush()
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(output.fileno(), stream.fileno())
+            cast(TextIOWrapper, stream).reconfigure(encoding="utf-8", errors="backslashreplace")
     sys.argv = [str(RUN), *overrides]
     runpy.run_path(str(RUN), run_name="__main__")
 
@@ -133,6 +136,8 @@ def visible(gpu: int) -> str:
 
 def told(exit_code: int) -> str:
     """What an exit code says."""
+    if exit_code == LOST:
+        return "The process that the study's runs are forked from was killed."
     if exit_code >= 0:
         return f"The process ended with exit code {exit_code}."
     name = signal.Signals(-exit_code).name

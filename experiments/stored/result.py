@@ -1,0 +1,276 @@
+"""result.json: what a finished run says of itself, by version, and what readers rely on."""
+
+import hashlib
+from pathlib import Path
+from typing import Any, Literal, NotRequired, TypedDict
+
+from experiments.files import (
+    NOT_JSON,
+    check_record,
+    check_regular,
+    read_object,
+    unreadable,
+    write_record,
+)
+from experiments.stored.kinds import with_kinds
+from experiments.stored.typed import check_finite, fit
+
+NAME = "result.json"
+PREDICTIONS = "predictions.parquet"
+SCHEMA = 3  # 2 named classes by dotted path, and had no checksum
+READ = (2, SCHEMA)
+OLD = {2: ("config", "data", "model", "start")}  # what fingerprints of old versions may hold
+
+
+class Primary(TypedDict, total=False):
+    """The score that runs are compared by; empty if the run diverged."""
+
+    metric: str
+    score: float
+    interval: tuple[float, float]
+    examples: int
+
+
+class Label(TypedDict):
+    """The names that a run is listed under."""
+
+    variant: str
+    task: str
+    model: str
+
+
+class Parameters(TypedDict):
+    """How many parameters there are."""
+
+    trained: int
+    head: int
+
+
+class Steps(TypedDict):
+    """How many steps were taken."""
+
+    steps: int
+
+
+class Flops(TypedDict):
+    """Operations of the training."""
+
+    training: float
+
+
+class Phases(TypedDict):
+    """Something that was measured while training, and perhaps in other phases."""
+
+    train: float
+
+
+class Peaks(TypedDict):
+    """Peak memory, if it was measured."""
+
+    train: float | None
+
+
+class Cost(TypedDict):
+    """What a run has cost."""
+
+    parameters: Parameters
+    seconds: Phases
+    processor_seconds: NotRequired[Phases]
+    peak_mib: Peaks
+    memory: NotRequired[str]
+    flops: Flops
+    steps: Steps
+    restarts: NotRequired[int]
+    latency: NotRequired[dict[str, float]]
+    bytes: NotRequired[dict[str, int]]
+
+
+class Examples(TypedDict):
+    """How many examples there were, and where they are from."""
+
+    trained_on: int
+    source: NotRequired[dict[str, str]]
+    available: NotRequired[dict[str, int]]
+
+
+class Fingerprint(TypedDict):
+    """What a result depends on."""
+
+    config: NotRequired[dict[str, Any]]
+    data: dict[str, str]
+    model: str
+    model_files: NotRequired[str]
+    start: NotRequired[str]
+
+
+class Tracked(TypedDict):
+    """How the run was shown to a tracker."""
+
+    group: str | None
+    tags: list[str]
+
+
+class Config(TypedDict):
+    """The settings of a run; a class of the project's own checks the rest of them."""
+
+    variant: dict[str, Any]
+    train: dict[str, Any]
+    task: dict[str, Any]
+    model: dict[str, Any]
+    protocol: dict[str, Any]
+    tracker: NotRequired[Tracked]
+    data: NotRequired[dict[str, Any]]
+    start: NotRequired[str | None]
+
+
+class Commit(TypedDict):
+    """The state of the sources."""
+
+    commit: str
+    dirty: bool
+
+
+class Provenance(TypedDict):
+    """Code, packages and machine."""
+
+    finished: str
+    git: Commit | None
+    code: str
+    packages: dict[str, str]
+    python: str
+    system: str
+    device: str
+    threads: int
+    float32_products: str
+    processes: int
+    earlier_code: NotRequired[list[str]]
+
+
+class Stored(TypedDict):
+    """The whole file."""
+
+    schema: int
+    status: Literal["complete", "diverged"]
+    label: Label
+    seed: int
+    primary: Primary
+    scores: dict[str, dict[str, float]]
+    cost: Cost
+    telemetry: dict[str, float]
+    examples: Examples
+    fingerprint: Fingerprint
+    config: Config
+    choices: NotRequired[dict[str, str | None]]
+    overrides: NotRequired[list[str]]
+    paper: str | None
+    provenance: Provenance
+    failure: NotRequired[str | None]
+    epochs: NotRequired[list[dict[str, Any]]]
+    files: NotRequired[dict[str, str]]
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The content of a result.json of any version that is read, in the terms of the latest.
+
+    Raises ValueError naming the file and the key of what is wrong.
+    """
+    content = read_object(path, NOT_JSON)
+    version = content.get("schema")
+    if version not in READ or isinstance(version, bool | float):
+        readable = " and ".join(map(str, READ))
+        raise ValueError(f"{path} has schema {version!r:.40}, and this version reads {readable}.")
+    try:
+        check_finite(content)
+        found = fit(content, Stored, "")
+        check_score(found)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    check_record(path, content)
+    return {key: value for key, value in upgraded(found).items() if key in KEYS}
+
+
+MIXED = "its checksum is not the one in the result"
+KEYS = Stored.__annotations__.keys()
+ABSENT: dict[str, Any] = {
+    "choices": {},
+    "overrides": [],
+    "failure": None,
+    "epochs": [],
+    "files": {},
+}
+
+
+def check_score(content: dict[str, Any]) -> None:
+    """Raise ValueError unless a run that came to its end has a score, and only such a one."""
+    if content["status"] == "complete":
+        for key in ("metric", "score", "interval"):
+            if key not in content["primary"]:
+                raise ValueError(f"primary.{key} is missing.")
+        for key in ("latency", "bytes"):
+            if key not in content["cost"]:
+                raise ValueError(f"cost.{key} is missing.")
+    protocol = content["config"]["protocol"]
+    if not isinstance(protocol.get("_kind_", protocol.get("_target_")), str):
+        raise ValueError("config.protocol does not say what it is.")
+
+
+def upgraded(content: dict[str, Any]) -> dict[str, Any]:
+    """A result in the terms of the latest version: kinds for dotted paths."""
+    print_ = content["fingerprint"]
+    return {**ABSENT, **content} | {
+        "config": with_kinds(content["config"]),
+        "fingerprint": print_ | {"config": with_kinds(print_.get("config", {}))},
+    }
+
+
+def write(folder: Path, content: dict[str, Any]) -> None:
+    """Write a result of the latest version."""
+    write_record(folder / NAME, content)
+
+
+def differing(stored: dict[str, Any], schema: int, now: dict[str, Any]) -> list[str]:
+    """In what two fingerprints differ, over the keys that the version of the stored one knew."""
+    known = [key for key in now if key in stored or schema == SCHEMA or key in OLD[schema]]
+    return [key for key in known if stored.get(key) != now[key]]
+
+
+def read_predictions(path: Path, sha256: str | None = None) -> Any:
+    """A run's predictions as a data frame, a row for each evaluated example.
+
+    Raises ValueError naming the file if it is absent, damaged, or not the one with this hash.
+    """
+    from pyarrow import ArrowException
+    from pyarrow.parquet import ParquetFile
+
+    check_regular(path)
+    try:
+        if sha256 is not None and hash_file(path) != sha256:
+            raise ValueError(MIXED)
+        # What pandas notes of a table beside it is of no use here, and one more thing to break.
+        frame = ParquetFile(path).read(use_threads=False).to_pandas(ignore_metadata=True)
+        for column in ("split", "id"):
+            if column not in frame:
+                raise ValueError(f"it has no column '{column}'")
+    except (OSError, ValueError, ArrowException) as error:
+        raise unreadable(path, " ".join(str(error).split())) from None
+    return frame
+
+
+def check_predictions(run: dict[str, Any]) -> None:
+    """Raise ValueError naming the predictions of a run, with its folder, if they are damaged."""
+    path = Path(run["folder"]) / PREDICTIONS
+    if not path.exists():
+        raise ValueError(f"{path} is absent, and a run is compared by its predictions.")
+    sha256 = run["files"].get(PREDICTIONS)
+    if sha256 is None:  # of a version that kept none
+        read_predictions(path)
+        return
+    check_regular(path)
+    if hash_file(path) != sha256:
+        raise unreadable(path, MIXED)
+
+
+def hash_file(path: Path) -> str:
+    """The sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,76 @@
+"""summary.json: what a study came to, for the report and other programs."""
+
+from pathlib import Path
+from typing import Any, NotRequired, TypedDict
+
+from experiments.files import NOT_JSON, check_record, read_object, write_record
+from experiments.stored.typed import check_finite, fit
+
+NAME = "summary.json"
+
+
+class Row(TypedDict):
+    """One method on one task under one protocol."""
+
+    protocol: str
+    task: str
+    method: str
+    metric: str | None
+    trials: int
+    curve: list[tuple[str, float | None]]
+    own: float | None
+    tuned: float | None
+    chosen: list[str] | None
+    edge: str
+    tuning_seconds: float
+    seconds: float
+    lost: list[str]
+    remarks: list[str]
+
+
+class Inflation(TypedDict):
+    """By how much one protocol flatters a method beside another."""
+
+    task: str
+    method: str
+    points: float
+    interval: tuple[float, float] | None
+
+
+class Cell(TypedDict):
+    """One run."""
+
+    folder: str
+    stage: str
+    status: NotRequired[str]
+
+
+class Stored(TypedDict):
+    """The whole file."""
+
+    study: str
+    rows: list[Row]
+    cells: list[Cell]
+    inflation: NotRequired[list[Inflation]]
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """The content of a summary.json, or None for one that is no study's.
+
+    Raises ValueError naming the file and the key of what is wrong.
+    """
+    content = read_object(path, NOT_JSON)
+    if not {"study", "rows", "cells"} <= set(content):
+        return None
+    try:
+        check_finite(content)
+        found = fit(content, Stored, "")
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    check_record(path, content)
+    return found
+
+
+def write(folder: Path, content: dict[str, Any]) -> None:
+    """Write what a study came to."""
+    write_record(folder / NAME, content)

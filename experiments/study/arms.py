@@ -1,0 +1,119 @@
+"""The arms of a study: one method on one task, and the runs that follow from its config."""
+
+from copy import deepcopy
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from experiments.api import composed
+from experiments.identity import plain, short_hash
+from experiments.stored import kinds
+from experiments.stored.study import TRUST, classes
+from experiments.study.cells import Cell, Point
+from experiments.study.settings import Settings, parsed, referred, update
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One method on one task under one protocol: what is tuned, and then repeated."""
+
+    protocol: str
+    task: str
+    method: str
+    overrides: tuple[str, ...]
+    marks: tuple[str, ...]  # how a tracker groups the runs: no part of what they are
+    start: Cell | None  # the run whose adapter the arm's runs begin with
+    trusted: bool = True  # whether it may name any class, as a user's own command may
+    cells: dict[tuple, Cell] = field(default_factory=dict, compare=False, repr=False)
+
+    @cached_property
+    def config(self) -> DictConfig:
+        """The config of a cell before stage, point and seed are set; composing takes a moment.
+
+        Raises ValueError for a class that only the user's own command may name.
+        """
+        config = composed(*self.overrides)
+        if not self.trusted:
+            for target in classes(plain(config, resolve=False)):
+                if target not in kinds.names():
+                    raise ValueError(f"{self.method} on {self.task} names {target}; {TRUST}.")
+        return config
+
+    def own(self, key: str) -> Any:
+        """The method's own value of a setting."""
+        return OmegaConf.select(self.config, key, throw_on_missing=True)
+
+    def cell(self, stage: str, point: Point, seed: int, redraw: bool = False) -> Cell:
+        """The run of this arm with these settings and this seed.
+
+        With `redraw` the rows that it is selected by are drawn by its seed.
+        """
+        key = (stage, point, seed)
+        if key not in self.cells:
+            staged = () if self.protocol == "paper" else (f"protocol.stage={stage}",)
+            if redraw and staged:
+                staged = (*staged, f"protocol.seed={seed}")
+            settings = (*staged, *point, f"seed={seed}")
+            folder, config = self.placed(settings)
+            self.cells[key] = Cell(
+                self.protocol, self.task, self.method, stage, point, seed, settings,
+                (*self.overrides, *settings, *self.marks), folder, config,
+            )  # fmt: skip
+        return self.cells[key]
+
+    def placed(self, settings: tuple[str, ...]) -> tuple[Path, Settings]:
+        """The folder of a cell and its config as plain data.
+
+        Both follow from the arm's, without composing or resolving anything anew, unless something
+        else refers to what is set, or folders are named in a way of one's own.
+        """
+        if self.parent is None or not all(self.is_plain(text) for text in settings):
+            config = self.changed(settings)
+            HydraConfig.instance().set_config(config)
+            return Path(config.hydra.run.dir), plain(config, resolve=True)
+        found = update(self.resolved, [parsed(text) for text in settings])
+        return self.parent / f"s{found['seed']}-{short_hash(found)}", found
+
+    @cached_property
+    def resolved(self) -> Settings:
+        """The config as plain data."""
+        return plain(self.config, resolve=True)
+
+    @cached_property
+    def references(self) -> set[str]:
+        """What settings refer to."""
+        return set(referred(plain(self.config, resolve=False)))
+
+    @cached_property
+    def parent(self) -> Path | None:
+        """The folder that the folders of cells lie in; None if they are named otherwise."""
+        HydraConfig.instance().set_config(self.config)
+        folder = Path(self.config.hydra.run.dir)
+        usual = f"s{self.resolved['seed']}-{short_hash(self.resolved)}"
+        return folder.parent if folder.name == usual else None
+
+    def is_plain(self, setting: str) -> bool:
+        """Whether a setting changes no other, and is there to be changed."""
+        key, value = parsed(setting)
+        self.check_setting(key)
+        return "${" not in str(value) and not any(
+            f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.")
+            for other in self.references
+        )
+
+    def check_setting(self, key: str) -> None:
+        """Raise ValueError for a setting that is none; one that is null is one."""
+        if OmegaConf.select(self.config, key, default=...) is ...:
+            raise ValueError(f"study.axes: there is no setting '{key}'.")
+
+    def changed(self, settings: tuple[str, ...]) -> DictConfig:
+        """The arm's config with these overrides; composing it anew would take much longer."""
+        config = deepcopy(self.config)
+        for key, value in map(parsed, settings):
+            self.check_setting(key)
+            OmegaConf.update(config, key, value)
+        return config
