@@ -29,6 +29,8 @@ EXCEPTIONS: dict[str, tuple[str, ...]] = {
 }
 # What a file of the methods may import beside torch, inside a function that is asked for it.
 OPTIONAL = {"variants/quantize.py": {"bitsandbytes"}}
+# What files beside the methods may import, which a method never needs.
+BESIDE = {"variants/defaults.py": {"omegaconf"}}
 METHODS = {path.stem for path in (ROOT / "conf" / "variant").glob("*.yaml")}
 # Methods whose name is an English word as well; only a string that is just this word counts.
 WORDS = {"full"}
@@ -100,8 +102,15 @@ def test_a_room_imports_only_what_lies_below_it(room: str) -> None:
 
 def test_variants_need_nothing_but_torch() -> None:
     for path in files("variants"):
-        optional = OPTIONAL.get(path.relative_to(ROOT).as_posix(), set())
-        assert third_party(path) - {"torch"} == optional, path
+        place = path.relative_to(ROOT).as_posix()
+        assert third_party(path) - {"torch"} == OPTIONAL.get(place, BESIDE.get(place, set())), path
+
+
+def test_a_method_needs_nothing_that_lies_beside_the_methods() -> None:
+    beside = {f"variants.{Path(place).stem}" for place in BESIDE}
+    for path in files("variants"):
+        if path.relative_to(ROOT).as_posix() not in BESIDE and path.stem != "__init__":
+            assert not [name for name in imported(path) if within(name, tuple(beside))], path
 
 
 def test_what_is_optional_is_imported_inside_a_function_and_is_an_extra() -> None:

@@ -18,6 +18,7 @@ from variants.base import (
     Progress,
     Variant,
     adapter_layers,
+    additive,
     at_least_float32,
     check_adapter,
     replace_linears,
@@ -56,6 +57,7 @@ class AdaLoRALayer(AdapterLayer):
     def factors(self) -> tuple[Tensor, Tensor, float] | None:
         return self.A, self.B * self.E, self.scale
 
+    @additive
     def update(self, x: Tensor, y: Tensor) -> Tensor:
         inner = F.linear(self.dropout(x), self.A.to(x.dtype)) * self.E.to(x.dtype)
         return y + F.linear(inner, self.B.to(x.dtype)) * self.scale

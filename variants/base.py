@@ -7,15 +7,20 @@ training loop calls every hook of every method in one order, so no method is nam
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, ClassVar, cast
+from functools import wraps
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.parametrize import is_parametrized
 
 from variants.foreign import Foreign
+from variants.forms import has_known_forward, is_hooked, is_plain
 from variants.kernels import can_merge, merged_linear, merging_pays
+
+Update = TypeVar("Update", bound=Callable)
 
 
 @dataclass(frozen=True)
@@ -62,13 +67,53 @@ class AdapterLayer(nn.Module):
         """The weight [d_out, d_in] of the linear layer this equals in eval, at least float32."""
         raise NotImplementedError
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let a method's own forward pass be called only where the base is its weight alone."""
+        super().__init_subclass__(**kwargs)
+        if "forward" in vars(cls):
+            cls.forward = for_plain_bases(cls.forward)
+
     def forward(self, x: Tensor) -> Tensor:
         """Map x [..., d_in] to [..., d_out]; by default through `factors` or `update`."""
+        if not is_plain(self.base):
+            return self.beside(x)
         if can_merge(x, self.base) and not self.dropping():
             factors = self.factors()
             if factors is not None and merging_pays(x, *factors[:2]):
                 return merged_linear(x, self.W0, *factors, self.bias)
         return self.update(x, self.base(x))
+
+    def beside(self, x: Tensor) -> Tensor:
+        """base(x) + (W - W0) x, for a base that does more, or other things, than its weight says.
+
+        Raises ValueError where the base returns something else than [..., d_out].
+        """
+        y = self.base(x)
+        shape = (*x.shape[:-1], len(self.W0))
+        if not isinstance(y, Tensor) or y.shape != shape:
+            found = list(y.shape) if isinstance(y, Tensor) else type(y).__name__
+            raise ValueError(
+                f"{type(self.base).__name__} returns {found} where its weight gives {list(shape)}: "
+                "there is nothing that an adapter could be added to; leave it out of the targets."
+            )
+        if is_additive(type(self)):
+            return self.update(x, y)
+        return y + F.linear(self.dropped(x), self.change().to(x.dtype))
+
+    def change(self) -> Tensor:
+        """W - W0 [d_out, d_in], at least float32."""
+        factors = self.factors()
+        if factors is not None:
+            A, B, scale = factors
+            return scale * B @ A
+        return self.merged_weight() - at_least_float32(self.W0)
+
+    def dropped(self, x: Tensor) -> Tensor:
+        """x behind the layer's dropout, where it has one."""
+        for part in self.children():
+            if isinstance(part, nn.Dropout):
+                x = part(x)
+        return x
 
     def dropping(self) -> bool:
         """Whether this call drops inputs at random, so that no one weight describes it."""
@@ -85,7 +130,11 @@ class AdapterLayer(nn.Module):
         return None
 
     def update(self, x: Tensor, y: Tensor) -> Tensor:
-        """The output for input x, given y = base(x): the form that lets runs share one base."""
+        """The output for input x, given y = base(x): the form that lets runs share one base.
+
+        Where that is y and a term of x alone, mark it `additive`: then it also serves bases that
+        are more than their weight, for which (W - W0) x is computed otherwise.
+        """
         bias = self.bias
         return F.linear(
             x, self.merged_weight().to(x.dtype), None if bias is None else bias.to(x.dtype)
@@ -93,7 +142,11 @@ class AdapterLayer(nn.Module):
 
     @torch.no_grad()
     def merge(self) -> nn.Module:
-        """The plain linear layer of equal function, rounded once to the base's dtype."""
+        """The plain linear layer of equal function, rounded once to the base's dtype.
+
+        Raises ValueError where there is none, as the base is more than its weight.
+        """
+        check_mergeable(self.base)
         weight = self.merged_weight().to(self.W0.dtype)
         d_out, d_in = weight.shape
         linear = nn.Linear(d_in, d_out, bias=False, device="meta")
@@ -102,6 +155,42 @@ class AdapterLayer(nn.Module):
         linear.weight = nn.Parameter(weight, requires_grad=False)
         linear.register_parameter("bias", self.bias)
         return linear.train(self.training)
+
+
+def additive(update: Update) -> Update:
+    """Mark an `update` that gives y and a term that depends on x alone."""
+    update.is_additive = True  # type: ignore[attr-defined]
+    return update
+
+
+def is_additive(cls: type[AdapterLayer]) -> bool:
+    """Whether the `update` of this class, and not that of one it inherits from, is marked so."""
+    return getattr(cls.update, "is_additive", False)
+
+
+def for_plain_bases(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A layer's own forward pass, with `beside` in its place where the base is not its weight."""
+
+    @wraps(forward)
+    def routed(self: AdapterLayer, x: Tensor) -> Tensor:
+        return forward(self, x) if is_plain(self.base) else self.beside(x)
+
+    return routed
+
+
+def check_mergeable(base: nn.Module) -> None:
+    """Raise ValueError for a base that does more than its weight says: no weight equals it."""
+    kind = type(base).__name__
+    if not has_known_forward(base):
+        raise ValueError(
+            f"{kind} has a forward pass of its own, so no {kind} equals it and its adapter; if "
+            f"that is x W^T + b, mark it: variants.forms.linear_map({kind}.forward)."
+        )
+    if is_hooked(base):
+        raise ValueError(
+            f"The {kind} below the adapter has hooks, which act on its output alone and would act "
+            "on the merged one; remove them first."
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,8 +270,10 @@ class Variant:
 
 
 def linear_class(base: nn.Module) -> type[nn.Linear]:
-    """The class of linear layer that `base` is, or was before it was quantised."""
-    return type(base) if isinstance(base, nn.Linear) else cast(type[nn.Linear], base.linear_class)
+    """The class of linear layer that `base` is, or was before it was quantised or parametrised."""
+    if not isinstance(base, nn.Linear):
+        return cast(type[nn.Linear], base.linear_class)
+    return type(base).__bases__[0] if is_parametrized(base) else type(base)
 
 
 def adapter_layers(model: nn.Module) -> Iterator[tuple[str, AdapterLayer]]:
@@ -220,7 +311,11 @@ def replace_linears(
 ) -> None:
     """Replace each target linear layer by `wrap(linear)`."""
     for name, linear in target_linears(model, targets).items():
-        replace_module(model, name, wrap(linear))
+        try:
+            layer = wrap(linear)
+        except ValueError as error:
+            raise ValueError(f"{name} cannot be adapted. {error}") from None
+        replace_module(model, name, layer)
 
 
 def unknown_target(target: str, linears: Iterable[str]) -> str:
@@ -238,9 +333,18 @@ def replace_module(model: nn.Module, name: str, new: nn.Module | nn.Parameter) -
 
 
 def merge(model: nn.Module) -> None:
-    """Replace every adapter layer by the plain linear layer of equal function, in place."""
-    for name, layer in list(adapter_layers(model)):
-        replace_module(model, name, layer.merge())
+    """Replace every adapter layer by the plain linear layer of equal function, in place.
+
+    Raises ValueError, with nothing replaced, for a layer that has no plain equal.
+    """
+    merged = {}
+    for name, layer in adapter_layers(model):
+        try:
+            merged[name] = layer.merge()
+        except ValueError as error:
+            raise ValueError(f"{name or 'The model'} cannot be merged. {error}") from None
+    for name, layer in merged.items():
+        replace_module(model, name, layer)
 
 
 def check_adapter(rank: int, dropout: float) -> None:

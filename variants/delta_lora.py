@@ -13,7 +13,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from variants.base import Foreign, Progress, adapter_layers
+from variants.base import Foreign, Progress, adapter_layers, additive
 from variants.lora import LoRA, LoRALayer
 
 
@@ -42,6 +42,7 @@ class DeltaLoRALayer(LoRALayer):
         B = torch.cat((self.B, self.ratio * self.B.detach(), -self.ratio * self.B_k), dim=1)
         return A, B, self.scale
 
+    @additive
     def update(self, x: Tensor, y: Tensor) -> Tensor:
         y = y + self.branch(x)
         if self.A_k is None or self.B_k is None:

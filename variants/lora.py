@@ -14,6 +14,7 @@ from variants.base import (
     Foreign,
     Variant,
     adapter_layers,
+    additive,
     at_least_float32,
     check_adapter,
     replace_linears,
@@ -42,6 +43,7 @@ class LoRALayer(AdapterLayer):
     def factors(self) -> tuple[Tensor, Tensor, float] | None:
         return self.A, self.B, self.scale
 
+    @additive
     def update(self, x: Tensor, y: Tensor) -> Tensor:
         return y + self.branch(self.dropout(x))
 

@@ -11,7 +11,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from variants.base import Foreign, adapter_layers, at_least_float32
+from variants.base import Foreign, adapter_layers, additive, at_least_float32
 from variants.lora import LoRA, LoRALayer
 
 
@@ -40,6 +40,7 @@ class PiSSALayer(LoRALayer):
     def factors(self) -> tuple[Tensor, Tensor, float] | None:
         return torch.cat((self.A, self.A_0)), torch.cat((self.B, -self.B_0), dim=1), self.scale
 
+    @additive
     def update(self, x: Tensor, y: Tensor) -> Tensor:
         start = F.linear(F.linear(x, self.A_0.to(x.dtype)), self.B_0.to(x.dtype)) * self.scale
         return super().update(x, y) - start

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from variants.base import at_least_float32, linear_class
+from variants.forms import is_plain, linear_map
+from variants.kernels import as_rows, like_input, transforming
 
 # The 16 levels as in the authors' code; the paper prints another construction.
 NF4 = (
@@ -29,7 +31,8 @@ BNB_BLOCKS = (64, 128, 256, 512, 1024)  # those that all its versions have kerne
 
 
 class Frozen(torch.autograd.Function):
-    """x W^T for a frozen layer that makes W anew in the backward pass and does not keep it."""
+    """x W^T [N, d_out] for a frozen layer that makes W anew in the backward pass and does not keep
+    it."""
 
     @staticmethod
     def forward(ctx, x: Tensor, layer: "QuantLinear") -> Tensor:
@@ -47,6 +50,11 @@ class QuantLinear(nn.Module):
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
+        if not is_plain(linear):
+            raise ValueError(
+                f"This {type(linear).__name__} has hooks, a parametrisation or a forward pass of "
+                "its own, and quantising it would keep its weight alone."
+            )
         self.shape = linear.weight.shape
         self.linear_class = linear_class(linear)  # what it becomes again when merged
         self.bias = linear.bias
@@ -57,8 +65,12 @@ class QuantLinear(nn.Module):
         """The weight that the stored bits stand for, in the dtype it came in."""
         raise NotImplementedError
 
+    @linear_map
     def forward(self, x: Tensor) -> Tensor:
-        y = Frozen.apply(x, self)
+        if transforming():
+            y = F.linear(x, self.weight.to(x.dtype))
+        else:
+            y = like_input(Frozen.apply(as_rows(x), self), x)
         return y if self.bias is None else y + self.bias.to(x.dtype)
 
 

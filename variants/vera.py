@@ -18,6 +18,7 @@ from variants.base import (
     Foreign,
     Variant,
     adapter_layers,
+    additive,
     at_least_float32,
     check_adapter,
     copy_exactly,
@@ -58,6 +59,7 @@ class VeRALayer(AdapterLayer):
         A, B = self.projections()
         return A, B * torch.outer(self.b, self.d), 1.0
 
+    @additive
     def update(self, x: Tensor, y: Tensor) -> Tensor:
         A, B = (projection.to(x.dtype) for projection in self.projections())
         inner = self.d.to(x.dtype) * F.linear(self.dropout(x), A)
