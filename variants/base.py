@@ -18,7 +18,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from variants.foreign import Foreign
 from variants.forms import has_known_forward, is_hooked, is_plain
-from variants.kernels import can_merge, merged_linear, merging_pays
+from variants.kernels import can_merge, full_precision, merged_linear, merging_pays
 
 Update = TypeVar("Update", bound=Callable)
 
@@ -67,6 +67,21 @@ class AdapterLayer(nn.Module):
         """The weight [d_out, d_in] of the linear layer this equals in eval, at least float32."""
         raise NotImplementedError
 
+    def full_weight(self) -> Tensor:
+        """`merged_weight` as precise as it says, also under autocast.
+
+        Raises ValueError where the base's weight is kept elsewhere between two calls.
+        """
+        check_readable(self)
+        with full_precision(self.W0.device):
+            return self.merged_weight()
+
+    def reset_cache(self) -> None:
+        """Forget what was computed from the base's weight.
+
+        Only needed after a write to its `.data`, which leaves no trace.
+        """
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Let a method's own forward pass be called only where the base is its weight alone."""
         super().__init_subclass__(**kwargs)
@@ -105,8 +120,9 @@ class AdapterLayer(nn.Module):
         factors = self.factors()
         if factors is not None:
             A, B, scale = factors
-            return scale * B @ A
-        return self.merged_weight() - at_least_float32(self.W0)
+            with full_precision(A.device):
+                return scale * at_least_float32(B) @ at_least_float32(A)
+        return self.full_weight() - at_least_float32(self.W0)
 
     def dropped(self, x: Tensor) -> Tensor:
         """x behind the layer's dropout, where it has one."""
@@ -137,7 +153,7 @@ class AdapterLayer(nn.Module):
         """
         bias = self.bias
         return F.linear(
-            x, self.merged_weight().to(x.dtype), None if bias is None else bias.to(x.dtype)
+            x, self.full_weight().to(x.dtype), None if bias is None else bias.to(x.dtype)
         )
 
     @torch.no_grad()
@@ -147,7 +163,7 @@ class AdapterLayer(nn.Module):
         Raises ValueError where there is none, as the base is more than its weight.
         """
         check_mergeable(self.base)
-        weight = self.merged_weight().to(self.W0.dtype)
+        weight = self.full_weight().to(self.W0.dtype)
         d_out, d_in = weight.shape
         linear = nn.Linear(d_in, d_out, bias=False, device="meta")
         # The base's own class, so that a backbone whose linears cast at use keeps doing so.
@@ -176,6 +192,15 @@ def for_plain_bases(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return forward(self, x) if is_plain(self.base) else self.beside(x)
 
     return routed
+
+
+def check_readable(layer: AdapterLayer) -> None:
+    """Raise ValueError for a base whose weight is on the meta device, and its adapter's is not."""
+    if layer.W0.is_meta and not all(p.is_meta for p in added_parameters(layer)):
+        raise ValueError(
+            f"The weight of this {type(layer.base).__name__} is on the meta device, offloaded or "
+            "not loaded yet, and the adapter computes with it; load it first."
+        )
 
 
 def check_mergeable(base: nn.Module) -> None:

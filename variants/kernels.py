@@ -1,5 +1,6 @@
 """The products of a frozen weight with a low-rank update, as few and as small as they can be."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -31,6 +32,37 @@ def transforming() -> bool:
     if torch.compiler.is_compiling():
         return False
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Products as precise as their factors, also under autocast, which would round them."""
+    known = torch.amp.is_autocast_available(device.type)
+    if known and torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
+
+
+class Seen:
+    """A tensor as it was when something was computed from it.
+
+    It notices another object, memory, dtype or version, and not a write to `.data`. A tensor of
+    inference mode has no version, and is never known to be unchanged.
+    """
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+        self.memory = tensor.detach()  # held, so that no other tensor gets the same address
+        self.version = -1 if tensor.is_inference() else tensor._version
+
+    def is_still(self, tensor: Tensor) -> bool:
+        """Whether this is that tensor, unchanged."""
+        return (
+            tensor is self.tensor
+            and not tensor.is_inference()
+            and tensor._version == self.version
+            and tensor.data_ptr() == self.memory.data_ptr()
+            and tensor.dtype == self.memory.dtype
+        )
 
 
 def merging_pays(x: Tensor, A: Tensor, B: Tensor) -> bool:
