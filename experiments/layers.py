@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
-from variants.base import replace_module
+from variants.base import linear_map, replace_module
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -66,6 +66,7 @@ def as_loaded(backbone: nn.Module, like: nn.Module) -> dict[str, Tensor]:
 class CastLinear(nn.Linear):
     """A linear layer that casts its weights to the input's dtype at use."""
 
+    @linear_map
     def forward(self, input: Tensor) -> Tensor:
         bias = None if self.bias is None else self.bias.to(input.dtype)
         return F.linear(input, self.weight.to(input.dtype), bias)

@@ -18,7 +18,9 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from variants.foreign import Foreign
 from variants.forms import has_known_forward, is_hooked, is_plain
+from variants.forms import linear_map as linear_map  # for those who need the contract alone
 from variants.kernels import can_merge, full_precision, merged_linear, merging_pays
+from variants.stand_in import StandIn
 
 Update = TypeVar("Update", bound=Callable)
 
@@ -42,7 +44,7 @@ class Probe:
     batches: Callable[[float], Iterable[Any]]  # this share, in order; `inputs` feed the backbone
 
 
-class AdapterLayer(nn.Module):
+class AdapterLayer(StandIn):
     """A frozen linear layer with a trainable update, usable wherever the linear layer was.
 
     Parameters define the function, buffers are bookkeeping. `base` is anything with `weight`
@@ -62,6 +64,25 @@ class AdapterLayer(nn.Module):
     def bias(self) -> nn.Parameter | None:
         """The base's bias [d_out], where it has one."""
         return cast(nn.Parameter | None, self.base.bias)
+
+    @property
+    def weight(self) -> Tensor:
+        """W in the base's dtype, made anew: for callers that read it and do not call the layer.
+
+        They get its gradients, and no dropout.
+        """
+        # A quantised base may read its bits in a higher precision than it stands for.
+        return self.full_weight().to(getattr(self.base, "stored_dtype", self.W0.dtype))
+
+    @property
+    def in_features(self) -> int:
+        """d_in."""
+        return self.W0.shape[1]
+
+    @property
+    def out_features(self) -> int:
+        """d_out."""
+        return self.W0.shape[0]
 
     def merged_weight(self) -> Tensor:
         """The weight [d_out, d_in] of the linear layer this equals in eval, at least float32."""

@@ -92,9 +92,9 @@ class DoRALayer(LoRALayer):
         return start * (1 + change / before).sqrt()  # so exactly `start` for B = 0
 
     def matrices(self) -> tuple[Tensor, Tensor, Tensor]:
-        """W0, A and B, at least float32."""
+        """W0, A and B, at least float32, as constants of every kind of differentiation."""
         check_readable(self)
-        W0, A, B = (at_least_float32(tensor) for tensor in (self.W0, self.A, self.B))
+        W0, A, B = (at_least_float32(t.detach()) for t in (self.W0, self.A, self.B))
         return W0, A, B
 
     def frozen_norm(self) -> Tensor:

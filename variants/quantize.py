@@ -5,6 +5,7 @@ Groups: Xu et al., 2023, arXiv:2309.14717, Eq. (1).
 """
 
 import logging
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from variants.base import at_least_float32, linear_class
 from variants.forms import is_plain, linear_map
 from variants.kernels import as_rows, like_input, transforming
+from variants.stand_in import held_in_float32
 
 # The 16 levels as in the authors' code; the paper prints another construction.
 NF4 = (
@@ -64,6 +66,15 @@ class QuantLinear(nn.Module):
     def weight(self) -> Tensor:
         """The weight that the stored bits stand for, in the dtype it came in."""
         raise NotImplementedError
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "QuantLinear":
+        # What the bits are scaled by stays as precise as it was: the weight is rounded, once.
+        with held_in_float32([(self, key) for key in self._buffers]):
+            super()._apply(fn, recurse)
+        some = next(iter(self._buffers.values()))
+        assert some is not None
+        self.stored_dtype = fn(torch.empty(0, dtype=self.stored_dtype, device=some.device)).dtype
+        return self
 
     @linear_map
     def forward(self, x: Tensor) -> Tensor:
@@ -139,7 +150,9 @@ class NF4Linear(QuantLinear):
     def read_by_bitsandbytes(self) -> Tensor:
         """The padded weight [blocks, block], by its kernels."""
         check_bitsandbytes(self.codes.device.type)
-        return bnb_weight(self.codes, self.scales.float(), self.block, self.stored_dtype)
+        # It knows no float64, and has no more digits than float32 to give.
+        dtype = torch.float32 if self.stored_dtype == torch.float64 else self.stored_dtype
+        return bnb_weight(self.codes, self.scales.float(), self.block, dtype)
 
 
 def bitsandbytes() -> Any:
