@@ -66,6 +66,8 @@ def as_loaded(backbone: nn.Module, like: nn.Module) -> dict[str, Tensor]:
 class CastLinear(nn.Linear):
     """A linear layer that casts its weights to the input's dtype at use."""
 
+    casts_at_use = True
+
     @linear_map
     def forward(self, input: Tensor) -> Tensor:
         bias = None if self.bias is None else self.bias.to(input.dtype)
@@ -75,12 +77,16 @@ class CastLinear(nn.Linear):
 class CastLayerNorm(nn.LayerNorm):
     """A layer norm computed in float32, whatever it is given."""
 
+    casts_at_use = True
+
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(input.float()).to(input.dtype)
 
 
 class CastEmbedding(nn.Embedding):
     """An embedding that gives bfloat16, also while its own table trains in float32."""
+
+    casts_at_use = True
 
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(input).to(torch.bfloat16)

@@ -6,6 +6,7 @@ averages.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn as nn
@@ -21,6 +22,7 @@ from variants.base import (
     additive,
     at_least_float32,
     check_adapter,
+    exportable_layers,
     replace_linears,
 )
 from variants.foreign import state
@@ -89,6 +91,8 @@ class AdaLoRALayer(AdapterLayer):
 class AdaLoRA(Variant):
     """Triplets compete for a total rank that shrinks from n * rank to n * target_rank."""
 
+    any_form: ClassVar[bool] = True
+
     rank: int  # r0, the initial rank
     target_rank: int  # mean rank at the end
     alpha: float  # s = alpha / (r0 + 1e-5), fixed, as in the authors' code and PEFT
@@ -102,7 +106,7 @@ class AdaLoRA(Variant):
     targets: list[str]
 
     def __post_init__(self) -> None:
-        check_adapter(self.rank, self.dropout)
+        check_adapter(self.rank, self.dropout, self.alpha)
         if not 1 <= self.target_rank <= self.rank:
             raise ValueError(
                 f"target_rank must lie in 1 to rank={self.rank}, got {self.target_rank}."
@@ -188,7 +192,7 @@ class AdaLoRA(Variant):
                     "lora_A.weight": (layer.E[:, None] * layer.A).detach(),
                     "lora_B.weight": layer.B.detach(),
                 }
-                for name, layer in adapter_layers(model)
+                for name, layer in exportable_layers(model)
                 if isinstance(layer, AdaLoRALayer)
             },
         )

@@ -4,25 +4,37 @@ A method is an `AdapterLayer` (the equation) and a `Variant` (hyper-parameters a
 training loop calls every hook of every method in one order, so no method is named outside its file.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
-from functools import wraps
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.utils.parametrize import is_parametrized
 
+from variants.beside import additive as additive  # part of the contract, as the aliases below
+from variants.beside import (
+    beside,
+    change,
+    check_mergeable,
+    check_readable,
+    for_plain_linears,
+    is_plain_linear,
+)
 from variants.foreign import Foreign
-from variants.forms import has_known_forward, is_hooked, is_plain
-from variants.forms import linear_map as linear_map  # for those who need the contract alone
+from variants.forms import Dense, form_of, twin
+from variants.forms import linear_map as linear_map
+from variants.forms import matrix_of as matrix_of
+from variants.guard import ADAPTING, whole
+from variants.kernels import at_least_float32 as at_least_float32
 from variants.kernels import can_merge, full_precision, merged_linear, merging_pays
 from variants.stand_in import StandIn
-
-Update = TypeVar("Update", bound=Callable)
+from variants.state import check_trained, kept_buffers
+from variants.state import copy_exactly as copy_exactly
+from variants.state import hold_in_float32 as hold_in_float32
+from variants.targets import target_layers
 
 
 @dataclass(frozen=True)
@@ -54,35 +66,43 @@ class AdapterLayer(StandIn):
     def __init__(self, base: nn.Module) -> None:
         super().__init__()
         self.base = base.requires_grad_(False)
+        self.form = form_of(base) or Dense
 
     @property
     def W0(self) -> Tensor:
-        """The base's weight [d_out, d_in]."""
-        return cast(Tensor, self.base.weight)
+        """The base's weight [d_out, d_in]; `variants.forms` has it for other layers."""
+        return self.form.matrix(self.base)
 
     @property
     def bias(self) -> nn.Parameter | None:
         """The base's bias [d_out], where it has one."""
-        return cast(nn.Parameter | None, self.base.bias)
+        return getattr(self.base, "bias", None)
 
     @property
     def weight(self) -> Tensor:
-        """W in the base's dtype, made anew: for callers that read it and do not call the layer.
+        """W as the base's `weight`, made anew: for callers that read it and do not call the layer.
 
         They get its gradients, and no dropout.
         """
         # A quantised base may read its bits in a higher precision than it stands for.
-        return self.full_weight().to(getattr(self.base, "stored_dtype", self.W0.dtype))
+        dtype = getattr(self.base, "stored_dtype", self.W0.dtype)
+        return self.form.weight(self.base, self.full_weight().to(dtype))
 
     @property
     def in_features(self) -> int:
-        """d_in."""
-        return self.W0.shape[1]
+        """d_in of a linear layer."""
+        return self.size(1)
 
     @property
     def out_features(self) -> int:
-        """d_out."""
-        return self.W0.shape[0]
+        """d_out of a linear layer."""
+        return self.size(0)
+
+    def size(self, side: int) -> int:
+        """Raises AttributeError where a plain layer of the base's kind would."""
+        if not self.form.dense:
+            raise AttributeError(f"A {self.form.noun} has no such attribute.")
+        return self.W0.shape[side]
 
     def merged_weight(self) -> Tensor:
         """The weight [d_out, d_in] of the linear layer this equals in eval, at least float32."""
@@ -97,6 +117,10 @@ class AdapterLayer(StandIn):
         with full_precision(self.W0.device):
             return self.merged_weight()
 
+    def change(self) -> Tensor:
+        """W - W0 [d_out, d_in], at least float32."""
+        return change(self)
+
     def reset_cache(self) -> None:
         """Forget what was computed from the base's weight.
 
@@ -104,14 +128,14 @@ class AdapterLayer(StandIn):
         """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Let a method's own forward pass be called only where the base is its weight alone."""
+        """Let a method's own forward pass be called only where the base is a plain linear layer."""
         super().__init_subclass__(**kwargs)
         if "forward" in vars(cls):
-            cls.forward = for_plain_bases(cls.forward)
+            cls.forward = for_plain_linears(cls.forward)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x [..., d_in] to [..., d_out]; by default through `factors` or `update`."""
-        if not is_plain(self.base):
+        if not is_plain_linear(self):
             return self.beside(x)
         if can_merge(x, self.base) and not self.dropping():
             factors = self.factors()
@@ -120,37 +144,8 @@ class AdapterLayer(StandIn):
         return self.update(x, self.base(x))
 
     def beside(self, x: Tensor) -> Tensor:
-        """base(x) + (W - W0) x, for a base that does more, or other things, than its weight says.
-
-        Raises ValueError where the base returns something else than [..., d_out].
-        """
-        y = self.base(x)
-        shape = (*x.shape[:-1], len(self.W0))
-        if not isinstance(y, Tensor) or y.shape != shape:
-            found = list(y.shape) if isinstance(y, Tensor) else type(y).__name__
-            raise ValueError(
-                f"{type(self.base).__name__} returns {found} where its weight gives {list(shape)}: "
-                "there is nothing that an adapter could be added to; leave it out of the targets."
-            )
-        if is_additive(type(self)):
-            return self.update(x, y)
-        return y + F.linear(self.dropped(x), self.change().to(x.dtype))
-
-    def change(self) -> Tensor:
-        """W - W0 [d_out, d_in], at least float32."""
-        factors = self.factors()
-        if factors is not None:
-            A, B, scale = factors
-            with full_precision(A.device):
-                return scale * at_least_float32(B) @ at_least_float32(A)
-        return self.full_weight() - at_least_float32(self.W0)
-
-    def dropped(self, x: Tensor) -> Tensor:
-        """x behind the layer's dropout, where it has one."""
-        for part in self.children():
-            if isinstance(part, nn.Dropout):
-                x = part(x)
-        return x
+        """base(x) + (W - W0) x, for any base, whatever it does beside its weight."""
+        return beside(self, x)
 
     def dropping(self) -> bool:
         """Whether this call drops inputs at random, so that no one weight describes it."""
@@ -185,58 +180,10 @@ class AdapterLayer(StandIn):
         """
         check_mergeable(self.base)
         weight = self.full_weight().to(self.W0.dtype)
-        d_out, d_in = weight.shape
-        linear = nn.Linear(d_in, d_out, bias=False, device="meta")
         # The base's own class, so that a backbone whose linears cast at use keeps doing so.
-        linear.__class__ = linear_class(self.base)
-        linear.weight = nn.Parameter(weight, requires_grad=False)
-        linear.register_parameter("bias", self.bias)
-        return linear.train(self.training)
-
-
-def additive(update: Update) -> Update:
-    """Mark an `update` that gives y and a term that depends on x alone."""
-    update.is_additive = True  # type: ignore[attr-defined]
-    return update
-
-
-def is_additive(cls: type[AdapterLayer]) -> bool:
-    """Whether the `update` of this class, and not that of one it inherits from, is marked so."""
-    return getattr(cls.update, "is_additive", False)
-
-
-def for_plain_bases(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A layer's own forward pass, with `beside` in its place where the base is not its weight."""
-
-    @wraps(forward)
-    def routed(self: AdapterLayer, x: Tensor) -> Tensor:
-        return forward(self, x) if is_plain(self.base) else self.beside(x)
-
-    return routed
-
-
-def check_readable(layer: AdapterLayer) -> None:
-    """Raise ValueError for a base whose weight is on the meta device, and its adapter's is not."""
-    if layer.W0.is_meta and not all(p.is_meta for p in added_parameters(layer)):
-        raise ValueError(
-            f"The weight of this {type(layer.base).__name__} is on the meta device, offloaded or "
-            "not loaded yet, and the adapter computes with it; load it first."
-        )
-
-
-def check_mergeable(base: nn.Module) -> None:
-    """Raise ValueError for a base that does more than its weight says: no weight equals it."""
-    kind = type(base).__name__
-    if not has_known_forward(base):
-        raise ValueError(
-            f"{kind} has a forward pass of its own, so no {kind} equals it and its adapter; if "
-            f"that is x W^T + b, mark it: variants.forms.linear_map({kind}.forward)."
-        )
-    if is_hooked(base):
-        raise ValueError(
-            f"The {kind} below the adapter has hooks, which act on its output alone and would act "
-            "on the merged one; remove them first."
-        )
+        plain = self.base if form_of(self.base) else bare_linear(self.base)
+        merged = twin(plain, self.form.weight(self.base, weight), self.bias)
+        return merged.train(self.training)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,11 +192,23 @@ class Variant:
 
     # Whether `rank` decides how many parameters train, so that a study can match them.
     sized_by_rank: ClassVar[bool] = False
+    # Whether the layers read W0 alone of their base, and so serve every form of `variants.forms`:
+    # convolutions, embeddings, transformers' Conv1D. Not inherited: a subclass may read more.
+    any_form: ClassVar[bool] = False
 
     lr: float  # learning rate of what the method trains; the task head has its own
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let a method's `adapt` happen wholly or not at all."""
+        super().__init_subclass__(**kwargs)
+        if "adapt" in vars(cls):
+            cls.adapt = whole(cls.adapt)
+
     def adapt(self, model: nn.Module) -> None:
-        """Choose what trains in `model` and put the method's layers into it, in place."""
+        """Choose what trains in `model` and put the method's layers into it, in place.
+
+        Raises ValueError, with the model as it was, where that cannot be done.
+        """
         raise NotImplementedError
 
     def prepare(self, model: nn.Module, probe: Probe) -> None:
@@ -281,15 +240,16 @@ class Variant:
     def learned_state(self, model: nn.Module) -> dict[str, Tensor]:
         """What, loaded over the adapted pretrained model, restores the fine-tuned one.
 
-        Trainable parameters and every parameter an adapter layer added, trained or not: LoRA-FA's
-        frozen random A is part of the function too.
+        Trainable parameters, every parameter an adapter layer added, trained or not, as LoRA-FA's
+        frozen random A is part of the function too, and buffers that training may move.
         """
         added = {id(p) for _, layer in adapter_layers(model) for p in added_parameters(layer)}
-        return {
+        parameters = {
             name: parameter.detach()
             for name, parameter in model.named_parameters()
             if parameter.requires_grad or id(parameter) in added
         }
+        return parameters | kept_buffers(model)
 
     def load_state(self, model: nn.Module, state: Mapping[str, Tensor]) -> None:
         """Restore `learned_state`, structure first where the method has one."""
@@ -316,10 +276,16 @@ class Variant:
 
 
 def linear_class(base: nn.Module) -> type[nn.Linear]:
-    """The class of linear layer that `base` is, or was before it was quantised or parametrised."""
-    if not isinstance(base, nn.Linear):
-        return cast(type[nn.Linear], base.linear_class)
-    return type(base).__bases__[0] if is_parametrized(base) else type(base)
+    """The class of linear layer that `base` is, or was before it was quantised."""
+    return type(base) if isinstance(base, nn.Linear) else cast(type[nn.Linear], base.linear_class)
+
+
+def bare_linear(base: nn.Module) -> nn.Linear:
+    """A linear layer of the class that `base` was made from, without values."""
+    d_out, d_in = cast(Tensor, base.weight).shape
+    linear = nn.Linear(d_in, d_out, device="meta")
+    linear.__class__ = linear_class(base)
+    return linear
 
 
 def adapter_layers(model: nn.Module) -> Iterator[tuple[str, AdapterLayer]]:
@@ -329,6 +295,20 @@ def adapter_layers(model: nn.Module) -> Iterator[tuple[str, AdapterLayer]]:
             yield name, module
 
 
+def exportable_layers(model: nn.Module) -> Iterator[tuple[str, AdapterLayer]]:
+    """Every adapter layer that has a form in another library's format.
+
+    Raises ValueError for one whose base would be another there.
+    """
+    for name, layer in adapter_layers(model):
+        if form_of(layer.base) is None or not layer.form.dense:
+            raise ValueError(
+                f"{name} has a {type(layer.base).__name__} below its adapter, and in another "
+                "library its factors would belong to other weights; merge the adapter instead."
+            )
+        yield name, layer
+
+
 def added_parameters(layer: AdapterLayer) -> Iterator[nn.Parameter]:
     """The parameters of an adapter layer that are not its base's."""
     base = {id(p) for p in layer.base.parameters()}
@@ -336,20 +316,15 @@ def added_parameters(layer: AdapterLayer) -> Iterator[nn.Parameter]:
 
 
 def target_linears(model: nn.Module, targets: Iterable[str]) -> dict[str, nn.Linear]:
-    """The linear layers whose dotted names end in one of `targets`, by name.
+    """The layers that `targets` mean, by name; see `variants.targets`.
 
-    Raises ValueError for a target that matches nothing, and where there is no target.
+    Linear ones, and those of other forms where the method that adapts takes them. Raises
+    ValueError for a target that means nothing, and where there is no target.
     """
-    linears = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
-    chosen: dict[str, nn.Linear] = {}
-    for target in targets:
-        matches = {n: m for n, m in linears.items() if f".{n}".endswith(f".{target}")}
-        if not matches:
-            raise ValueError(unknown_target(target, linears))
-        chosen |= matches
-    if not chosen:
-        raise ValueError("targets must name at least one linear layer, got none.")
-    return chosen
+    variant = ADAPTING.get()
+    method = "This" if variant is None else type(variant).__name__
+    linear_only = variant is None or not vars(type(variant)).get("any_form", False)
+    return cast(dict[str, nn.Linear], target_layers(model, targets, method, linear_only))
 
 
 def replace_linears(
@@ -364,18 +339,20 @@ def replace_linears(
         replace_module(model, name, layer)
 
 
-def unknown_target(target: str, linears: Iterable[str]) -> str:
-    """The sentence that says which linear layers there are instead of `target`."""
-    known = list(dict.fromkeys(name.rpartition(".")[2] for name in linears))
-    near = get_close_matches(target, known, n=1, cutoff=0.5)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
-    return f"No linear layer is named '{target}'.{hint} This model has: {', '.join(sorted(known))}."
-
-
 def replace_module(model: nn.Module, name: str, new: nn.Module | nn.Parameter) -> None:
-    """Put `new` where the sub-module, or the parameter, with this dotted name was."""
+    """Put `new` where the sub-module, or the parameter, with this dotted name was.
+
+    A module with several parents is replaced at all of them.
+    """
     parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, new)
+    holder = model.get_submodule(parent)
+    old = getattr(holder, child, None)
+    places = [(holder, child)]
+    if isinstance(old, nn.Module):
+        modules = [(m, key, part) for m in model.modules() for key, part in m._modules.items()]
+        places += [(module, key) for module, key, part in modules if part is old]
+    for module, key in places:
+        setattr(module, key, new)
 
 
 def merge(model: nn.Module) -> None:
@@ -393,16 +370,22 @@ def merge(model: nn.Module) -> None:
         replace_module(model, name, layer)
 
 
-def check_adapter(rank: int, dropout: float) -> None:
-    """Raise ValueError for a rank or a dropout probability that no adapter can have."""
+def check_adapter(rank: int, dropout: float, alpha: float | None = None) -> None:
+    """Raise ValueError for a rank, a dropout probability or a scale that no adapter can have."""
     if rank < 1:
         raise ValueError(f"rank must be at least 1, got {rank}.")
+    if alpha is not None and not 0 < alpha < math.inf:
+        raise ValueError(f"alpha must be a positive number, got {alpha}.")
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout must lie in [0, 1), got {dropout}.")
 
 
 def decay_groups(module: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
-    """Optimiser groups of a module's trainable parameters: matrices decayed, vectors not."""
+    """Optimiser groups of a module's trainable parameters: matrices decayed, vectors not.
+
+    Raises ValueError for one that is stored in less than float32.
+    """
+    check_trained(module)
     trainable = [p for p in module.parameters() if p.requires_grad]
     matrices = [p for p in trainable if p.ndim > 1]
     vectors = [p for p in trainable if p.ndim <= 1]
@@ -411,37 +394,3 @@ def decay_groups(module: nn.Module, lr: float, weight_decay: float) -> list[dict
         {"params": vectors, "lr": lr, "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
-
-
-@torch.no_grad()
-def copy_exactly(target: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> None:
-    """Copy tensors by name.
-
-    Raises ValueError, with nothing copied, for a missing, an unexpected or a misshapen one.
-    """
-    missing = sorted(target.keys() - source.keys())
-    unexpected = sorted(source.keys() - target.keys())
-    if missing or unexpected:
-        raise ValueError(
-            f"The stored tensors do not fit this model: missing {shorten(missing)}, "
-            f"unexpected {shorten(unexpected)}."
-        )
-    for name, tensor in target.items():
-        if tensor.shape != source[name].shape:
-            raise ValueError(
-                f"Tensor '{name}' has shape {list(source[name].shape)} in the file, "
-                f"and {list(tensor.shape)} in the model."
-            )
-    for name, tensor in target.items():
-        tensor.copy_(source[name])
-
-
-def shorten(names: list[str], most: int = 3) -> str:
-    """The first few names and how many more there are."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return (", ".join(names[:most]) + more) or "none"
-
-
-def at_least_float32(tensor: Tensor) -> Tensor:
-    """The tensor in float32, or in float64 where it is that already."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -7,6 +7,7 @@ through which A and B get no gradient.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 import torch.nn as nn
@@ -63,6 +64,8 @@ class DeltaLoRALayer(LoRALayer):
 @dataclass(frozen=True, kw_only=True)
 class DeltaLoRA(LoRA):
     """LoRA whose base weight moves along, `ratio` times as far."""
+
+    any_form: ClassVar[bool] = True
 
     ratio: float  # lambda
     start: float  # K / T: share of the steps before W0 first moves

@@ -4,16 +4,19 @@ The norm runs over the inputs of each output neuron: m has one entry per row of 
 """
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from variants.base import Foreign, Variant, adapter_layers, at_least_float32, check_readable
+from variants.base import Foreign, Variant, adapter_layers
+from variants.beside import check_readable
 from variants.foreign import FACTORS, even, low_rank_settings, state
 from variants.kernels import (
     Seen,
+    at_least_float32,
     can_merge,
     full_precision,
     merged_linear,
@@ -145,6 +148,8 @@ class DoRALayer(LoRALayer):
 @dataclass(frozen=True, kw_only=True)
 class DoRA(LoRA):
     """LoRA on the direction of each row, its magnitude trained apart."""
+
+    any_form: ClassVar[bool] = True
 
     def wrap(self, linear: nn.Module) -> nn.Module:
         return DoRALayer(linear, self.rank, self.scale, self.dropout)

@@ -172,6 +172,11 @@ class SideProduct(torch.autograd.Function):
         return dx, dA, dB, None, None
 
 
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """The tensor in float32, or in float64 where it is that already."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 def as_rows(x: Tensor) -> Tensor:
     """x [..., d] as [N, d]."""
     return x if x.dim() == 2 else x.reshape(-1, x.shape[-1])

@@ -13,10 +13,10 @@ from variants.base import (
     AdapterLayer,
     Foreign,
     Variant,
-    adapter_layers,
     additive,
     at_least_float32,
     check_adapter,
+    exportable_layers,
     replace_linears,
 )
 from variants.foreign import FACTORS, even, low_rank_settings, state
@@ -57,6 +57,7 @@ class LoRA(Variant):
     """A rank-r update beside each target layer."""
 
     sized_by_rank: ClassVar[bool] = True
+    any_form: ClassVar[bool] = True
 
     rank: int  # r
     alpha: float  # s = alpha / r
@@ -65,7 +66,7 @@ class LoRA(Variant):
     targets: list[str]  # names of linear layers, or ends of their dotted names
 
     def __post_init__(self) -> None:
-        check_adapter(self.rank, self.dropout)
+        check_adapter(self.rank, self.dropout, self.alpha)
 
     @property
     def scale(self) -> float:
@@ -91,7 +92,7 @@ class LoRA(Variant):
             },
             layers={
                 name: {"lora_A.weight": layer.A.detach(), "lora_B.weight": layer.B.detach()}
-                for name, layer in adapter_layers(model)
+                for name, layer in exportable_layers(model)
                 if isinstance(layer, LoRALayer)
             },
         )

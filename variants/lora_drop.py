@@ -8,7 +8,7 @@ open is a setting here.
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn as nn
@@ -23,6 +23,8 @@ OWNERS = "owners"  # in a saved state: the layer, by number, whose factors each 
 @dataclass(frozen=True, kw_only=True)
 class LoRADrop(LoRA):
     """LoRA that looks at data first, and then gives most layers one pair in common."""
+
+    any_form: ClassVar[bool] = True
 
     share: float  # of the train split, stratified, that the probe trains on and looks at
     steps: int  # of the probe

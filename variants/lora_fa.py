@@ -5,6 +5,7 @@ full fine-tuning's: g_B (A A^T)^-1 / s^2.  Both are here.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn as nn
@@ -16,6 +17,8 @@ from variants.lora import LoRA, LoRALayer
 @dataclass(frozen=True, kw_only=True)
 class LoRAFA(LoRA):
     """LoRA that trains B alone; without dropout no input is kept for the backward pass."""
+
+    any_form: ClassVar[bool] = True
 
     corrected: bool  # the second version's gradient
 

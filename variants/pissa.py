@@ -5,6 +5,7 @@ is kept whole and the start of the product subtracted: the same function.
 """
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 import torch.nn as nn
@@ -49,6 +50,8 @@ class PiSSALayer(LoRALayer):
 @dataclass(frozen=True, kw_only=True)
 class PiSSA(LoRA):
     """LoRA that starts from the principal part of each weight instead of from zero."""
+
+    any_form: ClassVar[bool] = True
 
     def wrap(self, linear: nn.Module) -> nn.Module:
         return PiSSALayer(linear, self.rank, self.scale, self.dropout)

@@ -50,6 +50,8 @@ class Frozen(torch.autograd.Function):
 class QuantLinear(nn.Module):
     """A frozen linear layer whose weight [d_out, d_in] is stored in few bits."""
 
+    holds_codes = True  # in its buffers, which follow from the base and are not saved
+
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         if not is_plain(linear):
