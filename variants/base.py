@@ -14,8 +14,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from variants.beside import additive as additive  # part of the contract, as the aliases below
 from variants.beside import (
+    added,
     beside,
     change,
     check_mergeable,
@@ -23,6 +23,7 @@ from variants.beside import (
     for_plain_linears,
     is_plain_linear,
 )
+from variants.beside import additive as additive  # part of the contract, as the aliases below
 from variants.foreign import Foreign
 from variants.forms import Dense, form_of, twin
 from variants.forms import linear_map as linear_map
@@ -33,6 +34,7 @@ from variants.kernels import can_merge, full_precision, merged_linear, merging_p
 from variants.stand_in import StandIn
 from variants.state import check_trained, kept_buffers
 from variants.state import copy_exactly as copy_exactly
+from variants.state import evaluating as evaluating
 from variants.state import hold_in_float32 as hold_in_float32
 from variants.targets import target_layers
 
@@ -146,6 +148,10 @@ class AdapterLayer(StandIn):
     def beside(self, x: Tensor) -> Tensor:
         """base(x) + (W - W0) x, for any base, whatever it does beside its weight."""
         return beside(self, x)
+
+    def added(self, x: Tensor) -> Tensor:
+        """(W - W0) x, x behind the layer's dropout."""
+        return added(self, x, x.dtype if x.is_floating_point() else self.W0.dtype)
 
     def dropping(self) -> bool:
         """Whether this call drops inputs at random, so that no one weight describes it."""

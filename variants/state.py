@@ -1,6 +1,7 @@
 """What of a model is kept with an adapter, and how it is put back."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 import torch.nn as nn
@@ -33,6 +34,18 @@ def books_and_codes(model: nn.Module) -> Iterator[nn.Module]:
                     yield part
         elif getattr(module, "holds_codes", False):
             yield module
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode, and afterwards each module in that which it was in."""
+    before = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training
 
 
 def trained_below_float32(model: nn.Module) -> dict[str, nn.Parameter]:
