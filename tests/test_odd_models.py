@@ -508,3 +508,19 @@ def test_bert_says_what_it_has_in_the_place_of_a_wrong_name() -> None:
     ):
         with pytest.raises(ValueError, match=f"^{said}"):
             method("lora", target).adapt(model)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", [n for n in ADAPTERS if n != "delta_lora"])
+def test_what_is_put_in_has_the_mode_of_what_was_there(name: str, training: bool) -> None:
+    model = Classifier().train(training)
+    model.body[2].eval()
+    method(name, ["0", "2"], dropout=0.5).adapt(model)
+    nudge(model)
+    others = [m for n, m in model.named_modules() if not n.startswith("body.2")]
+    assert all(module.training == training for module in others)
+    assert not any(m.training for m in model.body[2].modules())
+    x = batch()
+    assert torch.equal(model(x), model(x)) == (not training)
+    merge(model)
+    assert model.body[0].training == training and not model.body[2].training

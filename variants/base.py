@@ -15,23 +15,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from variants.beside import (
-    added,
-    beside,
-    change,
+    Beside,
     check_mergeable,
-    check_readable,
-    for_plain_linears,
-    is_plain_linear,
 )
 from variants.beside import additive as additive  # part of the contract, as the aliases below
 from variants.foreign import Foreign
-from variants.forms import Dense, form_of, twin
+from variants.forms import form_of, twin
 from variants.forms import linear_map as linear_map
 from variants.forms import matrix_of as matrix_of
 from variants.guard import ADAPTING, whole
 from variants.kernels import at_least_float32 as at_least_float32
-from variants.kernels import can_merge, full_precision, merged_linear, merging_pays
-from variants.stand_in import StandIn
+from variants.kernels import can_merge, merged_linear, merging_pays
 from variants.state import check_trained, kept_buffers
 from variants.state import copy_exactly as copy_exactly
 from variants.state import evaluating as evaluating
@@ -58,114 +52,23 @@ class Probe:
     batches: Callable[[float], Iterable[Any]]  # this share, in order; `inputs` feed the backbone
 
 
-class AdapterLayer(StandIn):
+class AdapterLayer(Beside):
     """A frozen linear layer with a trainable update, usable wherever the linear layer was.
 
     Parameters define the function, buffers are bookkeeping. `base` is anything with `weight`
-    [d_out, d_in], `bias` and `forward`.
+    [d_out, d_in], `bias` and `forward`; W0 and `bias` read them, `form` says what else it may be.
+    A method says `merged_weight`, and what of `factors` and `update` is cheaper.
     """
-
-    def __init__(self, base: nn.Module) -> None:
-        super().__init__()
-        self.base = base.requires_grad_(False)
-        self.form = form_of(base) or Dense
-
-    @property
-    def W0(self) -> Tensor:
-        """The base's weight [d_out, d_in]; `variants.forms` has it for other layers."""
-        return self.form.matrix(self.base)
-
-    @property
-    def bias(self) -> nn.Parameter | None:
-        """The base's bias [d_out], where it has one."""
-        return getattr(self.base, "bias", None)
-
-    @property
-    def weight(self) -> Tensor:
-        """W as the base's `weight`, made anew: for callers that read it and do not call the layer.
-
-        They get its gradients, and no dropout.
-        """
-        # A quantised base may read its bits in a higher precision than it stands for.
-        dtype = getattr(self.base, "stored_dtype", self.W0.dtype)
-        return self.form.weight(self.base, self.full_weight().to(dtype))
-
-    @property
-    def in_features(self) -> int:
-        """d_in of a linear layer."""
-        return self.size(1)
-
-    @property
-    def out_features(self) -> int:
-        """d_out of a linear layer."""
-        return self.size(0)
-
-    def size(self, side: int) -> int:
-        """Raises AttributeError where a plain layer of the base's kind would."""
-        if not self.form.dense:
-            raise AttributeError(f"A {self.form.noun} has no such attribute.")
-        return self.W0.shape[side]
-
-    def merged_weight(self) -> Tensor:
-        """The weight [d_out, d_in] of the linear layer this equals in eval, at least float32."""
-        raise NotImplementedError
-
-    def full_weight(self) -> Tensor:
-        """`merged_weight` as precise as it says, also under autocast.
-
-        Raises ValueError where the base's weight is kept elsewhere between two calls.
-        """
-        check_readable(self)
-        with full_precision(self.W0.device):
-            return self.merged_weight()
-
-    def change(self) -> Tensor:
-        """W - W0 [d_out, d_in], at least float32."""
-        return change(self)
-
-    def reset_cache(self) -> None:
-        """Forget what was computed from the base's weight.
-
-        Only needed after a write to its `.data`, which leaves no trace.
-        """
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Let a method's own forward pass be called only where the base is a plain linear layer."""
-        super().__init_subclass__(**kwargs)
-        if "forward" in vars(cls):
-            cls.forward = for_plain_linears(cls.forward)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x [..., d_in] to [..., d_out]; by default through `factors` or `update`."""
-        if not is_plain_linear(self):
+        if not self.is_plain_linear():
             return self.beside(x)
         if can_merge(x, self.base) and not self.dropping():
             factors = self.factors()
             if factors is not None and merging_pays(x, *factors[:2]):
                 return merged_linear(x, self.W0, *factors, self.bias)
         return self.update(x, self.base(x))
-
-    def beside(self, x: Tensor) -> Tensor:
-        """base(x) + (W - W0) x, for any base, whatever it does beside its weight."""
-        return beside(self, x)
-
-    def added(self, x: Tensor) -> Tensor:
-        """(W - W0) x, x behind the layer's dropout."""
-        return added(self, x, x.dtype if x.is_floating_point() else self.W0.dtype)
-
-    def dropping(self) -> bool:
-        """Whether this call drops inputs at random, so that no one weight describes it."""
-        return any(
-            isinstance(part, nn.Dropout) and part.training and part.p > 0
-            for part in self.children()
-        )
-
-    def factors(self) -> tuple[Tensor, Tensor, float] | None:
-        """A [r, d_in], B [d_out, r] and s where the weight is W0 + s B A: for many tokens at once.
-
-        Gradients reach what they were computed from.
-        """
-        return None
 
     def update(self, x: Tensor, y: Tensor) -> Tensor:
         """The output for input x, given y = base(x): the form that lets runs share one base.
@@ -348,7 +251,7 @@ def replace_linears(
 def replace_module(model: nn.Module, name: str, new: nn.Module | nn.Parameter) -> None:
     """Put `new` where the sub-module, or the parameter, with this dotted name was.
 
-    A module with several parents is replaced at all of them.
+    A module with several parents is replaced at all of them, and `new` takes over its mode.
     """
     parent, _, child = name.rpartition(".")
     holder = model.get_submodule(parent)
@@ -357,6 +260,8 @@ def replace_module(model: nn.Module, name: str, new: nn.Module | nn.Parameter) -
     if isinstance(old, nn.Module):
         modules = [(m, key, part) for m in model.modules() for key, part in m._modules.items()]
         places += [(module, key) for module, key, part in modules if part is old]
+        if isinstance(new, nn.Module) and new.training != old.training:
+            new.train(old.training)
     for module, key in places:
         setattr(module, key, new)
 

@@ -1,23 +1,21 @@
-"""The form of an adapter that leaves its base as it is: base(x) + (W - W0) x.
+"""An adapter beside a base that may be anything: base(x) + (W - W0) x.
 
-It serves every base that is more than its weight, by hooks or a forward pass of its own, and those
-that are no linear layers; and whatever a method has written for plain linear layers is left out.
+This form serves every base that is more than its weight, by hooks or a forward pass of its own, and
+those that are no linear layers; whatever a method has written for plain linear layers is left out.
 """
 
 from collections.abc import Callable
 from functools import wraps
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from variants.forms import Embedding, has_known_forward, is_hooked, is_plain
+from variants.forms import Dense, Embedding, form_of, has_known_forward, is_hooked, is_plain
 from variants.kernels import MERGED, at_least_float32, full_precision
-
-if TYPE_CHECKING:
-    from variants.base import AdapterLayer
+from variants.stand_in import StandIn
 
 Update = TypeVar("Update", bound=Callable)
 
@@ -32,101 +30,183 @@ def for_plain_linears(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """A layer's own forward pass, with `beside` in its place where the base is no plain linear."""
 
     @wraps(forward)
-    def routed(self: "AdapterLayer", x: Tensor) -> Tensor:
-        return forward(self, x) if is_plain_linear(self) else self.beside(x)
+    def routed(self: "Beside", x: Tensor) -> Tensor:
+        return forward(self, x) if self.is_plain_linear() else self.beside(x)
 
     return routed
 
 
-def is_plain_linear(layer: "AdapterLayer") -> bool:
-    """Whether the base is x W0^T + b for x [..., d_in], and nothing else."""
-    return layer.form.dense and is_plain(layer.base)
+class Beside(StandIn):
+    """What an adapter layer is to its surroundings, whatever its base is."""
 
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.base = base.requires_grad_(False)
+        self.form = form_of(base) or Dense
 
-def beside(layer: "AdapterLayer", x: Tensor) -> Tensor:
-    """base(x) + (W - W0) x; in one call of W where that is the same.
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let a method's own forward pass be called only where the base is a plain linear layer."""
+        super().__init_subclass__(**kwargs)
+        if "forward" in vars(cls):
+            cls.forward = for_plain_linears(cls.forward)
 
-    Raises ValueError where a linear layer returns something else than [..., d_out].
-    """
-    form, base = layer.form, layer.base
-    whole = form.merges and not form.dense and not layer.dropping()
-    if whole and is_plain(base) and precise(x, base):
-        return form.call(base, x, layer.full_weight(), layer.bias)
-    y = base(x)
-    if form.dense:
-        check_output(layer, x, y)
-        # As marked by the very `update` that is called, not by one that it overrides.
-        if getattr(type(layer).update, "is_additive", False):
-            return layer.update(x, y)
-    return y + added(layer, x, y.dtype)
+    @property
+    def W0(self) -> Tensor:
+        """The base's weight [d_out, d_in]; `variants.forms` has it for other layers."""
+        return self.form.matrix(self.base)
+
+    @property
+    def bias(self) -> nn.Parameter | None:
+        """The base's bias [d_out], where it has one."""
+        return getattr(self.base, "bias", None)
+
+    @property
+    def weight(self) -> Tensor:
+        """W as the base's `weight`, made anew: for callers that read it and do not call the layer.
+
+        They get its gradients, and no dropout.
+        """
+        # A quantised base may read its bits in a higher precision than it stands for.
+        dtype = getattr(self.base, "stored_dtype", self.W0.dtype)
+        return self.form.weight(self.base, self.full_weight().to(dtype))
+
+    @property
+    def in_features(self) -> int:
+        """d_in of a linear layer."""
+        return self.size(1)
+
+    @property
+    def out_features(self) -> int:
+        """d_out of a linear layer."""
+        return self.size(0)
+
+    def size(self, side: int) -> int:
+        """Raises AttributeError where a plain layer of the base's kind would."""
+        if not self.form.dense:
+            raise AttributeError(f"A {self.form.noun} has no such attribute.")
+        return self.W0.shape[side]
+
+    def merged_weight(self) -> Tensor:
+        """The weight [d_out, d_in] of the linear layer this equals in eval, at least float32."""
+        raise NotImplementedError
+
+    def full_weight(self) -> Tensor:
+        """`merged_weight` as precise as it says, also under autocast.
+
+        Raises ValueError where the base's weight is kept elsewhere between two calls.
+        """
+        self.check_readable()
+        with full_precision(self.W0.device):
+            return self.merged_weight()
+
+    def factors(self) -> tuple[Tensor, Tensor, float] | None:
+        """A [r, d_in], B [d_out, r] and s where the weight is W0 + s B A: for many tokens at once.
+
+        Gradients reach what they were computed from.
+        """
+        return None
+
+    def change(self) -> Tensor:
+        """W - W0 [d_out, d_in], at least float32."""
+        factors = self.factors()
+        if factors is None:
+            return self.full_weight() - at_least_float32(self.W0)
+        A, B, scale = factors
+        with full_precision(A.device):
+            return scale * at_least_float32(B) @ at_least_float32(A)
+
+    def reset_cache(self) -> None:
+        """Forget what was computed from the base's weight.
+
+        Only needed after a write to its `.data`, which leaves no trace.
+        """
+
+    def is_plain_linear(self) -> bool:
+        """Whether the base is x W0^T + b for x [..., d_in], and nothing else."""
+        return self.form.dense and is_plain(self.base)
+
+    def beside(self, x: Tensor) -> Tensor:
+        """base(x) + (W - W0) x; in one call of W where that is the same.
+
+        Raises ValueError where a linear layer returns something else than [..., d_out].
+        """
+        form, base = self.form, self.base
+        whole = form.merges and not form.dense and not self.dropping()
+        if whole and is_plain(base) and precise(x, base):
+            return form.call(base, x, self.full_weight(), self.bias)
+        y = base(x)
+        if form.dense:
+            self.check_output(x, y)
+            # As marked by the very `update` that is called, not by one that it overrides.
+            if getattr(type(self).update, "is_additive", False):
+                return self.update(x, y)
+        return y + self.added(x, y.dtype)
+
+    def update(self, x: Tensor, y: Tensor) -> Tensor:
+        """The output for input x, given y = base(x)."""
+        raise NotImplementedError
+
+    def added(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """(W - W0) x, x behind the layer's dropout; in the dtype of W0 unless told another."""
+        dtype = self.W0.dtype if dtype is None else dtype
+        if self.form is Embedding:
+            return self.added_to_embedding(x, dtype)
+        x = self.dropped(x).to(dtype)
+        return self.form.call(self.base, x, self.change().to(dtype), None)
+
+    def added_to_embedding(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """(W - W0) for the tokens x alone; dropout leaves out whole tokens, ones of their vectors.
+
+        The whole of W is made where a method does not say its factors.
+        """
+        factors = self.factors()
+        if factors is None:
+            found = Embedding.call(self.base, x, self.change(), None)
+        else:
+            A, B, scale = factors
+            found = F.linear(Embedding.call(self.base, x, A, None), scale * B)
+        found = found.to(dtype)
+        kept = self.dropped(torch.ones_like(found[..., :1])) if self.dropping() else None
+        return found if kept is None else found * kept
+
+    def dropping(self) -> bool:
+        """Whether this call drops inputs at random, so that no one weight describes it."""
+        return any(
+            isinstance(part, nn.Dropout) and part.training and part.p > 0
+            for part in self.children()
+        )
+
+    def dropped(self, x: Tensor) -> Tensor:
+        """x behind the layer's dropout, where it has one."""
+        for part in self.children():
+            if isinstance(part, nn.Dropout):
+                x = part(x)
+        return x
+
+    def check_output(self, x: Tensor, y: Any) -> None:
+        """Raise ValueError for an output of a base that its weight could not have."""
+        shape = (*x.shape[:-1], len(self.W0))
+        if not isinstance(y, Tensor) or y.shape != shape:
+            found = list(y.shape) if isinstance(y, Tensor) else type(y).__name__
+            raise ValueError(
+                f"{type(self.base).__name__} returns {found} where its weight gives {list(shape)}: "
+                "there is nothing that an adapter could be added to; leave it out of the targets."
+            )
+
+    def check_readable(self) -> None:
+        """Raise ValueError for a base whose weight alone is on the meta device."""
+        own = (getattr(*place) for place in self.own_tensors())
+        if self.W0.is_meta and not all(tensor.is_meta for tensor in own):
+            raise ValueError(
+                f"The weight of this {type(self.base).__name__} is on the meta device, offloaded "
+                "or not loaded yet, and the adapter computes with it; load it first."
+            )
 
 
 def precise(x: Tensor, base: nn.Module) -> bool:
     """Whether W can be used in the dtype of x without rounding a small change away."""
     dtype: torch.dtype = base.weight.dtype  # type: ignore[assignment]
     return x.dtype == dtype in MERGED and not torch.is_autocast_enabled(x.device.type)
-
-
-def added(layer: "AdapterLayer", x: Tensor, dtype: torch.dtype) -> Tensor:
-    """(W - W0) x in this dtype, x behind the layer's dropout."""
-    form, base = layer.form, layer.base
-    if form is Embedding:
-        return added_to_embedding(layer, x, dtype)
-    return form.call(base, dropped(layer, x).to(dtype), change(layer).to(dtype), None)
-
-
-def added_to_embedding(layer: "AdapterLayer", x: Tensor, dtype: torch.dtype) -> Tensor:
-    """(W - W0) for the tokens x alone; dropout leaves out whole tokens, the ones of their vectors.
-
-    The whole of W is made where a method does not say its factors.
-    """
-    factors = layer.factors()
-    if factors is None:
-        found = Embedding.call(layer.base, x, change(layer), None)
-    else:
-        A, B, scale = factors
-        found = F.linear(Embedding.call(layer.base, x, A, None), scale * B)
-    found = found.to(dtype)
-    return found * dropped(layer, torch.ones_like(found[..., :1])) if layer.dropping() else found
-
-
-def change(layer: "AdapterLayer") -> Tensor:
-    """W - W0 [d_out, d_in], at least float32."""
-    factors = layer.factors()
-    if factors is None:
-        return layer.full_weight() - at_least_float32(layer.W0)
-    A, B, scale = factors
-    with full_precision(A.device):
-        return scale * at_least_float32(B) @ at_least_float32(A)
-
-
-def dropped(layer: nn.Module, x: Tensor) -> Tensor:
-    """x behind the layer's dropout, where it has one."""
-    for part in layer.children():
-        if isinstance(part, nn.Dropout):
-            x = part(x)
-    return x
-
-
-def check_output(layer: "AdapterLayer", x: Tensor, y: Any) -> None:
-    """Raise ValueError for an output of a base that its weight could not have."""
-    shape = (*x.shape[:-1], len(layer.W0))
-    if not isinstance(y, Tensor) or y.shape != shape:
-        found = list(y.shape) if isinstance(y, Tensor) else type(y).__name__
-        raise ValueError(
-            f"{type(layer.base).__name__} returns {found} where its weight gives {list(shape)}: "
-            "there is nothing that an adapter could be added to; leave it out of the targets."
-        )
-
-
-def check_readable(layer: "AdapterLayer") -> None:
-    """Raise ValueError for a base whose weight is on the meta device, and its adapter's is not."""
-    own = (getattr(*place) for place in layer.own_tensors())
-    if layer.W0.is_meta and not all(tensor.is_meta for tensor in own):
-        raise ValueError(
-            f"The weight of this {type(layer.base).__name__} is on the meta device, offloaded or "
-            "not loaded yet, and the adapter computes with it; load it first."
-        )
 
 
 def check_mergeable(base: nn.Module) -> None:

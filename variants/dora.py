@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from variants.base import Foreign, Variant, adapter_layers
-from variants.beside import check_readable
 from variants.foreign import FACTORS, even, low_rank_settings, state
 from variants.kernels import (
     Seen,
@@ -96,7 +95,7 @@ class DoRALayer(LoRALayer):
 
     def matrices(self) -> tuple[Tensor, Tensor, Tensor]:
         """W0, A and B, at least float32, as constants of every kind of differentiation."""
-        check_readable(self)
+        self.check_readable()
         W0, A, B = (at_least_float32(t.detach()) for t in (self.W0, self.A, self.B))
         return W0, A, B
 
