@@ -19,6 +19,7 @@ from variants.beside import (
     check_mergeable,
 )
 from variants.beside import additive as additive  # part of the contract, as the aliases below
+from variants.called import HOOKS, LOADING, noted
 from variants.foreign import Foreign
 from variants.forms import form_of, twin
 from variants.forms import linear_map as linear_map
@@ -108,10 +109,13 @@ class Variant:
     lr: float  # learning rate of what the method trains; the task head has its own
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Let a method's `adapt` happen wholly or not at all."""
+        """Let a method's `adapt` happen wholly or not at all, and its hooks be missed."""
         super().__init_subclass__(**kwargs)
         if "adapt" in vars(cls):
             cls.adapt = whole(cls.adapt)
+        for name in (*HOOKS, LOADING):
+            if name in vars(cls):
+                setattr(cls, name, noted(vars(cls)[name]))
 
     def adapt(self, model: nn.Module) -> None:
         """Choose what trains in `model` and put the method's layers into it, in place.
@@ -139,6 +143,10 @@ class Variant:
     def after_step(self, model: nn.Module, progress: Progress) -> None:
         """Parameters have moved, gradients are still there: prune, reallocate, write back."""
 
+    def idle_hooks(self) -> set[str]:
+        """The names of hooks that do nothing with these settings, and need not be called."""
+        return set()
+
     def settled(self, progress: Progress) -> bool:
         """Whether the model has its final structure after this step.
 
@@ -160,6 +168,7 @@ class Variant:
         }
         return parameters | kept_buffers(model)
 
+    @noted
     def load_state(self, model: nn.Module, state: Mapping[str, Tensor]) -> None:
         """Restore `learned_state`, structure first where the method has one."""
         copy_exactly(self.learned_state(model), state)

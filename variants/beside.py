@@ -61,6 +61,14 @@ class Beside(StandIn):
         return getattr(self.base, "bias", None)
 
     @property
+    def _tied_weights_keys(self) -> dict[str, str]:
+        """What transformers asks of every module: the tensors that others may share.
+
+        It stores those once.
+        """
+        return {key: key for key in self._parameters}
+
+    @property
     def weight(self) -> Tensor:
         """W as the base's `weight`, made anew: for callers that read it and do not call the layer.
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch.nn as nn
 from torch.nn.parameter import UninitializedParameter
 
+from variants.called import watch
 from variants.stand_in import StandIn
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ def whole(adapt: Callable[..., None]) -> Callable[..., None]:
         trained = {id(p) for p, flag, _ in before.parameters if flag}
         names = frozenset(n for n, p in model.named_parameters() if id(p) in trained)
         setattr(model, NOTE, Adapted(self, names))
+        watch(self, model)
 
     return guarded
 

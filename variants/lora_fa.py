@@ -27,6 +27,9 @@ class LoRAFA(LoRA):
         layer.A.requires_grad_(False)
         return layer
 
+    def idle_hooks(self) -> set[str]:
+        return set() if self.corrected else {"after_backward"}
+
     @torch.no_grad()
     def after_backward(self, model: nn.Module, progress: Progress) -> None:
         if not self.corrected:
