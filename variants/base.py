@@ -24,7 +24,7 @@ from variants.foreign import Foreign
 from variants.forms import form_of, twin
 from variants.forms import linear_map as linear_map
 from variants.forms import matrix_of as matrix_of
-from variants.guard import ADAPTING, whole
+from variants.guard import ADAPTING, forget, whole
 from variants.kernels import at_least_float32 as at_least_float32
 from variants.kernels import can_merge, merged_linear, merging_pays
 from variants.state import check_trained, kept_buffers
@@ -288,6 +288,7 @@ def merge(model: nn.Module) -> None:
             raise ValueError(f"{name or 'The model'} cannot be merged. {error}") from None
     for name, layer in merged.items():
         replace_module(model, name, layer)
+    forget(model)
 
 
 def check_adapter(rank: int, dropout: float, alpha: float | None = None) -> None:

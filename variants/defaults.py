@@ -1,5 +1,6 @@
 """Methods by name, with the settings of conf/variant/NAME.yaml where none are given."""
 
+from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from difflib import get_close_matches
 from importlib import import_module
@@ -23,29 +24,42 @@ def by_name(name: str, **settings: Any) -> Variant:
     Raises ValueError for an unknown name or setting, naming the near right one.
     """
     check_known("There is no method", name, methods())
-    cls, defaults = read(name)
-    for key in settings:
-        check_known(f"{name} has no setting", key, [field.name for field in fields(cls)])
-    made = defaults | settings
-    required = {field.name for field in fields(cls) if field.default is MISSING}
-    for key in sorted(required - made.keys()):
-        raise ValueError(
-            f"{name} needs a value for '{key}'; neither the call nor its YAML has one."
-        )
-    return cls(**made)
+    target, defaults = read(name)
+    return made(name, class_of(target), defaults | settings)
 
 
-def read(name: str) -> tuple[type[Variant], dict[str, Any]]:
-    """The class of a method, and the settings in its YAML."""
+def by_target(target: str) -> type[Variant] | None:
+    """The class of the project's method with this dotted name; None where no YAML has it."""
+    return next((class_of(target) for name in methods() if read(name)[0] == target), None)
+
+
+def read(name: str) -> tuple[str, dict[str, Any]]:
+    """The dotted name of a method's class, and the settings in its YAML."""
     from omegaconf import OmegaConf  # YAML 1.2: 5e-4 is a number
 
     stored = OmegaConf.to_container(OmegaConf.load(FOLDER / f"{name}.yaml"), resolve=False)
     assert isinstance(stored, dict)
-    module, _, cls = str(stored.pop("_target_")).rpartition(".")
-    given = {str(key): value for key, value in stored.items()}
+    given = {str(key): value for key, value in stored.items() if key != "_target_"}
     if "targets" in given and not isinstance(given["targets"], list):
         given["targets"] = TARGETS
-    return getattr(import_module(module), cls), given
+    return str(stored["_target_"]), given
+
+
+def class_of(target: str) -> type[Variant]:
+    """The class with a dotted name that a YAML of the project has."""
+    module, _, name = target.rpartition(".")
+    return getattr(import_module(module), name)
+
+
+def made(what: str, cls: type[Variant], settings: Mapping[str, Any]) -> Variant:
+    """A method of this class; raises ValueError for an unknown or a missing setting."""
+    known = fields(cls)
+    for key in settings:
+        check_known(f"{what} has no setting", key, [field.name for field in known])
+    for field in known:
+        if field.default is MISSING and field.name not in settings:
+            raise ValueError(f"{what} has no value for the setting '{field.name}'.")
+    return cls(**settings)
 
 
 def check_known(what: str, name: str, known: list[str]) -> None:

@@ -29,6 +29,8 @@ class Adapted:
 
     variant: "Variant"
     trained: frozenset[str]  # parameters that trained before, by name
+    layered: bool  # whether there are adapter layers, or parameters of its own train
+    beside: tuple[str, ...] = ()  # what trains beside the method, as it was named
 
 
 class Structure:
@@ -67,6 +69,7 @@ def whole(adapt: Callable[..., None]) -> Callable[..., None]:
             return adapt(self, model)
         check_bare(model)
         before = Structure(model)
+        trained = frozenset(n for n, p in model.named_parameters() if p.requires_grad)
         token = ADAPTING.set(self)
         try:
             adapt(self, model)
@@ -75,9 +78,8 @@ def whole(adapt: Callable[..., None]) -> Callable[..., None]:
             raise
         finally:
             ADAPTING.reset(token)
-        trained = {id(p) for p, flag, _ in before.parameters if flag}
-        names = frozenset(n for n, p in model.named_parameters() if id(p) in trained)
-        setattr(model, NOTE, Adapted(self, names))
+        layered = any(isinstance(module, StandIn) for module in model.modules())
+        setattr(model, NOTE, Adapted(self, trained, layered))
         watch(self, model)
 
     return guarded
@@ -94,6 +96,12 @@ def check_bare(model: nn.Module) -> None:
     for name, parameter in model.named_parameters():
         if isinstance(parameter, UninitializedParameter):
             raise ValueError(f"{name} has no shape before its first input: run the model once.")
+
+
+def forget(model: nn.Module) -> None:
+    """Take the notes off a model that is not adapted any more."""
+    for _, module, _ in list(notes(model)):
+        delattr(module, NOTE)
 
 
 def notes(model: nn.Module) -> Iterator[tuple[str, nn.Module, Adapted]]:

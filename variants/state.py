@@ -85,6 +85,13 @@ def copy_exactly(target: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> 
     Raises ValueError, with nothing copied, for a missing, an unexpected or a misshapen one, and
     for one without memory to copy into.
     """
+    check_fit(target, source)
+    for name, tensor in target.items():
+        tensor.copy_(source[name])
+
+
+def check_fit(target: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> None:
+    """Raise ValueError unless every tensor of `target` can be copied from the one of its name."""
     missing = sorted(target.keys() - source.keys())
     unexpected = sorted(source.keys() - target.keys())
     if missing or unexpected:
@@ -101,8 +108,6 @@ def copy_exactly(target: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> 
         if tensor.is_meta or source[name].is_meta:
             where = "the model" if tensor.is_meta else "the stored state"
             raise ValueError(f"Tensor '{name}' of {where} is on the meta device: it has no values.")
-    for name, tensor in target.items():
-        tensor.copy_(source[name])
 
 
 def shorten(names: Iterable[str], most: int = 3) -> str:

@@ -75,11 +75,18 @@ def matches(model: nn.Module, layers: dict[str, nn.Module], target: str) -> list
         inside = attention_names(model)
         found = [name for name in linears if any(name.startswith(f"{n}.") for n in inside)]
     else:
-        found = [name for name in layers if f".{name}".endswith(f".{target}")]
-        if not found and is_expression(target):
-            found = [name for name in layers if compiled(target).fullmatch(name)]
+        found = named(layers, target)
     if not found:
         raise ValueError(unknown_target(model, target, linears))
+    return found
+
+
+def named(names: Iterable[str], target: str) -> list[str]:
+    """The names that end in a target, or else those that it matches as a regular expression."""
+    names = list(names)
+    found = [name for name in names if name and f".{name}".endswith(f".{target}")]
+    if not found and is_expression(target):
+        found = [name for name in names if name and compiled(target).fullmatch(name)]
     return found
 
 
