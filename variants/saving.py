@@ -65,10 +65,11 @@ def beside(model: nn.Module, known: Iterable[str]) -> dict[str, Tensor]:
     return {n: t for n, t in (found | kept_buffers(model)).items() if n not in known}
 
 
-def save(model: nn.Module, folder: str | os.PathLike[str]) -> None:
+def save(model: nn.Module, folder: str | os.PathLike[str], base_sha256: str | None = None) -> None:
     """Write what was learned, with the method's settings and the hash of the base.
 
-    Raises ValueError for a model that is not adapted, or has no values yet.
+    Whoever saves often gives the hash that `base_hash` had found: the base is frozen. Raises
+    ValueError for a model that is not adapted, or has no values yet.
     """
     from safetensors.torch import save_file
 
@@ -83,7 +84,7 @@ def save(model: nn.Module, folder: str | os.PathLike[str]) -> None:
         "variant": {"_target_": f"{cls.__module__}.{cls.__qualname__}", **asdict(note.variant)},
         "module": name,
         "beside": list(note.beside),
-        "base": base_hash(model, state),
+        "base": base_sha256 or base_hash(model),
         "packages": {package: version(package) for package in ("lora-assay", "torch")},
     }
     place = Path(folder)
@@ -187,13 +188,13 @@ def check_settings(model: nn.Module, variant: Variant, about: dict[str, Any]) ->
 
 def check_base(model: nn.Module, expected: str) -> None:
     """Raise ValueError for a base that is not the one trained on."""
-    if base_hash(model, learned_state(model)) != expected:
+    if base_hash(model) != expected:
         raise ValueError("its frozen weights are not those that the adapter was trained on.")
 
 
-def base_hash(model: nn.Module, learned: Iterable[str]) -> str:
+def base_hash(model: nn.Module) -> str:
     """The sha256 of all that is neither learned nor the adapters' own, with names and dtypes."""
-    learned = set(learned)
+    learned = learned_state(model).keys()
     own = {
         id(getattr(*place))
         for module in model.modules()

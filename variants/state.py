@@ -48,6 +48,17 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+def books(model: nn.Module) -> dict[str, Tensor]:
+    """What adapter layers keep of their training and no function depends on, by name."""
+    return {
+        f"{name}.{key}": buffer
+        for name, module in model.named_modules()
+        if isinstance(module, StandIn)
+        for key, buffer in module._buffers.items()
+        if buffer is not None
+    }
+
+
 def trained_below_float32(model: nn.Module) -> dict[str, nn.Parameter]:
     """The trainable parameters that are stored in less than float32, by name."""
     size = torch.float32.itemsize
