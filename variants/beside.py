@@ -88,6 +88,11 @@ class Beside(StandIn):
         """d_out of a linear layer."""
         return self.size(0)
 
+    @property
+    def fan_in(self) -> int:
+        """How many of the d_in inputs are not zero at a time."""
+        return 1 if self.form is Embedding else self.W0.shape[1]
+
     def size(self, side: int) -> int:
         """Raises AttributeError where a plain layer of the base's kind would."""
         if not self.form.dense:

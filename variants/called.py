@@ -86,7 +86,7 @@ def noted(hook: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(hook)
     def noting(self: "Variant", model: nn.Module, *args: Any, **kwargs: Any) -> Any:
         for watched in list(WATCHED):
-            if watched.variant is self and name in watched.missing and watched.is_part_of(model):
+            if watched.variant == self and name in watched.missing and watched.is_part_of(model):
                 watched.missing.discard(name)
                 if not watched.missing:
                     WATCHED.remove(watched)

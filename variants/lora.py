@@ -6,6 +6,7 @@ With `rslora`, s = alpha / sqrt(r).  Kalajdzievski, 2023, arXiv:2312.03732.
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 import torch.nn as nn
 from torch import Tensor
 
@@ -32,10 +33,19 @@ class LoRALayer(AdapterLayer):
         like = at_least_float32(self.W0)
         self.A = nn.Parameter(like.new_empty(rank, d_in))
         self.B = nn.Parameter(like.new_zeros(d_out, rank))
-        # U(-1/sqrt(d_in), 1/sqrt(d_in)) as in the authors' code; the paper only says Gaussian.
-        nn.init.kaiming_uniform_(self.A, a=5**0.5)
+        self.draw_A()
         self.scale = scale
         self.dropout = nn.Dropout(dropout)
+
+    @torch.no_grad()
+    def draw_A(self) -> None:
+        """U(-1/sqrt(d_in), 1/sqrt(d_in)) as in the authors' code; the paper only says Gaussian.
+
+        Of an embedding, whose input is a single one, U(-1, 1): A x is as large as elsewhere.
+        """
+        nn.init.kaiming_uniform_(self.A, a=5**0.5)
+        if self.fan_in != self.A.shape[1]:
+            self.A.mul_((self.A.shape[1] / self.fan_in) ** 0.5)
 
     def merged_weight(self) -> Tensor:
         return at_least_float32(self.W0) + self.scale * self.B @ self.A

@@ -66,7 +66,7 @@ class LoRADrop(LoRA):
             cast(Tensor, layer.importance).fill_(importance[name])
         if self.reset:
             for layer in layers.values():
-                nn.init.kaiming_uniform_(layer.A, a=5**0.5)
+                layer.draw_A()
                 nn.init.zeros_(layer.B)
         first: dict[Any, str] = {}
         owners = {

@@ -1,8 +1,7 @@
 """What was adapted in a model and what was not, in a few lines."""
 
 import re
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from typing import cast
 
@@ -63,16 +62,24 @@ def summary(model: nn.Module) -> Summary:
     return Summary(
         method=type(variant).__name__,
         settings=settings,
-        adapted=dict(Counter(f"{starred(n)} {sizes(layer.base)}" for n, layer in layers.items())),
-        left=dict(Counter(left(model))),
+        adapted=grouped((name, sizes(layer.base)) for name, layer in layers.items()),
+        left=grouped(left(model)),
         beside=sum(p.numel() for p in trained if id(p) not in inside),
         trained=sum(p.numel() for p in trained),
         total=sum(p.numel() for p in parameters),
     )
 
 
-def left(model: nn.Module) -> Iterator[str]:
-    """Each module outside of adapter layers that has parameters of its own, in words."""
+def grouped(modules: Iterable[tuple[str, str]]) -> dict[str, int]:
+    """How many there are of each kind, by its name, with a star for each number of several."""
+    groups: dict[str, list[str]] = {}
+    for name, kind in modules:
+        groups.setdefault(f"{starred(name)} {kind}", []).append(f"{name or 'itself'} {kind}")
+    return {(key if len(n) > 1 else n[0]): len(n) for key, n in groups.items()}
+
+
+def left(model: nn.Module) -> Iterator[tuple[str, str]]:
+    """Each module outside of adapter layers that has parameters of its own, and what it is."""
     within = {
         id(part)
         for module in model.modules()
@@ -85,10 +92,10 @@ def left(model: nn.Module) -> Iterator[str]:
             continue
         state = "trained" if any(p.requires_grad for _, p in own) else "frozen"
         if form_of(module) is not None:
-            yield f"{starred(name)} {sizes(module)}, {state}"
+            yield name, f"{sizes(module)}, {state}"
         else:
             shapes = ", ".join(f"{key} {list(p.shape)}" for key, p in own)
-            yield f"{starred(name) or 'itself'} {type(module).__name__} ({shapes}), {state}"
+            yield name, f"{type(module).__name__} ({shapes}), {state}"
 
 
 def sizes(layer: nn.Module) -> str:

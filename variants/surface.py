@@ -89,7 +89,7 @@ def chosen(
     else:
         for key in settings:
             check_known(f"{type(method).__name__} has no setting", key, names_of(method))
-        variant = replace(method, **settings)
+        variant = replace(method, **settings) if settings else method
         if wanted is not None:
             variant = with_targets(variant, wanted)
     return with_targets(variant, [*targets_of(variant), *narrowing]) if narrowing else variant
