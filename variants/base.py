@@ -5,6 +5,7 @@ training loop calls every hook of every method in one order, so no method is nam
 """
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
@@ -14,10 +15,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from variants.beside import (
-    Beside,
-    check_mergeable,
-)
+from variants.beside import Beside
 from variants.beside import additive as additive  # part of the contract, as the aliases below
 from variants.called import HOOKS, LOADING, noted
 from variants.foreign import Foreign
@@ -62,9 +60,10 @@ class AdapterLayer(Beside):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map x [..., d_in] to [..., d_out]; by default through `factors` or `update`."""
-        if not self.is_plain_linear():
-            return self.beside(x)
+        """Map x [..., d_in] to [..., d_out]; by default through `factors` or `update`.
+
+        Called where the base is a plain linear layer; for all others there is `beside`.
+        """
         if can_merge(x, self.base) and not self.dropping():
             factors = self.factors()
             if factors is not None and merging_pays(x, *factors[:2]):
@@ -88,7 +87,6 @@ class AdapterLayer(Beside):
 
         Raises ValueError where there is none, as the base is more than its weight.
         """
-        check_mergeable(self.base)
         weight = self.full_weight().to(self.W0.dtype)
         # The base's own class, so that a backbone whose linears cast at use keeps doing so.
         plain = self.base if form_of(self.base) else bare_linear(self.base)
@@ -286,9 +284,26 @@ def merge(model: nn.Module) -> None:
             merged[name] = layer.merge()
         except ValueError as error:
             raise ValueError(f"{name or 'The model'} cannot be merged. {error}") from None
+    warn_of_ties(model)
     for name, layer in merged.items():
         replace_module(model, name, layer)
     forget(model)
+
+
+def warn_of_ties(model: nn.Module) -> None:
+    """Say which weights other modules have too: merged, a layer has one of its own."""
+    holders: dict[int, int] = {}
+    for module in model.modules():
+        for parameter in filter(None.__ne__, module._parameters.values()):
+            holders[id(parameter)] = holders.get(id(parameter), 0) + 1
+    for name, layer in adapter_layers(model):
+        if holders.get(id(layer.base._parameters.get("weight")), 0) > 1:
+            warnings.warn(
+                f"{name} shared its weight with another layer and has one of its own when it is "
+                "merged: a model that ties the two again, as transformers' tie_word_embeddings "
+                "does when it is loaded, would lose the adapter.",
+                stacklevel=3,
+            )
 
 
 def check_adapter(rank: int, dropout: float, alpha: float | None = None) -> None:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from variants.forms import Dense, Embedding, form_of, has_known_forward, is_hooked, is_plain
-from variants.kernels import MERGED, at_least_float32, full_precision
+from variants.kernels import MERGED, at_least_float32, autocasting, full_precision
 from variants.stand_in import StandIn
 
 Update = TypeVar("Update", bound=Callable)
@@ -36,6 +36,18 @@ def for_plain_linears(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return routed
 
 
+def for_mergeable(merge: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    """A layer's own `merge`, behind what has to be asked of every base."""
+
+    @wraps(merge)
+    def checked(self: "Beside") -> nn.Module:
+        check_mergeable(self.base)
+        self.check_readable()
+        return merge(self)
+
+    return checked
+
+
 class Beside(StandIn):
     """What an adapter layer is to its surroundings, whatever its base is."""
 
@@ -45,10 +57,12 @@ class Beside(StandIn):
         self.form = form_of(base) or Dense
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Let a method's own forward pass be called only where the base is a plain linear layer."""
+        """Call a method's own `forward` and `merge` only where the base is fit for them."""
         super().__init_subclass__(**kwargs)
         if "forward" in vars(cls):
             cls.forward = for_plain_linears(cls.forward)
+        if "merge" in vars(cls):
+            cls.merge = for_mergeable(cls.merge)
 
     @property
     def W0(self) -> Tensor:
@@ -91,13 +105,18 @@ class Beside(StandIn):
     @property
     def fan_in(self) -> int:
         """How many of the d_in inputs are not zero at a time."""
-        return 1 if self.form is Embedding else self.W0.shape[1]
+        return 1 if self.form is Embedding else self.shape[1]
 
     def size(self, side: int) -> int:
         """Raises AttributeError where a plain layer of the base's kind would."""
         if not self.form.dense:
             raise AttributeError(f"A {self.form.noun} has no such attribute.")
-        return self.W0.shape[side]
+        return self.shape[side]
+
+    @property
+    def shape(self) -> torch.Size:
+        """That of W0, [d_out, d_in]; a quantised weight is not made for it."""
+        return getattr(self.base, "shape", None) or self.W0.shape
 
     def merged_weight(self) -> Tensor:
         """The weight [d_out, d_in] of the linear layer this equals in eval, at least float32."""
@@ -159,6 +178,10 @@ class Beside(StandIn):
         """The output for input x, given y = base(x)."""
         raise NotImplementedError
 
+    def merge(self) -> nn.Module:
+        """The plain layer of equal function."""
+        raise NotImplementedError
+
     def added(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """(W - W0) x, x behind the layer's dropout; in the dtype of W0 unless told another."""
         dtype = self.W0.dtype if dtype is None else dtype
@@ -198,7 +221,7 @@ class Beside(StandIn):
 
     def check_output(self, x: Tensor, y: Any) -> None:
         """Raise ValueError for an output of a base that its weight could not have."""
-        shape = (*x.shape[:-1], len(self.W0))
+        shape = (*x.shape[:-1], self.shape[0])
         if not isinstance(y, Tensor) or y.shape != shape:
             found = list(y.shape) if isinstance(y, Tensor) else type(y).__name__
             raise ValueError(
@@ -207,9 +230,10 @@ class Beside(StandIn):
             )
 
     def check_readable(self) -> None:
-        """Raise ValueError for a base whose weight alone is on the meta device."""
+        """Raise ValueError for a base that alone is on the meta device."""
+        held = [*self.base.parameters(), *self.base.buffers()]
         own = (getattr(*place) for place in self.own_tensors())
-        if self.W0.is_meta and not all(tensor.is_meta for tensor in own):
+        if any(tensor.is_meta for tensor in held) and not all(tensor.is_meta for tensor in own):
             raise ValueError(
                 f"The weight of this {type(self.base).__name__} is on the meta device, offloaded "
                 "or not loaded yet, and the adapter computes with it; load it first."
@@ -219,7 +243,7 @@ class Beside(StandIn):
 def precise(x: Tensor, base: nn.Module) -> bool:
     """Whether W can be used in the dtype of x without rounding a small change away."""
     dtype: torch.dtype = base.weight.dtype  # type: ignore[assignment]
-    return x.dtype == dtype in MERGED and not torch.is_autocast_enabled(x.device.type)
+    return x.dtype == dtype in MERGED and not autocasting(x.device)
 
 
 def check_mergeable(base: nn.Module) -> None:

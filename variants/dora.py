@@ -54,7 +54,8 @@ class DoRALayer(LoRALayer):
         the values they had.
         """
         # Comparing makes a GPU wait, and is nothing that could be compiled or mapped.
-        if self.A.is_cuda or torch.compiler.is_compiling() or transforming():
+        elsewhere = self.A.device.type != "cpu"
+        if elsewhere or torch.compiler.is_compiling() or transforming():
             return self.plain_norm()
         # A norm kept from inference mode could not be used in training.
         with torch.inference_mode(False), torch.no_grad():

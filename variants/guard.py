@@ -86,7 +86,7 @@ def whole(adapt: Callable[..., None]) -> Callable[..., None]:
 
 
 def check_bare(model: nn.Module) -> None:
-    """Raise ValueError for a model that holds adapter layers, or weights of no shape yet."""
+    """Raise ValueError for a model with adapter layers, or with weights that cannot be trained."""
     for name, module in model.named_modules():
         if isinstance(module, StandIn):
             raise ValueError(
@@ -96,6 +96,11 @@ def check_bare(model: nn.Module) -> None:
     for name, parameter in model.named_parameters():
         if isinstance(parameter, UninitializedParameter):
             raise ValueError(f"{name} has no shape before its first input: run the model once.")
+        if parameter.is_inference():
+            raise ValueError(
+                f"{name} was loaded in inference mode, and autograd cannot go through it: load the "
+                "model outside of torch.inference_mode."
+            )
 
 
 def forget(model: nn.Module) -> None:

@@ -21,7 +21,7 @@ def can_merge(x: Tensor, base: nn.Module) -> bool:
     """
     if not isinstance(base, nn.Linear) or not is_plain(base) or base.weight.requires_grad:
         return False
-    return x.dtype == base.weight.dtype in MERGED and not torch.is_autocast_enabled(x.device.type)
+    return x.dtype == base.weight.dtype in MERGED and not autocasting(x.device)
 
 
 def transforming() -> bool:
@@ -34,10 +34,14 @@ def transforming() -> bool:
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
+def autocasting(device: torch.device) -> bool:
+    """Whether autocast rounds products on this device; the meta device knows none."""
+    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+
+
 def full_precision(device: torch.device) -> AbstractContextManager[object]:
     """Products as precise as their factors, also under autocast, which would round them."""
-    known = torch.amp.is_autocast_available(device.type)
-    if known and torch.is_autocast_enabled(device.type):
+    if autocasting(device):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
 
@@ -131,7 +135,7 @@ class MergedLinear(torch.autograd.Function):
 
 def side_product(x: Tensor, A: Tensor, B: Tensor, scale: float) -> Tensor:
     """s B A x for x [..., d_in], without a matrix [d_out, d_in]."""
-    plain = x.dtype not in MERGED or torch.is_autocast_enabled(x.device.type) or transforming()
+    plain = x.dtype not in MERGED or autocasting(x.device) or transforming()
     if plain:
         return F.linear(F.linear(x, A), B) * scale
     flat = as_rows(x)

@@ -60,6 +60,7 @@ class QuantLinear(nn.Module):
                 "its own, and quantising it would keep its weight alone."
             )
         self.shape = linear.weight.shape
+        self.out_features, self.in_features = self.shape  # as callers may read them
         self.linear_class = linear_class(linear)  # what it becomes again when merged
         self.bias = linear.bias
         self.stored_dtype = linear.weight.dtype
