@@ -524,3 +524,25 @@ def test_what_is_put_in_has_the_mode_of_what_was_there(name: str, training: bool
     assert torch.equal(model(x), model(x)) == (not training)
     merge(model)
     assert model.body[0].training == training and not model.body[2].training
+
+
+class Routed(nn.Linear):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        y = super().forward(x)
+        return y, y.softmax(dim=-1)
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_words_leave_out_what_is_more_than_its_weight_and_say_so(name: str) -> None:
+    model = nn.ModuleDict({"attention": nn.ModuleDict({"q": nn.Linear(D, D), "r": Routed(D, D)})})
+    for word in ("all-linear", "attention"):
+        with pytest.warns(UserWarning, match=rf"^'{word}' leaves out attention\.r \(Routed\)"):
+            method(name, word).adapt(tried := deepcopy(model))
+        assert [n for n, _ in adapter_layers(tried)] == ["attention.q"]
+    bare = nn.Sequential(Routed(D, D))
+    with pytest.raises(ValueError, match=r"^This model has no layers that 'all-linear' means"):
+        method(name, "all-linear").adapt(bare)
+    with pytest.raises(ValueError, match=r"^This model has no layers that 'attention' means\.$"):
+        method(name, "attention").adapt(nn.Sequential(nn.Linear(D, D)))
+    with pytest.raises(ValueError, match=r"^0 is a Int8 with a weight .* codes"):
+        method(name, "all-linear").adapt(nn.Sequential(Int8(D, D)))

@@ -64,14 +64,14 @@ class AdaLoRALayer(AdapterLayer):
         inner = F.linear(self.dropout(x), self.A.to(x.dtype)) * self.E.to(x.dtype)
         return y + F.linear(inner, self.B.to(x.dtype)) * self.scale
 
+    def triplets(self) -> tuple[nn.Parameter, ...]:
+        """What trains."""
+        return self.A, self.B, self.E
+
     def average(self, beta1: float, beta2: float) -> None:
         """Take this step's sensitivity |w dL/dw| into the averages, Eq. (10) to (12)."""
         for name in FACTORS:
             factor = getattr(self, name)
-            if factor.grad is None:
-                raise ValueError(
-                    f"{name} of an AdaLoRA layer got no gradient, so it has no importance."
-                )
             sensitivity = getattr(self, f"sensitivity_{name}")
             uncertainty = getattr(self, f"uncertainty_{name}")
             now = (factor * factor.grad).abs()
@@ -152,6 +152,7 @@ class AdaLoRA(Variant):
         step, fixed = progress.step - 1, self.fixed_from(progress.total)
         found = layers(model)
         if step < fixed:
+            check_gradients(model)
             for layer in found:
                 layer.average(self.beta1, self.beta2)
         if step <= fixed:
@@ -242,6 +243,16 @@ class AdaLoRA(Variant):
 def layers(model: nn.Module) -> list[AdaLoRALayer]:
     """The model's AdaLoRA layers in order."""
     return [layer for _, layer in adapter_layers(model) if isinstance(layer, AdaLoRALayer)]
+
+
+def check_gradients(model: nn.Module) -> None:
+    """Raise ValueError for a layer that the loss does not depend on."""
+    for name, layer in adapter_layers(model):
+        if isinstance(layer, AdaLoRALayer) and any(p.grad is None for p in layer.triplets()):
+            raise ValueError(
+                f"{name} got no gradient, as the loss does not depend on it, so it has no "
+                "importance; leave it out of the targets."
+            )
 
 
 def keep_most_important(found: list[AdaLoRALayer], budget: int) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from variants.forms import Dense, form_of, has_known_forward
+from variants.state import shorten
 
 NOT, BLOCKS = "!", "layers:"
 ALL, ATTENTION = "all-linear", "attention"
@@ -76,9 +77,39 @@ def matches(model: nn.Module, layers: dict[str, nn.Module], target: str) -> list
         found = [name for name in linears if any(name.startswith(f"{n}.") for n in inside)]
     else:
         found = named(layers, target)
+    if target in (ALL, ATTENTION):
+        return found_by_word(target, {name: layers[name] for name in found})
     if not found:
         raise ValueError(unknown_target(model, target, linears))
     return found
+
+
+def found_by_word(word: str, layers: dict[str, nn.Module]) -> list[str]:
+    """The names of those that are linear layers and nothing else; of others it is warned.
+
+    Raises ValueError where no layer is left.
+    """
+    # Codes are kept: they are refused, with what to do.
+    plain = [n for n, m in layers.items() if has_known_forward(m) or not is_floating(m)]
+    others = [name for name in layers if name not in plain]
+    kinds = ", ".join(sorted({type(layers[name]).__name__ for name in others}))
+    if not plain:
+        beside = (
+            f" but for {kinds}, whose forward pass is its own: name its layers" if others else ""
+        )
+        raise ValueError(f"This model has no layers that '{word}' means{beside}.")
+    if others:
+        warnings.warn(
+            f"'{word}' leaves out {shorten(others)} ({kinds}), whose forward pass is its own, as a "
+            "router's; name those that are to be adapted.",
+            stacklevel=2,
+        )
+    return plain
+
+
+def is_floating(layer: nn.Module) -> bool:
+    """Whether the weight of a layer holds numbers, and not codes of few bits."""
+    return cast(Tensor, layer.weight).dtype in FLOATING
 
 
 def named(names: Iterable[str], target: str) -> list[str]:
@@ -216,8 +247,7 @@ def check_layer(name: str, layer: nn.Module, method: str, linear_only: bool) -> 
         )
     weight = cast(Tensor, layer.weight)
     expected = getattr(layer, "out_features", None), getattr(layer, "in_features", None)
-    coded = weight.dtype not in FLOATING
-    if coded or (isinstance(layer, nn.Linear) and tuple(weight.shape) != expected):
+    if not is_floating(layer) or (isinstance(layer, nn.Linear) and tuple(weight.shape) != expected):
         raise ValueError(
             f"{name} is a {kind} with a weight {list(weight.shape)} of {weight.dtype}: codes, and "
             "not numbers that an adapter could belong to; load the model without quantisation."
