@@ -231,9 +231,12 @@ class Beside(StandIn):
 
     def check_readable(self) -> None:
         """Raise ValueError for a base that alone is on the meta device."""
-        held = [*self.base.parameters(), *self.base.buffers()]
+        weight = self.base._parameters.get("weight")  # asked alone, as this is asked often
+        held = self.base.buffers() if weight is None else (weight,)
+        if not any(tensor.is_meta for tensor in held):
+            return
         own = (getattr(*place) for place in self.own_tensors())
-        if any(tensor.is_meta for tensor in held) and not all(tensor.is_meta for tensor in own):
+        if not all(tensor.is_meta for tensor in own):
             raise ValueError(
                 f"The weight of this {type(self.base).__name__} is on the meta device, offloaded "
                 "or not loaded yet, and the adapter computes with it; load it first."

@@ -38,12 +38,15 @@ class DoRALayer(LoRALayer):
     def reset_cache(self) -> None:
         self.frozen: tuple[Seen, Tensor] | None = None  # W0, and the norms of its rows
         self.known: tuple[Seen, float, Tensor, Tensor, Tensor] | None = None  # W0, s, A, B, norms
+        self.positive: Tensor | None = None  # those norms, where no row is zero
 
     def merged_weight(self) -> Tensor:
         return self.rescaling(self.plain_norm()).unsqueeze(1) * super().merged_weight()
 
     def rescaling(self, norm: Tensor) -> Tensor:
         """c = m / norm [d_out]; 1 for a row of zeros as long as its m is 0: it has no direction."""
+        if norm is self.positive:
+            return self.m / norm
         zero = (norm == 0).to(norm.dtype)
         return self.m / (norm + zero) + zero
 
@@ -59,14 +62,17 @@ class DoRALayer(LoRALayer):
             return self.plain_norm()
         # A norm kept from inference mode could not be used in training.
         with torch.inference_mode(False), torch.no_grad():
-            if self.known is not None:
-                W0, scale, A, B, norm = self.known
-                same = W0.is_still(self.W0) and scale == self.scale and A.dtype == self.A.dtype
+            seen = None
+            if self.known is not None and self.known[0].is_still(self.W0):
+                seen, scale, A, B, norm = self.known
+                same = scale == self.scale and A.dtype == self.A.dtype
                 # Not their `_version`: fused optimisers and `.data` do not count there.
                 if same and torch.equal(A, self.A) and torch.equal(B, self.B):
                     return norm
             norm = self.new_norm()
-            self.known = (Seen(self.W0), self.scale, self.A.clone(), self.B.clone(), norm)
+            self.positive = norm if bool((norm > 0).all()) else None
+            seen = Seen(self.W0) if seen is None else seen
+            self.known = (seen, self.scale, self.A.clone(), self.B.clone(), norm)
             return norm
 
     def new_norm(self) -> Tensor:
@@ -89,7 +95,8 @@ class DoRALayer(LoRALayer):
         with full_precision(A.device):
             half = torch.addmm(A @ W0.T, A @ A.T, B.T, alpha=self.scale / 2)
         change = 2 * self.scale * (B.T * half).sum(dim=0)
-        # Where the update takes away most of a row, the sum is a small difference of large numbers.
+        # Where the update takes away most of a row, the sum is a small difference of large numbers;
+        # and a row of zeros has none to start from.
         if bool(((before + change < before / 16) | (before == 0)).any()):
             return self.plain_norm()
         return start * (1 + change / before).sqrt()  # so exactly `start` for B = 0
