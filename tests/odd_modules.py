@@ -227,7 +227,7 @@ ODD: dict[str, Odd] = {
     "tied": Odd(Tied, "proj"),
     "reads weight": Odd(Reading, "proj"),
     "attention": Odd(Attention, "out_proj"),
-    "encoder layer": Odd(Encoder, "all-linear"),
+    "encoder layer": Odd(Encoder, "all-linear", warns=True),
     "in place": Odd(in_place, "1"),
     "recomputed": Odd(Recomputed, "proj"),
     "experts": Odd(Experts, "down", warns=True),

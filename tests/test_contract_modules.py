@@ -28,7 +28,7 @@ def test_it_is_right_or_refused_in_one_sentence(name: str, kind: str) -> None:
         warnings.filterwarnings("ignore", category=FutureWarning)
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         if ODD[kind].warns:
-            warnings.filterwarnings("ignore", message=".*hold weights of several matrices")
+            warnings.filterwarnings("ignore", message=".*hold the weights of several matrices")
         if kind == "tied":
             warnings.filterwarnings("ignore", message=".*shared its weight")
         cell = try_out(name, ODD[kind])

@@ -328,3 +328,28 @@ def test_a_layer_whose_weight_is_read_has_no_importance_and_is_named() -> None:
     looked_at(model, "0", "out_proj")
     with pytest.raises(ValueError, match=r"^1\.out_proj was not called .* leave it out"):
         measure_importance(model, [{"input": torch.randn(2, 3, 8)}])
+
+
+def test_a_decoders_tokens_are_known_by_its_labels_too() -> None:
+    class Translating(Translator):
+        config = type("Config", (), {"is_encoder_decoder": True})
+
+        def forward(  # type: ignore[override]
+            self, input_ids: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor
+        ) -> None:
+            super().forward(input_ids, attention_mask, labels.clamp(0))
+
+    labels = torch.tensor([[3, 4, -100], [5, -100, -100]])
+    mask = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 0]])
+    inputs = {"input_ids": torch.randint(0, 20, (2, 4)), "attention_mask": mask, "labels": labels}
+    model = Translating()
+    looked_at(model, "decoder", "encoder")
+    found = measure_importance(model, [inputs])
+    layers = lora_layers(model)
+    with torch.no_grad():
+        x = model.embed(labels.clamp(0))
+        seen = torch.tensor([[1.0, 1, 1], [1, 1, 0]])  # the first one, and those behind a label
+        decoder = (layers["decoder"].branch(x).square().sum(-1) * seen).sum()
+        x = model.embed(inputs["input_ids"])
+        encoder = (layers["encoder"].branch(x).square().sum(-1) * mask).sum()
+    assert found["decoder"] == pytest.approx(float(decoder / (decoder + encoder)), rel=1e-4)

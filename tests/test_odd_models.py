@@ -22,7 +22,7 @@ from transformers import (
     WhisperConfig,
 )
 
-from variants.base import AdapterLayer, adapter_layers, merge
+from variants.base import AdapterLayer, Progress, adapter_layers, merge
 from variants.bitfit import is_bias
 from variants.last_k import stacks
 from variants.lora import LoRALayer
@@ -301,7 +301,7 @@ class SharedExpert(nn.Module):
 
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_experts_in_one_parameter_are_named_where_a_target_means_them_too(name: str) -> None:
-    said = r"^experts\.down_proj \[4, 16, 16\] hold weights of several matrices.* not adapted"
+    said = r"^experts\.down_proj \[4, 16, 16\] hold the weights of several matrices.* not adapted"
     for target in ("down_proj", "all-linear"):
         with pytest.warns(UserWarning, match=said):
             method(name, target).adapt(SharedExpert())
@@ -314,7 +314,7 @@ def test_experts_in_one_parameter_are_named_where_a_target_means_them_too(name: 
 
 def test_of_a_mixture_of_experts_it_is_said_what_stays() -> None:
     model = mixtral()
-    with pytest.warns(UserWarning, match=r"experts\.\w+ \[4, \d+, \d+\] and 3 more hold weights"):
+    with pytest.warns(UserWarning, match=r"experts\.\w+ \[4, \d+, \d+\] and 3 more hold"):
         method("lora", "all-linear").adapt(model)
     assert {n.rpartition(".")[2] for n, _ in adapter_layers(model)} == {
         "q_proj", "k_proj", "v_proj", "o_proj"
@@ -546,3 +546,44 @@ def test_words_leave_out_what_is_more_than_its_weight_and_say_so(name: str) -> N
         method(name, "attention").adapt(nn.Sequential(nn.Linear(D, D)))
     with pytest.raises(ValueError, match=r"^0 is a Int8 with a weight .* codes"):
         method(name, "all-linear").adapt(nn.Sequential(Int8(D, D)))
+
+
+@pytest.mark.parametrize("word", ["all-linear", "attention"])
+def test_projections_fused_into_one_parameter_are_named(word: str) -> None:
+    attention = nn.MultiheadAttention(D, 2)
+    model = nn.ModuleDict({"attention": deepcopy(attention), "lstm": nn.LSTM(D, D)})
+    with pytest.warns(UserWarning, match=r"^attention\.in_proj_weight \[48, 16\] and 2 more"):
+        method("lora", word).adapt(model)
+    assert [n for n, _ in adapter_layers(model)] == ["attention.out_proj"]
+    with pytest.raises(ValueError, match=r"'in_proj_weight' names the parameter attention\.in_pr"):
+        method("lora", "in_proj_weight").adapt(
+            nn.ModuleDict({"attention": nn.MultiheadAttention(D, 2)})
+        )
+
+
+def test_pissa_says_where_a_weight_has_fewer_directions_than_its_rank() -> None:
+    model = Classifier()
+    nn.init.zeros_(model.body[0].weight)
+    with torch.no_grad():
+        model.body[0].weight[0, 0] = 1
+    with pytest.raises(ValueError, match=r"^body\.0 cannot be adapted\. rank must be at most 1"):
+        method("pissa", "body.0", rank=2).adapt(model)
+
+
+def test_products_that_hooks_make_are_not_rounded_by_autocast() -> None:
+    for name in ("adalora", "lora_fa"):
+        found = []
+        for on in (False, True):
+            torch.manual_seed(0)
+            model = Classifier()
+            variant = method(name, ["0", "2"])
+            variant.adapt(model)
+            nudge(model)
+            model(batch()).square().sum().backward()
+            with torch.autocast("cpu", torch.bfloat16, enabled=on):
+                found.append(torch.as_tensor(variant.penalty(model)).detach())
+                variant.after_backward(model, Progress(1, 9))
+            found.append(
+                torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+            )
+        assert torch.equal(found[0], found[2]) and torch.equal(found[1], found[3])

@@ -564,7 +564,7 @@ def test_experts_and_parameters_of_no_layer_stand_in_the_summary() -> None:
     model = net()
     model.experts = nn.Module()
     model.experts.down = nn.Parameter(torch.randn(4, D, D))
-    with pytest.warns(UserWarning, match="hold weights of several matrices"):
+    with pytest.warns(UserWarning, match="hold the weights of several matrices"):
         adapt(model, "lora", rank=2)
     assert "experts Module (down [4, 16, 16]), frozen" in str(summary(model))
 

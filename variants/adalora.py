@@ -26,6 +26,7 @@ from variants.base import (
     replace_linears,
 )
 from variants.foreign import state
+from variants.kernels import full_precision
 
 FACTORS = ("A", "B", "E")
 
@@ -144,7 +145,8 @@ class AdaLoRA(Variant):
             A = torch.stack([layer.A for layer in group])
             B = torch.stack([layer.B for layer in group])
             identity = torch.eye(self.rank, dtype=A.dtype, device=A.device)
-            norms += [torch.linalg.matrix_norm(G - identity) for G in (A @ A.mT, B.mT @ B)]
+            with full_precision(A.device):  # autocast would round what should be the identity
+                norms += [torch.linalg.matrix_norm(G - identity) for G in (A @ A.mT, B.mT @ B)]
         return self.gamma * torch.cat(norms).mean()
 
     @torch.no_grad()

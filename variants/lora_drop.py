@@ -12,6 +12,7 @@ from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 from torch import Tensor
 
 from variants.base import Foreign, Probe, adapter_layers, copy_exactly, evaluating
@@ -147,7 +148,8 @@ def measure_importance(model: nn.Module, batches: Iterable[Any]) -> dict[str, fl
     layers = lora_layers(model)
     device = next(model.parameters()).device
     sums = {name: torch.zeros((), dtype=torch.float64, device=device) for name in layers}
-    masks = Masks({})
+    decodes = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+    masks = Masks({}, decodes)
     called: set[str] = set()
 
     def hook(name: str) -> Any:
@@ -163,7 +165,7 @@ def measure_importance(model: nn.Module, batches: Iterable[Any]) -> dict[str, fl
         with evaluating(model):
             for batch in batches:
                 inputs = batch if isinstance(batch, Mapping) else batch.inputs
-                masks = Masks(inputs)
+                masks = Masks(inputs, decodes)
                 model(**inputs)
     finally:
         for handle in hooks:
@@ -187,14 +189,18 @@ def squared_change(layer: LoRALayer, x: Tensor) -> Tensor:
 
 
 class Masks:
-    """Which places of a batch hold real tokens."""
+    """Which places of a batch hold real tokens; `decodes` where its labels are a decoder's."""
 
-    def __init__(self, inputs: Mapping[str, Any]) -> None:
+    def __init__(self, inputs: Mapping[str, Any], decodes: bool) -> None:
         masks = [mask for key, mask in inputs.items() if key.endswith("attention_mask")]
         self.known = [mask.bool() for mask in masks if mask is not None and mask.dim() == 2]
-        decoder = inputs.get("decoder_input_ids")
-        if decoder is not None and "decoder_attention_mask" not in inputs:
-            self.known.append(torch.ones_like(decoder, dtype=torch.bool))
+        decoder, labels = inputs.get("decoder_input_ids"), inputs.get("labels")
+        if "decoder_attention_mask" not in inputs:
+            if decoder is not None:
+                self.known.append(torch.ones_like(decoder, dtype=torch.bool))
+            elif decodes and labels is not None and labels.dim() == 2:
+                # The decoder sees each label one place later, and something else at first.
+                self.known.append(F.pad(labels[:, :-1] != -100, (1, 0), value=True))
 
     def of(self, name: str, places: Tensor) -> Tensor | float:
         """The mask of these places, or 1 where they are no tokens of the batch.

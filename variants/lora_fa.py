@@ -11,6 +11,7 @@ import torch
 import torch.nn as nn
 
 from variants.base import Progress, adapter_layers
+from variants.kernels import full_precision
 from variants.lora import LoRA, LoRALayer
 
 
@@ -38,5 +39,6 @@ class LoRAFA(LoRA):
             assert isinstance(layer, LoRALayer)
             if layer.B.grad is not None:
                 # X (A A^T) = g_B / s^2, the matrix being symmetric.
-                gram = layer.A @ layer.A.T * layer.scale**2
-                layer.B.grad = torch.linalg.solve(gram, layer.B.grad.T).T.contiguous()
+                with full_precision(layer.A.device):
+                    gram = layer.A @ layer.A.T * layer.scale**2
+                    layer.B.grad = torch.linalg.solve(gram, layer.B.grad.T).T.contiguous()

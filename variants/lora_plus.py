@@ -4,6 +4,7 @@ Published ratios belong to an initialisation: the authors' code has A = 0 and B 
 others B = 0 and A random.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -24,7 +25,7 @@ class LoRAPlus(LoRA):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.ratio <= 0:
+        if not 0 < self.ratio < math.inf:
             raise ValueError(f"ratio must be positive, got {self.ratio}.")
         if self.zero not in ("A", "B"):
             raise ValueError(f"zero must be A or B, got '{self.zero}'.")

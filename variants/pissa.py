@@ -28,6 +28,11 @@ class PiSSALayer(LoRALayer):
                 f"{d_out} x {d_in} weight, got {rank}."
             )
         U, S, Vh = torch.linalg.svd(at_least_float32(self.W0), full_matrices=False)
+        if not S.is_meta and not S[rank - 1] > 0:
+            raise ValueError(
+                f"rank must be at most {int((S > 0).sum())}, the singular values above zero, got "
+                f"{rank}: what starts from zero twice would never train."
+            )
         root = (S[:rank] / scale).sqrt()
         with torch.no_grad():
             self.A.copy_(root[:, None] * Vh[:rank])

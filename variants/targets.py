@@ -261,18 +261,25 @@ def check_layer(name: str, layer: nn.Module, method: str, linear_only: bool) -> 
 
 def warn_of_tensors(model: nn.Module, targets: list[str]) -> None:
     """Say which weights a target means, too, that lie in a parameter and in no layer."""
+    words = {ALL, ATTENTION} & set(targets)
     bare = {
         f"{name}.{key}".removeprefix("."): parameter
         for name, module in model.named_modules()
         if form_of(module) is None and not isinstance(module, _ConvTransposeNd)
         for key, parameter in module.named_parameters(recurse=False)
-        if parameter.dim() == 3 and min(parameter.shape) > 1
+        if holds_matrices(module, parameter)
     }
-    named = [n for n in bare if ALL in targets or any(f".{n}".endswith(f".{t}") for t in targets)]
+    named = [n for n in bare if words or any(f".{n}".endswith(f".{t}") for t in targets)]
     if named:
         more = f" and {len(named) - 1} more" if len(named) > 1 else ""
         warnings.warn(
-            f"{named[0]} {list(bare[named[0]].shape)}{more} hold weights of several matrices, as "
-            "experts do, in one parameter: they are not adapted and stay frozen.",
+            f"{named[0]} {list(bare[named[0]].shape)}{more} hold the weights of several matrices, "
+            "as of experts or of queries, keys and values, in one parameter: they are not adapted.",
             stacklevel=2,
         )
+
+
+def holds_matrices(module: nn.Module, parameter: nn.Parameter) -> bool:
+    """Whether a parameter is the weight of several linear layers in one."""
+    fused = isinstance(module, nn.MultiheadAttention | nn.RNNBase | nn.RNNCellBase)
+    return parameter.dim() >= (2 if fused else 3) and min(parameter.shape) > 1
