@@ -294,8 +294,9 @@ def warn_of_ties(model: nn.Module) -> None:
     """Say which weights other modules have too: merged, a layer has one of its own."""
     holders: dict[int, int] = {}
     for module in model.modules():
-        for parameter in filter(None.__ne__, module._parameters.values()):
-            holders[id(parameter)] = holders.get(id(parameter), 0) + 1
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                holders[id(parameter)] = holders.get(id(parameter), 0) + 1
     for name, layer in adapter_layers(model):
         if holders.get(id(layer.base._parameters.get("weight")), 0) > 1:
             warnings.warn(
