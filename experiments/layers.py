@@ -7,6 +7,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+from variants.base import linear_map
+
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -31,6 +33,9 @@ class SplitLinear(nn.Module):
 class CastLinear(nn.Linear):
     """A linear layer that casts its weights to the input's dtype at use."""
 
+    casts_at_use = True
+
+    @linear_map
     def forward(self, input: Tensor) -> Tensor:
         bias = None if self.bias is None else self.bias.to(input.dtype)
         return F.linear(input, self.weight.to(input.dtype), bias)
@@ -39,12 +44,16 @@ class CastLinear(nn.Linear):
 class CastLayerNorm(nn.LayerNorm):
     """A layer norm computed in float32, whatever it is given."""
 
+    casts_at_use = True
+
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(input.float()).to(input.dtype)
 
 
 class CastEmbedding(nn.Embedding):
     """An embedding that gives bfloat16, also while its own table trains in float32."""
+
+    casts_at_use = True
 
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(input).to(torch.bfloat16)

@@ -121,10 +121,38 @@ def double(made: DoRALayer) -> None:
     made.double()
 
 
+def new_parameter(made: DoRALayer) -> None:
+    """Another one at the same address, written to behind autograd's back."""
+    made.base.weight = nn.Parameter(made.base.weight.data.mul_(3), requires_grad=False)
+
+
+def there_and_back(made: DoRALayer) -> None:
+    """Rounded to bfloat16, and in float32 again where it was."""
+    made.base.bfloat16()
+    made.base.float()
+
+
+def loaded_in_inference(made: DoRALayer) -> None:
+    with torch.inference_mode():
+        made.base.weight = nn.Parameter(made.base.weight * 3, requires_grad=False)
+    made.row_norm()
+    with torch.inference_mode():
+        made.base.weight.mul_(0.5)
+
+
+def write_weights_data(made: DoRALayer) -> None:
+    made.base.weight.data.mul_(2)
+    made.reset_cache()
+
+
 @pytest.mark.parametrize("rank", [2, 20])  # each form once
 @pytest.mark.parametrize(
-    "change", [write_data, replace_data, copy_one, load_state, load_base, rescale, double]
-)
+    "change",
+    [
+        write_data, replace_data, copy_one, load_state, load_base, rescale, double, new_parameter,
+        there_and_back, loaded_in_inference, write_weights_data,
+    ],
+)  # fmt: skip
 def test_the_norm_is_new_when_a_tensor_changed(change: Callable, rank: int) -> None:
     made = layer(d_in=256, rank=rank)
     before = made.row_norm()
@@ -254,3 +282,79 @@ def test_the_magnitude_starts_as_the_norm_of_w_and_counts_one_per_output() -> No
     assert torch.equal(model[0].m, model[0].W0.norm(dim=1))
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert trained == 2 * (12 + 5) + 5
+
+
+@pytest.mark.parametrize("rank", [2, 20])  # each form once
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_factor_is_exactly_one_at_the_start_also_under_autocast(
+    rank: int, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    linear = nn.Linear(256, 40)
+    linear.weight.data = torch.randn(256, 40).T.to(dtype)  # not contiguous, as transposed ones
+    made = DoRALayer(linear, rank, 1.5, 0.0)
+    ones = torch.ones(40)
+    for on in (True, False):
+        with torch.autocast("cpu", torch.bfloat16, enabled=on):
+            made.reset_cache()
+            assert torch.equal(made.rescaling(made.row_norm()), ones)
+            assert torch.equal(made.rescaling(made.plain_norm()), ones)
+
+
+@pytest.mark.parametrize("rank", [2, 20])
+def test_a_forward_pass_under_autocast_leaves_nothing_behind(rank: int) -> None:
+    made, x = layer(256, 40, rank), torch.randn(400, 256)
+    with torch.autocast("cpu", torch.bfloat16):
+        made.eval()(x)
+        rounded = made.merge().weight
+    expected = F.linear(x, made.merged_weight(), made.bias)
+    assert_close(made(x), expected)
+    assert torch.equal(rounded, made.merge().weight)
+
+
+@pytest.mark.parametrize("rank", [2, 20])
+def test_a_row_of_zeros_trains_and_is_never_nan(rank: int) -> None:
+    torch.manual_seed(0)
+    linear = nn.Linear(128, 5)
+    with torch.no_grad():
+        linear.weight[1] = 0
+    few, many = torch.randn(2, 128), torch.randn(200, 128)
+    before = linear(few)
+    made = DoRALayer(linear, rank, 1.5, 0.0)
+    assert_close(made(few), before)
+    optimizer = torch.optim.Adam([made.A, made.B, made.m], lr=0.01)
+    target = torch.randn(200, 5)
+    for _ in range(3):
+        assert_close(made(few), F.linear(few, made.merged_weight(), made.bias))
+        (made(many) - target).square().mean().backward()
+        assert all(p.grad.isfinite().all() for p in (made.A, made.B, made.m))
+        optimizer.step()
+        optimizer.zero_grad()
+    assert made.m[1] != 0 and made.merged_weight()[1].any()
+
+
+@pytest.mark.parametrize("rank", [2, 20])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_layer_that_is_rounded_after_adapting_still_works(rank: int, dtype: torch.dtype) -> None:
+    made = layer(256, 40, rank).to(dtype)
+    x = torch.randn(60, 256).to(dtype)
+    expected = F.linear(x.float(), made.merged_weight().float(), made.bias.float())
+    assert_close(made(x).float(), expected, rtol=0.03, atol=0.03)
+    made(x).sum().backward()
+    assert made.merged_weight().dtype == torch.float32 and made.merge().weight.dtype == dtype
+
+
+@pytest.mark.parametrize("tokens", [3, 300])
+@pytest.mark.parametrize("rank", [2, 20])
+def test_it_compiles_without_a_graph_break(rank: int, tokens: int) -> None:
+    torch.compiler.reset()
+    made, x = layer(256, 40, rank), torch.randn(tokens, 256)
+    compiled = torch.compile(made, fullgraph=True, backend="aot_eager")
+    assert_close(compiled(x), made(x))
+    compiled(x).sum().backward()
+    found = [p.grad.clone() for p in (made.A, made.B, made.m)]
+    for p in (made.A, made.B, made.m):
+        p.grad = None
+    made(x).sum().backward()
+    for p, grad in zip((made.A, made.B, made.m), found, strict=True):
+        assert_close(p.grad, grad, rtol=1e-4, atol=1e-5)

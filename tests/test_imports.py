@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -32,6 +33,12 @@ EXCEPTIONS: dict[str, tuple[str, ...]] = {
 }
 # What a file of the methods may import beside torch, inside a function that is asked for it.
 OPTIONAL = {"variants/quantize.py": {"bitsandbytes"}}
+# What files beside the methods may import, and not before it is asked for.
+BESIDE = {
+    "variants/defaults.py": {"omegaconf"},
+    "variants/saving.py": {"safetensors"},
+    "variants/hf.py": {"transformers"},
+}
 METHODS = {path.stem for path in (ROOT / "conf" / "variant").glob("*.yaml")}
 # Methods whose name is an English word as well; only a string that is just this word counts.
 WORDS = {"full"}
@@ -103,8 +110,15 @@ def test_a_room_imports_only_what_lies_below_it(room: str) -> None:
 
 def test_variants_need_nothing_but_torch() -> None:
     for path in files("variants"):
-        optional = OPTIONAL.get(path.relative_to(ROOT).as_posix(), set())
-        assert third_party(path) - {"torch"} == optional, path
+        place = path.relative_to(ROOT).as_posix()
+        assert third_party(path) - {"torch"} == OPTIONAL.get(place, BESIDE.get(place, set())), path
+
+
+def test_methods_are_imported_with_torch_alone() -> None:
+    packages = set().union(*BESIDE.values(), *OPTIONAL.values())
+    code = f"import sys, variants, variants.lora; print({packages!r} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "set()\n", done.stdout + done.stderr
 
 
 def test_what_is_optional_is_imported_inside_a_function_and_is_an_extra() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn as nn
+from modules import method
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
@@ -17,6 +18,7 @@ from experiments.config import Run
 from experiments.job import start
 from experiments.probe import Trial, strata
 from experiments.runner import execute
+from variants.base import Variant
 from variants.lora import LoRALayer
 from variants.lora_drop import lora_layers, measure_importance, share_factors, smallest_cover
 
@@ -224,3 +226,154 @@ def test_what_the_probe_found_is_in_the_result_and_explains_what_is_kept(
     backbone = restore(tmp_path).loaded.model.backbone
     assert not any("importance" in key for key in run.variant.telemetry(backbone))
     assert not any("importance" in key for key in load_file(tmp_path / "adapter.safetensors"))
+
+
+class Texts(nn.Module):
+    """Layers that see tokens in several shapes, and some that see something else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(20, 8)
+        self.tokens = nn.Linear(8, 8)
+        self.flat = nn.Linear(8, 8)
+        self.turned = nn.Linear(8, 8)
+        self.pooled = nn.Linear(8, 8)
+        self.patches = nn.Conv1d(8, 8, 3, padding=1)
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> None:
+        x = self.embed(ids)
+        x = x + self.tokens(x)
+        x = x + self.flat(x.flatten(0, 1)).view_as(x)
+        x = x + self.turned(x.transpose(0, 1)).transpose(0, 1)
+        self.patches(x.transpose(1, 2))
+        self.pooled(x[:, 0])
+
+
+def looked_at(model: nn.Module, *names: str) -> Variant:
+    """LoRA-drop on these layers, somewhere in its training."""
+    variant = method("lora_drop", names)
+    torch.manual_seed(0)
+    variant.adapt(model)
+    for layer in lora_layers(model).values():
+        nn.init.normal_(layer.B)
+    return variant
+
+
+LAYERS = ("embed", "tokens", "flat", "turned", "pooled", "patches")
+
+
+@pytest.mark.parametrize(("texts", "length"), [(4, 4), (1, 5), (3, 5), (4, 1)])
+@pytest.mark.parametrize("masked", [True, False])
+def test_importance_counts_tokens_where_there_are_any_and_rows_elsewhere(
+    texts: int, length: int, masked: bool
+) -> None:
+    model = Texts()
+    looked_at(model, *LAYERS)
+    ids = torch.randint(0, 20, (texts, length))
+    mask = torch.ones(texts, length, dtype=torch.long)
+    if length > 1:
+        mask[0, length // 2 :] = 0
+        mask[-1, -1] = 0
+    inputs = {"ids": ids} | ({"attention_mask": mask} if masked else {})
+    if not masked:
+        mask = torch.ones_like(mask)
+    seen: dict[str, torch.Tensor] = {}
+    layers = lora_layers(model)
+    hooks = [
+        layer.register_forward_pre_hook(lambda m, x, name=name: seen.update({name: x[0]}))
+        for name, layer in layers.items()
+    ]
+    model.double().train()
+    model.dropout.eval()  # a module that its owner keeps in evaluation mode
+    found = measure_importance(model, [inputs])
+    assert model.training and model.tokens.training and not model.dropout.training
+    weights = {
+        "embed": mask, "tokens": mask, "flat": mask.flatten(), "pooled": torch.ones(texts),
+        "turned": mask if texts == length else mask.T, "patches": mask,
+    }  # fmt: skip
+    sums = {}
+    for name, layer in layers.items():
+        merged, base = layer.merge(), layer.base
+        change = (merged(seen[name]) - base(seen[name])).double()
+        squares = change.pow(2).sum(dim=1 if name == "patches" else -1)
+        sums[name] = float((squares * weights[name]).sum())
+    for name, value in sums.items():
+        assert found[name] == pytest.approx(value / sum(sums.values()), rel=1e-4), name
+    for handle in hooks:
+        handle.remove()
+    assert not any(layer._forward_pre_hooks for layer in layers.values())
+
+
+class Translator(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(20, 8)
+        self.encoder, self.decoder = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor,
+        decoder_input_ids: torch.Tensor,
+    ) -> None:  # fmt: skip
+        self.encoder(self.embed(input_ids))
+        self.decoder(self.embed(decoder_input_ids))
+
+
+def test_an_encoders_mask_is_not_laid_over_a_decoders_tokens() -> None:
+    model = Translator()
+    looked_at(model, "encoder", "decoder")
+    mask = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 0]])
+    inputs = {"input_ids": torch.randint(0, 20, (2, 4)), "attention_mask": mask}
+    found = measure_importance(model, [inputs | {"decoder_input_ids": torch.ones(2, 3).long()}])
+    assert sum(found.values()) == pytest.approx(1.0)
+    layers = [name for name, layer in lora_layers(model).items()]
+    with pytest.raises(ValueError, match=r"^encoder may see the encoder's tokens or the decoder's"):
+        measure_importance(model, [inputs | {"decoder_input_ids": torch.ones(2, 4).long()}])
+    assert model.training and layers == ["encoder", "decoder"]
+    assert not any(layer._forward_pre_hooks for layer in lora_layers(model).values())
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_probe_that_fails_leaves_mode_and_hooks_as_they_were(training: bool) -> None:
+    model = Texts().train(training)
+    looked_at(model, *LAYERS)
+    with pytest.raises(TypeError):
+        measure_importance(model, [{"pixels": torch.ones(2)}])
+    assert model.training == training and model.tokens.training == training
+    assert not any(layer._forward_pre_hooks for layer in lora_layers(model).values())
+
+
+def test_a_layer_whose_weight_is_read_has_no_importance_and_is_named() -> None:
+    class Attention(nn.MultiheadAttention):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+            return super().forward(x, x, x)[0]
+
+    model = nn.Sequential(nn.Linear(8, 8), Attention(8, 2))
+    looked_at(model, "0", "out_proj")
+    with pytest.raises(ValueError, match=r"^1\.out_proj was not called .* leave it out"):
+        measure_importance(model, [{"input": torch.randn(2, 3, 8)}])
+
+
+def test_a_decoders_tokens_are_known_by_its_labels_too() -> None:
+    class Translating(Translator):
+        config = type("Config", (), {"is_encoder_decoder": True})
+
+        def forward(  # type: ignore[override]
+            self, input_ids: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor
+        ) -> None:
+            super().forward(input_ids, attention_mask, labels.clamp(0))
+
+    labels = torch.tensor([[3, 4, -100], [5, -100, -100]])
+    mask = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 0]])
+    inputs = {"input_ids": torch.randint(0, 20, (2, 4)), "attention_mask": mask, "labels": labels}
+    model = Translating()
+    looked_at(model, "decoder", "encoder")
+    found = measure_importance(model, [inputs])
+    layers = lora_layers(model)
+    with torch.no_grad():
+        x = model.embed(labels.clamp(0))
+        seen = torch.tensor([[1.0, 1, 1], [1, 1, 0]])  # the first one, and those behind a label
+        decoder = (layers["decoder"].branch(x).square().sum(-1) * seen).sum()
+        x = model.embed(inputs["input_ids"])
+        encoder = (layers["encoder"].branch(x).square().sum(-1) * mask).sum()
+    assert found["decoder"] == pytest.approx(float(decoder / (decoder + encoder)), rel=1e-4)

@@ -23,6 +23,7 @@ from variants.lora import LoRA
 OTHER = {
     "backend": "bitsandbytes",
     "zero": "A",
+    "blocks": "encoder.layer",
     "unit": "block",
     "shared_per": "name",
     "threshold": 1.0,
@@ -34,7 +35,7 @@ START = {
     "vera": {"rank": 16},
 }
 # Settings that choose how something is computed and must not change what.
-SAME = {("qlora", "backend")}
+SAME = {("qlora", "backend"), ("last_k", "blocks")}
 
 
 def names(variant: str) -> list[str]:

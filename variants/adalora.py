@@ -6,6 +6,7 @@ averages.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn as nn
@@ -18,11 +19,14 @@ from variants.base import (
     Progress,
     Variant,
     adapter_layers,
+    additive,
     at_least_float32,
     check_adapter,
+    exportable_layers,
     replace_linears,
 )
 from variants.foreign import state
+from variants.kernels import full_precision
 
 FACTORS = ("A", "B", "E")
 
@@ -56,18 +60,19 @@ class AdaLoRALayer(AdapterLayer):
     def factors(self) -> tuple[Tensor, Tensor, float] | None:
         return self.A, self.B * self.E, self.scale
 
+    @additive
     def update(self, x: Tensor, y: Tensor) -> Tensor:
         inner = F.linear(self.dropout(x), self.A.to(x.dtype)) * self.E.to(x.dtype)
         return y + F.linear(inner, self.B.to(x.dtype)) * self.scale
+
+    def triplets(self) -> tuple[nn.Parameter, ...]:
+        """What trains."""
+        return self.A, self.B, self.E
 
     def average(self, beta1: float, beta2: float) -> None:
         """Take this step's sensitivity |w dL/dw| into the averages, Eq. (10) to (12)."""
         for name in FACTORS:
             factor = getattr(self, name)
-            if factor.grad is None:
-                raise ValueError(
-                    f"{name} of an AdaLoRA layer got no gradient, so it has no importance."
-                )
             sensitivity = getattr(self, f"sensitivity_{name}")
             uncertainty = getattr(self, f"uncertainty_{name}")
             now = (factor * factor.grad).abs()
@@ -87,6 +92,8 @@ class AdaLoRALayer(AdapterLayer):
 class AdaLoRA(Variant):
     """Triplets compete for a total rank that shrinks from n * rank to n * target_rank."""
 
+    any_form: ClassVar[bool] = True
+
     rank: int  # r0, the initial rank
     target_rank: int  # mean rank at the end
     alpha: float  # s = alpha / (r0 + 1e-5), fixed, as in the authors' code and PEFT
@@ -100,7 +107,7 @@ class AdaLoRA(Variant):
     targets: list[str]
 
     def __post_init__(self) -> None:
-        check_adapter(self.rank, self.dropout)
+        check_adapter(self.rank, self.dropout, self.alpha)
         if not 1 <= self.target_rank <= self.rank:
             raise ValueError(
                 f"target_rank must lie in 1 to rank={self.rank}, got {self.target_rank}."
@@ -138,7 +145,8 @@ class AdaLoRA(Variant):
             A = torch.stack([layer.A for layer in group])
             B = torch.stack([layer.B for layer in group])
             identity = torch.eye(self.rank, dtype=A.dtype, device=A.device)
-            norms += [torch.linalg.matrix_norm(G - identity) for G in (A @ A.mT, B.mT @ B)]
+            with full_precision(A.device):  # autocast would round what should be the identity
+                norms += [torch.linalg.matrix_norm(G - identity) for G in (A @ A.mT, B.mT @ B)]
         return self.gamma * torch.cat(norms).mean()
 
     @torch.no_grad()
@@ -146,6 +154,7 @@ class AdaLoRA(Variant):
         step, fixed = progress.step - 1, self.fixed_from(progress.total)
         found = layers(model)
         if step < fixed:
+            check_gradients(model)
             for layer in found:
                 layer.average(self.beta1, self.beta2)
         if step <= fixed:
@@ -186,7 +195,7 @@ class AdaLoRA(Variant):
                     "lora_A.weight": (layer.E[:, None] * layer.A).detach(),
                     "lora_B.weight": layer.B.detach(),
                 }
-                for name, layer in adapter_layers(model)
+                for name, layer in exportable_layers(model)
                 if isinstance(layer, AdaLoRALayer)
             },
         )
@@ -236,6 +245,16 @@ class AdaLoRA(Variant):
 def layers(model: nn.Module) -> list[AdaLoRALayer]:
     """The model's AdaLoRA layers in order."""
     return [layer for _, layer in adapter_layers(model) if isinstance(layer, AdaLoRALayer)]
+
+
+def check_gradients(model: nn.Module) -> None:
+    """Raise ValueError for a layer that the loss does not depend on."""
+    for name, layer in adapter_layers(model):
+        if isinstance(layer, AdaLoRALayer) and any(p.grad is None for p in layer.triplets()):
+            raise ValueError(
+                f"{name} got no gradient, as the loss does not depend on it, so it has no "
+                "importance; leave it out of the targets."
+            )
 
 
 def keep_most_important(found: list[AdaLoRALayer], budget: int) -> None:

@@ -4,9 +4,10 @@ A method is an `AdapterLayer` (the equation) and a `Variant` (hyper-parameters a
 training loop calls every hook of every method in one order, so no method is named outside its file.
 """
 
+import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, ClassVar, cast
 
 import torch
@@ -14,8 +15,21 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+from variants.beside import Beside
+from variants.beside import additive as additive  # part of the contract, as the aliases below
+from variants.called import HOOKS, LOADING, noted
 from variants.foreign import Foreign
+from variants.forms import form_of, twin
+from variants.forms import linear_map as linear_map
+from variants.forms import matrix_of as matrix_of
+from variants.guard import ADAPTING, forget, whole
+from variants.kernels import at_least_float32 as at_least_float32
 from variants.kernels import can_merge, merged_linear, merging_pays
+from variants.state import check_trained, kept_buffers
+from variants.state import copy_exactly as copy_exactly
+from variants.state import evaluating as evaluating
+from variants.state import hold_in_float32 as hold_in_float32
+from variants.targets import target_layers
 
 
 @dataclass(frozen=True)
@@ -37,71 +51,47 @@ class Probe:
     batches: Callable[[float], Iterable[Any]]  # this share, in order; `inputs` feed the backbone
 
 
-class AdapterLayer(nn.Module):
+class AdapterLayer(Beside):
     """A frozen linear layer with a trainable update, usable wherever the linear layer was.
 
     Parameters define the function, buffers are bookkeeping. `base` is anything with `weight`
-    [d_out, d_in], `bias` and `forward`.
+    [d_out, d_in], `bias` and `forward`; W0 and `bias` read them, `form` says what else it may be.
+    A method says `merged_weight`, and what of `factors` and `update` is cheaper.
     """
 
-    def __init__(self, base: nn.Module) -> None:
-        super().__init__()
-        self.base = base.requires_grad_(False)
-
-    @property
-    def W0(self) -> Tensor:
-        """The base's weight [d_out, d_in]."""
-        return cast(Tensor, self.base.weight)
-
-    @property
-    def bias(self) -> nn.Parameter | None:
-        """The base's bias [d_out], where it has one."""
-        return cast(nn.Parameter | None, self.base.bias)
-
-    def merged_weight(self) -> Tensor:
-        """The weight [d_out, d_in] of the linear layer this equals in eval, at least float32."""
-        raise NotImplementedError
-
     def forward(self, x: Tensor) -> Tensor:
-        """Map x [..., d_in] to [..., d_out]; by default through `factors` or `update`."""
+        """Map x [..., d_in] to [..., d_out]; by default through `factors` or `update`.
+
+        Called where the base is a plain linear layer; for all others there is `beside`.
+        """
         if can_merge(x, self.base) and not self.dropping():
             factors = self.factors()
             if factors is not None and merging_pays(x, *factors[:2]):
                 return merged_linear(x, self.W0, *factors, self.bias)
         return self.update(x, self.base(x))
 
-    def dropping(self) -> bool:
-        """Whether this call drops inputs at random, so that no one weight describes it."""
-        return any(
-            isinstance(part, nn.Dropout) and part.training and part.p > 0
-            for part in self.children()
-        )
-
-    def factors(self) -> tuple[Tensor, Tensor, float] | None:
-        """A [r, d_in], B [d_out, r] and s where the weight is W0 + s B A: for many tokens at once.
-
-        Gradients reach what they were computed from.
-        """
-        return None
-
     def update(self, x: Tensor, y: Tensor) -> Tensor:
-        """The output for input x, given y = base(x): the form that lets runs share one base."""
+        """The output for input x, given y = base(x): the form that lets runs share one base.
+
+        Where that is y and a term of x alone, mark it `additive`: then it also serves bases that
+        are more than their weight, for which (W - W0) x is computed otherwise.
+        """
         bias = self.bias
         return F.linear(
-            x, self.merged_weight().to(x.dtype), None if bias is None else bias.to(x.dtype)
+            x, self.full_weight().to(x.dtype), None if bias is None else bias.to(x.dtype)
         )
 
     @torch.no_grad()
     def merge(self) -> nn.Module:
-        """The plain linear layer of equal function, rounded once to the base's dtype."""
-        weight = self.merged_weight().to(self.W0.dtype)
-        d_out, d_in = weight.shape
-        linear = nn.Linear(d_in, d_out, bias=False, device="meta")
+        """The plain linear layer of equal function, rounded once to the base's dtype.
+
+        Raises ValueError where there is none, as the base is more than its weight.
+        """
+        weight = self.full_weight().to(self.W0.dtype)
         # The base's own class, so that a backbone whose linears cast at use keeps doing so.
-        linear.__class__ = linear_class(self.base)
-        linear.weight = nn.Parameter(weight, requires_grad=False)
-        linear.register_parameter("bias", self.bias)
-        return linear.train(self.training)
+        plain = self.base if form_of(self.base) else bare_linear(self.base)
+        merged = twin(plain, self.form.weight(self.base, weight), self.bias)
+        return merged.train(self.training)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,11 +100,26 @@ class Variant:
 
     # Whether `rank` decides how many parameters train, so that a study can match them.
     sized_by_rank: ClassVar[bool] = False
+    # Whether the layers read W0 alone of their base, and so serve every form of `variants.forms`:
+    # convolutions, embeddings, transformers' Conv1D. Not inherited: a subclass may read more.
+    any_form: ClassVar[bool] = False
 
     lr: float  # learning rate of what the method trains; the task head has its own
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let a method's `adapt` happen wholly or not at all, and its hooks be missed."""
+        super().__init_subclass__(**kwargs)
+        if "adapt" in vars(cls):
+            cls.adapt = whole(cls.adapt)
+        for name in (*HOOKS, LOADING):
+            if name in vars(cls):
+                setattr(cls, name, noted(vars(cls)[name]))
+
     def adapt(self, model: nn.Module) -> None:
-        """Choose what trains in `model` and put the method's layers into it, in place."""
+        """Choose what trains in `model` and put the method's layers into it, in place.
+
+        Raises ValueError, with the model as it was, where that cannot be done.
+        """
         raise NotImplementedError
 
     def prepare(self, model: nn.Module, probe: Probe) -> None:
@@ -136,6 +141,10 @@ class Variant:
     def after_step(self, model: nn.Module, progress: Progress) -> None:
         """Parameters have moved, gradients are still there: prune, reallocate, write back."""
 
+    def idle_hooks(self) -> set[str]:
+        """The names of hooks that do nothing with these settings, and need not be called."""
+        return set()
+
     def settled(self, progress: Progress) -> bool:
         """Whether the model has its final structure after this step.
 
@@ -146,16 +155,18 @@ class Variant:
     def learned_state(self, model: nn.Module) -> dict[str, Tensor]:
         """What, loaded over the adapted pretrained model, restores the fine-tuned one.
 
-        Trainable parameters and every parameter an adapter layer added, trained or not: LoRA-FA's
-        frozen random A is part of the function too.
+        Trainable parameters, every parameter an adapter layer added, trained or not, as LoRA-FA's
+        frozen random A is part of the function too, and buffers that training may move.
         """
         added = {id(p) for _, layer in adapter_layers(model) for p in added_parameters(layer)}
-        return {
+        parameters = {
             name: parameter.detach()
             for name, parameter in model.named_parameters()
             if parameter.requires_grad or id(parameter) in added
         }
+        return parameters | kept_buffers(model)
 
+    @noted
     def load_state(self, model: nn.Module, state: Mapping[str, Tensor]) -> None:
         """Restore `learned_state`, structure first where the method has one."""
         copy_exactly(self.learned_state(model), state)
@@ -185,11 +196,33 @@ def linear_class(base: nn.Module) -> type[nn.Linear]:
     return type(base) if isinstance(base, nn.Linear) else cast(type[nn.Linear], base.linear_class)
 
 
+def bare_linear(base: nn.Module) -> nn.Linear:
+    """A linear layer of the class that `base` was made from, without values."""
+    d_out, d_in = cast(Tensor, base.weight).shape
+    linear = nn.Linear(d_in, d_out, device="meta")
+    linear.__class__ = linear_class(base)
+    return linear
+
+
 def adapter_layers(model: nn.Module) -> Iterator[tuple[str, AdapterLayer]]:
     """Every adapter layer of the model with its dotted name."""
     for name, module in model.named_modules():
         if isinstance(module, AdapterLayer):
             yield name, module
+
+
+def exportable_layers(model: nn.Module) -> Iterator[tuple[str, AdapterLayer]]:
+    """Every adapter layer that has a form in another library's format.
+
+    Raises ValueError for one whose base would be another there.
+    """
+    for name, layer in adapter_layers(model):
+        if form_of(layer.base) is None or not layer.form.dense:
+            raise ValueError(
+                f"{name} has a {type(layer.base).__name__} below its adapter, and in another "
+                "library its factors would belong to other weights; merge the adapter instead."
+            )
+        yield name, layer
 
 
 def added_parameters(layer: AdapterLayer) -> Iterator[nn.Parameter]:
@@ -199,20 +232,15 @@ def added_parameters(layer: AdapterLayer) -> Iterator[nn.Parameter]:
 
 
 def target_linears(model: nn.Module, targets: Iterable[str]) -> dict[str, nn.Linear]:
-    """The linear layers whose dotted names end in one of `targets`, by name.
+    """The layers that `targets` mean, by name; see `variants.targets`.
 
-    Raises ValueError for a target that matches nothing, and where there is no target.
+    Linear ones, and those of other forms where the method that adapts takes them. Raises
+    ValueError for a target that means nothing, and where there is no target.
     """
-    linears = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
-    chosen: dict[str, nn.Linear] = {}
-    for target in targets:
-        matches = {n: m for n, m in linears.items() if f".{n}".endswith(f".{target}")}
-        if not matches:
-            raise ValueError(unknown_target(target, linears))
-        chosen |= matches
-    if not chosen:
-        raise ValueError("targets must name at least one linear layer, got none.")
-    return chosen
+    variant = ADAPTING.get()
+    method = "This" if variant is None else type(variant).__name__
+    linear_only = variant is None or not vars(type(variant)).get("any_form", False)
+    return cast(dict[str, nn.Linear], target_layers(model, targets, method, linear_only))
 
 
 def replace_linears(
@@ -220,39 +248,81 @@ def replace_linears(
 ) -> None:
     """Replace each target linear layer by `wrap(linear)`."""
     for name, linear in target_linears(model, targets).items():
-        replace_module(model, name, wrap(linear))
-
-
-def unknown_target(target: str, linears: Iterable[str]) -> str:
-    """The sentence that says which linear layers there are instead of `target`."""
-    known = list(dict.fromkeys(name.rpartition(".")[2] for name in linears))
-    near = get_close_matches(target, known, n=1, cutoff=0.5)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
-    return f"No linear layer is named '{target}'.{hint} This model has: {', '.join(sorted(known))}."
+        try:
+            layer = wrap(linear)
+        except ValueError as error:
+            raise ValueError(f"{name} cannot be adapted. {error}") from None
+        replace_module(model, name, layer)
 
 
 def replace_module(model: nn.Module, name: str, new: nn.Module | nn.Parameter) -> None:
-    """Put `new` where the sub-module, or the parameter, with this dotted name was."""
+    """Put `new` where the sub-module, or the parameter, with this dotted name was.
+
+    A module with several parents is replaced at all of them, and `new` takes over its mode.
+    """
     parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, new)
+    holder = model.get_submodule(parent)
+    old = getattr(holder, child, None)
+    places = [(holder, child)]
+    if isinstance(old, nn.Module):
+        modules = [(m, key, part) for m in model.modules() for key, part in m._modules.items()]
+        places += [(module, key) for module, key, part in modules if part is old]
+        if isinstance(new, nn.Module) and new.training != old.training:
+            new.train(old.training)
+    for module, key in places:
+        setattr(module, key, new)
 
 
 def merge(model: nn.Module) -> None:
-    """Replace every adapter layer by the plain linear layer of equal function, in place."""
-    for name, layer in list(adapter_layers(model)):
-        replace_module(model, name, layer.merge())
+    """Replace every adapter layer by the plain linear layer of equal function, in place.
+
+    Raises ValueError, with nothing replaced, for a layer that has no plain equal.
+    """
+    merged = {}
+    for name, layer in adapter_layers(model):
+        try:
+            merged[name] = layer.merge()
+        except ValueError as error:
+            raise ValueError(f"{name or 'The model'} cannot be merged. {error}") from None
+    warn_of_ties(model)
+    for name, layer in merged.items():
+        replace_module(model, name, layer)
+    forget(model)
 
 
-def check_adapter(rank: int, dropout: float) -> None:
-    """Raise ValueError for a rank or a dropout probability that no adapter can have."""
+def warn_of_ties(model: nn.Module) -> None:
+    """Say which weights other modules have too: merged, a layer has one of its own."""
+    holders: dict[int, int] = {}
+    for module in model.modules():
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                holders[id(parameter)] = holders.get(id(parameter), 0) + 1
+    for name, layer in adapter_layers(model):
+        if holders.get(id(layer.base._parameters.get("weight")), 0) > 1:
+            warnings.warn(
+                f"{name} shared its weight with another layer and has one of its own when it is "
+                "merged: a model that ties the two again, as transformers' tie_word_embeddings "
+                "does when it is loaded, would lose the adapter.",
+                stacklevel=3,
+            )
+
+
+def check_adapter(rank: int, dropout: float, alpha: float | None = None) -> None:
+    """Raise ValueError for a rank, a dropout probability or a scale that no adapter can have."""
     if rank < 1:
         raise ValueError(f"rank must be at least 1, got {rank}.")
+    if alpha is not None and not 0 < alpha < math.inf:
+        raise ValueError(f"alpha must be a positive number, got {alpha}.")
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout must lie in [0, 1), got {dropout}.")
 
 
 def decay_groups(module: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
-    """Optimiser groups of a module's trainable parameters: matrices decayed, vectors not."""
+    """Optimiser groups of a module's trainable parameters: matrices decayed, vectors not.
+
+    Raises ValueError for one that is stored in less than float32.
+    """
+    check_trained(module)
     trainable = [p for p in module.parameters() if p.requires_grad]
     matrices = [p for p in trainable if p.ndim > 1]
     vectors = [p for p in trainable if p.ndim <= 1]
@@ -261,37 +331,3 @@ def decay_groups(module: nn.Module, lr: float, weight_decay: float) -> list[dict
         {"params": vectors, "lr": lr, "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
-
-
-@torch.no_grad()
-def copy_exactly(target: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> None:
-    """Copy tensors by name.
-
-    Raises ValueError, with nothing copied, for a missing, an unexpected or a misshapen one.
-    """
-    missing = sorted(target.keys() - source.keys())
-    unexpected = sorted(source.keys() - target.keys())
-    if missing or unexpected:
-        raise ValueError(
-            f"The stored tensors do not fit this model: missing {shorten(missing)}, "
-            f"unexpected {shorten(unexpected)}."
-        )
-    for name, tensor in target.items():
-        if tensor.shape != source[name].shape:
-            raise ValueError(
-                f"Tensor '{name}' has shape {list(source[name].shape)} in the file, "
-                f"and {list(tensor.shape)} in the model."
-            )
-    for name, tensor in target.items():
-        tensor.copy_(source[name])
-
-
-def shorten(names: list[str], most: int = 3) -> str:
-    """The first few names and how many more there are."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return (", ".join(names[:most]) + more) or "none"
-
-
-def at_least_float32(tensor: Tensor) -> Tensor:
-    """The tensor in float32, or in float64 where it is that already."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -7,13 +7,14 @@ through which A and B get no gradient.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from variants.base import Foreign, Progress, adapter_layers
+from variants.base import Foreign, Progress, adapter_layers, additive
 from variants.lora import LoRA, LoRALayer
 
 
@@ -42,6 +43,7 @@ class DeltaLoRALayer(LoRALayer):
         B = torch.cat((self.B, self.ratio * self.B.detach(), -self.ratio * self.B_k), dim=1)
         return A, B, self.scale
 
+    @additive
     def update(self, x: Tensor, y: Tensor) -> Tensor:
         y = y + self.branch(x)
         if self.A_k is None or self.B_k is None:
@@ -62,6 +64,8 @@ class DeltaLoRALayer(LoRALayer):
 @dataclass(frozen=True, kw_only=True)
 class DeltaLoRA(LoRA):
     """LoRA whose base weight moves along, `ratio` times as far."""
+
+    any_form: ClassVar[bool] = True
 
     ratio: float  # lambda
     start: float  # K / T: share of the steps before W0 first moves

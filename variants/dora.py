@@ -3,17 +3,25 @@
 The norm runs over the inputs of each output neuron: m has one entry per row of W [d_out, d_in].
 """
 
-from collections.abc import Hashable
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from variants.base import Foreign, Variant, adapter_layers, at_least_float32
+from variants.base import Foreign, Variant, adapter_layers
 from variants.foreign import FACTORS, even, low_rank_settings, state
-from variants.kernels import can_merge, merged_linear, merging_pays
+from variants.kernels import (
+    Seen,
+    at_least_float32,
+    can_merge,
+    full_precision,
+    merged_linear,
+    merging_pays,
+    transforming,
+)
 from variants.lora import LoRA, LoRALayer
 
 MAGNITUDE = "lora_magnitude_vector"
@@ -24,12 +32,23 @@ class DoRALayer(LoRALayer):
 
     def __init__(self, base: nn.Module, rank: int, scale: float, dropout: float) -> None:
         super().__init__(base, rank, scale, dropout)
-        self.m = nn.Parameter(at_least_float32(self.W0).norm(dim=1))
-        self.squares: tuple[Hashable, Tensor] | None = None  # of W0's rows
-        self.known: tuple[Hashable, Tensor, Tensor, Tensor] | None = None  # a norm, its A and B
+        self.m = nn.Parameter(self.plain_norm())
+        self.reset_cache()
+
+    def reset_cache(self) -> None:
+        self.frozen: tuple[Seen, Tensor] | None = None  # W0, and the norms of its rows
+        self.known: tuple[Seen, float, Tensor, Tensor, Tensor] | None = None  # W0, s, A, B, norms
+        self.positive: Tensor | None = None  # those norms, where no row is zero
 
     def merged_weight(self) -> Tensor:
-        return (self.m / self.plain_norm()).unsqueeze(1) * super().merged_weight()
+        return self.rescaling(self.plain_norm()).unsqueeze(1) * super().merged_weight()
+
+    def rescaling(self, norm: Tensor) -> Tensor:
+        """c = m / norm [d_out]; 1 for a row of zeros as long as its m is 0: it has no direction."""
+        if norm is self.positive:
+            return self.m / norm
+        zero = (norm == 0).to(norm.dtype)
+        return self.m / (norm + zero) + zero
 
     def row_norm(self) -> Tensor:
         """||W0 + s B A|| per row, [d_out]; held constant in the backward pass, Sec. 4.3.
@@ -37,56 +56,64 @@ class DoRALayer(LoRALayer):
         Computed once for all parts of a batch, and once for an evaluation: as long as A and B have
         the values they had.
         """
+        # Comparing makes a GPU wait, and is nothing that could be compiled or mapped.
+        elsewhere = self.A.device.type != "cpu"
+        if elsewhere or torch.compiler.is_compiling() or transforming():
+            return self.plain_norm()
         # A norm kept from inference mode could not be used in training.
         with torch.inference_mode(False), torch.no_grad():
-            if self.A.is_cuda:  # comparing would make the CPU wait for the device
-                return self.new_norm()
-            key = (self.frozen_key(), self.scale, self.A.dtype)
-            if self.known is not None and self.known[0] == key:
-                _, A, B, norm = self.known
+            seen = None
+            if self.known is not None and self.known[0].is_still(self.W0):
+                seen, scale, A, B, norm = self.known
+                same = scale == self.scale and A.dtype == self.A.dtype
                 # Not their `_version`: fused optimisers and `.data` do not count there.
-                if torch.equal(A, self.A) and torch.equal(B, self.B):
+                if same and torch.equal(A, self.A) and torch.equal(B, self.B):
                     return norm
             norm = self.new_norm()
-            self.known = (key, self.A.clone(), self.B.clone(), norm)
+            self.positive = norm if bool((norm > 0).all()) else None
+            seen = Seen(self.W0) if seen is None else seen
+            self.known = (seen, self.scale, self.A.clone(), self.B.clone(), norm)
             return norm
 
     def new_norm(self) -> Tensor:
         """The norm per row, in the form that takes less time, see benchmarks/dora_norm.py."""
         rank, d_in = self.A.shape
-        if self.A.is_cuda or 64 * rank > d_in:
-            return self.plain_norm()
-        return self.gram_norm()
+        return self.plain_norm() if 64 * rank > d_in else self.gram_norm()
 
     @torch.no_grad()
     def plain_norm(self) -> Tensor:
         """The norm per row of the matrix W0 + s B A."""
-        weight = torch.addmm(at_least_float32(self.W0), self.B, self.A, alpha=self.scale)
-        return torch.linalg.vector_norm(weight, dim=1)
+        W0, A, B = self.matrices()
+        with full_precision(A.device):
+            return torch.linalg.vector_norm(torch.addmm(W0, B, A, alpha=self.scale), dim=1)
 
     def gram_norm(self) -> Tensor:
         """The same without that matrix, from ||W0||^2, W0 A^T and A A^T."""
-        before, B = self.frozen_squares(), self.B.T
-        half = torch.addmm(
-            self.A @ at_least_float32(self.W0).T, self.A @ self.A.T, B, alpha=self.scale / 2
-        )
-        squares = before + 2 * self.scale * (B * half).sum(dim=0)
-        # Where the update takes away most of a row, the sum is a small difference of large numbers.
-        if bool((squares < before / 16).any()):
+        W0, A, B = self.matrices()
+        start = self.frozen_norm()
+        before = start.square()
+        with full_precision(A.device):
+            half = torch.addmm(A @ W0.T, A @ A.T, B.T, alpha=self.scale / 2)
+        change = 2 * self.scale * (B.T * half).sum(dim=0)
+        # Where the update takes away most of a row, the sum is a small difference of large numbers;
+        # and a row of zeros has none to start from.
+        if bool(((before + change < before / 16) | (before == 0)).any()):
             return self.plain_norm()
-        return squares.sqrt()
+        return start * (1 + change / before).sqrt()  # so exactly `start` for B = 0
 
-    def frozen_squares(self) -> Tensor:
-        """||W0||^2 per row, [d_out], computed once."""
-        key = self.frozen_key()
-        if self.squares is None or self.squares[0] != key:
-            self.squares = (key, at_least_float32(self.W0).norm(dim=1).square())
-        return self.squares[1]
+    def matrices(self) -> tuple[Tensor, Tensor, Tensor]:
+        """W0, A and B, at least float32, as constants of every kind of differentiation."""
+        self.check_readable()
+        W0, A, B = (at_least_float32(t.detach()) for t in (self.W0, self.A, self.B))
+        return W0, A, B
 
-    def frozen_key(self) -> Hashable:
-        """Another one after W0 was loaded, moved or converted."""
-        W0 = self.W0
-        return W0.data_ptr(), W0._version, W0.dtype
+    def frozen_norm(self) -> Tensor:
+        """||W0|| per row, [d_out], computed once."""
+        if self.frozen is None or not self.frozen[0].is_still(self.W0):
+            # Contiguous, so that it is added up as in `plain_norm`, to the same bits.
+            W0 = at_least_float32(self.W0).contiguous()
+            self.frozen = (Seen(self.W0), torch.linalg.vector_norm(W0, dim=1))
+        return self.frozen[1]
 
     def factors(self) -> tuple[Tensor, Tensor, float] | None:
         return None  # W0 is rescaled too
@@ -100,7 +127,8 @@ class DoRALayer(LoRALayer):
 
     def forward_merged(self, x: Tensor) -> Tensor:
         """c (W0 + s B A) x + bias, where one product gives all but c, and so c's gradient."""
-        y = (self.m / self.row_norm()) * merged_linear(x, self.W0, self.A, self.B, self.scale)
+        c = self.rescaling(self.row_norm())
+        y = c * merged_linear(x, self.W0, self.A, self.B, self.scale)
         return y if self.bias is None else y + self.bias
 
     def growth(self, x: Tensor) -> Tensor:
@@ -108,7 +136,7 @@ class DoRALayer(LoRALayer):
 
         A magnitude changes by little, and 1 + little is 1 in bfloat16.
         """
-        return (self.m / self.row_norm() - 1).to(x.dtype)
+        return (self.rescaling(self.row_norm()) - 1).to(x.dtype)
 
     def update(self, x: Tensor, y: Tensor) -> Tensor:
         y = y + self.branch(x)
@@ -127,6 +155,8 @@ class DoRALayer(LoRALayer):
 @dataclass(frozen=True, kw_only=True)
 class DoRA(LoRA):
     """LoRA on the direction of each row, its magnitude trained apart."""
+
+    any_form: ClassVar[bool] = True
 
     def wrap(self, linear: nn.Module) -> nn.Module:
         return DoRALayer(linear, self.rank, self.scale, self.dropout)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch.nn as nn
 
-from variants.base import Variant
+from variants.base import Variant, hold_in_float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,4 +12,7 @@ class Full(Variant):
     """The baseline without any restriction."""
 
     def adapt(self, model: nn.Module) -> None:
-        model.requires_grad_(True)
+        # Codes of few bits have no gradient.
+        for parameter in model.parameters():
+            parameter.requires_grad_(parameter.is_floating_point())
+        hold_in_float32(model)

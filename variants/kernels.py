@@ -1,21 +1,72 @@
 """The products of a frozen weight with a low-rank update, as few and as small as they can be."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch.autograd import forward_ad
+
+from variants.forms import is_plain
 
 MERGED = (torch.float32, torch.float64)  # bfloat16 would round a small update away
 
 
 def can_merge(x: Tensor, base: nn.Module) -> bool:
-    """Whether W0 + s B A loses nothing as one matrix in the dtype of x, with W0 frozen."""
-    if not isinstance(base, nn.Linear) or base.weight.requires_grad:
+    """Whether W0 + s B A loses nothing as one matrix in the dtype of x, with W0 frozen.
+
+    Only for a base that is x W0^T + b and nothing else: its own forward pass is not called then.
+    """
+    if not isinstance(base, nn.Linear) or not is_plain(base) or base.weight.requires_grad:
         return False
-    return x.dtype == base.weight.dtype in MERGED and not torch.is_autocast_enabled(x.device.type)
+    return x.dtype == base.weight.dtype in MERGED and not autocasting(x.device)
+
+
+def transforming() -> bool:
+    """Whether torch.func or forward-mode differentiation is at work, for which products stay plain.
+
+    The Functions below say how to go backward once and more often, and nothing else.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def autocasting(device: torch.device) -> bool:
+    """Whether autocast rounds products on this device; the meta device knows none."""
+    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Products as precise as their factors, also under autocast, which would round them."""
+    if autocasting(device):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
+
+
+class Seen:
+    """A tensor as it was when something was computed from it.
+
+    It notices another object, memory, dtype or version, and not a write to `.data`. A tensor of
+    inference mode has no version, and is never known to be unchanged.
+    """
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+        self.memory = tensor.detach()  # held, so that no other tensor gets the same address
+        self.version = -1 if tensor.is_inference() else tensor._version
+
+    def is_still(self, tensor: Tensor) -> bool:
+        """Whether this is that tensor, unchanged."""
+        return (
+            tensor is self.tensor
+            and not tensor.is_inference()
+            and tensor._version == self.version
+            and tensor.data_ptr() == self.memory.data_ptr()
+            and tensor.dtype == self.memory.dtype
+        )
 
 
 def merging_pays(x: Tensor, A: Tensor, B: Tensor) -> bool:
@@ -38,84 +89,111 @@ def merged_linear(
     x: Tensor, W0: Tensor, A: Tensor, B: Tensor, scale: float, bias: Tensor | None = None
 ) -> Tensor:
     """x (W0 + s B A)^T + bias for x [..., d_in], with gradients for x, A, B and the bias."""
-    if not torch.is_grad_enabled():  # what is kept for gradients takes a product of its own
+    # Without gradients, what is kept for them would take a product of its own.
+    if not torch.is_grad_enabled() or transforming():
         return F.linear(x, torch.addmm(W0, B, A, alpha=scale), bias)
-    return MergedLinear.apply(x, W0, A, B, scale, bias)
+    flat = as_rows(x)
+    inner = None
+    if B.requires_grad and not A.requires_grad and len(A) < A.shape[1]:
+        inner = inner_of(A, flat)  # out here, so that a second derivative finds its way to x
+    return like_input(MergedLinear.apply(flat, W0, A, B, scale, bias, inner), x)
 
 
 class MergedLinear(torch.autograd.Function):
-    """One product with the sum of W0 [d_out, d_in] and B A in each direction.
+    """One product of x [N, d_in] with the sum of W0 [d_out, d_in] and B A in each direction.
 
     The sum is made anew in the backward pass, and no product has the size of the frozen weight's
-    gradient. What is kept is x, or A x alone where A is frozen and that is less.
+    gradient. What is kept is x, or `inner` = A x [r, N] alone where A is frozen and that is less.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, W0: Tensor, A: Tensor, B: Tensor, scale: float, bias: Tensor | None
-    ) -> Tensor:
+        ctx: Any, x: Tensor, W0: Tensor, A: Tensor, B: Tensor, scale: float,
+        bias: Tensor | None, inner: Tensor | None,
+    ) -> Tensor:  # fmt: skip
         ctx.scale = scale
         for_A, for_B = ctx.needs_input_grad[2:4]
-        ctx.keeps_x = for_A or len(A) >= A.shape[1]
-        kept = None
-        if for_A or for_B:
-            kept = x if ctx.keeps_x else inner_of(A, x)
-        ctx.save_for_backward(W0, A, B, kept)
+        keeps_x = for_A or (for_B and inner is None)
+        ctx.save_for_backward(W0, A, B, x if keeps_x else None, inner)
         return F.linear(x, torch.addmm(W0, B, A, alpha=scale), bias)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        W0, A, B, kept = ctx.saved_tensors
-        for_x, _, for_A, for_B, _, for_bias = ctx.needs_input_grad
+        W0, A, B, x, inner = ctx.saved_tensors
+        for_x, _, for_A, for_B, _, for_bias, _ = ctx.needs_input_grad
         dy = gradients[0]
         dx = dA = dB = None
         if for_x:
             dx = dy @ torch.addmm(W0, B, A, alpha=ctx.scale)
         # [r, N] and not [N, r]: on a CPU thin products are several times faster so.
-        flat = dy.reshape(-1, dy.shape[-1])
         if for_A:
-            dA = (B.T @ flat.T) @ kept.reshape(-1, A.shape[1]) * ctx.scale
+            dA = (B.T @ dy.T) @ x * ctx.scale
         if for_B:
-            dB = ((inner_of(A, kept) if ctx.keeps_x else kept) @ flat).T * ctx.scale
-        return dx, None, dA, dB, None, flat.sum(dim=0) if for_bias else None
+            dB = ((inner_of(A, x) if inner is None else inner) @ dy).T * ctx.scale
+        return dx, None, dA, dB, None, dy.sum(dim=0) if for_bias else None, None
 
 
 def side_product(x: Tensor, A: Tensor, B: Tensor, scale: float) -> Tensor:
     """s B A x for x [..., d_in], without a matrix [d_out, d_in]."""
-    if x.dtype not in MERGED or torch.is_autocast_enabled(x.device.type):
+    plain = x.dtype not in MERGED or autocasting(x.device) or transforming()
+    if plain:
         return F.linear(F.linear(x, A), B) * scale
-    return SideProduct.apply(x, A, B, scale)
+    flat = as_rows(x)
+    inner = None if A.requires_grad else F.linear(flat, A)  # as above
+    return like_input(SideProduct.apply(flat, A, B, scale, inner), x)
 
 
 class SideProduct(torch.autograd.Function):
-    """s B A x with its gradients as products [r, N], which autograd makes as slow [N, r] ones."""
+    """s B A x for x [N, d_in], with its gradients as products [r, N] where autograd's are [N, r].
+
+    `inner` is A x [N, r] where A is frozen.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, A: Tensor, B: Tensor, scale: float) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, A: Tensor, B: Tensor, scale: float, inner: Tensor | None
+    ) -> Tensor:
         ctx.scale = scale
-        inner = F.linear(x, A)
+        inner = F.linear(x, A) if inner is None else inner
         for_A, for_B = ctx.needs_input_grad[1:3]
         ctx.save_for_backward(x if for_A else None, A, B, inner if for_B else None)
         return F.linear(inner, B * scale)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, A, B, inner = ctx.saved_tensors
-        for_x, for_A, for_B, _ = ctx.needs_input_grad
+        for_x, for_A, for_B, _, _ = ctx.needs_input_grad
         dy = gradients[0]
-        flat = dy.reshape(-1, dy.shape[-1])
         dx = dA = dB = None
         if for_x or for_A:
-            back = (B.T * ctx.scale) @ flat.T
-            dx = (back.T @ A).view(*dy.shape[:-1], A.shape[1]) if for_x else None
-            dA = back @ x.reshape(-1, A.shape[1]) if for_A else None
+            back = (B.T * ctx.scale) @ dy.T
+            dx = back.T @ A if for_x else None
+            dA = back @ x if for_A else None
         if for_B:
-            dB = (inner.reshape(-1, len(A)).T @ flat).T * ctx.scale
-        return dx, dA, dB, None
+            if x is not None and torch.is_grad_enabled():
+                inner = F.linear(x, A)  # the kept one has no past, which a second derivative needs
+            dB = (inner.T @ dy).T * ctx.scale
+        return dx, dA, dB, None, None
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """The tensor in float32, or in float64 where it is that already."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def as_rows(x: Tensor) -> Tensor:
+    """x [..., d] as [N, d]."""
+    return x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
+
+
+def like_input(y: Tensor, x: Tensor) -> Tensor:
+    """y [N, d_out] with the leading shape of x.
+
+    Outside of the Functions: what one of them returns as a view may not be changed in place.
+    """
+    return y if x.dim() == 2 else y.view(*x.shape[:-1], y.shape[-1])
 
 
 def inner_of(A: Tensor, x: Tensor) -> Tensor:
-    """A x as [r, N] for x [..., d_in]."""
-    return A @ x.reshape(-1, A.shape[1]).T
+    """A x as [r, N] for x [N, d_in]."""
+    return A @ x.T

@@ -6,6 +6,7 @@ With `rslora`, s = alpha / sqrt(r).  Kalajdzievski, 2023, arXiv:2312.03732.
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 import torch.nn as nn
 from torch import Tensor
 
@@ -13,9 +14,10 @@ from variants.base import (
     AdapterLayer,
     Foreign,
     Variant,
-    adapter_layers,
+    additive,
     at_least_float32,
     check_adapter,
+    exportable_layers,
     replace_linears,
 )
 from variants.foreign import FACTORS, even, low_rank_settings, state
@@ -31,10 +33,19 @@ class LoRALayer(AdapterLayer):
         like = at_least_float32(self.W0)
         self.A = nn.Parameter(like.new_empty(rank, d_in))
         self.B = nn.Parameter(like.new_zeros(d_out, rank))
-        # U(-1/sqrt(d_in), 1/sqrt(d_in)) as in the authors' code; the paper only says Gaussian.
-        nn.init.kaiming_uniform_(self.A, a=5**0.5)
+        self.draw_A()
         self.scale = scale
         self.dropout = nn.Dropout(dropout)
+
+    @torch.no_grad()
+    def draw_A(self) -> None:
+        """U(-1/sqrt(d_in), 1/sqrt(d_in)) as in the authors' code; the paper only says Gaussian.
+
+        Of an embedding, whose input is a single one, U(-1, 1): A x is as large as elsewhere.
+        """
+        nn.init.kaiming_uniform_(self.A, a=5**0.5)
+        if self.fan_in != self.A.shape[1]:
+            self.A.mul_((self.A.shape[1] / self.fan_in) ** 0.5)
 
     def merged_weight(self) -> Tensor:
         return at_least_float32(self.W0) + self.scale * self.B @ self.A
@@ -42,6 +53,7 @@ class LoRALayer(AdapterLayer):
     def factors(self) -> tuple[Tensor, Tensor, float] | None:
         return self.A, self.B, self.scale
 
+    @additive
     def update(self, x: Tensor, y: Tensor) -> Tensor:
         return y + self.branch(self.dropout(x))
 
@@ -55,6 +67,7 @@ class LoRA(Variant):
     """A rank-r update beside each target layer."""
 
     sized_by_rank: ClassVar[bool] = True
+    any_form: ClassVar[bool] = True
 
     rank: int  # r
     alpha: float  # s = alpha / r
@@ -63,7 +76,7 @@ class LoRA(Variant):
     targets: list[str]  # names of linear layers, or ends of their dotted names
 
     def __post_init__(self) -> None:
-        check_adapter(self.rank, self.dropout)
+        check_adapter(self.rank, self.dropout, self.alpha)
 
     @property
     def scale(self) -> float:
@@ -89,7 +102,7 @@ class LoRA(Variant):
             },
             layers={
                 name: {"lora_A.weight": layer.A.detach(), "lora_B.weight": layer.B.detach()}
-                for name, layer in adapter_layers(model)
+                for name, layer in exportable_layers(model)
                 if isinstance(layer, LoRALayer)
             },
         )

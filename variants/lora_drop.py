@@ -8,13 +8,14 @@ open is a setting here.
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 from torch import Tensor
 
-from variants.base import Foreign, Probe, adapter_layers, copy_exactly
+from variants.base import Foreign, Probe, adapter_layers, copy_exactly, evaluating
 from variants.lora import LoRA, LoRALayer
 
 OWNERS = "owners"  # in a saved state: the layer, by number, whose factors each layer uses
@@ -23,6 +24,8 @@ OWNERS = "owners"  # in a saved state: the layer, by number, whose factors each 
 @dataclass(frozen=True, kw_only=True)
 class LoRADrop(LoRA):
     """LoRA that looks at data first, and then gives most layers one pair in common."""
+
+    any_form: ClassVar[bool] = True
 
     share: float  # of the train split, stratified, that the probe trains on and looks at
     steps: int  # of the probe
@@ -64,7 +67,7 @@ class LoRADrop(LoRA):
             cast(Tensor, layer.importance).fill_(importance[name])
         if self.reset:
             for layer in layers.values():
-                nn.init.kaiming_uniform_(layer.A, a=5**0.5)
+                layer.draw_A()
                 nn.init.zeros_(layer.B)
         first: dict[Any, str] = {}
         owners = {
@@ -137,33 +140,89 @@ def lora_layers(model: nn.Module) -> dict[str, LoRALayer]:
 
 @torch.no_grad()
 def measure_importance(model: nn.Module, batches: Iterable[Any]) -> dict[str, float]:
-    """Each layer's share of the sum of ||s B A x||^2 over all real tokens, dropout off."""
+    """Each layer's share of the sum of ||(W - W0) x||^2 over all real tokens, dropout off.
+
+    Where a layer sees something else than tokens, as pooled states or patches, all of it counts.
+    Raises ValueError for a layer that nothing is known of.
+    """
     layers = lora_layers(model)
     device = next(model.parameters()).device
     sums = {name: torch.zeros((), dtype=torch.float64, device=device) for name in layers}
-    mask = torch.empty(0)
+    decodes = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+    masks = Masks({}, decodes)
+    called: set[str] = set()
 
     def hook(name: str) -> Any:
         def add(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            squares = layers[name].branch(inputs[0]).double().pow(2).sum(dim=-1)
-            sums[name] += (squares * mask).sum()
+            squares = squared_change(layers[name], inputs[0])
+            sums[name] += (squares * masks.of(name, squares)).sum()
+            called.add(name)
 
         return add
 
     hooks = [layer.register_forward_pre_hook(hook(name)) for name, layer in layers.items()]
-    training = model.training
-    model.eval()
-    for batch in batches:
-        mask = batch.inputs["attention_mask"]
-        model(**batch.inputs)
-    model.train(training)
-    for handle in hooks:
-        handle.remove()
+    try:
+        with evaluating(model):
+            for batch in batches:
+                inputs = batch if isinstance(batch, Mapping) else batch.inputs
+                masks = Masks(inputs, decodes)
+                model(**inputs)
+    finally:
+        for handle in hooks:
+            handle.remove()
+    for name in sorted(layers.keys() - called):
+        raise ValueError(
+            f"{name} was not called while the method looked at data, as its weight is read or the "
+            "data leaves it out; its importance is not known, so leave it out of the targets."
+        )
     values = {name: float(value) for name, value in sums.items()}
     total = sum(values.values())
-    if not total > 0:
+    if not 0 < total < math.inf:
         raise ValueError("The probe left every update at zero or not a number: nothing to compare.")
     return {name: value / total for name, value in values.items()}
+
+
+def squared_change(layer: LoRALayer, x: Tensor) -> Tensor:
+    """||(W - W0) x||^2 for every place of the output."""
+    change = layer.branch(x) if layer.form.dense else layer.added(x)
+    return change.double().pow(2).sum(dim=layer.form.channel(layer.base))
+
+
+class Masks:
+    """Which places of a batch hold real tokens; `decodes` where its labels are a decoder's."""
+
+    def __init__(self, inputs: Mapping[str, Any], decodes: bool) -> None:
+        masks = [mask for key, mask in inputs.items() if key.endswith("attention_mask")]
+        self.known = [mask.bool() for mask in masks if mask is not None and mask.dim() == 2]
+        decoder, labels = inputs.get("decoder_input_ids"), inputs.get("labels")
+        if "decoder_attention_mask" not in inputs:
+            if decoder is not None:
+                self.known.append(torch.ones_like(decoder, dtype=torch.bool))
+            elif decodes and labels is not None and labels.dim() == 2:
+                # The decoder sees each label one place later, and something else at first.
+                self.known.append(F.pad(labels[:, :-1] != -100, (1, 0), value=True))
+
+    def of(self, name: str, places: Tensor) -> Tensor | float:
+        """The mask of these places, or 1 where they are no tokens of the batch.
+
+        Raises ValueError where they could be an encoder's tokens as well as a decoder's.
+        """
+        found = [m for mask in self.known if (m := in_shape(mask, places.shape)) is not None]
+        if any(not torch.equal(mask, found[0]) for mask in found):
+            raise ValueError(
+                f"{name} may see the encoder's tokens or the decoder's, which are as many: pad the "
+                "two to different lengths, so that each is known by its mask."
+            )
+        return found[0] if found else 1.0
+
+
+def in_shape(mask: Tensor, shape: torch.Size) -> Tensor | None:
+    """A mask [B, T] for places [B, T], [B T] or [T, B]; None for any other shape."""
+    if shape == mask.shape:
+        return mask
+    if shape == (mask.numel(),):
+        return mask.flatten()
+    return mask.T if shape == mask.T.shape else None
 
 
 def smallest_cover(importance: dict[str, float], threshold: float) -> set[str]:

@@ -5,11 +5,13 @@ full fine-tuning's: g_B (A A^T)^-1 / s^2.  Both are here.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn as nn
 
 from variants.base import Progress, adapter_layers
+from variants.kernels import full_precision
 from variants.lora import LoRA, LoRALayer
 
 
@@ -17,12 +19,17 @@ from variants.lora import LoRA, LoRALayer
 class LoRAFA(LoRA):
     """LoRA that trains B alone; without dropout no input is kept for the backward pass."""
 
+    any_form: ClassVar[bool] = True
+
     corrected: bool  # the second version's gradient
 
     def wrap(self, linear: nn.Module) -> nn.Module:
         layer = LoRALayer(linear, self.rank, self.scale, self.dropout)
         layer.A.requires_grad_(False)
         return layer
+
+    def idle_hooks(self) -> set[str]:
+        return set() if self.corrected else {"after_backward"}
 
     @torch.no_grad()
     def after_backward(self, model: nn.Module, progress: Progress) -> None:
@@ -32,5 +39,6 @@ class LoRAFA(LoRA):
             assert isinstance(layer, LoRALayer)
             if layer.B.grad is not None:
                 # X (A A^T) = g_B / s^2, the matrix being symmetric.
-                gram = layer.A @ layer.A.T * layer.scale**2
-                layer.B.grad = torch.linalg.solve(gram, layer.B.grad.T).T.contiguous()
+                with full_precision(layer.A.device):
+                    gram = layer.A @ layer.A.T * layer.scale**2
+                    layer.B.grad = torch.linalg.solve(gram, layer.B.grad.T).T.contiguous()

@@ -4,8 +4,9 @@ Published ratios belong to an initialisation: the authors' code has A = 0 and B 
 others B = 0 and A random.
 """
 
+import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch.nn as nn
 
@@ -17,12 +18,14 @@ from variants.lora import LoRA, LoRALayer
 class LoRAPlus(LoRA):
     """LoRA whose B moves `ratio` times as fast as A."""
 
+    any_form: ClassVar[bool] = True
+
     ratio: float  # lambda: learning rate of B over that of A
     zero: str  # the factor that starts at zero: B, as in LoRA, or A, as in the authors' code
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.ratio <= 0:
+        if not 0 < self.ratio < math.inf:
             raise ValueError(f"ratio must be positive, got {self.ratio}.")
         if self.zero not in ("A", "B"):
             raise ValueError(f"zero must be A or B, got '{self.zero}'.")
@@ -37,12 +40,10 @@ class LoRAPlus(LoRA):
     def param_groups(
         self, model: nn.Module, lr: float, weight_decay: float
     ) -> list[dict[str, Any]]:
-        layers = [layer for _, layer in adapter_layers(model) if isinstance(layer, LoRALayer)]
-        return [
-            {"params": [layer.A for layer in layers], "lr": lr, "weight_decay": weight_decay},
-            {
-                "params": [layer.B for layer in layers],
-                "lr": lr * self.ratio,
-                "weight_decay": weight_decay,
-            },
-        ]
+        fast = {id(layer.B) for _, layer in adapter_layers(model) if isinstance(layer, LoRALayer)}
+        groups = []
+        for group in super().param_groups(model, lr, weight_decay):
+            slow = [p for p in group["params"] if id(p) not in fast]
+            quick = [p for p in group["params"] if id(p) in fast]
+            groups += [group | {"params": slow}, group | {"params": quick, "lr": lr * self.ratio}]
+        return [group for group in groups if group["params"]]

@@ -5,13 +5,14 @@ is kept whole and the start of the product subtracted: the same function.
 """
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from variants.base import Foreign, adapter_layers, at_least_float32
+from variants.base import Foreign, adapter_layers, additive, at_least_float32
 from variants.lora import LoRA, LoRALayer
 
 
@@ -27,6 +28,11 @@ class PiSSALayer(LoRALayer):
                 f"{d_out} x {d_in} weight, got {rank}."
             )
         U, S, Vh = torch.linalg.svd(at_least_float32(self.W0), full_matrices=False)
+        if not S.is_meta and not S[rank - 1] > 0:
+            raise ValueError(
+                f"rank must be at most {int((S > 0).sum())}, the singular values above zero, got "
+                f"{rank}: what starts from zero twice would never train."
+            )
         root = (S[:rank] / scale).sqrt()
         with torch.no_grad():
             self.A.copy_(root[:, None] * Vh[:rank])
@@ -40,6 +46,7 @@ class PiSSALayer(LoRALayer):
     def factors(self) -> tuple[Tensor, Tensor, float] | None:
         return torch.cat((self.A, self.A_0)), torch.cat((self.B, -self.B_0), dim=1), self.scale
 
+    @additive
     def update(self, x: Tensor, y: Tensor) -> Tensor:
         start = F.linear(F.linear(x, self.A_0.to(x.dtype)), self.B_0.to(x.dtype)) * self.scale
         return super().update(x, y) - start
@@ -48,6 +55,8 @@ class PiSSALayer(LoRALayer):
 @dataclass(frozen=True, kw_only=True)
 class PiSSA(LoRA):
     """LoRA that starts from the principal part of each weight instead of from zero."""
+
+    any_form: ClassVar[bool] = True
 
     def wrap(self, linear: nn.Module) -> nn.Module:
         return PiSSALayer(linear, self.rank, self.scale, self.dropout)

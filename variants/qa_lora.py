@@ -15,6 +15,7 @@ from torch import Tensor
 from variants.base import (
     AdapterLayer,
     Variant,
+    additive,
     at_least_float32,
     check_adapter,
     replace_linears,
@@ -43,6 +44,7 @@ class QALoRALayer(AdapterLayer):
         per_group = self.scale * self.B @ self.A
         return at_least_float32(self.W0) + per_group.repeat_interleave(self.grouped.group, dim=1)
 
+    @additive
     def update(self, x: Tensor, y: Tensor) -> Tensor:
         pooled = self.dropout(x.unflatten(-1, (-1, self.grouped.group)).sum(dim=-1))
         inner = F.linear(pooled, self.A.to(x.dtype))
@@ -71,7 +73,7 @@ class QALoRA(Variant):
     targets: list[str]
 
     def __post_init__(self) -> None:
-        check_adapter(self.rank, self.dropout)
+        check_adapter(self.rank, self.dropout, self.alpha)
         if self.bits not in (2, 3, 4, 8):
             raise ValueError(f"bits must be 2, 3, 4 or 8, got {self.bits}.")
         if self.group < 1:

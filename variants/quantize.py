@@ -5,6 +5,7 @@ Groups: Xu et al., 2023, arXiv:2309.14717, Eq. (1).
 """
 
 import logging
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -14,6 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from variants.base import at_least_float32, linear_class
+from variants.forms import is_plain, linear_map
+from variants.kernels import as_rows, like_input, transforming
+from variants.stand_in import held_in_float32
 
 # The 16 levels as in the authors' code; the paper prints another construction.
 NF4 = (
@@ -29,7 +33,8 @@ BNB_BLOCKS = (64, 128, 256, 512, 1024)  # those that all its versions have kerne
 
 
 class Frozen(torch.autograd.Function):
-    """x W^T for a frozen layer that makes W anew in the backward pass and does not keep it."""
+    """x W^T [N, d_out] for a frozen layer that makes W anew in the backward pass and does not keep
+    it."""
 
     @staticmethod
     def forward(ctx, x: Tensor, layer: "QuantLinear") -> Tensor:
@@ -45,9 +50,17 @@ class Frozen(torch.autograd.Function):
 class QuantLinear(nn.Module):
     """A frozen linear layer whose weight [d_out, d_in] is stored in few bits."""
 
+    holds_codes = True  # in its buffers, which follow from the base and are not saved
+
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
+        if not is_plain(linear):
+            raise ValueError(
+                f"This {type(linear).__name__} has hooks, a parametrisation or a forward pass of "
+                "its own, and quantising it would keep its weight alone."
+            )
         self.shape = linear.weight.shape
+        self.out_features, self.in_features = self.shape  # as callers may read them
         self.linear_class = linear_class(linear)  # what it becomes again when merged
         self.bias = linear.bias
         self.stored_dtype = linear.weight.dtype
@@ -57,8 +70,21 @@ class QuantLinear(nn.Module):
         """The weight that the stored bits stand for, in the dtype it came in."""
         raise NotImplementedError
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "QuantLinear":
+        # What the bits are scaled by stays as precise as it was: the weight is rounded, once.
+        with held_in_float32([(self, key) for key in self._buffers]):
+            super()._apply(fn, recurse)
+        some = next(iter(self._buffers.values()))
+        assert some is not None
+        self.stored_dtype = fn(torch.empty(0, dtype=self.stored_dtype, device=some.device)).dtype
+        return self
+
+    @linear_map
     def forward(self, x: Tensor) -> Tensor:
-        y = Frozen.apply(x, self)
+        if transforming():
+            y = F.linear(x, self.weight.to(x.dtype))
+        else:
+            y = like_input(Frozen.apply(as_rows(x), self), x)
         return y if self.bias is None else y + self.bias.to(x.dtype)
 
 
@@ -127,7 +153,9 @@ class NF4Linear(QuantLinear):
     def read_by_bitsandbytes(self) -> Tensor:
         """The padded weight [blocks, block], by its kernels."""
         check_bitsandbytes(self.codes.device.type)
-        return bnb_weight(self.codes, self.scales.float(), self.block, self.stored_dtype)
+        # It knows no float64, and has no more digits than float32 to give.
+        dtype = torch.float32 if self.stored_dtype == torch.float64 else self.stored_dtype
+        return bnb_weight(self.codes, self.scales.float(), self.block, dtype)
 
 
 def bitsandbytes() -> Any:

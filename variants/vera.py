@@ -18,9 +18,12 @@ from variants.base import (
     Foreign,
     Variant,
     adapter_layers,
+    additive,
     at_least_float32,
     check_adapter,
     copy_exactly,
+    exportable_layers,
+    matrix_of,
     replace_module,
     target_linears,
 )
@@ -58,6 +61,7 @@ class VeRALayer(AdapterLayer):
         A, B = self.projections()
         return A, B * torch.outer(self.b, self.d), 1.0
 
+    @additive
     def update(self, x: Tensor, y: Tensor) -> Tensor:
         A, B = (projection.to(x.dtype) for projection in self.projections())
         inner = self.d.to(x.dtype) * F.linear(self.dropout(x), A)
@@ -69,6 +73,7 @@ class VeRA(Variant):
     """Two vectors per layer around a random product that every layer shares."""
 
     sized_by_rank: ClassVar[bool] = True
+    any_form: ClassVar[bool] = True
 
     rank: int  # r
     d_initial: float  # start of every entry of d; b starts at zero
@@ -78,12 +83,14 @@ class VeRA(Variant):
 
     def __post_init__(self) -> None:
         check_adapter(self.rank, self.dropout)
+        if self.d_initial == 0:
+            raise ValueError("d_initial must not be 0: with b = 0 too, nothing would ever train.")
 
     def adapt(self, model: nn.Module) -> None:
         model.requires_grad_(False)
         linears = target_linears(model, self.targets)
-        widest_out = max(linear.weight.shape[0] for linear in linears.values())
-        widest_in = max(linear.weight.shape[1] for linear in linears.values())
+        sizes = [matrix_of(linear).shape for linear in linears.values()]
+        widest_out, widest_in = (max(sides) for sides in zip(*sizes, strict=True))
         A, B = draw_projections(self.rank, widest_in, widest_out, self.projection_seed)
         like = at_least_float32(next(iter(linears.values())).weight)
         # Parameters and not buffers: moving a module keeps a shared parameter one tensor.
@@ -93,8 +100,8 @@ class VeRA(Variant):
             replace_module(model, name, VeRALayer(linear, A, B, self.d_initial, self.dropout))
 
     def learned_state(self, model: nn.Module) -> dict[str, Tensor]:
-        """The vectors, and instead of A and B their seed and their hash."""
-        return self.vectors(model) | {
+        """All but the shared A and B, and instead of them their seed and their hash."""
+        return self.without_pair(model) | {
             SEED: torch.tensor(self.projection_seed),
             SHA256: projections_hash(model),
         }
@@ -109,11 +116,11 @@ class VeRA(Variant):
                     f"The adapter's shared projections are not those of projection_seed "
                     f"{self.projection_seed} on this model ({key} differs)."
                 )
-        vectors = {name: t for name, t in state.items() if name not in (SEED, SHA256)}
-        copy_exactly(self.vectors(model), vectors)
+        others = {name: t for name, t in state.items() if name not in (SEED, SHA256)}
+        copy_exactly(self.without_pair(model), others)
 
     def to_peft(self, model: nn.Module) -> Foreign:
-        found = {n: layer for n, layer in adapter_layers(model) if isinstance(layer, VeRALayer)}
+        found = {n: layer for n, layer in exportable_layers(model) if isinstance(layer, VeRALayer)}
         pair = next(iter(found.values()))
         return Foreign(
             library="peft",
@@ -155,13 +162,13 @@ class VeRA(Variant):
         stored = pair_hash(form.shared["vera_A"], form.shared["vera_B"])
         return variant, state(form, VECTORS) | {SEED: torch.tensor(seed), SHA256: stored}
 
-    def vectors(self, model: nn.Module) -> dict[str, Tensor]:
-        """Every d and b by name."""
-        return {
-            f"{name}.{part}": getattr(layer, part).detach()
-            for name, layer in adapter_layers(model)
-            for part in VECTORS
-        }
+    def without_pair(self, model: nn.Module) -> dict[str, Tensor]:
+        """What any method learns, less the shared A and B: every d and b, and what else trains."""
+        layers = [layer for _, layer in adapter_layers(model) if isinstance(layer, VeRALayer)]
+        pair = {id(p) for layer in layers for p in (layer.A, layer.B)}
+        names = {name for name, p in model.named_parameters() if id(p) in pair}
+        state = super().learned_state(model)
+        return {name: tensor for name, tensor in state.items() if name not in names}
 
 
 def draw_projections(rank: int, d_in: int, d_out: int, seed: int) -> tuple[Tensor, Tensor]:

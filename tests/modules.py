@@ -1,0 +1,70 @@
+"""Plain modules of torch for tests of methods, and every method on them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from variants.base import AdapterLayer, Progress, Variant, adapter_layers
+from variants.defaults import by_name, methods
+
+METHODS = methods()
+# Settings that fit layers of 16 to 32 inputs.
+SMALL: dict[str, dict[str, Any]] = {
+    "adalora": {"rank": 3, "target_rank": 2, "interval": 1, "warmup": 0.0},
+    "delta_lora": {"start": 0.0},
+    "last_k": {"k": 1},
+    "qa_lora": {"group": 8},
+    "qlora": {"block": 16},
+    "vera": {"rank": 4},
+}
+FEW, MANY = 3, 200  # tokens on both sides of the switch to the merged product
+
+
+def method(name: str, targets: Any = None, **settings: Any) -> Variant:
+    """A method with settings for small layers; `targets` where it has any."""
+    small = SMALL.get(name, {"rank": 3})
+    if name in ("bitfit", "full", "head_only"):
+        small = {}
+    if targets is not None and has_targets(name):
+        settings["targets"] = [targets] if isinstance(targets, str) else list(targets)
+    return by_name(name, **{**small, **settings})
+
+
+def has_targets(name: str) -> bool:
+    """Whether a method adapts layers that are named."""
+    return name not in ("bitfit", "full", "head_only", "last_k")
+
+
+ADAPTERS = [name for name in METHODS if has_targets(name)]
+
+
+def steps(model: nn.Module, variant: Variant, batch: Callable[[], Tensor], count: int = 4) -> None:
+    """Train for a few steps with every hook but `prepare`."""
+    optimizer = torch.optim.AdamW(variant.param_groups(model, 0.05, 0.0))
+    model.train()
+    for step in range(1, count + 1):
+        loss = model(batch()).float().square().mean() + variant.penalty(model)
+        loss.backward()
+        variant.after_backward(model, Progress(step, count))
+        optimizer.step()
+        variant.after_step(model, Progress(step, count))
+        optimizer.zero_grad()
+    model.eval()
+
+
+@torch.no_grad()
+def nudge(model: nn.Module) -> None:
+    """Move everything that trains away from where it was born."""
+    generator = torch.Generator().manual_seed(1)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator).to(parameter)
+
+
+def only_layer(model: nn.Module) -> AdapterLayer:
+    """The one adapter layer of a model."""
+    (layer,) = (layer for _, layer in adapter_layers(model))
+    return layer

@@ -1,0 +1,100 @@
+"""What a training loop of one's own, or another library's, owes an adapted model."""
+
+from typing import Any
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from variants.base import Progress, Variant, decay_groups
+from variants.state import check_trained
+from variants.surface import adaptation
+
+
+class Hooks:
+    """The hooks of an adapted model's method, for a loop of one's own.
+
+        hooks = Hooks(model, total_steps)
+        for batch in batches:
+            (loss(batch) + hooks.penalty()).backward()
+            hooks.after_backward()  # before gradients are clipped
+            optimizer.step()
+            hooks.after_step()  # while the gradients are still there
+            optimizer.zero_grad()
+
+    With gradients of several batches, add the penalty to one of them. `done` steps lie behind a
+    run that is taken up again.
+    """
+
+    def __init__(self, model: nn.Module, total_steps: int, done: int = 0) -> None:
+        self.model = model
+        self.variant = adaptation(model)[2].variant
+        self.total = total_steps
+        self.done = done
+
+    @property
+    def progress(self) -> Progress:
+        """The step that is under way."""
+        return Progress(self.done + 1, self.total)
+
+    def penalty(self) -> Tensor | float:
+        """A term of the loss, once for each step."""
+        return self.variant.penalty(self.model)
+
+    def after_backward(self) -> None:
+        """Gradients are complete and not clipped yet."""
+        self.variant.after_backward(self.model, self.progress)
+
+    def after_step(self) -> None:
+        """Parameters have moved, and gradients are still there."""
+        self.variant.after_step(self.model, self.progress)
+        self.done += 1
+
+
+def optimizer_for(
+    model: nn.Module,
+    variant: Variant | None = None,
+    lr: float | None = None,
+    weight_decay: float = 0.0,
+    cls: type[torch.optim.Optimizer] = torch.optim.AdamW,
+    **options: Any,
+) -> torch.optim.Optimizer:
+    """An optimiser over all that trains, in the method's own groups and at its own rate.
+
+    `variant` is the method that the model is adapted with, and need not be given. `options` go to
+    the optimiser's class. Raises ValueError for a parameter stored in less than float32.
+    """
+    variant = variant or adaptation(model)[2].variant
+    rate = variant.lr if lr is None else lr
+    return cls(groups_for(model, variant, rate, weight_decay), lr=rate, **options)  # type: ignore[call-arg]
+
+
+def groups_for(
+    model: nn.Module, variant: Variant, lr: float, weight_decay: float
+) -> list[dict[str, Any]]:
+    """The method's optimiser groups, and in others what else trains.
+
+    Raises ValueError where nothing does, or a parameter is stored in less than float32.
+    """
+    check_trained(model)
+    groups = variant.param_groups(model, lr, weight_decay)
+    known = {id(p) for group in groups for p in group["params"]}
+    for group in decay_groups(model, lr, weight_decay):
+        left = [p for p in group["params"] if id(p) not in known]
+        if left:
+            groups.append(group | {"params": left})
+    if not groups:
+        raise ValueError(f"{type(variant).__name__} trains nothing in this model.")
+    return groups
+
+
+def add_gradient(model: nn.Module, term: Tensor | float) -> None:
+    """Add the gradient of a term of the loss to those that are there, and call no hook for it."""
+    if not isinstance(term, Tensor) or not term.requires_grad:
+        return
+    trained = [p for p in model.parameters() if p.requires_grad]
+    for parameter, found in zip(
+        trained, torch.autograd.grad(term, trained, allow_unused=True), strict=True
+    ):
+        if found is not None:
+            parameter.grad = found if parameter.grad is None else parameter.grad + found
