@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from experiments.api import composed
 from experiments.config import build, read
 from experiments.files import STALE, whole, write_record
-from experiments.locks import Busy, alone
+from experiments.locks import Busy, alone, holder
 from experiments.results import LEFTOVERS, Result, read_result
 from experiments.runner import execute
 from experiments.study import conduct as conducting
