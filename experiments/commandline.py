@@ -11,6 +11,7 @@ from typing import Any
 
 from hydra._internal import utils
 from hydra.errors import CompactHydraException
+from yaml import YAMLError
 
 CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 # Hydra leaves the folder alone.
@@ -34,6 +35,10 @@ def attempt(main: Callable[[], Any], again: bool = False) -> None:
     """Call `main`, and once more without Hydra's files if they may not be written."""
     try:
         main()
+    except YAMLError as error:
+        raise CompactHydraException(f"{' '.join(str(error).split())}.") from error
+    except UnicodeDecodeError as error:
+        raise CompactHydraException(f"A file of settings is not UTF-8: {error}.") from error
     except (OSError, ValueError) as error:
         cause = of_the_system(error)
         if cause is None:
