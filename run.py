@@ -12,6 +12,7 @@ from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 import experiments.identity  # noqa: F401 (the resolver that names a run's folder)
 from experiments.commandline import add_overrides, sentence
@@ -80,7 +81,7 @@ def carry_out() -> int:
     except KeyboardInterrupt:
         print("Interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
         return 130  # as a shell reports SIGINT
-    except (CompactHydraException, OSError) as error:
+    except (CompactHydraException, OSError, YAMLError, UnicodeDecodeError) as error:
         if asked == "1":
             raise
         # The text may be of a file that others wrote; line breaks in it are Hydra's own.

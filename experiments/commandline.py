@@ -3,11 +3,17 @@
 import errno
 import sys
 
+from yaml import YAMLError
+
 CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def sentence(error: BaseException) -> str:
     """What went wrong; of a file that the system refuses, its name and where else to write."""
+    if isinstance(error, YAMLError):
+        return f"{' '.join(str(error).split())}."
+    if isinstance(error, UnicodeDecodeError):
+        return f"A file of settings is not UTF-8: {error}."
     if not isinstance(error, OSError) or error.errno is None:
         return str(error)
     hint = " hydra.run.dir=FOLDER names another folder." if error.errno in CLOSED else ""

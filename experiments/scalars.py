@@ -48,7 +48,7 @@ def as_written() -> Iterator[None]:
 
 def quoted(text: str) -> str:
     """A text as a value of an override, in quotes where Hydra would read it otherwise."""
-    if re.fullmatch(r"[\w./:@+-]+", text) and not plain_value(text):
+    if re.fullmatch(r"[\w./:@+-]+", text, re.ASCII) and not plain_value(text):
         return text
     # OmegaConf resolves ${...} also in quotes, and halves the backslashes before it.
     literal = re.sub(r"(\\*)\$\{", lambda found: f"{found[1] * 2}\\${{", text)
