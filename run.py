@@ -57,7 +57,7 @@ def main(cfg: DictConfig) -> float:
             result = execute(run, out, origin)
     except (ValueError, OSError, Diverged) as error:
         # Hydra prints this kind as one line; HYDRA_FULL_ERROR=1 shows where it came from.
-        raise CompactHydraException(str(error)) from error
+        raise CompactHydraException(sentence(error)) from error
     leave()
     return result.primary["score"]
 

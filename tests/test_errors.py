@@ -265,8 +265,8 @@ def test_a_model_path_that_does_not_exist_is_named(path: str, shell: Shell):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"model_type": "t5"}, "config.json is of a model of type 't5', and there is no head for"),
-        ({"model_type": "zork"}, "config.json is of a model of type 'zork', and there is no head"),
+        ({"model_type": "bart"}, "config.json is of an encoder-decoder ('bart'), which has no"),
+        ({"model_type": "zork"}, "config.json is of a model of type 'zork', which transformers la"),
         ({"hidden_size": "wide"}, "config.json cannot be read (Validation error for field 'hidden"),
         ({"hidden_size": 64}, "do not fit its config.json: embeddings.LayerNorm.bias has shape [3"),
         ({"num_hidden_layers": 3}, "lack encoder.layer.2.attention.output.LayerNorm.bias (16 ten"),
