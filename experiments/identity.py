@@ -11,12 +11,17 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from experiments.stored.places import masked
+
 # What decides where and how a run is carried out, and not what comes out of it.
 NOT_IDENTITY = ("tracker", "study", "train.device", "train.checkpoint_every", "train.log_every")
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a run, described as plain data, that can change its result."""
+    """The part of a run, described as plain data, that can change its result.
+
+    An absolute path counts by its hash, so that what is published without it is the same run.
+    """
     kept = {key: dict(node) if isinstance(node, dict) else node for key, node in config.items()}
     for path in NOT_IDENTITY:
         section, _, key = path.partition(".")
@@ -24,7 +29,7 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
             kept.get(section, {}).pop(key, None)
         else:
             kept.pop(section, None)
-    return kept
+    return masked(kept)
 
 
 def cell_id(*, _root_: DictConfig) -> str:

@@ -13,6 +13,7 @@ from experiments.files import (
     write_record,
 )
 from experiments.stored.kinds import with_kinds
+from experiments.stored.places import masked
 from experiments.stored.typed import check_finite, fit
 
 NAME = "result.json"
@@ -231,7 +232,7 @@ def write(folder: Path, content: dict[str, Any]) -> None:
 def differing(stored: dict[str, Any], schema: int, now: dict[str, Any]) -> list[str]:
     """In what two fingerprints differ, over the keys that the version of the stored one knew."""
     known = [key for key in now if key in stored or schema == SCHEMA or key in OLD[schema]]
-    return [key for key in known if stored.get(key) != now[key]]
+    return [key for key in known if masked(stored.get(key)) != masked(now[key])]
 
 
 def read_predictions(path: Path, sha256: str | None = None) -> Any:
