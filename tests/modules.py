@@ -8,9 +8,9 @@ import torch.nn as nn
 from torch import Tensor
 
 from variants.base import AdapterLayer, Progress, Variant, adapter_layers
-from variants.defaults import by_name, methods
+from variants.defaults import list_methods, make_method
 
-METHODS = methods()
+METHODS = list_methods()
 # Settings that fit layers of 16 to 32 inputs.
 SMALL: dict[str, dict[str, Any]] = {
     "adalora": {"rank": 3, "target_rank": 2, "interval": 1, "warmup": 0.0},
@@ -30,7 +30,7 @@ def method(name: str, targets: Any = None, **settings: Any) -> Variant:
         small = {}
     if targets is not None and has_targets(name):
         settings["targets"] = [targets] if isinstance(targets, str) else list(targets)
-    return by_name(name, **{**small, **settings})
+    return make_method(name, **{**small, **settings})
 
 
 def has_targets(name: str) -> bool:

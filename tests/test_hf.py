@@ -25,9 +25,9 @@ from variants import (
     Hooks,
     adapt,
     learned_state,
+    list_methods,
     load,
     merge,
-    methods,
     optimizer_for,
     save,
     summary,
@@ -76,7 +76,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "qlora": {"rank": 2, "block": 16},
     "vera": {"rank": 4},
 }
-TRAINED = [name for name in methods() if name not in ("head_only", "bitfit")]  # a Llama has no bias
+TRAINED = [
+    name for name in list_methods() if name not in ("head_only", "bitfit")
+]  # a Llama has no bias
 
 
 def adapted(name: str, **given: Any) -> LlamaForCausalLM:

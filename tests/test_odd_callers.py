@@ -1,4 +1,4 @@
-"""What callers do with a linear layer beside calling it, on an adapted one."""
+"""Callers that read an adapted layer, differentiate it in other ways, or convert it."""
 
 from collections.abc import Callable
 

@@ -10,8 +10,8 @@ from modules import ADAPTERS, FEW, MANY, method, nudge, only_layer
 from torch import Tensor
 from torch.testing import assert_close
 
-from variants.base import AdapterLayer, additive, merge
-from variants.forms import linear_map
+from variants.base import AdapterLayer, mark_additive, merge
+from variants.forms import mark_linear_map
 
 D_IN, D_OUT = 32, 24
 
@@ -160,7 +160,7 @@ def test_gradients_and_dropout_reach_a_layer_beside_its_base(name: str, dropout:
 
 def test_a_forward_pass_that_is_marked_is_that_of_a_linear_layer() -> None:
     class Marked(nn.Linear):
-        @linear_map
+        @mark_linear_map
         def forward(self, input: Tensor) -> Tensor:
             return input @ self.weight.T + self.bias
 
@@ -215,9 +215,9 @@ def test_a_method_gets_this_whatever_of_it_it_has_written_itself(cls: type[Adapt
 
 def test_a_mark_is_not_inherited_by_an_update_of_another_form() -> None:
     class Plain(Turned):
-        @additive
+        @mark_additive
         def update(self, x: Tensor, y: Tensor) -> Tensor:
-            return y + F.linear(x, self.change())
+            return y + F.linear(x, self.compute_change())
 
     class Rescaled(Plain):
         def update(self, x: Tensor, y: Tensor) -> Tensor:

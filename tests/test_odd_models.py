@@ -24,7 +24,7 @@ from transformers import (
 
 from variants.base import AdapterLayer, Progress, adapter_layers, merge
 from variants.bitfit import is_bias
-from variants.last_k import stacks
+from variants.last_k import find_stacks
 from variants.lora import LoRALayer
 from variants.pissa import PiSSALayer
 
@@ -284,7 +284,7 @@ def test_of_several_stacks_of_blocks_the_user_names_one(
 def test_experts_are_no_blocks() -> None:
     block = nn.ModuleDict({"experts": nn.ModuleList(nn.Linear(D, D) for _ in range(8))})
     model = nn.ModuleDict({"layers": nn.ModuleList([block, deepcopy(block)])})
-    assert list(stacks(model)) == ["layers"]
+    assert list(find_stacks(model)) == ["layers"]
     method("last_k").adapt(model)
     assert not model["layers"][0]["experts"][7].weight.requires_grad
 

@@ -30,7 +30,7 @@ from variants import (
 )
 from variants.base import AdapterLayer, adapter_layers, replace_linears
 from variants.base import Variant as Base
-from variants.defaults import read
+from variants.defaults import read_defaults
 
 D = 16
 
@@ -89,7 +89,7 @@ def short(name: str) -> dict[str, object]:
 def test_a_line_adapts_and_gives_the_settings_of_the_yaml(name: str) -> None:
     model = net()
     variant = adapt(model, name, **short(name))
-    defaults = read(name)[1] | short(name)
+    defaults = read_defaults(name)[1] | short(name)
     assert {key: getattr(variant, key) for key in defaults} == defaults
     if name in ADAPTERS:
         assert names(model) == {n for n, m in net().named_modules() if isinstance(m, nn.Linear)}
@@ -305,14 +305,14 @@ def test_what_is_saved_is_loaded_over_the_pretrained_model(name: str, tmp_path: 
     save(model, tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["adapter.json", "adapter.safetensors"]
     about = json.loads((tmp_path / "adapter.json").read_text())
-    assert about["variant"]["_target_"] == read(name)[0] and about["format"] == 1
+    assert about["variant"]["_target_"] == read_defaults(name)[0] and about["format"] == 1
     fresh = net().eval()
     torch.manual_seed(7)
     before = torch.get_rng_state()
     variant = load(fresh, tmp_path)
     assert torch.equal(torch.get_rng_state(), before)
     assert_close(fresh(x), model(x), rtol=0, atol=0)
-    assert variant == variants.surface.adaptation(model)[2].variant
+    assert variant == variants.surface.find_adaptation(model)[2].variant
     load(fresh, tmp_path)  # over itself
     assert {n for n, p in fresh.named_parameters() if p.requires_grad} == {
         n for n, p in model.named_parameters() if p.requires_grad
