@@ -76,7 +76,7 @@ class BaseWrapper(StandIn):
 
     @property
     def _tied_weights_keys(self) -> dict[str, str]:
-        """The tensors that other layers may share; transformers asks for them, to store each once."""
+        """The tensors that layers may share: transformers asks for them, to store each once."""
         return {key: key for key in self._parameters}
 
     @property
