@@ -158,6 +158,19 @@ def test_gradients_and_dropout_reach_a_layer_beside_its_base(name: str, dropout:
     assert_close(y, layer.base(x) + dropped @ change.T, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_a_compiled_layer_is_merged_into_one_of_its_own(name: str) -> None:
+    linear = nn.Linear(D_IN, D_OUT)
+    linear.compile(backend="eager")
+    model = adapt(name, linear)
+    assert model is not None
+    nudge(model)
+    x = torch.randn(MANY, D_IN)
+    y = model(x)
+    merge(model)
+    assert_close(model(x), y, rtol=1e-4, atol=1e-5)
+
+
 def test_a_forward_pass_that_is_marked_is_that_of_a_linear_layer() -> None:
     class Marked(nn.Linear):
         @mark_linear_map

@@ -190,6 +190,7 @@ def copy_with(base: nn.Module, weight: Tensor, bias: nn.Parameter | None) -> nn.
     for key, value in vars(base).items():
         # Parameters, hooks and the like are its own from here on.
         made.__dict__[key] = value.copy() if isinstance(value, dict | set) else value
+    made.__dict__.pop("_compiled_call_impl", None)  # it calls the layer that it was made from
     if computed:
         del made._modules["parametrizations"]
     made._parameters["weight"] = nn.Parameter(weight, requires_grad=False)
