@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from modules import METHODS, has_targets, method, nudge, steps
+from modules import METHODS, QUANTISED, has_targets, method, nudge, steps
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers.pytorch_utils import Conv1D
@@ -306,7 +306,7 @@ def close(found: Tensor, expected: Tensor, **within: float) -> None:
 @torch.no_grad()
 def compare_start(model: nn.Module, bare: nn.Module, odd: Odd, name: str) -> None:
     """The adapted model starts as the pretrained one, for few tokens and for many."""
-    quantised = name in ("qlora", "qa_lora")
+    quantised = name in QUANTISED
     within = {"rtol": 0.0, "atol": 1.0} if quantised else tolerance(odd)
     for count in (FEW, MANY):
         x = tokens(count, odd)

@@ -9,6 +9,7 @@ import torch
 import torch.nn as nn
 from accelerate import Accelerator
 from conftest import gpt2_tokenizer
+from modules import small
 from torch import Tensor
 from torch.testing import assert_close
 from torch.utils.data import DataLoader, IterableDataset
@@ -84,7 +85,7 @@ TRAINED = [
 def adapted(name: str, **given: Any) -> LlamaForCausalLM:
     model = llama()
     torch.manual_seed(2)
-    adapt(model, name, **{**SETTINGS.get(name, {} if name == "full" else {"rank": 2}), **given})
+    adapt(model, name, **{**SETTINGS.get(name, small(name)), **given})
     return model
 
 
