@@ -12,7 +12,7 @@ from transformers import (
 )
 
 from experiments.adapters.saved import Adapter, load
-from experiments.families.base import family_of
+from experiments.families.base import OUTPUT, family_of
 from experiments.files import whole_folder
 from experiments.generation import language_model
 from experiments.heads import as_in_transformers
@@ -60,7 +60,14 @@ def in_transformers(
         state |= as_in_transformers(trained.head.state_dict(), family.head_names(config))
     rounded = {name: tensor.float().to(dtype) for name, tensor in state.items()}
     model.load_state_dict(rounded, assign=True)
-    return language_model(model) if isinstance(trained, LanguageModel) else model
+    if not isinstance(trained, LanguageModel):
+        return model
+    predicting = language_model(model)
+    if hasattr(trained.backbone, OUTPUT):
+        output = family.output(trained.backbone)
+        output.weight = nn.Parameter(output.weight.float().to(dtype), requires_grad=False)
+        predicting.set_output_embeddings(output)
+    return predicting
 
 
 def name_outputs(config: PreTrainedConfig, adapter: Adapter) -> None:
