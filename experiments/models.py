@@ -36,7 +36,7 @@ from experiments.engine import Engine
 from experiments.families.base import OUTPUT, family_of
 from experiments.files import check_regular, read_object
 from experiments.generation import language_model
-from experiments.heads import LastTokenHead, NoHead, initialise
+from experiments.heads import READS, NoHead, PooledHead, initialise
 from experiments.layers import PRECISIONS, CastLinear, store_matrices
 from experiments.userfolders import expanded
 from variants.base import at_least_float32
@@ -61,10 +61,16 @@ class Model(nn.Module):
         return at_least_float32(self.engine.states(self.backbone, batch, places))
 
     def summaries(self, batch: Batch) -> Tensor:
-        """The last hidden state [n, width] of the token that the head looks at."""
+        """What the head reads of each text [n, width]: one token's last state, or their mean."""
         ends = np.cumsum(batch.lengths)
-        last = isinstance(self.head, LastTokenHead)
-        return self.states(batch, ends - 1 if last else ends - batch.lengths)
+        if self.head.reads != "mean":
+            last = self.head.reads == "last"
+            return self.states(batch, ends - 1 if last else ends - batch.lengths)
+        states = self.states(batch, np.arange(batch.tokens))
+        lengths = torch.from_numpy(batch.lengths).to(states.device)
+        rows = torch.arange(len(lengths), device=states.device).repeat_interleave(lengths)
+        sums = states.new_zeros(len(lengths), states.shape[1]).index_add(0, rows, states)
+        return sums / lengths[:, None]
 
     def forward(self, batch: Batch) -> Tensor:
         """Outputs [n, num_outputs], or without a head the states of all tokens."""
@@ -109,13 +115,19 @@ class LanguageModel(Model):
         return total, losses.new_zeros(len(batch.rows), 2).index_add(0, rows, counts)
 
 
-def assembled(backbone: PreTrainedModel, num_outputs: int) -> Model:
-    """The backbone with a new head of this width, or, with none, what it is without one."""
+def assembled(backbone: PreTrainedModel, num_outputs: int, reads: str | None) -> Model:
+    """The backbone with a new head of this width, or, with none, what it is without one.
+
+    The head is a projection of what it `reads`, or the family's own.
+    """
     family = family_of(backbone.config)
     if num_outputs == 0 and family.predicts_tokens(backbone.config):
         return LanguageModel(backbone)
-    head = family.head(backbone.config, num_outputs) if num_outputs else NoHead()
-    return Model(backbone, head)
+    if not num_outputs:
+        return Model(backbone, NoHead())
+    if reads is not None:
+        return Model(backbone, PooledHead(backbone.config.hidden_size, num_outputs, reads))
+    return Model(backbone, family.head(backbone.config, num_outputs))
 
 
 @dataclass(frozen=True)
@@ -144,10 +156,15 @@ class Pretrained:
     dropout: float | None  # the backbone's and the head's; null: as in the checkpoint's config
     lr_scale: float  # multiplies every variant's learning rate
     linears: dict[str, list[str]]  # named groups of linear layers, for a variant's targets
+    head: str | None = None  # a projection of the first or last token or of the mean; null: its own
 
     def __post_init__(self) -> None:
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise ValueError(f"model.dropout must be null or lie in [0, 1), got {self.dropout}.")
+        if self.head is not None and self.head not in READS:
+            raise ValueError(
+                f"model.head must be null or one of {', '.join(READS)}, got '{self.head}'."
+            )
         if self.lr_scale <= 0:
             raise ValueError(f"model.lr_scale must be positive, got {self.lr_scale}.")
 
@@ -225,11 +242,12 @@ class Pretrained:
         """The backbone, and a head from `generator`; with no outputs, what it is without one."""
         folder, config = self.folder(), self.config()
         predicts = num_outputs == 0 and family_of(config).predicts_tokens(config)
-        model = assembled(self.backbone(precision, predicts), num_outputs)
+        model = assembled(self.backbone(precision, predicts), num_outputs, self.head)
         if predicts:
             check_output(model.backbone)
         initialise(model.head, config.initializer_range, generator)
-        load_head(folder, model.head, family_of(config).pretrained_head(config))
+        if self.head is None:
+            load_head(folder, model.head, family_of(config).pretrained_head(config))
         tokenizer = read_tokenizer(folder, config.vocab_size)
         return Loaded(model, tokenizer, family_of(config).max_length(config))
 

@@ -1,5 +1,6 @@
 """A trained model without its adapter: a folder that transformers' `from_pretrained` reads."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -57,7 +58,7 @@ def in_transformers(
     plain = family.as_loaded(trained.backbone, inner)
     state = {f"{prefix}{name}": tensor for name, tensor in plain.items()}
     if adapter.num_outputs:
-        state |= as_in_transformers(trained.head.state_dict(), family.head_names(config))
+        state |= as_in_transformers(trained.head.state_dict(), names_of_head(adapter, config))
     rounded = {name: tensor.float().to(dtype) for name, tensor in state.items()}
     model.load_state_dict(rounded, assign=True)
     if not isinstance(trained, LanguageModel):
@@ -68,6 +69,19 @@ def in_transformers(
         output.weight = nn.Parameter(output.weight.float().to(dtype), requires_grad=False)
         predicting.set_output_embeddings(output)
     return predicting
+
+
+def names_of_head(adapter: Adapter, config: PreTrainedConfig) -> Mapping[str, str]:
+    """The modules of an adapter's head by our name: their name in a classifier of transformers.
+
+    Raises ValueError if transformers has no such classifier.
+    """
+    if adapter.model.head is not None:
+        raise ValueError(
+            f"model.head={adapter.model.head} makes a head that transformers' classifiers do not "
+            "have, so none can be written; a run with model.head=null can be."
+        )
+    return family_of(config).head_names(config)
 
 
 def name_outputs(config: PreTrainedConfig, adapter: Adapter) -> None:
