@@ -13,7 +13,8 @@ the table of differences come three estimates of variances of the mean (`estimat
 - `rest` = Ve / (S n): from what neither explains. `between` cannot be smaller than that.
 
 For a metric that is no mean over examples, pseudo-values of the jackknife stand for the examples
-(`analysis.resampling`), so nothing is resampled and no verdict hangs on a random generator.
+(`experiments.metrics.resampling`), so nothing is resampled and no verdict hangs on a random
+generator.
 
 **One pair.** With few seeds `between` is small by luck in one study and large in the next. A t
 test with Satterthwaite's degrees of freedom then errs twice: it takes too small a variance and

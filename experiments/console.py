@@ -13,7 +13,7 @@ from experiments.families.base import family_of
 from experiments.job import Job
 from experiments.results import Result
 from experiments.stored.shown import plain, visible
-from variants import summary
+from variants.summary import summary
 
 
 class Console:

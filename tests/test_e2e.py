@@ -25,7 +25,7 @@ from experiments.api import composed
 from experiments.config import Run, read
 from experiments.evaluation import Evaluated
 from experiments.job import Job, start
-from experiments.metrics import nlg
+from experiments.metrics.base import find_text_metrics
 from experiments.metrics.challenge import read_outputs
 from experiments.protocol import Clean, Paper
 from experiments.runner import execute
@@ -135,7 +135,7 @@ def test_a_run_keeps_texts_scores_and_what_a_bootstrap_needs(
     assert texts == [" ".join(text.split()) for text in rows["prediction"]]
     for metric in ("BLEU", "ROUGE_L"):
         counts = np.stack(rows[metric])
-        assert nlg.from_statistics(metric, counts) == result.scores["test"][metric]
+        assert find_text_metrics([metric])[0].value(counts) == result.scores["test"][metric]
     assert result.primary["interval"][0] <= result.primary["score"] <= result.primary["interval"][1]
     assert {"train_nll", "loss", "lr"} <= set(result.history)
     assert not (tmp_path / "head.safetensors").exists()

@@ -27,7 +27,7 @@ from analysis.report.tuning import curves
 from analysis.statistics import Outcome, Verdicts
 from analysis.task_scores import score_table
 from experiments.config import Run
-from experiments.metrics import nlg
+from experiments.metrics.base import find_text_metrics
 from experiments.runner import execute
 
 QUICK = Rule()
@@ -429,7 +429,7 @@ def test_selection_runs_alone_have_curves_and_no_verdict(tmp_path: Path) -> None
 
 def test_published_predictions_of_texts_need_no_texts(tmp_path: Path) -> None:
     counts = np.random.default_rng(0).integers(1, 9, (12, 9)).astype(float)
-    score = float(nlg.SCORES["BLEU"](counts.sum(axis=0), 12))
+    score = float(find_text_metrics(["BLEU"])[0].of_sums(counts.sum(axis=0), 12))
     primary = {"metric": "BLEU", "score": score, "interval": [0.0, 1.0], "examples": 12}
     for seed in (0, 1):
         place = store(tmp_path, "lora", seed, right(0.5, 12), "local/e2e", primary=primary)

@@ -11,8 +11,7 @@ import pandas as pd
 from analysis import tuning
 from analysis.report.material import SEPARATOR, Frame, Material, Record
 from analysis.report.tuning import Curve, rows
-from analysis.resampling import METRICS, additive
-from experiments.metrics.nlg import SCORES
+from experiments.metrics.base import LabelMetric, TextMetric, find_metric
 from experiments.study.race import MORE
 
 WIDTH = 2 * 1.96  # standard errors in a 95 % interval
@@ -146,8 +145,9 @@ def pseudo_values(frames: list[Frame], metric: str) -> Iterator[np.ndarray]:
     """The pseudo-values [n] of each trial's selection rows."""
     for frame in frames:
         frame = frame.sort_values(["split", "id"], ignore_index=True)
-        if metric in SCORES:
-            yield additive(np.stack(frame[metric].tolist()), SCORES[metric]).pseudo_values()
-        else:
+        known = find_metric(metric)
+        if isinstance(known, TextMetric):
+            yield known.scorer(np.stack(frame[metric].tolist())).pseudo_values()
+        elif isinstance(known, LabelMetric):
             labels, told = frame["label"].to_numpy(), frame["prediction"].to_numpy()
-            yield METRICS[metric](labels, told).pseudo_values()
+            yield known.scorer(labels, told).pseudo_values()

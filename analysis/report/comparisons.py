@@ -13,7 +13,6 @@ from analysis.report.material import Frame, Material, latest
 from analysis.scales import bounds
 from analysis.statistics import Outcome, Verdicts, judge
 from analysis.task_scores import TaskScores, read_predictions, read_scores
-from experiments.metrics.nlg import SCORES
 
 DECILE = 0.1
 CHANGED = "setting 2 of "  # how a table of runs names a method in the setting that came second
@@ -169,9 +168,8 @@ def scored(runs: Frame) -> TaskScores:
     kept = runs[runs["method"].isin(set(done))]
     second = kept["choice"] > 0
     named = kept.assign(variant=kept["method"].where(~second, CHANGED + kept["method"]))
-    metric = str(named["metric"].dropna().iloc[0])
     read = {run: comparable(frame) for run, frame in read_predictions(named).items()}
-    return read_scores(named, read, SCORES.get(metric))
+    return read_scores(named, read)
 
 
 def comparable(frame: Frame) -> Frame:

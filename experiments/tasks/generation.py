@@ -19,7 +19,8 @@ from experiments import evaluation
 from experiments.batches import Continued, flat
 from experiments.evaluation import Evaluated
 from experiments.generation import Decoding, generate
-from experiments.metrics import meteor, nlg
+from experiments.metrics import nlg
+from experiments.metrics.base import TextMetric, find_text_metrics, names_of
 from experiments.metrics.challenge import group, write_outputs
 from experiments.models import LanguageModel, Loaded
 from experiments.randomness import numpy_generator
@@ -57,12 +58,12 @@ class GenerationTask(Task):
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing must lie in [0, 1), got {self.label_smoothing}.")
         for metric in self.metrics:
-            if metric not in nlg.METRICS:
+            if metric not in (known := names_of(TextMetric)):
                 raise ValueError(
-                    f"metrics: '{metric}' is not known.{near(metric, nlg.METRICS)} "
-                    f"These are: {', '.join(nlg.METRICS)}."
+                    f"metrics: '{metric}' is not known.{near(metric, known)} "
+                    f"These are: {', '.join(known)}."
                 )
-        if not self.metrics or self.metrics[0] == "METEOR":
+        if not self.metrics or find_text_metrics(self.metrics)[0].optional:
             raise ValueError("metrics must begin with one that can be had without Java.")
 
     @property
@@ -126,8 +127,9 @@ class GenerationTask(Task):
                 "choose model=mini_gpt2 or model=gpt2."
             )
         loaded.model.smoothing = self.label_smoothing
-        if "METEOR" in self.metrics and (reason := meteor.missing()):
-            log.info("%s", reason)
+        for metric in find_text_metrics(self.metrics):
+            if reason := metric.missing():
+                log.info("%s", reason)
 
     def check(self, loaded: Loaded, data: Data, train: Train) -> None:
         self.decoding.end_tokens(loaded.tokenizer)
@@ -208,7 +210,8 @@ class GenerationTask(Task):
     ) -> tuple[float, float]:
         rows = nlg.statistics(list(outputs), list(labels), [self.primary])[self.primary]
         drawn = generator.integers(len(rows), size=(RESAMPLES, len(rows)))
-        low, high = np.quantile(nlg.from_statistics(self.primary, rows[drawn]), [0.025, 0.975])
+        (metric,) = find_text_metrics([self.primary])
+        low, high = np.quantile(metric.value(rows[drawn]), [0.025, 0.975])
         return float(low), float(high)
 
     def columns(self, item: Evaluated) -> Mapping[str, Any]:
