@@ -93,7 +93,6 @@ class TextMetric(Metric):
     rows: Callable[[list[Words], list[list[Words]]], np.ndarray]  # of outputs and references
     of_sums: FromSums  # the value, from sums over examples [..., columns] and their number
     missing: Callable[[], str | None] = lambda: None  # what it needs and this machine lacks
-    optional: bool = False  # it needs what is not installed with the project
 
     def value(self, rows: np.ndarray) -> np.ndarray:
         """The metric over examples [..., examples, columns] -> [...].

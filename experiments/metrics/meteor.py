@@ -100,6 +100,6 @@ def score(sums: np.ndarray) -> np.ndarray:
 METRICS = (
     TextMetric(
         name="METEOR", words=tokenize_repaired, columns=COLUMNS, rows=statistics,
-        of_sums=lambda sums, examples: score(sums), missing=missing, optional=True,
+        of_sums=lambda sums, examples: score(sums), missing=missing,
     ),
 )  # fmt: skip
