@@ -23,6 +23,7 @@ from experiments.study.cells import BEGIN, OUTPUT, Cell
 from experiments.study.design import Study
 
 RUN = Path(__file__).parents[2] / "run.py"
+APART = "variants.hf"  # the module for training by others' loops
 LOST = 255  # what a process is said to have ended with whose forking process was killed
 
 
@@ -90,12 +91,15 @@ class Workers:
 
 
 def sources() -> list[str]:
-    """Every module of a run: a file that is edited meanwhile does not divide a study's cells."""
+    """Every module of a run: a file that is edited meanwhile does not divide a study's cells.
+
+    What is there for other programs' training is left out: it takes a GiB of memory.
+    """
     return [
         module.name
         for room in ("experiments", "variants")
         for module in pkgutil.walk_packages([str(RUN.parent / room)], f"{room}.")
-        if not module.name.endswith("__main__")
+        if not module.name.endswith("__main__") and module.name != APART
     ]
 
 
