@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from experiments.api import composed
 from experiments.config import build
@@ -21,7 +21,8 @@ TASKS = sorted(path.stem for path in (ROOT / "conf/task").glob("*.yaml"))
 def plan_of(tasks: Mapping[str, Any], methods: Mapping[str, Any], **changes: Any) -> Plan:
     known = {"methods": methods, "tasks": tasks, "cells": 1, "seeds": 1,
              "axes": {"variant.lr": [1e-3]}, "overrides": ["tracker.mode=disabled"]}  # fmt: skip
-    section = OmegaConf.merge(OmegaConf.load(ROOT / "conf/study/common.yaml"), known | changes)
+    section = OmegaConf.merge(OmegaConf.load(ROOT / "conf/study/common.yaml"), {**known, **changes})
+    assert isinstance(section, DictConfig)
     return Plan(build("study", section), "mine", [])
 
 
