@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from analysis import tuning
 from analysis.report.material import SEPARATOR, Frame, Material, Record
 from analysis.report.tuning import Curve, rows
 from analysis.resampling import METRICS, additive
 from experiments.metrics.nlg import SCORES
+from experiments.stored import result
 from experiments.study.race import MORE
 
 WIDTH = 2 * 1.96  # standard errors in a 95 % interval
@@ -130,11 +130,14 @@ def has_setting(config: Record, setting: str) -> bool:
 def row_covariance(runs: list[Record], metric: str) -> tuple[np.ndarray, bool]:
     """The covariance [P, P] of the trials' scores over other selection rows, and if it is exact.
 
-    Without predictions only each score's interval is known, and rows are taken as other for each
-    point, which makes a choice look less sure than it is.
+    Without predictions that the metric can be taken of, only each score's interval is known, and
+    rows are taken as other for each point, which makes a choice look less sure than it is.
     """
-    paths = [Path(run["folder"]) / "predictions.parquet" for run in runs]
-    frames = [pd.read_parquet(path) if path.is_file() else None for path in paths]
+    needed = {metric} if metric in SCORES else {"label", "prediction"}
+    paths = [Path(run["folder"]) / result.PREDICTIONS for run in runs]
+    frames = [result.read_predictions(path) if path.exists() else None for path in paths]
+    known = metric in SCORES or metric in METRICS
+    frames = [f if known and f is not None and needed <= set(f) else None for f in frames]
     if any(frame is None for frame in frames):
         errors = [0.0 if run["low"] is None else (run["high"] - run["low"]) / WIDTH for run in runs]
         return np.diag(np.nan_to_num(np.array(errors, dtype=float)) ** 2), False

@@ -208,6 +208,9 @@ def check_score(content: dict[str, Any]) -> None:
         for key in ("metric", "score", "interval"):
             if key not in content["primary"]:
                 raise ValueError(f"primary.{key} is missing.")
+        metric = content["primary"]["metric"]
+        if not any(metric in scores for scores in content["scores"].values()):
+            raise ValueError(f"primary.metric is {metric!r:.40}, and scores has none of that name.")
         for key in ("latency", "bytes"):
             if key not in content["cost"]:
                 raise ValueError(f"cost.{key} is missing.")
