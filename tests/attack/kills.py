@@ -47,6 +47,7 @@ class Job:
     name: str
     act: Callable[[], None]
     needs_run: bool = False  # a finished run in `run`
+    again: bool = True  # whether the command may be given again once it has come to its end
 
 
 def main(module: str, *arguments: str) -> Callable[[], None]:
@@ -63,8 +64,8 @@ ADAPTERS = "experiments.adapters.__main__"
 JOBS = (
     Job("classification", main("run.py", *TINY, "hydra.run.dir=out")),
     Job("generation", main("run.py", *TEXTS, "hydra.run.dir=out")),
-    Job("export", main(ADAPTERS, "export", "run", "out"), needs_run=True),
-    Job("merge", main(ADAPTERS, "merge", "run", "out"), needs_run=True),
+    Job("export", main(ADAPTERS, "export", "run", "out"), needs_run=True, again=False),
+    Job("merge", main(ADAPTERS, "merge", "run", "out"), needs_run=True, again=False),
     Job("study", begin_study),
 )
 
@@ -187,9 +188,8 @@ def strike(
         at_once = ONE_LINE if len(lines) == 1 else UGLY
     elif how == "fail" and "Traceback" in said:
         at_once = UGLY
-    # What has come to its end all the same is there already.
     again, complaint = 0, ""
-    if code != 0:
+    if code != 0 or job.again:
         again, complaint, _ = in_child(job, place, None, "")
     found = contents(place) if again == 0 else {}
     different = [name for name in wanted.keys() | found.keys() if not same(wanted, found, name)]
