@@ -18,8 +18,12 @@ def sentence(error: BaseException) -> str:
         return f"A file of settings is not UTF-8: {error}."
     if not isinstance(error, OSError) or error.errno is None:
         return str(error)
-    hint = " hydra.run.dir=FOLDER names another folder." if error.errno in CLOSED else ""
-    return f"{error.filename} could not be written: {error.strerror}.{hint}"
+    if error.errno not in CLOSED:
+        return f"{error.filename} could not be written: {error.strerror}."
+    return (
+        f"{error.filename} could not be read or written: {error.strerror}. hydra.run.dir=FOLDER "
+        "names another folder."
+    )
 
 
 def add_overrides(overrides: list[str]) -> None:

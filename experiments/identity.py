@@ -65,7 +65,7 @@ def plain(config: DictConfig, resolve: bool) -> dict[str, Any]:
     for key in config:
         if key != "hydra":
             node = config._get_node(str(key))
-            if resolve and OmegaConf.is_interpolation(config, key):
+            if resolve and OmegaConf.is_interpolation(config, str(key)):
                 node = config[key]
             found[str(key)] = value_of(node, resolve)
     return found

@@ -28,7 +28,7 @@ from transformers import (
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import logging as transformers_logging
 
-from experiments import hub
+from experiments import gguf, hub
 from experiments.backbones.language import next_token_loss
 from experiments.batches import IGNORED, Batch
 from experiments.engine import Engine
@@ -135,9 +135,9 @@ class Pretrained:
 
     name: str
     path: str  # a folder, or a hub id
-    package: str | None  # MODULE/FOLDER of an installed package that carries the weights
+    package: str | None  # MODULE/FOLDER of an installed package with the weights, or a GGUF file
     revision: str | None  # of the hub id
-    sha256: str | None  # of the weights, checked where it is given
+    sha256: str | None  # of the weights, or of the GGUF file, checked where it is given
     dropout: float | None  # the backbone's and the head's; null: as in the checkpoint's config
     lr_scale: float  # multiplies every variant's learning rate
     linears: dict[str, list[str]]  # named groups of linear layers, for a variant's targets
@@ -151,25 +151,27 @@ class Pretrained:
     def folder(self) -> Path:
         """The local folder with config, tokenizer and weights, downloaded if need be.
 
-        A folder that is named comes before the package, and that before the hub.
+        A folder that is named comes before the package, and that before the hub. A GGUF file in its
+        place is made into a folder in the user's cache.
         """
         folder = self.named_folder()
         if folder is not None:
-            return folder
+            return folder if folder.is_dir() else gguf.converted(folder, self.sha256)
         missing = f"model.path: there is no folder '{self.path}'."
         if self.path.startswith((".", "/", "~")) or self.path.count("/") > 1:
             raise ValueError(missing)
         if self.package is not None and (packaged := package_folder(self.package)) is not None:
-            return packaged
+            return packaged if packaged.is_dir() else gguf.converted(packaged, self.sha256)
         if not self.path:
             raise ValueError(missing)
         patterns = ["*.json", "*.txt", "*.safetensors", "*.model"]
         return hub.snapshot(self.path, "model", patterns, self.revision)
 
     def named_folder(self) -> Path | None:
-        """The folder that `path` names from here, if there is one."""
+        """The folder, or the GGUF file, that `path` names from here, if there is one."""
         folder = expanded(self.path, "model.path")
-        return folder if self.path and folder.is_dir() else None
+        named = folder.is_dir() or (folder.suffix == gguf.SUFFIX and folder.exists())
+        return folder if self.path and named else None
 
     def located(self) -> "Pretrained":
         """The same model, found from any working directory where its path names a folder."""
@@ -181,9 +183,15 @@ class Pretrained:
         folder = self.folder()
         files = weight_files(folder)
         digest = hash_files(files)
-        if self.sha256 is not None and digest != self.sha256:
+        # Of a model made of a GGUF file it is the file that was expected.
+        if self.sha256 is not None and digest != self.sha256 and not self.is_gguf():
             raise ValueError(f"{files[0]} has sha256 {digest}, and {self.sha256} was expected.")
         return digest
+
+    def is_gguf(self) -> bool:
+        """Whether the weights come from a GGUF file."""
+        named = self.named_folder() or Path(self.package or "")
+        return named.suffix == gguf.SUFFIX
 
     def files_hash(self) -> str:
         """The sha256 of what makes the weights a model, its config and its tokenizer's files."""
@@ -218,7 +226,7 @@ class Pretrained:
 
 
 def package_folder(package: str) -> Path | None:
-    """The folder MODULE/FOLDER of an installed package, or None without the package.
+    """The folder or file MODULE/PATH of an installed package, or None without the package.
 
     Nothing of the package is imported: only its first part is looked for, the rest are folders.
     """

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from modules import METHODS, has_targets, method, nudge, steps
+from modules import METHODS, QUANTISED, has_targets, method, nudge, steps
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers.pytorch_utils import Conv1D
 
 from variants import adapt, disable, learned_state, load_learned_state, merge
 from variants.base import Variant
-from variants.state import kept_buffers
+from variants.state import collect_buffers
 
 D = 16
 FEW, MANY = 2, 120
@@ -282,7 +282,7 @@ def try_out(name: str, odd: Odd) -> Cell:
 
 
 def sentence(error: ValueError) -> str:
-    """What a refusal says, which is one sentence."""
+    """Return the text of a refusal, and assert that it is one sentence."""
     text = str(error)
     assert text.endswith(".") and "\n" not in text and len(text) < 300, text
     assert error.__cause__ is None
@@ -306,7 +306,7 @@ def close(found: Tensor, expected: Tensor, **within: float) -> None:
 @torch.no_grad()
 def compare_start(model: nn.Module, bare: nn.Module, odd: Odd, name: str) -> None:
     """The adapted model starts as the pretrained one, for few tokens and for many."""
-    quantised = name in ("qlora", "qa_lora")
+    quantised = name in QUANTISED
     within = {"rtol": 0.0, "atol": 1.0} if quantised else tolerance(odd)
     for count in (FEW, MANY):
         x = tokens(count, odd)
@@ -314,7 +314,7 @@ def compare_start(model: nn.Module, bare: nn.Module, odd: Odd, name: str) -> Non
 
 
 def train_and_restore(model: nn.Module, variant: Variant, bare: nn.Module, odd: Odd) -> None:
-    """What trains moves and stays finite, few tokens agree with many, and a state restores it."""
+    """Assert that training moves what trains, few tokens agree with many, and a state restores."""
     before = {n: t.clone() for n, t in learned_state(model).items()}
     for count in (FEW, MANY):
         if any(p.requires_grad for p in model.parameters()):
@@ -343,7 +343,7 @@ def train_and_restore(model: nn.Module, variant: Variant, bare: nn.Module, odd: 
     with torch.no_grad():
         close(run(again, tokens(MANY, odd), odd), many, **tolerance(odd))
         name = method_name(variant)
-        if has_targets(name) and not kept_buffers(again):
+        if has_targets(name) and not collect_buffers(again):
             with disable(again):
                 compare_start(again, bare, odd, name)
 

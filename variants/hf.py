@@ -22,16 +22,16 @@ from torch.utils.data import DataLoader, Subset
 from transformers import Trainer, TrainerCallback
 
 from variants.base import Probe, Variant, adapter_layers
-from variants.loops import Hooks, add_gradient, groups_for
+from variants.loops import Hooks, add_gradient, make_groups
 from variants.loops import optimizer_for as optimizer_for
-from variants.saving import base_hash, load, save
-from variants.state import books, copy_exactly
-from variants.surface import adaptation
+from variants.saving import hash_base, load, save
+from variants.state import collect_books, copy_exactly
+from variants.surface import find_adaptation
 
 BOOKS = "books.safetensors"  # of the adapter layers: a run that is taken up again needs them
 
 
-class AfterStep(TrainerCallback):
+class HookCallback(TrainerCallback):
     """Calls the hooks that come when training begins and after each step of the optimiser."""
 
     def __init__(self, trainer: Any) -> None:
@@ -55,14 +55,14 @@ class VariantMixin:
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        adaptation(self.own.model)
+        find_adaptation(self.own.model)
         if self.own.is_fsdp_enabled or self.own.is_deepspeed_enabled:
             raise ValueError("Sharded models, by FSDP or DeepSpeed, are not served here; use DDP.")
         if self.own.accelerator.scaler is not None:
             raise ValueError("float16 scales gradients, which hooks read; train in bf16 instead.")
         self.ready = False  # whether the method has looked at data, or need not
         self.sha256: str | None = None
-        self.own.add_callback(AfterStep(self))
+        self.own.add_callback(HookCallback(self))
 
     @property
     def own(self) -> Any:
@@ -72,7 +72,7 @@ class VariantMixin:
     @property
     def variant(self) -> Variant:
         """The method that the model is adapted with."""
-        return adaptation(self.own.model)[2].variant
+        return find_adaptation(self.own.model)[2].variant
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The optimiser that the arguments name, over the method's groups and all else that trains.
@@ -89,7 +89,7 @@ class VariantMixin:
             if not isinstance(cls, type) or {"params", "model", "optimizer_dict"} & options.keys():
                 raise ValueError(f"optim={args.optim} makes groups of its own; choose another one.")
             rate, decay = args.learning_rate, args.weight_decay
-            groups = groups_for(model or trainer.model, self.variant, rate, decay)
+            groups = make_groups(model or trainer.model, self.variant, rate, decay)
             trainer.optimizer = cls(groups, **options)
         return trainer.optimizer
 
@@ -118,9 +118,11 @@ class VariantMixin:
             return
         folder = Path(output_dir or cast(str, trainer.args.output_dir))
         if self.sha256 is None:
-            self.sha256 = base_hash(trainer.model)
+            self.sha256 = hash_base(trainer.model)
         save(trainer.model, folder, self.sha256)
-        kept = {name: tensor.detach().cpu() for name, tensor in books(trainer.model).items()}
+        kept = {
+            name: tensor.detach().cpu() for name, tensor in collect_books(trainer.model).items()
+        }
         save_file(kept, folder / BOOKS, metadata={"format": "pt"})
         if trainer.processing_class is not None:
             trainer.processing_class.save_pretrained(folder)
@@ -130,7 +132,7 @@ class VariantMixin:
 
         folder = Path(resume_from_checkpoint)
         load(self.own.model, folder)
-        copy_exactly(books(self.own.model), load_file(folder / BOOKS))
+        copy_exactly(collect_books(self.own.model), load_file(folder / BOOKS))
         self.ready = True  # by what was looked at before
 
     def _load_best_model(self) -> None:
@@ -154,11 +156,11 @@ def look_at_data(trainer: Any, variant: Variant) -> None:
     if data is None or not hasattr(data, "__len__"):
         raise ValueError(f"{name} looks at a share of the data, which needs a length.")
     with torch.random.fork_rng():  # the run itself draws what it would have drawn
-        looking = Looking(trainer, variant)
+        looking = DataProbe(trainer, variant)
         variant.prepare(trainer.model, Probe(looking.fit, looking.batches))
 
 
-class Looking:
+class DataProbe:
     """A short training on a share of a trainer's data, beside its own."""
 
     def __init__(self, trainer: Any, variant: Variant) -> None:
@@ -171,7 +173,7 @@ class Looking:
         others = [p for p in model.parameters() if p.requires_grad and id(p) not in inside]
         before = [p.detach().clone() for p in others]
         rate, decay = trainer.args.learning_rate, trainer.args.weight_decay
-        optimizer = torch.optim.AdamW(groups_for(model, self.variant, rate, decay))
+        optimizer = torch.optim.AdamW(make_groups(model, self.variant, rate, decay))
         model.train()
         for inputs in islice(cycle(self.batches(share)), steps):
             with trainer.compute_loss_context_manager():

@@ -15,7 +15,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from variants.base import Foreign, Probe, adapter_layers, copy_exactly, evaluating
+from variants.base import Foreign, Probe, adapter_layers, copy_exactly, evaluation_mode
 from variants.lora import LoRA, LoRALayer
 
 OWNERS = "owners"  # in a saved state: the layer, by number, whose factors each layer uses
@@ -154,15 +154,15 @@ def measure_importance(model: nn.Module, batches: Iterable[Any]) -> dict[str, fl
 
     def hook(name: str) -> Any:
         def add(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            squares = squared_change(layers[name], inputs[0])
-            sums[name] += (squares * masks.of(name, squares)).sum()
+            squares = compute_squared_change(layers[name], inputs[0])
+            sums[name] += (squares * masks.find(name, squares)).sum()
             called.add(name)
 
         return add
 
     hooks = [layer.register_forward_pre_hook(hook(name)) for name, layer in layers.items()]
     try:
-        with evaluating(model):
+        with evaluation_mode(model):
             for batch in batches:
                 inputs = batch if isinstance(batch, Mapping) else batch.inputs
                 masks = Masks(inputs, decodes)
@@ -182,10 +182,10 @@ def measure_importance(model: nn.Module, batches: Iterable[Any]) -> dict[str, fl
     return {name: value / total for name, value in values.items()}
 
 
-def squared_change(layer: LoRALayer, x: Tensor) -> Tensor:
+def compute_squared_change(layer: LoRALayer, x: Tensor) -> Tensor:
     """||(W - W0) x||^2 for every place of the output."""
-    change = layer.branch(x) if layer.form.dense else layer.added(x)
-    return change.double().pow(2).sum(dim=layer.form.channel(layer.base))
+    change = layer.branch(x) if layer.form.dense else layer.apply_change(x)
+    return change.double().pow(2).sum(dim=layer.form.find_channel(layer.base))
 
 
 class Masks:
@@ -202,12 +202,12 @@ class Masks:
                 # The decoder sees each label one place later, and something else at first.
                 self.known.append(F.pad(labels[:, :-1] != -100, (1, 0), value=True))
 
-    def of(self, name: str, places: Tensor) -> Tensor | float:
+    def find(self, name: str, places: Tensor) -> Tensor | float:
         """The mask of these places, or 1 where they are no tokens of the batch.
 
         Raises ValueError where they could be an encoder's tokens as well as a decoder's.
         """
-        found = [m for mask in self.known if (m := in_shape(mask, places.shape)) is not None]
+        found = [m for mask in self.known if (m := reshape_mask(mask, places.shape)) is not None]
         if any(not torch.equal(mask, found[0]) for mask in found):
             raise ValueError(
                 f"{name} may see the encoder's tokens or the decoder's, which are as many: pad the "
@@ -216,7 +216,7 @@ class Masks:
         return found[0] if found else 1.0
 
 
-def in_shape(mask: Tensor, shape: torch.Size) -> Tensor | None:
+def reshape_mask(mask: Tensor, shape: torch.Size) -> Tensor | None:
     """A mask [B, T] for places [B, T], [B T] or [T, B]; None for any other shape."""
     if shape == mask.shape:
         return mask

@@ -12,7 +12,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from variants.base import Foreign, adapter_layers, additive, at_least_float32
+from variants.base import Foreign, adapter_layers, at_least_float32, mark_additive
 from variants.lora import LoRA, LoRALayer
 
 
@@ -46,7 +46,7 @@ class PiSSALayer(LoRALayer):
     def factors(self) -> tuple[Tensor, Tensor, float] | None:
         return torch.cat((self.A, self.A_0)), torch.cat((self.B, -self.B_0), dim=1), self.scale
 
-    @additive
+    @mark_additive
     def update(self, x: Tensor, y: Tensor) -> Tensor:
         start = F.linear(F.linear(x, self.A_0.to(x.dtype)), self.B_0.to(x.dtype)) * self.scale
         return super().update(x, y) - start

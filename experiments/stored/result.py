@@ -146,6 +146,7 @@ class Provenance(TypedDict):
     float32_products: str
     processes: int
     earlier_code: NotRequired[list[str]]
+    method_code: NotRequired[str]
 
 
 class Stored(TypedDict):

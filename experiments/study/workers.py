@@ -23,7 +23,6 @@ from experiments.study.cells import BEGIN, OUTPUT, Cell
 from experiments.study.design import Study
 
 RUN = Path(__file__).parents[2] / "run.py"
-APART = "variants.hf"  # the module for training by others' loops
 LOST = 255  # what a process is said to have ended with whose forking process was killed
 
 
@@ -90,16 +89,17 @@ class Workers:
         self.busy.clear()
 
 
-def sources() -> list[str]:
-    """Every module of a run: a file that is edited meanwhile does not divide a study's cells.
+# No run uses it, and transformers' Trainer, which it imports, takes more memory than many a run.
+TRAINER = "variants.hf"
 
-    What is there for other programs' training is left out: it takes a GiB of memory.
-    """
+
+def sources() -> list[str]:
+    """Every module of a run: a file that is edited meanwhile does not divide a study's cells."""
     return [
         module.name
         for room in ("experiments", "variants")
         for module in pkgutil.walk_packages([str(RUN.parent / room)], f"{room}.")
-        if not module.name.endswith("__main__") and module.name != APART
+        if not module.name.endswith("__main__") and module.name != TRAINER
     ]
 
 
