@@ -25,11 +25,11 @@ class Row(TypedDict):
     rival_scores: NotRequired[list[float]]
     tries: NotRequired[list[tuple[str, list[float]]]]
     edge: str
-    seeds: list[int]
+    seeds: NotRequired[list[int]]
     scores: list[float]
-    score: float | None
-    spread: float | None
-    trained: int | None
+    score: NotRequired[float | None]
+    spread: NotRequired[float | None]
+    trained: NotRequired[int | None]
     tuning_seconds: float
     seconds: float
     lost: list[str]
