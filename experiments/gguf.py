@@ -5,8 +5,10 @@ is a model in float32 whose weights have the values that the file's few bits can
 """
 
 import struct
+from contextlib import redirect_stderr
 from functools import lru_cache
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +64,9 @@ def convert(path: Path, folder: Path) -> None:
     logging.disable_progress_bar()
     asked: Any = {"gguf_file": path.name, "local_files_only": True}
     try:
-        model = AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float32, **asked)
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, **asked)
+        with redirect_stderr(StringIO()):  # a bar for each tensor
+            model = AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float32, **asked)
+            tokenizer = AutoTokenizer.from_pretrained(path.parent, **asked)
     except (ValueError, KeyError, IndexError, NotImplementedError, OSError, struct.error) as error:
         raise unreadable(path, f"{type(error).__name__}: {' '.join(str(error).split())}") from None
     del model.config.quantization_config  # they are plain numbers now

@@ -43,6 +43,7 @@ def collect(
         provenance={
             **provenance(job.device),
             "processes": job.batches.world.size,
+            "engine": job.loaded.model.engine.name,
             # A run that was taken up again may have begun by other code.
             "earlier_code": [one for one in recorder.earlier_codes if one != code.shared_hash()],
             "method_code": code.method_hash(type(run.variant).__module__),

@@ -145,6 +145,7 @@ class Provenance(TypedDict):
     threads: int
     float32_products: str
     processes: int
+    engine: NotRequired[str]
     earlier_code: NotRequired[list[str]]
     method_code: NotRequired[str]
 
