@@ -206,8 +206,9 @@ def contents(place: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in sorted(path for path in place.rglob("*") if path.is_file()):
         name = str(path.relative_to(place))
-        # Of a writer that may be at work still: such is removed later.
-        if name.startswith(".out.") or "/.hydra/." in name:
+        # Of a writer that may be at work still: such is removed later. A lock that no process holds
+        # is none.
+        if name.startswith(".out.") or "/.hydra/." in name or path.name == ".lock":
             continue
         if path.suffix == ".safetensors":
             found[name] = {key: tensor.tolist() for key, tensor in load_file(path).items()}
@@ -218,7 +219,7 @@ def contents(place: Path) -> dict[str, Any]:
         elif path.name == "history.jsonl":
             lines = [json.loads(line) for line in path.read_text().splitlines()]
             found[name] = [steady(line) for line in lines]
-        elif path.suffix in (".log", ".yaml") or path.name == ".lock":
+        elif path.suffix in (".log", ".yaml"):
             found[name] = None  # there or not is all that counts
         else:
             found[name] = path.read_bytes()
