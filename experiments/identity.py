@@ -36,7 +36,7 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
             kept.pop(section, None)
     for path, before in LATER.items():
         section, _, key = path.partition(".")
-        if kept.get(section, {}).get(key) == before:
+        if kept.get(section, {}).get(key, ...) == before:
             kept[section].pop(key)
     return masked(kept)
 
