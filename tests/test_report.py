@@ -765,3 +765,22 @@ def test_a_real_run_that_wrote_texts_is_reported(
     (one,) = comparisons(gather(tmp_path), QUICK)
     assert one.metric == "BLEU"
     assert one.methods["mean"].item() == pytest.approx(result.primary["score"])
+
+
+def test_runs_that_do_not_fit_each_other_stop_no_other_comparison(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in range(3):
+        store(tmp_path, "lora", seed, right(0.8, seed=seed))
+        store(tmp_path, "dora", seed, right(0.7, seed=seed))
+    store(tmp_path, "lora", 0, right(0.8), task="local/rte")
+    store(tmp_path, "dora", 0, right(0.8, examples=200), task="local/rte")
+    material = gather(tmp_path)
+    (one,) = comparisons(material, QUICK)
+    assert one.task == "local/sst2" and len(material.left_out) == 1
+    said = capsys.readouterr().err
+    assert "rte" in said and "was not scored on the examples of" in said
+    for folder in tmp_path.rglob("sst2"):
+        shutil.rmtree(folder)
+    with pytest.raises(ValueError, match="was not scored on the examples of"):
+        comparisons(gather(tmp_path), QUICK)
