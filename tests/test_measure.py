@@ -14,7 +14,7 @@ from experiments.config import Run
 from experiments.job import start
 from experiments.measure import Clock, Cost, count_flops, count_parameters, latency, measure
 from experiments.runner import execute
-from variants.base import adapter_layers, replace_linears
+from variants.base import adapter_layers, replace_linears, target_linears
 from variants.bitfit import BitFit
 from variants.full import Full
 from variants.head_only import HeadOnly
@@ -195,6 +195,15 @@ def test_a_target_matches_by_the_end_of_its_dotted_name(case: Callable) -> None:
     assert len(seen) == LAYERS
     replace_linears(backbone, ["dense"], wrap)
     assert len(seen) == LAYERS + 3 * LAYERS
+
+
+def test_in_a_target_a_star_is_one_part_and_a_bar_an_alternative(case: Callable) -> None:
+    backbone = case("full").model.backbone
+    outputs = target_linears(backbone, ["layer.*.output.dense|mlp.c_proj"])
+    assert list(outputs) == [f"encoder.layer.{i}.output.dense" for i in range(LAYERS)]
+    assert len(target_linears(backbone, ["*.output.dense"])) == 2 * LAYERS
+    with pytest.raises(ValueError, match="No linear layer is named 'k|v'"):
+        target_linears(backbone, ["k|v"])
 
 
 def test_the_processors_seconds_do_not_count_what_others_do(tmp_path: Path) -> None:

@@ -31,10 +31,13 @@ class Probe:
     """What `Variant.prepare` may use of the run: a stratified share, in (0, 1], of the train split.
 
     The head takes part in `fit` and is as before afterwards; no batch of the main run is used up.
+    `gradients` moves no parameter, and has no dropout.
     """
 
     fit: Callable[[float, int], None]  # train on this share for this many steps, at a constant rate
     batches: Callable[[float], Iterable[Any]]  # this share, in order; `inputs` feed the backbone
+    # dL/dW0 by layer: the mean over this many rows, behind a head trained for this many steps.
+    gradients: Callable[[int, int], dict[str, Tensor]]
 
 
 class AdapterLayer(nn.Module):
@@ -57,6 +60,10 @@ class AdapterLayer(nn.Module):
     def bias(self) -> nn.Parameter | None:
         """The base's bias [d_out], where it has one."""
         return cast(nn.Parameter | None, self.base.bias)
+
+    def merged_bias(self) -> Tensor | None:
+        """The bias [d_out] of the linear layer this equals in eval: the base's, unless it moves."""
+        return self.bias
 
     def merged_weight(self) -> Tensor:
         """The weight [d_out, d_in] of the linear layer this equals in eval, at least float32."""
@@ -86,7 +93,7 @@ class AdapterLayer(nn.Module):
 
     def update(self, x: Tensor, y: Tensor) -> Tensor:
         """The output for input x, given y = base(x): the form that lets runs share one base."""
-        bias = self.bias
+        bias = self.merged_bias()
         return F.linear(
             x, self.merged_weight().to(x.dtype), None if bias is None else bias.to(x.dtype)
         )
@@ -100,8 +107,15 @@ class AdapterLayer(nn.Module):
         # The base's own class, so that a backbone whose linears cast at use keeps doing so.
         linear.__class__ = linear_class(self.base)
         linear.weight = nn.Parameter(weight, requires_grad=False)
-        linear.register_parameter("bias", self.bias)
+        linear.register_parameter("bias", self.frozen_bias())
         return linear.train(self.training)
+
+    def frozen_bias(self) -> nn.Parameter | None:
+        """The merged bias as a parameter of a plain layer; the base's own where it is that."""
+        bias = self.merged_bias()
+        if bias is None or bias is self.bias:
+            return self.bias
+        return nn.Parameter(bias.detach(), requires_grad=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +124,10 @@ class Variant:
 
     # Whether `rank` decides how many parameters train, so that a study can match them.
     sized_by_rank: ClassVar[bool] = False
+    # Whether the model computes what the pretrained one does until the first step.
+    starts_as_pretrained: ClassVar[bool] = True
+    # Fields of PEFT's adapter_config.json that `from_foreign` reads, beside those common to all.
+    foreign_fields: ClassVar[frozenset[str]] = frozenset()
 
     lr: float  # learning rate of what the method trains; the task head has its own
 
@@ -123,7 +141,10 @@ class Variant:
     def param_groups(
         self, model: nn.Module, lr: float, weight_decay: float
     ) -> list[dict[str, Any]]:
-        """Optimiser groups over the trainable parameters; norms and biases are not decayed."""
+        """Optimiser groups over the trainable parameters; norms and biases are not decayed.
+
+        A group with `"clip": False` takes no part in the clipping of gradients.
+        """
         return decay_groups(model, lr, weight_decay)
 
     def penalty(self, model: nn.Module) -> Tensor | float:
@@ -201,18 +222,30 @@ def added_parameters(layer: AdapterLayer) -> Iterator[nn.Parameter]:
 def target_linears(model: nn.Module, targets: Iterable[str]) -> dict[str, nn.Linear]:
     """The linear layers whose dotted names end in one of `targets`, by name.
 
+    In a target `*` stands for one part of a name, and `|` between the names of several families:
+    `layer.*.output.dense|mlp.c_proj` is the output of each block, and not that of its attention.
     Raises ValueError for a target that matches nothing, and where there is no target.
     """
     linears = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
     chosen: dict[str, nn.Linear] = {}
     for target in targets:
-        matches = {n: m for n, m in linears.items() if f".{n}".endswith(f".{target}")}
+        matches = {n: m for n, m in linears.items() if ends_in(n, target)}
         if not matches:
             raise ValueError(unknown_target(target, linears))
         chosen |= matches
     if not chosen:
         raise ValueError("targets must name at least one linear layer, got none.")
     return chosen
+
+
+def ends_in(name: str, target: str) -> bool:
+    """Whether a dotted name ends in the target, part by part."""
+    parts = name.split(".")
+    for wanted in (one.split(".") for one in target.split("|")):
+        pairs = list(zip(reversed(wanted), reversed(parts), strict=False))
+        if len(pairs) == len(wanted) and all(want in ("*", part) for want, part in pairs):
+            return True
+    return False
 
 
 def replace_linears(

@@ -31,6 +31,11 @@ class LoRADrop(LoRA):
     shared_per: str  # one pair in common for all matrices of one shape, or of one name and shape
     reset: bool  # start the main run from fresh factors
 
+    @property
+    def starts_as_pretrained(self) -> bool:
+        """Unless what the probe has learned stays."""
+        return self.reset
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.share <= 1:

@@ -144,7 +144,8 @@ def check_config(config: dict[str, Any], where: Path) -> dict[str, Any]:
     """The config; raises ValueError for a field that changes the function and is not read here."""
     if "peft_type" not in config:
         raise ValueError(f"{where} has no 'peft_type'.")
-    further = sorted(key for key in config.keys() - READ if config[key])
+    read = READ.union(*(cls.foreign_fields for cls in foreign.methods()))
+    further = sorted(key for key in config.keys() - read if config[key])
     if config.get("bias", "none") != "none":
         further = ["bias", *further]
     if config.get("init_lora_weights", True) not in STARTS:
