@@ -1,0 +1,18 @@
+"""rsLoRA: LoRA with s = alpha / sqrt(r), under which no rank is too large to learn.
+
+Kalajdzievski, 2023, arXiv:2312.03732.
+"""
+
+from dataclasses import dataclass
+
+from variants.lora import LoRA
+
+
+@dataclass(frozen=True, kw_only=True)
+class RsLoRA(LoRA):
+    """LoRA by the scale of rsLoRA; `lora` with rslora=true is the same."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.rslora:
+            raise ValueError("rslora must be true here: s = alpha / sqrt(r); else it is lora.")
