@@ -202,7 +202,7 @@ def test_in_a_target_a_star_is_one_part_and_a_bar_an_alternative(case: Callable)
     outputs = target_linears(backbone, ["layer.*.output.dense|mlp.c_proj"])
     assert list(outputs) == [f"encoder.layer.{i}.output.dense" for i in range(LAYERS)]
     assert len(target_linears(backbone, ["*.output.dense"])) == 2 * LAYERS
-    with pytest.raises(ValueError, match="No linear layer is named 'k|v'"):
+    with pytest.raises(ValueError, match=r"No linear layer is named 'k\|v'"):
         target_linears(backbone, ["k|v"])
 
 
