@@ -78,6 +78,21 @@ def tensors_of(
     }
 
 
+def as_lora(
+    factors: Mapping[str, tuple[Tensor, Tensor]], rank: int, alpha: float, dropout: float
+) -> Foreign:
+    """A plain LoRA of PEFT's with these A [r, d_in] and B [d_out, r] by layer."""
+    config = {"peft_type": "LORA", "r": rank, "lora_alpha": alpha, "lora_dropout": dropout}
+    return Foreign(
+        library="peft",
+        config=config | {"use_rslora": False},
+        layers={
+            name: {"lora_A.weight": A.detach(), "lora_B.weight": B.detach()}
+            for name, (A, B) in factors.items()
+        },
+    )
+
+
 def check_fields(form: Foreign, wanted: Mapping[str, Any]) -> None:
     """Raise ValueError unless the form's config has these values, or lacks the field."""
     for field, value in wanted.items():
