@@ -16,7 +16,7 @@ from variants.base import (
     at_least_float32,
     replace_linears,
 )
-from variants.kernels import can_merge
+from variants.kernels import can_merge, side_product
 
 Layer = TypeVar("Layer", bound=AdapterLayer)
 
@@ -61,6 +61,29 @@ class DenseLayer(AdapterLayer):
 
     def update(self, x: Tensor, y: Tensor) -> Tensor:
         return y + F.linear(self.dropout(x), self.delta().to(x.dtype))
+
+
+class ProductLayer(AdapterLayer):
+    """An adapter layer whose update is a thin product, s B A, of factors made of what trains."""
+
+    def __init__(self, base: nn.Module, dropout: float = 0.0) -> None:
+        super().__init__(base)
+        self.dropout = nn.Dropout(dropout)
+
+    def product(self) -> tuple[Tensor, Tensor, float]:
+        """A [r, d_in], B [d_out, r] and s, with gradients to what trains."""
+        raise NotImplementedError
+
+    def factors(self) -> tuple[Tensor, Tensor, float] | None:
+        return self.product()
+
+    def merged_weight(self) -> Tensor:
+        A, B, scale = self.product()
+        return at_least_float32(self.W0) + scale * B @ A
+
+    def update(self, x: Tensor, y: Tensor) -> Tensor:
+        A, B, scale = self.product()
+        return y + side_product(self.dropout(x), A.to(x.dtype), B.to(x.dtype), scale)
 
 
 def layers_of(model: nn.Module, kind: type[Layer]) -> dict[str, Layer]:

@@ -11,14 +11,13 @@ from typing import ClassVar
 import torch.nn as nn
 from torch import Tensor
 
-from variants.base import Foreign, at_least_float32, check_adapter
-from variants.kernels import side_product
-from variants.layerwise import as_lora, layers_of
+from variants.base import Foreign, check_adapter
+from variants.layerwise import ProductLayer, as_lora, layers_of
 from variants.residual import check_directions
 from variants.spectral import BasisLayer, OnBasis, signed_svd
 
 
-class LoRAXSLayer(BasisLayer):
+class LoRAXSLayer(BasisLayer, ProductLayer):
     """y = W0 x + s B R A dropout(x)."""
 
     def __init__(self, base: nn.Module, A: Tensor, B: Tensor, scale: float, dropout: float) -> None:
@@ -27,15 +26,8 @@ class LoRAXSLayer(BasisLayer):
         self.scale = scale
         self.dropout = nn.Dropout(dropout)
 
-    def merged_weight(self) -> Tensor:
-        return at_least_float32(self.W0) + self.scale * self.B @ self.R @ self.A
-
-    def factors(self) -> tuple[Tensor, Tensor, float] | None:
+    def product(self) -> tuple[Tensor, Tensor, float]:
         return self.A, self.B @ self.R, self.scale
-
-    def update(self, x: Tensor, y: Tensor) -> Tensor:
-        A, B, scale = self.A.to(x.dtype), (self.B @ self.R).to(x.dtype), self.scale
-        return y + side_product(self.dropout(x), A, B, scale)
 
 
 @dataclass(frozen=True, kw_only=True)
