@@ -26,12 +26,16 @@ OTHER = {
     "unit": "block",
     "shared_per": "name",
     "threshold": 1.0,
+    "lokr.zero": "W2",
+    "begin": "normal",
+    "form": "sharing",
 }
 # Values with which four layers and eight steps are enough for each of the other settings to tell.
 START = {
     "adalora": {"interval": 2, "warmup": 0.25},
     "lora_drop": {"steps": 2, "share": 0.2, "threshold": 0.25, "reset": False},
     "vera": {"rank": 16},
+    "lokr": {"rank": 1},
 }
 # Settings that choose how something is computed and must not change what.
 SAME = {("qlora", "backend")}
@@ -48,8 +52,9 @@ SETTINGS = [(variant, name) for variant in VARIANTS for name in names(variant)]
 
 def others(run: Run, name: str, value: Any) -> list[Any]:
     """Other values for a setting, by its type; the first that the method takes is tried."""
-    if name in OTHER:
-        return [OTHER[name]]
+    own = f"{run.label['variant']}.{name}"
+    if own in OTHER or name in OTHER:
+        return [OTHER[own if own in OTHER else name]]
     if isinstance(value, bool):
         return [not value]
     if isinstance(value, list):
