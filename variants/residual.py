@@ -78,3 +78,11 @@ def check_directions(rank: int, W0: Tensor, needed: int = 1) -> None:
             f"rank must be at most {min(d_out, d_in) // needed} on a {d_out} x {d_in} weight, "
             f"which has {min(d_out, d_in)} singular directions, got {rank}."
         )
+
+
+def check_probe(rows: int, head_steps: int) -> None:
+    """Raise ValueError for a gradient over no example, or after less than no step."""
+    if rows < 1:
+        raise ValueError(f"rows must be at least 1, got {rows}.")
+    if head_steps < 0:
+        raise ValueError(f"head_steps must not be negative, got {head_steps}.")
