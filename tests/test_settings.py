@@ -29,6 +29,8 @@ OTHER = {
     "lokr.zero": "W2",
     "begin": "normal",
     "form": "sharing",
+    "mode": "kpm",
+    "direction": "A2rBr",
 }
 # Values with which four layers and eight steps are enough for each of the other settings to tell.
 START = {
@@ -36,6 +38,8 @@ START = {
     "lora_drop": {"steps": 2, "share": 0.2, "threshold": 0.25, "reset": False},
     "vera": {"rank": 16},
     "lokr": {"rank": 1},
+    "lora_ga": {"head_steps": 2, "rows": 8},
+    "lora_one": {"head_steps": 2, "rows": 8},
 }
 # Settings that choose how something is computed and must not change what.
 SAME = {("qlora", "backend")}
