@@ -38,6 +38,7 @@ START = {
     "lora_drop": {"steps": 2, "share": 0.2, "threshold": 0.25, "reset": False},
     "vera": {"rank": 16},
     "lokr": {"rank": 1},
+    "eva": {"targets": ["query", "dense"]},
     "lora_ga": {"head_steps": 2, "rows": 8},
     "lora_one": {"head_steps": 2, "rows": 8},
 }
