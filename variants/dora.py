@@ -5,6 +5,7 @@ The norm runs over the inputs of each output neuron: m has one entry per row of 
 
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import torch
 import torch.nn as nn
@@ -41,7 +42,7 @@ class DoRALayer(LoRALayer):
         with torch.inference_mode(False), torch.no_grad():
             if self.A.is_cuda:  # comparing would make the CPU wait for the device
                 return self.new_norm()
-            key = (self.frozen_key(), self.scale, self.A.dtype)
+            key = (self.frozen_key(), self.scale)
             if self.known is not None and self.known[0] == key:
                 _, A, B, norm = self.known
                 # Not their `_version`: fused optimisers and `.data` do not count there.
@@ -61,14 +62,14 @@ class DoRALayer(LoRALayer):
     @torch.no_grad()
     def plain_norm(self) -> Tensor:
         """The norm per row of the matrix W0 + s B A."""
-        weight = torch.addmm(at_least_float32(self.W0), self.B, self.A, alpha=self.scale)
+        weight = torch.addmm(self.W0.to(self.A.dtype), self.B, self.A, alpha=self.scale)
         return torch.linalg.vector_norm(weight, dim=1)
 
     def gram_norm(self) -> Tensor:
         """The same without that matrix, from ||W0||^2, W0 A^T and A A^T."""
         before, B = self.frozen_squares(), self.B.T
         half = torch.addmm(
-            self.A @ at_least_float32(self.W0).T, self.A @ self.A.T, B, alpha=self.scale / 2
+            self.A @ self.W0.to(self.A.dtype).T, self.A @ self.A.T, B, alpha=self.scale / 2
         )
         squares = before + 2 * self.scale * (B * half).sum(dim=0)
         # Where the update takes away most of a row, the sum is a small difference of large numbers.
@@ -80,13 +81,13 @@ class DoRALayer(LoRALayer):
         """||W0||^2 per row, [d_out], computed once."""
         key = self.frozen_key()
         if self.squares is None or self.squares[0] != key:
-            self.squares = (key, at_least_float32(self.W0).norm(dim=1).square())
+            self.squares = (key, self.W0.to(self.A.dtype).norm(dim=1).square())
         return self.squares[1]
 
     def frozen_key(self) -> Hashable:
-        """Another one after W0 was loaded, moved or converted."""
-        W0 = self.W0
-        return W0.data_ptr(), W0._version, W0.dtype
+        """Another one after W0, or the bits it is made of, was loaded, moved or converted."""
+        stored = next(chain(self.base.buffers(), self.base.parameters()))
+        return stored.data_ptr(), stored._version, stored.dtype, self.A.dtype
 
     def factors(self) -> tuple[Tensor, Tensor, float] | None:
         return None  # W0 is rescaled too
