@@ -1,4 +1,4 @@
-"""OFT: rotations by blocks, exactly and by PEFT's series."""
+"""OFT and BOFT: rotations by blocks, exactly, by PEFT's series, and as a butterfly."""
 
 import pytest
 import torch
@@ -6,6 +6,7 @@ import torch.nn as nn
 from peft_oracle import adapted, assert_peft_agrees, base
 from torch.testing import assert_close
 
+from variants.boft import BOFT, BOFTLayer
 from variants.oft import OFT, OFTLayer, cayley, skew
 
 EXACT = {"rtol": 1e-10, "atol": 1e-12}
@@ -77,3 +78,60 @@ def test_wrong_settings_and_checkpoints_are_named() -> None:
     form.config["block_share"] = True
     with pytest.raises(ValueError, match="block_share=True, and only block_share=False"):
         OFT.from_foreign(form)
+
+
+def boft(block: int = 4, factors: int = 1) -> BOFT:
+    return BOFT(lr=0.0, block=block, factors=factors, targets=["0"])
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("block", [2, 4, 12])
+def test_boft_of_one_factor_is_that_of_peft(block: int, bias: bool) -> None:
+    # Without its compiled kernels PEFT has no other.
+    assert assert_peft_agrees(boft(block), base(bias=bias)) == boft(block)
+
+
+@pytest.mark.parametrize(("block", "factors"), [(4, 3), (2, 4), (8, 2)])
+def test_a_butterfly_is_a_product_of_sparse_rotations(block: int, factors: int) -> None:
+    layer = adapted(boft(block, factors), base(32, 6))[1]
+    assert isinstance(layer, BOFTLayer)
+    half, total = block // 2, torch.eye(32).double()
+    for i, turn in enumerate(layer.turns()):
+        F = torch.zeros(32, 32).double()
+        for k, R in enumerate(turn.detach() + torch.eye(block).double()):
+            g, j = divmod(k, 2**i)
+            first = (g * 2 ** (i + 1) + j) * half
+            second = first + 2**i * half
+            own = [*range(first, first + half), *range(second, second + half)]
+            F[torch.tensor(own)[:, None], torch.tensor(own)] = R
+        assert_close(F @ F.T, torch.eye(32).double(), **EXACT)
+        assert ((F != 0).sum(dim=1) == block).all()
+        total = total @ F
+    expected = layer.s[:, None] * (layer.W0 @ total.T)
+    assert_close(layer.merged_weight(), expected, **EXACT)
+    assert float((total != 0).double().mean()) == block * 2 ** (factors - 1) / 32
+
+
+def test_boft_of_one_factor_and_scale_one_is_oft() -> None:
+    layer, plain = adapted(boft(), base())[1], adapted(oft(), base())[1]
+    assert isinstance(layer, BOFTLayer) and isinstance(plain, OFTLayer)
+    nn.init.ones_(layer.s)
+    plain.q.data = layer.q.data[0]
+    assert_close(layer.merged_weight(), plain.merged_weight(), **EXACT)
+
+
+def test_bofts_scale_leaves_the_bias_and_is_not_decayed() -> None:
+    model = base()
+    boft().adapt(model)
+    layer, x = model[0], torch.randn(3, 12).double()
+    before = layer(x) - layer.bias
+    nn.init.constant_(layer.s, 2.0)
+    assert_close(layer(x) - layer.bias, 2 * before, **EXACT)
+    decayed = [
+        p for g in boft().param_groups(model, 1.0, 0.1) if g["weight_decay"] for p in g["params"]
+    ]
+    assert len(decayed) == 1 and decayed[0] is layer.q
+    with pytest.raises(ValueError, match="must divide d_in=12, got block=4 and factors=3"):
+        boft(4, 3).adapt(base())
+    with pytest.raises(ValueError, match="block must be even"):
+        boft(3)
