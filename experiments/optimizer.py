@@ -55,7 +55,8 @@ def buffer_of(parameters: list[nn.Parameter]) -> Buffer:
 class FlatAdamW(torch.optim.AdamW):
     """AdamW; the small tensors of each group are one parameter of it.
 
-    A parameter without a gradient counts as one with a gradient of zero.
+    A parameter without a gradient counts as one with a gradient of zero. A group with `plain` set
+    has its moments elsewhere: it moves by its learning rate times what stands as its gradient.
     """
 
     def __init__(self, groups: Iterable[dict[str, Any]]) -> None:
@@ -72,6 +73,22 @@ class FlatAdamW(torch.optim.AdamW):
         own = [buffer_of(parameters) for parameters in kinds.values()]
         self.buffers += own
         return group | {"params": [*(buffer.flat for buffer in own), *large]}
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """One step of every group."""
+        moved: list[tuple[nn.Parameter, Tensor]] = []
+        for group in self.param_groups:
+            for parameter in group["params"] if group.get("plain") else []:
+                if parameter.grad is not None:
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                    parameter.sub_(parameter.grad, alpha=group["lr"])
+                    moved.append((parameter, parameter.grad))
+        for parameter, _ in moved:  # AdamW leaves alone what has no gradient
+            parameter.grad = None
+        super().step(closure)
+        for parameter, gradient in moved:
+            parameter.grad = gradient
 
     def gather(self) -> None:
         """Make what stands as `grad` at the parameters the gradient that is clipped and used."""

@@ -143,7 +143,8 @@ class Variant:
     ) -> list[dict[str, Any]]:
         """Optimiser groups over the trainable parameters; norms and biases are not decayed.
 
-        A group with `"clip": False` takes no part in the clipping of gradients.
+        A group with `"clip": False` takes no part in the clipping of gradients, and one with
+        `"plain": True` moves by its rate times its gradient, without AdamW's moments.
         """
         return decay_groups(model, lr, weight_decay)
 
