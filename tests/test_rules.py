@@ -1,13 +1,21 @@
-"""Own rules for the gradients of LoRA's factors: Riemannian preconditioning."""
+"""Own rules for the gradients of LoRA's factors: Riemannian preconditioning, LoRA-Pro."""
+
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn as nn
 from peft.optimizers import create_riemannian_optimizer
 from peft_oracle import adapted, base, in_peft
 from torch.testing import assert_close
 
+from experiments.job import start
+from experiments.optimizer import FlatAdamW
+from experiments.training import Watch, fit
 from variants.base import Progress
 from variants.lora import LoRALayer
+from variants.lora_pro import LoRAPro, LoRAProLayer, sylvester
 from variants.riemannian import Riemannian
 
 EXACT = {"rtol": 1e-9, "atol": 1e-11}
@@ -98,3 +106,101 @@ def test_a_large_delta_is_plain_lora() -> None:
     riemannian(delta=1e9).after_backward(model, STEP)
     assert_close(layer.A.grad * 1e9, before[0], rtol=1e-6, atol=1e-8)
     assert_close(layer.B.grad * 1e9, before[1], rtol=1e-6, atol=1e-8)
+
+
+def lora_pro() -> LoRAPro:
+    return LoRAPro(**settings(), beta1=0.9, beta2=0.999)
+
+
+def pro_layer() -> LoRAProLayer:
+    layer = adapted(lora_pro(), base())[1]
+    assert isinstance(layer, LoRAProLayer)
+    return layer
+
+
+def test_lora_pros_steps_move_w_as_near_to_the_gradient_as_they_can() -> None:
+    layer = pro_layer()
+    A, B, s = layer.A.detach(), layer.B.detach(), layer.scale
+    G = torch.randn(8, 12).double()
+    g_A, g_B = s * B.T @ G, s * G @ A.T
+    outside_B = torch.eye(8).double() - B @ torch.linalg.pinv(B)
+    outside_A = torch.eye(12).double() - torch.linalg.pinv(A) @ A
+    best = G - outside_B @ G @ outside_A
+    for h_A, h_B in (layer.nearest(g_A, g_B), layer.balanced(g_A, g_B)):
+        assert_close(s * (B @ h_A + h_B @ A), best, rtol=1e-6, atol=1e-7)
+        assert (g_A * h_A).sum() + (g_B * h_B).sum() > 0  # downhill
+    # X takes them as near to LoRA's own steps as it can: any other is further away.
+    h_A, h_B = layer.balanced(g_A, g_B)
+    distance = (h_A - g_A).square().sum() + (h_B - g_B).square().sum()
+    for _ in range(5):
+        X = 0.01 * torch.randn(3, 3).double()
+        other = (h_A + X @ A - g_A).square().sum() + (h_B - B @ X - g_B).square().sum()
+        assert other > distance
+
+
+def test_sylvesters_equation_is_solved() -> None:
+    P, Q, C = (torch.randn(4, 4).double() for _ in range(3))
+    P, Q = P @ P.T, Q @ Q.T
+    X = sylvester(P, Q, C)
+    assert_close(P @ X + X @ Q, C, rtol=1e-7, atol=1e-8)
+
+
+def test_two_steps_are_those_of_adam_on_the_gradient_that_the_factors_make() -> None:
+    layer = pro_layer()
+    mean = square = torch.zeros(8, 12).double()
+    for step in (1, 2):
+        backward(layer)
+        h_A, h_B = layer.nearest(layer.A.grad, layer.B.grad)
+        G = layer.scale * (layer.B @ h_A + h_B @ layer.A)
+        mean, square = 0.9 * mean + 0.1 * G, 0.999 * square + 0.001 * G**2
+        adam = mean / (1 - 0.9**step) / ((square / (1 - 0.999**step)).sqrt() + 1e-8)
+        expected = layer.balanced(layer.scale * layer.B.T @ adam, layer.scale * adam @ layer.A.T)
+        layer.rewrite(0.9, 0.999, step)
+        assert_close(layer.A.grad, expected[0], rtol=1e-6, atol=1e-8)
+        assert_close(layer.B.grad, expected[1], rtol=1e-6, atol=1e-8)
+        assert_close(layer.mean, mean.detach(), **EXACT)
+        layer.A.grad = layer.B.grad = None
+
+
+def test_at_the_start_b_takes_the_corrected_step_of_lora_fa() -> None:
+    layer = adapted(lora_pro(), base(), std=0.0)[1]
+    assert isinstance(layer, LoRAProLayer)
+    backward(layer)
+    g_B = layer.B.grad.clone()
+    h_A, h_B = layer.nearest(layer.A.grad, g_B)
+    assert not h_A.any()
+    assert_close(
+        h_B, g_B @ torch.linalg.inv(layer.A @ layer.A.T) / layer.scale**2, rtol=1e-6, atol=1e-8
+    )
+
+
+def test_a_plain_group_moves_by_its_rate_and_decay_alone() -> None:
+    own, other = nn.Parameter(torch.ones(3, 2)), nn.Parameter(torch.ones(2))
+    optimizer = FlatAdamW(
+        [
+            {"params": [own], "lr": 0.1, "weight_decay": 0.5, "plain": True},
+            {"params": [other], "lr": 0.1, "weight_decay": 0.0},
+        ]
+    )
+    for _ in range(2):
+        before = own.detach().clone()
+        own.grad, other.grad = torch.full((3, 2), 7.0), torch.full((2,), 7.0)
+        optimizer.gather()
+        optimizer.step()
+        assert_close(own.detach(), before * (1 - 0.1 * 0.5) - 0.7)
+    assert_close(other.detach(), torch.full((2,), 0.8))  # AdamW's step is its rate
+    assert len(optimizer.state_dict()["state"]) == 1
+
+
+def test_lora_pro_trains_at_its_own_rate_without_clipping(tiny_run: Callable) -> None:
+    run = tiny_run("lora_pro", "train.clip=1e-6", "train.warmup=0.0", "train.epochs=1")
+    run = replace(run, variant=replace(run.variant, lr=1e-3))
+    job = start(run, run.task.load(run.data))
+    layers = [m for m in job.loaded.model.modules() if isinstance(m, LoRAProLayer)]
+    before = [layer.merged_weight().detach().clone() for layer in layers]
+    fit(job.loaded.model, run.variant, job.batches, job.plan, Watch())
+    for layer, weight in zip(layers, before, strict=True):
+        moved = (layer.merged_weight() - weight).abs().mean()
+        assert 1e-4 < float(moved) < 3e-3  # of the order of the rate, as under full fine-tuning
+    with pytest.raises(ValueError, match="beta2 must lie in"):
+        LoRAPro(**settings(), beta1=0.9, beta2=1.0)
