@@ -127,10 +127,8 @@ def test_bofts_scale_leaves_the_bias_and_is_not_decayed() -> None:
     before = layer(x) - layer.bias
     nn.init.constant_(layer.s, 2.0)
     assert_close(layer(x) - layer.bias, 2 * before, **EXACT)
-    decayed = [
-        p for g in boft().param_groups(model, 1.0, 0.1) if g["weight_decay"] for p in g["params"]
-    ]
-    assert len(decayed) == 1 and decayed[0] is layer.q
+    decayed, kept = boft().param_groups(model, 1.0, 0.1)
+    assert decayed["params"] == [layer.q] and kept["weight_decay"] == 0
     with pytest.raises(ValueError, match="must divide d_in=12, got block=4 and factors=3"):
         boft(4, 3).adapt(base())
     with pytest.raises(ValueError, match="block must be even"):

@@ -169,9 +169,8 @@ def test_at_the_start_b_takes_the_corrected_step_of_lora_fa() -> None:
     g_B = layer.B.grad.clone()
     h_A, h_B = layer.nearest(layer.A.grad, g_B)
     assert not h_A.any()
-    assert_close(
-        h_B, g_B @ torch.linalg.inv(layer.A @ layer.A.T) / layer.scale**2, rtol=1e-6, atol=1e-8
-    )
+    corrected = g_B @ torch.linalg.inv(layer.A @ layer.A.T) / layer.scale**2
+    assert_close(h_B, corrected, rtol=1e-6, atol=1e-8)
 
 
 def test_a_plain_group_moves_by_its_rate_and_decay_alone() -> None:

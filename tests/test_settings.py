@@ -31,6 +31,7 @@ OTHER = {
     "form": "sharing",
     "mode": "kpm",
     "direction": "A2rBr",
+    "mask": "magnitude",
 }
 # Values with which four layers and eight steps are enough for each of the other settings to tell.
 START = {
@@ -39,11 +40,12 @@ START = {
     "vera": {"rank": 16},
     "lokr": {"rank": 1},
     "eva": {"targets": ["query", "dense"]},
+    "vb_lora": {"length": 15},
     "lora_ga": {"head_steps": 2, "rows": 8},
     "lora_one": {"head_steps": 2, "rows": 8},
 }
 # Settings that choose how something is computed and must not change what.
-SAME = {("qlora", "backend")}
+SAME = {("qlora", "backend"), ("qdora", "backend"), ("loftq", "backend")}
 
 
 def names(variant: str) -> list[str]:
