@@ -31,7 +31,7 @@ EXCEPTIONS: dict[str, tuple[str, ...]] = {
 OPTIONAL = {"variants/quantize.py": {"bitsandbytes"}}
 METHODS = {path.stem for path in (ROOT / "conf" / "variant").glob("*.yaml")}
 # Methods whose name is an English word as well; only a string that is just this word counts.
-WORDS = {"full"}
+WORDS = {"full", "miss", "road"}
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]

@@ -4,6 +4,7 @@ A method is an `AdapterLayer` (the equation) and a `Variant` (hyper-parameters a
 training loop calls every hook of every method in one order, so no method is named outside its file.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -126,8 +127,10 @@ class Variant:
     sized_by_rank: ClassVar[bool] = False
     # Whether the model computes what the pretrained one does until the first step.
     starts_as_pretrained: ClassVar[bool] = True
-    # Fields of PEFT's adapter_config.json that `from_foreign` reads, beside those common to all.
+    # Fields of PEFT's adapter_config.json that `from_foreign` reads, beside those common to all,
+    # and values of its `init_lora_weights` that leave the base as it was.
     foreign_fields: ClassVar[frozenset[str]] = frozenset()
+    foreign_starts: ClassVar[frozenset[str]] = frozenset()
 
     lr: float  # learning rate of what the method trains; the task head has its own
 
@@ -223,14 +226,13 @@ def added_parameters(layer: AdapterLayer) -> Iterator[nn.Parameter]:
 def target_linears(model: nn.Module, targets: Iterable[str]) -> dict[str, nn.Linear]:
     """The linear layers whose dotted names end in one of `targets`, by name.
 
-    In a target `*` stands for one part of a name, and `|` between the names of several families:
-    `layer.*.output.dense|mlp.c_proj` is the output of each block, and not that of its attention.
+    Where none does, a target may be a regular expression that whole names match.
     Raises ValueError for a target that matches nothing, and where there is no target.
     """
     linears = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
     chosen: dict[str, nn.Linear] = {}
     for target in targets:
-        matches = {n: m for n, m in linears.items() if ends_in(n, target)}
+        matches = {name: linears[name] for name in matching(linears, target)}
         if not matches:
             raise ValueError(unknown_target(target, linears))
         chosen |= matches
@@ -239,14 +241,16 @@ def target_linears(model: nn.Module, targets: Iterable[str]) -> dict[str, nn.Lin
     return chosen
 
 
-def ends_in(name: str, target: str) -> bool:
-    """Whether a dotted name ends in the target, part by part."""
-    parts = name.split(".")
-    for wanted in (one.split(".") for one in target.split("|")):
-        pairs = list(zip(reversed(wanted), reversed(parts), strict=False))
-        if len(pairs) == len(wanted) and all(want in ("*", part) for want, part in pairs):
-            return True
-    return False
+def matching(names: Iterable[str], target: str) -> list[str]:
+    """The dotted names that end in a target, or else those that it matches as an expression."""
+    names = list(names)
+    found = [name for name in names if f".{name}".endswith(f".{target}")]
+    if not found and re.search(r"[^\w.\-]", target):
+        try:
+            found = [name for name in names if re.fullmatch(target, name)]
+        except re.error as error:
+            raise ValueError(f"The target '{target}' is no regular expression: {error}.") from None
+    return found
 
 
 def replace_linears(

@@ -9,6 +9,7 @@ the authors' code and PEFT come to them batch by batch, until they settle.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 import torch.nn as nn
@@ -23,6 +24,8 @@ from variants.lora import LoRA, LoRALayer
 @dataclass(frozen=True, kw_only=True)
 class EVA(LoRA):
     """LoRA that looks at inputs first, and then has directions and ranks from them."""
+
+    foreign_starts: ClassVar[frozenset[str]] = frozenset({"eva"})
 
     rho: float  # directions that a layer offers over r; at 1 every layer keeps r
     share: float  # of the train split, stratified, whose inputs are looked at

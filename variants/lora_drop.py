@@ -14,7 +14,6 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from variants.activations import visit_inputs
 from variants.base import Foreign, Probe, adapter_layers, copy_exactly
 from variants.lora import LoRA, LoRALayer
 
@@ -147,11 +146,24 @@ def measure_importance(model: nn.Module, batches: Iterable[Any]) -> dict[str, fl
     layers = lora_layers(model)
     device = next(model.parameters()).device
     sums = {name: torch.zeros((), dtype=torch.float64, device=device) for name in layers}
+    mask = torch.empty(0)
 
-    def add(name: str, x: Tensor) -> None:
-        sums[name] += layers[name].branch(x).double().square().sum()
+    def hook(name: str) -> Any:
+        def add(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            squares = layers[name].branch(inputs[0]).double().pow(2).sum(dim=-1)
+            sums[name] += (squares * mask).sum()
 
-    visit_inputs(model, layers, batches, add)
+        return add
+
+    hooks = [layer.register_forward_pre_hook(hook(name)) for name, layer in layers.items()]
+    training = model.training
+    model.eval()
+    for batch in batches:
+        mask = batch.inputs["attention_mask"]
+        model(**batch.inputs)
+    model.train(training)
+    for handle in hooks:
+        handle.remove()
     values = {name: float(value) for name, value in sums.items()}
     total = sum(values.values())
     if not total > 0:

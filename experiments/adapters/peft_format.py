@@ -29,7 +29,7 @@ READ = {
     "d_initial", "init_weights", "init_lora_weights", "bias", "ensure_weight_tying",
 }  # fmt: skip
 # Ways to start that leave the base as it was; the others move it, and need the moved one.
-STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
+STARTS = (True, False, None, "gaussian", "orthogonal")
 
 
 def write_peft(adapter: Adapter, out: Path) -> None:
@@ -148,7 +148,8 @@ def check_config(config: dict[str, Any], where: Path) -> dict[str, Any]:
     further = sorted(key for key in config.keys() - read if config[key])
     if config.get("bias", "none") != "none":
         further = ["bias", *further]
-    if config.get("init_lora_weights", True) not in STARTS:
+    starts = {*STARTS}.union(*(cls.foreign_starts for cls in foreign.methods()))
+    if config.get("init_lora_weights", True) not in starts:
         further = ["init_lora_weights", *further]
     if further:
         raise ValueError(
