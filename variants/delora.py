@@ -96,7 +96,7 @@ class DeLoRA(Layerwise):
         for name, tensors in form.layers.items():
             A, B = tensors["delora_A"], tensors["delora_B"]
             found |= {f"{name}.A": A, f"{name}.B": B, f"{name}.lamda": tensors["delora_lambda"]}
-            found |= {f"{name}.A_0": A, f"{name}.B_0": torch.zeros_like(B)}
+            found |= {f"{name}.A_0": A.clone(), f"{name}.B_0": torch.zeros_like(B)}
         variant = DeLoRA(
             lr=0.0,
             rank=config["r"],
