@@ -270,9 +270,16 @@ def unknown_target(target: str, linears: Iterable[str]) -> str:
 
 
 def replace_module(model: nn.Module, name: str, new: nn.Module | nn.Parameter) -> None:
-    """Put `new` where the sub-module, or the parameter, with this dotted name was."""
+    """Put `new` where the sub-module, or the parameter, with this dotted name was.
+
+    A module takes over the mode, of training or evaluation, of the one that was there.
+    """
     parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, new)
+    holder = model.get_submodule(parent)
+    old = getattr(holder, child, None)
+    if isinstance(old, nn.Module) and isinstance(new, nn.Module):
+        new.train(old.training)
+    setattr(holder, child, new)
 
 
 def merge(model: nn.Module) -> None:
