@@ -1,4 +1,4 @@
-"""Updates that are transforms of few numbers: FourierFT."""
+"""Updates that are transforms of few numbers: FourierFT and WaveFT."""
 
 import pytest
 import torch
@@ -7,6 +7,7 @@ from torch.testing import assert_close
 
 from variants.fourierft import FourierFT, FourierFTLayer
 from variants.seeded import draw_positions
+from variants.waveft import WaveFT, WaveFTLayer, haar
 
 EXACT = {"rtol": 1e-10, "atol": 1e-12}
 
@@ -81,3 +82,32 @@ def test_wrong_settings_are_named() -> None:
         fourierft(97).adapt(base())
     with pytest.raises(ValueError, match="begin must be normal or zero"):
         fourierft(begin="one")
+
+
+def waveft(n: int = 20) -> WaveFT:
+    return WaveFT(lr=0.0, n=n, alpha=5.0, position_seed=777, targets=["0"])
+
+
+@pytest.mark.parametrize("shape", [(12, 8), (9, 8), (8, 9), (7, 9)])  # even and odd sides
+def test_waveft_is_that_of_peft(shape: tuple[int, int]) -> None:
+    # Its synthesis rounds 1/sqrt(2) to float32.
+    variant, model = waveft(), base(*shape)
+    ours, layer = adapted(variant, model)
+    form = variant.to_peft(ours)
+    theirs = in_peft(form.config, model)
+    theirs.base_model.model[0].waveft_spectrum["default"].data = layer.c.data.clone()
+    x = torch.randn(5, shape[0]).double()
+    assert_close(theirs(x), ours(x), rtol=1e-5, atol=1e-5)
+    again, state = WaveFT.from_foreign(form) or ()
+    assert again == variant and torch.equal(state["0.c"], layer.c)
+
+
+def test_a_wavelet_moves_four_neighbours_and_keeps_lengths() -> None:
+    layer = adapted(waveft(), base())[1]
+    assert isinstance(layer, WaveFTLayer)
+    assert_close(layer.delta().norm(), 5.0 * layer.c.norm(), **EXACT)
+    one = torch.zeros(8, 12).double()
+    one[1, 7] = 1.0  # in the quadrant of differences between rows, at (1, 1)
+    patch = haar(one)
+    assert_close(patch[2:4, 2:4], torch.tensor([[0.5, 0.5], [-0.5, -0.5]]).double(), **EXACT)
+    assert int((patch != 0).sum()) == 4
