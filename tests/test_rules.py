@@ -1,4 +1,4 @@
-"""Own rules for the gradients of LoRA's factors: Riemannian preconditioning, LoRA-Pro."""
+"""Own rules for gradients of LoRA's factors: Riemannian preconditioning, LoRA-Pro, LoRA-RITE."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,6 +16,7 @@ from experiments.training import Watch, fit
 from variants.base import Progress
 from variants.lora import LoRALayer
 from variants.lora_pro import LoRAPro, LoRAProLayer, sylvester
+from variants.lora_rite import LoRARITE, LoRARITELayer
 from variants.riemannian import Riemannian
 
 EXACT = {"rtol": 1e-9, "atol": 1e-11}
@@ -203,3 +204,70 @@ def test_lora_pro_trains_at_its_own_rate_without_clipping(tiny_run: Callable) ->
         assert 1e-4 < float(moved) < 3e-3  # of the order of the rate, as under full fine-tuning
     with pytest.raises(ValueError, match="beta2 must lie in"):
         LoRAPro(**settings(), beta1=0.9, beta2=1.0)
+
+
+def lora_rite() -> LoRARITE:
+    return LoRARITE(**settings(), beta1=0.9, beta2=0.999)
+
+
+def rite_run(M: torch.Tensor, steps: int = 6) -> list[torch.Tensor]:
+    """B A after every step, begun from B M and M^-1 A."""
+    model, layer = adapted(lora_rite(), base())
+    assert isinstance(layer, LoRARITELayer)
+    generator = torch.Generator().manual_seed(0)
+    A = torch.randn(3, 12, generator=generator, dtype=torch.float64)
+    B = torch.randn(8, 3, generator=generator, dtype=torch.float64)
+    layer.A.data, layer.B.data = torch.linalg.solve(M, A), B @ M
+    products = []
+    for step in range(1, steps + 1):
+        backward(layer)
+        lora_rite().after_backward(model, Progress(step, steps))
+        with torch.no_grad():
+            for factor in (layer.A, layer.B):
+                factor -= 0.01 * factor.grad
+                factor.grad = None
+        products.append((layer.B @ layer.A).detach())
+    return products
+
+
+def test_lora_rites_path_of_w_is_the_same_however_its_product_is_split() -> None:
+    identity = torch.eye(3).double()
+    M = torch.randn(3, 3).double() + 3 * identity
+    for one, other in zip(rite_run(identity), rite_run(M), strict=True):
+        assert_close(one, other, rtol=1e-8, atol=1e-10)
+
+
+def test_the_first_step_of_lora_rite_is_that_of_its_formula() -> None:
+    model, layer = adapted(lora_rite(), base())
+    assert isinstance(layer, LoRARITELayer)
+    backward(layer)
+    # Small gradients, which are neither left out nor clipped.
+    g_A, g_B = 1e-3 * layer.A.grad, 1e-3 * layer.B.grad
+    layer.A.grad, layer.B.grad = g_A.clone(), g_B.clone()
+    expected = []
+    for gradient, other in ((g_A.T, layer.B), (g_B, layer.A.T)):
+        R = torch.linalg.qr(other.detach()).R
+        a = gradient @ torch.linalg.inv(R)
+        values, vectors = torch.linalg.eigh(a.T @ a / len(a))  # both betas are 0 in step 1
+        S = a @ vectors @ torch.diag(1 / (values.clamp_min(0).sqrt() + 1e-6)) @ vectors.T
+        expected.append(S @ torch.linalg.inv(R).T)
+    lora_rite().after_backward(model, STEP)
+    assert_close(layer.A.grad, expected[0].T, rtol=1e-6, atol=1e-8)
+    assert_close(layer.B.grad, expected[1], rtol=1e-6, atol=1e-8)
+
+
+def test_from_b_zero_lora_rite_moves_b_alone_and_a_huge_gradient_is_left_out() -> None:
+    model, layer = adapted(lora_rite(), base(), std=0.0)
+    backward(layer)
+    layer.B.grad *= 1e-3
+    lora_rite().after_backward(model, STEP)
+    assert not layer.A.grad.any() and layer.B.grad.any() and layer.B.grad.isfinite().all()
+    model, layer = adapted(lora_rite(), base())
+    backward(layer)
+    layer.B.grad *= 1e6
+    lora_rite().after_backward(model, STEP)
+    assert not layer.B.grad.any() and layer.A.grad.isfinite().all()
+    groups = lora_rite().param_groups(model, 1.0, 0.1)
+    assert all(group["plain"] and not group["clip"] for group in groups)
+    with pytest.raises(ValueError, match="beta1 must lie in"):
+        LoRARITE(**settings(), beta1=1.0, beta2=0.9)
