@@ -13,12 +13,12 @@ from experiments.adapters import saved
 from experiments.adapters.peft_format import read_peft, write_peft
 
 AS_LORA = ["pissa", "milora", "olora", "lora_xs", "eva", "corda", "lora_ga", "lora_one"]
-AS_LORA += ["riemannian", "lora_pro"]
+AS_LORA += ["riemannian", "lora_pro", "lora_rite", "abba", "dylora", "sora"]
 OWN = ["ia3", "hira", "loha", "lokr", "miss", "road", "delora", "hra", "oft", "fourierft"]
-OWN += ["randlora", "vb_lora", "shira"]
+OWN += ["randlora", "vb_lora", "shira", "gralora", "waveft"]
 # PEFT writes the shared bases once more for every layer, and misses the copies.
 COPIES = pytest.mark.filterwarnings("ignore:Found missing adapter keys")
-NONE = ["mora", "qdora", "loftq"]
+NONE = ["mora", "svft", "qdora", "loftq"]
 
 
 @pytest.mark.filterwarnings("error:Found missing adapter keys")
