@@ -39,16 +39,22 @@ class BOFTLayer(AdapterLayer):
         together = cayley(skew(self.q.flatten(0, 1), self.block))
         return list(together.unflatten(0, self.q.shape[:2]))
 
+    def turn(self) -> Tensor:
+        """R - I, by the groups of b 2^(m - 1) inputs that the factors mix, [groups, size, size]."""
+        size = self.block << len(self.q) - 1
+        rows = torch.eye(size, dtype=self.q.dtype, device=self.q.device)
+        rows = rows.repeat(1, self.W0.shape[1] // size)  # those of all groups, side by side
+        change = torch.zeros_like(rows)
+        for i, turn in enumerate(self.turns()):
+            change = change + butterfly(rows + change, turn, i)
+        return change.unflatten(1, (-1, size)).transpose(0, 1)
+
     def merged_weight(self) -> Tensor:
-        weight = at_least_float32(self.W0)
-        for i, turn in reversed(list(enumerate(self.turns()))):
-            weight = weight + butterfly(weight, turn.mT, i)
-        return self.s[:, None] * weight
+        W0 = at_least_float32(self.W0)
+        return self.s[:, None] * (W0 + turned(W0, self.turn().mT))
 
     def forward(self, x: Tensor) -> Tensor:
-        for i, turn in enumerate(self.turns()):
-            x = x + butterfly(x, turn.to(x.dtype), i)
-        y = self.base(x)
+        y = self.base(x + turned(x, self.turn().to(x.dtype)))
         # The bias is not part of the weight, so it is not rescaled.
         weighed = y if self.bias is None else y - self.bias.to(x.dtype)
         return torch.addcmul(y, (self.s - 1).to(x.dtype), weighed)
