@@ -13,6 +13,7 @@ from transformers import RobertaConfig, RobertaModel
 from experiments.api import composed
 from experiments.config import build
 from experiments.job import start
+from experiments.study import match
 from variants.base import Variant
 
 D, MATRICES = 768, 24  # query and value of twelve blocks
@@ -115,6 +116,17 @@ def test_printed_counts_are_found(name: str, settings: dict[str, Any], count: in
     targets = ["query", "key", "value", r"encoder.*\.dense"]
     replace(method(name), targets=targets, **settings).adapt(model)
     assert trained(model) == count
+
+
+@pytest.mark.parametrize(("name", "multiple"), [("hra", 2), ("gralora", 2), ("miss", 1)])
+def test_a_matched_rank_trains_as_many_and_is_one_the_method_takes(
+    name: str, multiple: int
+) -> None:
+    lora, other = (composed(f"variant={n}", "model=mini_roberta") for n in ("lora", name))
+    rank = match.matched(other, lora)
+    assert rank is not None and rank % multiple == 0
+    ratio = match.trained(other, rank) / match.trained(lora)
+    assert ratio == pytest.approx(1.0, rel=0.1)
 
 
 def test_every_method_has_a_count() -> None:

@@ -125,6 +125,7 @@ class Variant:
 
     # Whether `rank` decides how many parameters train, so that a study can match them.
     sized_by_rank: ClassVar[bool] = False
+    rank_step: ClassVar[int] = 1  # ranks must be multiples of it
     # Whether the model computes what the pretrained one does until the first step.
     starts_as_pretrained: ClassVar[bool] = True
     # Fields of PEFT's adapter_config.json that `from_foreign` reads, beside those common to all,

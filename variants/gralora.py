@@ -69,6 +69,11 @@ class GraLoRA(Layerwise):
     k: int  # blocks along each side
     dropout: float  # probability, on the input of the update only
 
+    @property
+    def rank_step(self) -> int:
+        """Every block has the same share of the rank."""
+        return self.k
+
     def __post_init__(self) -> None:
         check_adapter(self.rank, self.dropout)
         if self.k < 1 or self.rank % self.k:

@@ -43,6 +43,7 @@ class HRA(Layerwise):
     """Reflections that keep every length and angle between the rows of W0."""
 
     sized_by_rank: ClassVar[bool] = True
+    rank_step: ClassVar[int] = 2
     foreign_fields: ClassVar[frozenset[str]] = frozenset({"apply_GS"})
 
     rank: int  # r, reflections; even

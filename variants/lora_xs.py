@@ -6,7 +6,6 @@ no gradient of the first step depends on it.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch.nn as nn
 from torch import Tensor
@@ -33,8 +32,6 @@ class LoRAXSLayer(BasisLayer, ProductLayer):
 @dataclass(frozen=True, kw_only=True)
 class LoRAXS(OnBasis):
     """r^2 numbers for each matrix, whatever its size."""
-
-    sized_by_rank: ClassVar[bool] = True
 
     rank: int  # r
     alpha: float  # s = alpha / r
