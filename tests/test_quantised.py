@@ -9,8 +9,10 @@ import torch.nn as nn
 from torch import Tensor
 from torch.testing import assert_close
 
+from analysis.load import load, results
 from experiments.adapters import saved
 from experiments.runner import execute
+from experiments.study.audit import facts, remarks
 from variants.dora import DoRA, DoRALayer
 from variants.loftq import LoftQ
 from variants.lora import LoRALayer
@@ -156,6 +158,16 @@ def test_a_run_keeps_its_quantised_base(tiny_run, tmp_path: Path) -> None:
     assert result.telemetry["starts_as_pretrained"] == 0.0
     stored = saved.read_adapter(tmp_path).state
     assert any(name.endswith("base.codes") for name in stored)
+
+
+def test_tables_and_audits_say_what_a_method_starts_from(tiny_run, tmp_path: Path) -> None:
+    for name in ("loftq", "lora", "dora"):
+        execute(tiny_run(name, "train.epochs=1"), tmp_path / name)
+    table = load(tmp_path).set_index("variant")["starts_as_pretrained"]
+    assert table.to_dict() == {"loftq": False, "lora": True, "dora": True}
+    known = {row["label"]["variant"]: facts([row]) for row in results(tmp_path)}
+    said = "start is the pretrained model false (others true)"
+    assert said in remarks(known)["loftq"] and said not in remarks(known)["lora"]
 
 
 def test_no_iteration_is_refused() -> None:
