@@ -225,6 +225,13 @@ def test_what_is_left_of_w0_is_what_was_not_taken_as_inputs_see_it(mode: str) ->
     assert_close(gram, gram.diagonal().diag(), **EXACT)
 
 
+def test_more_tokens_or_larger_inputs_do_not_make_one_factor_the_larger() -> None:
+    x, _ = planted()
+    one, other = oriented("ipm", moments(x).second), oriented("ipm", moments(7 * x, 7 * x).second)
+    assert_close(one.A_0, other.A_0, **EXACT)
+    assert_close(one.B_0, other.B_0, **EXACT)
+
+
 @pytest.mark.parametrize("mode", ["ipm", "kpm"])
 def test_the_start_is_that_of_peft_on_one_batch(mode: str) -> None:
     x, _ = planted()

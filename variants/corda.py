@@ -4,7 +4,8 @@ Yang et al., 2024, arXiv:2406.05223. C is the sum of x x^T over a layer's inputs
 that W0 = U S V^T C^-1. `ipm` trains the r largest triplets, for what is to be learned from such
 data; `kpm` the r smallest, to keep what the model knows of them. C is damped by 0.01 of its mean
 diagonal, as in the authors' code, and inverted in float64. Their code divides every batch by its
-largest input; here every token counts alike.
+largest input; here every token counts alike, and the mean diagonal is 1: a factor of C leaves the
+product B_0 A_0 as it is, and not how A_0 and B_0 share its size, on which steps depend.
 """
 
 from dataclasses import dataclass
@@ -48,7 +49,8 @@ class CorDA(ResidualLoRA):
     @torch.no_grad()
     def oriented(self, W0: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
         """A_0 [r, d_in] and B_0 [d_out, r] for inputs with these second moments C [d_in, d_in]."""
-        C = C + DAMPING * C.diagonal().mean() * torch.eye(len(C), dtype=C.dtype, device=C.device)
+        C = C / C.diagonal().mean()
+        C = C + DAMPING * torch.eye(len(C), dtype=C.dtype, device=C.device)
         U, S, Vh = torch.linalg.svd(W0.double() @ C, full_matrices=False)
         chosen = slice(self.rank) if self.mode == "ipm" else slice(len(S) - self.rank, len(S))
         root = (S[chosen] / self.scale).sqrt()
