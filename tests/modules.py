@@ -7,7 +7,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from variants.base import AdapterLayer, Progress, Variant, adapter_layers
+from variants.base import AdapterLayer, Progress, Variant, adapter_layers, serve_groups
 from variants.defaults import by_name, methods
 
 METHODS = methods()
@@ -19,6 +19,22 @@ SMALL: dict[str, dict[str, Any]] = {
     "qa_lora": {"group": 8},
     "qlora": {"block": 16},
     "vera": {"rank": 4},
+    "abba": {"rank1": 2, "rank2": 2},
+    "boft": {"block": 4, "factors": 2},
+    "fourierft": {"n": 12, "begin": "zero"},
+    "gralora": {"rank": 4, "k": 2},
+    "hra": {"rank": 4},
+    "ia3": {"feedforward": []},
+    "lokr": {"rank": 2},
+    "lora_ga": {"rank": 3, "rows": 4, "head_steps": 1},
+    "lora_one": {"rank": 3, "rows": 4, "head_steps": 1},
+    "loftq": {"rank": 3, "block": 16, "iterations": 2},
+    "oft": {"block": 4},
+    "qdora": {"rank": 3, "block": 16},
+    "road": {},
+    "svft": {},
+    "vb_lora": {"rank": 2, "vectors": 6, "length": 4},
+    "waveft": {"n": 12},
 }
 FEW, MANY = 3, 200  # tokens on both sides of the switch to the merged product
 
@@ -43,7 +59,12 @@ ADAPTERS = [name for name in METHODS if has_targets(name)]
 
 def steps(model: nn.Module, variant: Variant, batch: Callable[[], Tensor], count: int = 4) -> None:
     """Train for a few steps with every hook but `prepare`."""
-    optimizer = torch.optim.AdamW(variant.param_groups(model, 0.05, 0.0))
+    groups = variant.param_groups(model, 0.05, 0.0)
+    for group in groups:
+        if group.get("plain"):  # what has a rule of its own goes as far at a smaller rate
+            group["lr"] = 0.002
+    optimizer = torch.optim.AdamW(groups)
+    serve_groups(optimizer)
     model.train()
     for step in range(1, count + 1):
         loss = model(batch()).float().square().mean() + variant.penalty(model)

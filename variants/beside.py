@@ -70,9 +70,14 @@ class Beside(StandIn):
         return self.form.matrix(self.base)
 
     @property
-    def bias(self) -> nn.Parameter | None:
+    def b0(self) -> nn.Parameter | None:
         """The base's bias [d_out], where it has one."""
         return getattr(self.base, "bias", None)
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The bias that belongs to `weight`, for the same callers."""
+        return self.merged_bias()
 
     @property
     def _tied_weights_keys(self) -> dict[str, str]:
@@ -122,6 +127,10 @@ class Beside(StandIn):
         """The weight [d_out, d_in] of the linear layer this equals in eval, at least float32."""
         raise NotImplementedError
 
+    def merged_bias(self) -> Tensor | None:
+        """The bias [d_out] of the linear layer this equals in eval: the base's, unless it moves."""
+        return self.b0
+
     def full_weight(self) -> Tensor:
         """`merged_weight` as precise as it says, also under autocast.
 
@@ -165,14 +174,14 @@ class Beside(StandIn):
         form, base = self.form, self.base
         whole = form.merges and not form.dense and not self.dropping()
         if whole and is_plain(base) and precise(x, base):
-            return form.call(base, x, self.full_weight(), self.bias)
+            return form.call(base, x, self.full_weight(), self.merged_bias())
         y = base(x)
         if form.dense:
             self.check_output(x, y)
             # As marked by the very `update` that is called, not by one that it overrides.
             if getattr(type(self).update, "is_additive", False):
                 return self.update(x, y)
-        return y + self.added(x, y.dtype)
+        return self.with_moved_bias(y + self.added(x, y.dtype))
 
     def update(self, x: Tensor, y: Tensor) -> Tensor:
         """The output for input x, given y = base(x)."""
@@ -189,6 +198,15 @@ class Beside(StandIn):
             return self.added_to_embedding(x, dtype)
         x = self.dropped(x).to(dtype)
         return self.form.call(self.base, x, self.change().to(dtype), None)
+
+    def with_moved_bias(self, y: Tensor) -> Tensor:
+        """An output y with the change of the bias; y itself where the bias stays."""
+        bias, b0 = self.merged_bias(), self.b0
+        if bias is None or bias is b0:
+            return y
+        moved = bias if b0 is None else bias - b0
+        behind = -1 - self.form.channel(self.base)  # dimensions after that of the d_out numbers
+        return y + moved.to(y.dtype).view(-1, *[1] * behind)
 
     def added_to_embedding(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """(W - W0) for the tokens x alone; dropout leaves out whole tokens, ones of their vectors.
