@@ -74,12 +74,17 @@ class LoKrLayer(AdapterLayer):
     def update(self, x: Tensor, y: Tensor) -> Tensor:
         C, right = (self.scale * self.whole("C")).to(x.dtype), self.parts("W2")
         last = right[0].to(x.dtype)
-        X = x.unflatten(-1, (C.shape[1], -1))
+        X = x.reshape(-1, C.shape[1], x.shape[-1] // C.shape[1])
         if len(right) == 2:
-            X = F.linear(X, right[1].to(x.dtype))  # [..., b, r]
+            X = rows_times(X, right[1].to(x.dtype))  # [N, b, r]
         # What is left of W2 comes behind C, of which a product is the smaller one.
-        X = F.linear(F.linear(X.mT, C).mT, last)
-        return y + X.flatten(-2)
+        X = rows_times(rows_times(X.mT, C).mT, last)
+        return y + X.reshape(y.shape)
+
+
+def rows_times(X: Tensor, W: Tensor) -> Tensor:
+    """X W^T for X [N, n, k] as one product of N n rows."""
+    return F.linear(X.reshape(-1, X.shape[-1]), W).view(*X.shape[:2], len(W))
 
 
 def split(n: int, factor: int) -> tuple[int, int]:
