@@ -12,6 +12,7 @@ from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 import experiments.identity  # noqa: F401 (the resolver that names a run's folder)
 from experiments.commandline import add_overrides, sentence
@@ -56,7 +57,7 @@ def main(cfg: DictConfig) -> float:
             result = execute(run, out, origin)
     except (ValueError, OSError, Diverged) as error:
         # Hydra prints this kind as one line; HYDRA_FULL_ERROR=1 shows where it came from.
-        raise CompactHydraException(str(error)) from error
+        raise CompactHydraException(sentence(error)) from error
     leave()
     return result.primary["score"]
 
@@ -80,7 +81,7 @@ def carry_out() -> int:
     except KeyboardInterrupt:
         print("Interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
         return 130  # as a shell reports SIGINT
-    except (CompactHydraException, OSError) as error:
+    except (CompactHydraException, OSError, YAMLError, UnicodeDecodeError) as error:
         if asked == "1":
             raise
         # The text may be of a file that others wrote; line breaks in it are Hydra's own.

@@ -11,6 +11,7 @@ from scipy import stats
 
 from analysis.resampling import RESAMPLES
 
+AT_ONCE = 200  # resamples
 Statistic = Callable[[np.ndarray], np.ndarray]
 
 
@@ -47,6 +48,23 @@ def improvement(scores: np.ndarray) -> np.ndarray:
     return np.mean((first > second) + 0.5 * (first == second), axis=(-3, -2, -1))
 
 
+def improvement_of(scores: np.ndarray, picks: np.ndarray) -> np.ndarray:
+    """The improvement [resamples] of runs drawn anew, by their numbers [resamples, runs, tasks].
+
+    Every run met every other once already, so it is enough to count how often each was drawn.
+    """
+    first, second = scores[0][:, None, :], scores[1][None, :, :]
+    wins = (first > second) + 0.5 * (first == second)  # [runs, runs, tasks]
+    resamples, runs, tasks = picks.shape
+    places = np.arange(resamples)[:, None, None] * runs + picks
+    found = np.zeros(resamples)
+    for task in range(tasks):
+        drawn = np.bincount(places[..., task].ravel(), minlength=resamples * runs)
+        counts = drawn.reshape(resamples, runs).astype(float)
+        found += ((counts @ wins[..., task]) * counts).sum(axis=1)
+    return found / (runs**2 * tasks)
+
+
 def stratified(
     scores: np.ndarray,
     statistic: Statistic,
@@ -63,7 +81,13 @@ def stratified(
     """
     *_, runs, tasks = scores.shape
     picks = generator.integers(runs, size=(resamples, runs, tasks))
-    found = statistic(scores[..., picks, np.arange(tasks)])
+    if statistic is improvement:
+        found = improvement_of(scores, picks)
+    else:
+        # A few at a time: all of them would take as much memory as everything else together.
+        parts = (picks[i : i + AT_ONCE] for i in range(0, resamples, AT_ONCE))
+        drawn = [statistic(scores[..., part, np.arange(tasks)]) for part in parts]
+        found = np.concatenate(drawn, axis=-1)
     ends = np.quantile(found, [alpha / 2, 1 - alpha / 2], axis=-1)
     if runs == 1:
         low, high = np.full_like(ends, np.nan)

@@ -1,6 +1,7 @@
 """Finished runs as one tidy table: `python -m analysis.load outputs`."""
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from experiments.stored.result import NAME, PREDICTIONS, read
 from experiments.stored.shown import fail, plain, visible
 
 Record = dict[str, Any]
+UNSHOWN = ("choices", "overrides", "epochs")
 
 
 def load(folder: str | Path) -> pd.DataFrame:
@@ -47,14 +49,35 @@ def readable(folder: str | Path) -> tuple[list[Record], list[str]]:
         raise ValueError(f"There is no finished run below {folder}.")
     found: list[Record] = []
     left_out: list[str] = []
+    known: dict[str, Any] = {}
     for path in paths:
         try:
-            found.append(read(path) | {"folder": str(path.parent)})
+            found.append(slim(read(path), known) | {"folder": str(path.parent)})
         except ValueError as error:
             left_out.append(str(error))
     if not found:
         raise ValueError(left_out[0])
     return found, left_out
+
+
+def slim(result: Record, known: dict[str, Any]) -> Record:
+    """A result without what no table shows, its parts that others have too kept once in `known`."""
+    found = {key: value for key, value in result.items() if key not in UNSHOWN}
+    print_ = {key: value for key, value in result["fingerprint"].items() if key != "config"}
+    config = {key: once(value, known) for key, value in result["config"].items()}
+    cost = {key: once(value, known) for key, value in result["cost"].items()}
+    whole = {"fingerprint": once(print_, known), "config": config, "cost": cost}
+    for key in ("provenance", "examples", "label"):
+        part = result[key]
+        whole[key] = {name: once(value, known) for name, value in part.items()}
+    return found | whole
+
+
+def once(value: Any, known: dict[str, Any]) -> Any:
+    """The first of equal values that was seen."""
+    if isinstance(value, dict | list):
+        return known.setdefault(json.dumps(value), value)
+    return sys.intern(value) if isinstance(value, str) else value
 
 
 def row(result: dict[str, Any]) -> dict[str, Any]:

@@ -3,15 +3,25 @@
 import errno
 import sys
 
+from yaml import YAMLError
+
 CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def sentence(error: BaseException) -> str:
     """What went wrong; of a file that the system refuses, its name and where else to write."""
+    if isinstance(error, YAMLError):
+        return f"{' '.join(str(error).split())}."
+    if isinstance(error, UnicodeDecodeError):
+        return f"A file of settings is not UTF-8: {error}."
     if not isinstance(error, OSError) or error.errno is None:
         return str(error)
-    hint = " hydra.run.dir=FOLDER names another folder." if error.errno in CLOSED else ""
-    return f"{error.filename} could not be written: {error.strerror}.{hint}"
+    if error.errno not in CLOSED:
+        return f"{error.filename} could not be written: {error.strerror}."
+    return (
+        f"{error.filename} could not be read or written: {error.strerror}. hydra.run.dir=FOLDER "
+        "names another folder."
+    )
 
 
 def add_overrides(overrides: list[str]) -> None:

@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from experiments.models import Pretrained
 from experiments.protocol import Protocol
 from experiments.results import title
-from experiments.scalars import texts
+from experiments.scalars import literal, texts
 from experiments.stored import kinds
 from experiments.stored.kinds import KIND, TARGET
 from experiments.stored.typed import fit
@@ -99,7 +99,8 @@ def build(section: str, node: DictConfig) -> Any:
         for field in fields(cls):
             if field.name in given:
                 value = plain(given[field.name])
-                given[field.name] = texts(f"{section}.{field.name}", field.type, value)
+                value = texts(f"{section}.{field.name}", field.type, value)
+                given[field.name] = literal(value)  # references in it are resolved by now
         built = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), given))
     for name, value in vars(built).items():
         if isinstance(value, float) and not math.isfinite(value):

@@ -106,6 +106,8 @@ def check_regular(path: Path, way_on: str = "") -> None:
 
 def unreadable(path: Path, reason: object, way_on: str = "") -> ValueError:
     """The error for a file that cannot be read, with the way on if there is one."""
+    if isinstance(reason, PermissionError):  # which making it again would not mend
+        return ValueError(f"{path} cannot be read: permission denied.")
     return ValueError(f"{path} cannot be read ({reason}){f'; {way_on}' if way_on else ''}.")
 
 

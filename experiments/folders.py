@@ -1,5 +1,6 @@
 """A run's folder as a place to write: no links out of it, nothing of dead writers, and its log."""
 
+import errno
 import logging
 import os
 from collections.abc import Iterator
@@ -21,11 +22,13 @@ FORMAT = "[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"
 def prepare(folder: Path) -> None:
     """Make a run's folder, and make sure that what is written into it stays in it.
 
-    Raises ValueError for a link in it that leads out, or in its place; OSError if it cannot be
-    made.
+    Raises ValueError for a link in it that leads out, or in its place, and for a closed folder;
+    OSError if it cannot be made.
     """
     check_place(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ValueError(f"{folder} may not be written to: {os.strerror(errno.EACCES)}.")
     for path in links(folder):
         raise ValueError(
             f"{path} is a link to a place outside of its run, and a run writes through none; "

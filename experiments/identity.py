@@ -11,6 +11,8 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from experiments.stored.places import masked
+
 # What decides where and how a run is carried out, and not what comes out of it.
 NOT_IDENTITY = ("tracker", "study", "train.device", "train.checkpoint_every", "train.log_every")
 
@@ -20,7 +22,10 @@ LATER = {"train.subset": "fixed"}
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a run, described as plain data, that can change its result."""
+    """The part of a run, described as plain data, that can change its result.
+
+    An absolute path counts by its hash, so that what is published without it is the same run.
+    """
     kept = {key: dict(node) if isinstance(node, dict) else node for key, node in config.items()}
     for path in NOT_IDENTITY:
         section, _, key = path.partition(".")
@@ -32,7 +37,7 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
         section, _, key = path.partition(".")
         if kept.get(section, {}).get(key) == before:
             kept[section].pop(key)
-    return kept
+    return masked(kept)
 
 
 def cell_id(*, _root_: DictConfig) -> str:

@@ -25,6 +25,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import logging as transformers_logging
 
 from experiments import hub
@@ -237,11 +238,18 @@ def read_config(folder: Path) -> PreTrainedConfig:
         if path.suffix in READ and not path.is_dir():
             check_regular(path)  # transformers would wait for a pipe for ever
     path = folder / "config.json"
-    read_object(path)
+    kind = read_object(path).get("model_type")
+    if kind not in CONFIG_MAPPING:
+        raise ValueError(f"{path} is of a model of type '{kind}', which transformers lacks.")
     try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
     except (ValueError, OSError, StrictDataclassError) as error:
         raise ValueError(f"{path} cannot be read ({' '.join(str(error).split())}).") from None
+    if config.is_encoder_decoder:
+        raise ValueError(
+            f"{path} is of an encoder-decoder ('{kind}'), which has no place here yet."
+        )
+    return config
 
 
 def read_tokenizer(folder: Path, size: int) -> PreTrainedTokenizerBase:

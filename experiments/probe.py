@@ -12,7 +12,7 @@ from experiments.batches import Batch, Batches, Continued, Encoded
 from experiments.models import Model
 from experiments.randomness import derived_seed
 from experiments.training import Plan, Watch, fit
-from variants.base import Probe, Variant, evaluating, gradients_at_W0
+from variants.base import Probe, Variant, evaluation_mode, gradients_at_W0
 
 SCORE_BINS = 5
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class Trial:
         with self.head_restored():
             if any(True for _ in self.model.head.parameters()):
                 self.train_head(head_steps)
-            with evaluating(self.model):
+            with evaluation_mode(self.model):
                 parts = self.parts(chosen, self.plan.train.batch_size)
                 losses = (self.model.loss(part)[0] for part in parts)
                 sums = gradients_at_W0(self.model.backbone, losses)

@@ -14,13 +14,13 @@ from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import _utils
 
 PLAIN = {
     "tag:yaml.org,2002:bool": re.compile(r"(?:true|false)\Z"),
     "tag:yaml.org,2002:int": re.compile(r"(?:0|-?[1-9][0-9]*)\Z"),
 }
+ESCAPED = {"'": "\\'", "$": "\\$", "": ""}  # what stands in quotes for what, if anything
 DROPPED = {"tag:yaml.org,2002:value"}  # a lone `=`, for which there is no constructor
 
 
@@ -48,11 +48,22 @@ def as_written() -> Iterator[None]:
 
 def quoted(text: str) -> str:
     """A text as a value of an override, in quotes where Hydra would read it otherwise."""
-    if re.fullmatch(r"[\w./:@+-]+", text) and not plain_value(text):
+    if re.fullmatch(r"[\w./:@+-]+", text, re.ASCII) and not plain_value(text):
         return text
-    # OmegaConf resolves ${...} also in quotes, and halves the backslashes before it.
-    literal = re.sub(r"(\\*)\$\{", lambda found: f"{found[1] * 2}\\${{", text)
-    return QuotedString(literal, Quote.single).with_quotes()
+    # Backslashes count before a quote or a reference alone, and then each for half of one.
+    inside = re.sub(r"(\\*)('|\$(?=\{)|\Z)", lambda found: 2 * found[1] + ESCAPED[found[2]], text)
+    return f"'{inside}'"
+
+
+def literal(value: Any) -> Any:
+    """A value that OmegaConf reads as it is, whatever looks like a reference in its texts."""
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", lambda found: f"{2 * found[1]}\\${{", value)
+    if isinstance(value, list):
+        return [literal(item) for item in value]
+    if isinstance(value, dict):
+        return {key: literal(item) for key, item in value.items()}
+    return value
 
 
 def plain_value(text: str) -> bool:

@@ -8,14 +8,16 @@ import torch.nn as nn
 from torch import Tensor
 
 from variants.base import AdapterLayer, Progress, Variant, adapter_layers, serve_groups
-from variants.defaults import by_name, methods
+from variants.defaults import list_methods, make_method, read_defaults
+from variants.forms import find_form
 
-METHODS = methods()
-# Settings that fit layers of 16 to 32 inputs.
+METHODS = list_methods()
+# Settings that fit layers of 16 to 32 inputs; a rank of 3 where a method has one and no other here.
 SMALL: dict[str, dict[str, Any]] = {
     "adalora": {"rank": 3, "target_rank": 2, "interval": 1, "warmup": 0.0},
     "delta_lora": {"start": 0.0},
     "last_k": {"k": 1},
+    "lora_plus": {"ratio": 2.0},
     "qa_lora": {"group": 8},
     "qlora": {"block": 16},
     "vera": {"rank": 4},
@@ -39,22 +41,37 @@ SMALL: dict[str, dict[str, Any]] = {
 FEW, MANY = 3, 200  # tokens on both sides of the switch to the merged product
 
 
+def settings_of(name: str) -> set[str]:
+    """The names of a method's settings."""
+    return set(read_defaults(name)[1])
+
+
+def small(name: str) -> dict[str, Any]:
+    """Settings for small layers."""
+    return ({"rank": 3} if "rank" in settings_of(name) else {}) | SMALL.get(name, {})
+
+
 def method(name: str, targets: Any = None, **settings: Any) -> Variant:
     """A method with settings for small layers; `targets` where it has any."""
-    small = SMALL.get(name, {"rank": 3})
-    if name in ("bitfit", "full", "head_only"):
-        small = {}
     if targets is not None and has_targets(name):
         settings["targets"] = [targets] if isinstance(targets, str) else list(targets)
-    return by_name(name, **{**small, **settings})
+    return make_method(name, **{**small(name), **settings})
 
 
 def has_targets(name: str) -> bool:
     """Whether a method adapts layers that are named."""
-    return name not in ("bitfit", "full", "head_only", "last_k")
+    return "targets" in settings_of(name)
 
 
 ADAPTERS = [name for name in METHODS if has_targets(name)]
+OWN = [name for name in METHODS if name not in (*ADAPTERS, "head_only")]  # train the model's own
+
+
+def replaces_base(name: str) -> bool:
+    """Whether a method keeps codes of a weight in its place."""
+    model = nn.Sequential(nn.Linear(32, 32))
+    method(name, "0").adapt(model)
+    return find_form(only_layer(model).base) is None
 
 
 def steps(model: nn.Module, variant: Variant, batch: Callable[[], Tensor], count: int = 4) -> None:
@@ -89,3 +106,6 @@ def only_layer(model: nn.Module) -> AdapterLayer:
     """The one adapter layer of a model."""
     (layer,) = (layer for _, layer in adapter_layers(model))
     return layer
+
+
+QUANTISED = [name for name in ADAPTERS if replaces_base(name)]

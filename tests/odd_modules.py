@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 
 from variants import adapt, disable, learned_state, load_learned_state, merge
 from variants.base import Variant
-from variants.state import kept_buffers
+from variants.state import collect_buffers
 
 D = 16
 FEW, MANY = 2, 120
@@ -282,7 +282,7 @@ def try_out(name: str, odd: Odd) -> Cell:
 
 
 def sentence(error: ValueError) -> str:
-    """What a refusal says, which is one sentence."""
+    """Return the text of a refusal, and assert that it is one sentence."""
     text = str(error)
     assert text.endswith(".") and "\n" not in text and len(text) < 300, text
     assert error.__cause__ is None
@@ -315,7 +315,7 @@ def compare_start(model: nn.Module, bare: nn.Module, odd: Odd, variant: Variant)
 
 
 def train_and_restore(model: nn.Module, variant: Variant, bare: nn.Module, odd: Odd) -> None:
-    """What trains moves and stays finite, few tokens agree with many, and a state restores it."""
+    """Assert that training moves what trains, few tokens agree with many, and a state restores."""
     before = {n: t.clone() for n, t in learned_state(model).items()}
     for count in (FEW, MANY):
         if any(p.requires_grad for p in model.parameters()):
@@ -343,7 +343,7 @@ def train_and_restore(model: nn.Module, variant: Variant, bare: nn.Module, odd: 
         again.to(odd.after)
     with torch.no_grad():
         close(run(again, tokens(MANY, odd), odd), many, **tolerance(odd))
-        if has_targets(method_name(variant)) and not kept_buffers(again):
+        if has_targets(method_name(variant)) and not collect_buffers(again):
             with disable(again):
                 compare_start(again, bare, odd, variant)
 

@@ -297,8 +297,8 @@ def test_the_factor_is_exactly_one_at_the_start_also_under_autocast(
     for on in (True, False):
         with torch.autocast("cpu", torch.bfloat16, enabled=on):
             made.reset_cache()
-            assert torch.equal(made.rescaling(made.row_norm()), ones)
-            assert torch.equal(made.rescaling(made.plain_norm()), ones)
+            assert torch.equal(made.compute_rescaling(made.row_norm()), ones)
+            assert torch.equal(made.compute_rescaling(made.plain_norm()), ones)
 
 
 @pytest.mark.parametrize("rank", [2, 20])

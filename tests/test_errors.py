@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import resource
 import runpy
 import shutil
@@ -98,6 +99,22 @@ def test_what_hydra_refuses_itself_has_no_traceback(override: str, lines: list[s
     answer = shell(override)
     refused(answer)
     assert all(line in answer.err for line in lines)
+
+
+@pytest.mark.parametrize(
+    "content, line",
+    [
+        (b"names: [@a, b]\n", r"found character '@' .*task/mine\.yaml\", line 1, column 9\."),
+        (b"names: [a, b\n", r"expected ',' or '\]'.*task/mine\.yaml\", line 2, column 1\."),
+        ("names: [schön, 電影]\n".encode("gb18030"), "A file of settings is not UTF-8: "),
+    ],
+)
+def test_a_file_of_settings_that_is_no_yaml_is_one_line(
+    content: bytes, line: str, shell: Shell, tmp_path: Path
+):
+    (tmp_path / "task").mkdir()
+    (tmp_path / "task/mine.yaml").write_bytes(content)
+    assert re.search(line, refused(shell("--config-dir", str(tmp_path), "task=mine")))
 
 
 def test_a_reference_in_an_override_is_kept_as_typed(shell: Shell, tmp_path: Path):
@@ -248,8 +265,8 @@ def test_a_model_path_that_does_not_exist_is_named(path: str, shell: Shell):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"model_type": "t5"}, "config.json is of a model of type 't5', and there is no head for"),
-        ({"model_type": "zork"}, "config.json is of a model of type 'zork', and there is no head"),
+        ({"model_type": "bart"}, "config.json is of an encoder-decoder ('bart'), which has no"),
+        ({"model_type": "zork"}, "config.json is of a model of type 'zork', which transformers la"),
         ({"hidden_size": "wide"}, "config.json cannot be read (Validation error for field 'hidden"),
         ({"hidden_size": 64}, "do not fit its config.json: embeddings.LayerNorm.bias has shape [3"),
         ({"num_hidden_layers": 3}, "lack encoder.layer.2.attention.output.LayerNorm.bias (16 ten"),

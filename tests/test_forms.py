@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 from variants import adapt, disable, load, save, summary, unload
 from variants.base import AdapterLayer, Variant, adapter_layers, merge
-from variants.forms import Convolution, Embedding, form_of
+from variants.forms import Convolution, Embedding, find_form
 
 TAKING = [name for name in ADAPTERS if vars(type(method(name))).get("any_form")]
 REFUSING = [name for name in ADAPTERS if name not in TAKING]
@@ -40,7 +40,7 @@ def inputs(kind: str, count: int = FEW) -> Tensor:
 
 
 def plain(layer: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """What torch computes with another weight."""
+    """Compute the layer's output by torch with another weight."""
     if isinstance(layer, nn.Embedding):
         return F.embedding(x, weight, layer.padding_idx)
     return layer._conv_forward(x, weight, bias)  # type: ignore[operator]
@@ -109,7 +109,7 @@ def test_dropout_is_on_the_input_of_the_update(name: str, kind: str) -> None:
     torch.manual_seed(4)
     y = model.train()(x)
     torch.manual_seed(4)
-    shape = layer.form.weight(layer.base, layer.change())
+    shape = layer.form.shape_weight(layer.base, layer.compute_change())
     if kind.startswith("embedding"):
         kept = F.dropout(torch.ones(*x.shape, 1), 0.5)
         expected = layer.base(x) + F.embedding(x, shape) * kept
@@ -129,7 +129,7 @@ def test_a_small_update_is_neither_rounded_away_nor_passed_by(
     nudge(model)
     x = inputs(kind)
     with torch.no_grad():
-        change = layer.form.weight(layer.base, layer.change())
+        change = layer.form.shape_weight(layer.base, layer.compute_change())
         if hook == "hook":
             layer.base.register_forward_hook(lambda module, inputs, y: 3 * y)
             expected = layer.base(x) + plain(layer.base, x, change, None)
@@ -242,7 +242,7 @@ def test_words_mean_linear_layers_and_names_mean_all() -> None:
     assert len(list(adapter_layers(model))) == 4
     forms = {name: layer.form for name, layer in adapter_layers(model)}
     assert forms["embed"] is Embedding and forms["patch"] is Convolution
-    assert form_of(nn.LayerNorm(3)) is None
+    assert find_form(nn.LayerNorm(3)) is None
 
 
 def test_settings_of_a_convolution_can_be_read() -> None:

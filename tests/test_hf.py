@@ -9,6 +9,7 @@ import torch
 import torch.nn as nn
 from accelerate import Accelerator
 from conftest import gpt2_tokenizer
+from modules import small
 from torch import Tensor
 from torch.testing import assert_close
 from torch.utils.data import DataLoader, IterableDataset
@@ -25,9 +26,9 @@ from variants import (
     Hooks,
     adapt,
     learned_state,
+    list_methods,
     load,
     merge,
-    methods,
     optimizer_for,
     save,
     summary,
@@ -76,13 +77,15 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "qlora": {"rank": 2, "block": 16},
     "vera": {"rank": 4},
 }
-TRAINED = [name for name in methods() if name not in ("head_only", "bitfit")]  # a Llama has no bias
+TRAINED = [
+    name for name in list_methods() if name not in ("head_only", "bitfit")
+]  # a Llama has no bias
 
 
 def adapted(name: str, **given: Any) -> LlamaForCausalLM:
     model = llama()
     torch.manual_seed(2)
-    adapt(model, name, **{**SETTINGS.get(name, {} if name == "full" else {"rank": 2}), **given})
+    adapt(model, name, **{**SETTINGS.get(name, small(name)), **given})
     return model
 
 

@@ -10,7 +10,7 @@ from modules import METHODS, method, steps
 from torch import Tensor
 
 from variants.base import Probe, Progress, Variant, adapter_layers
-from variants.called import WATCHED
+from variants.hook_watch import WATCHED
 
 D = 16
 MISSED = {

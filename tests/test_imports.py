@@ -37,7 +37,7 @@ OPTIONAL = {"variants/quantize.py": {"bitsandbytes"}}
 BESIDE = {
     "variants/defaults.py": {"omegaconf"},
     "variants/saving.py": {"safetensors"},
-    "variants/hf.py": {"transformers"},
+    "variants/hf.py": {"transformers", "safetensors"},
 }
 METHODS = {path.stem for path in (ROOT / "conf" / "variant").glob("*.yaml")}
 # Methods whose name is an English word as well; only a string that is just this word counts.

@@ -1,4 +1,4 @@
-"""What callers do with a linear layer beside calling it, on an adapted one."""
+"""Callers that read an adapted layer, differentiate it in other ways, or convert it."""
 
 from collections.abc import Callable
 
@@ -6,12 +6,13 @@ import pytest
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from modules import ADAPTERS, FEW, MANY, method, nudge, only_layer
+from modules import ADAPTERS, FEW, MANY, QUANTISED, method, nudge, only_layer
 from torch import Tensor
 from torch.func import functional_call, grad, jvp, vmap
 from torch.testing import assert_close
 
 from variants.base import AdapterLayer, adapter_layers, merge
+from variants.forms import find_form
 
 D_IN, D_OUT = 32, 24
 TIGHT = {"rtol": 1e-4, "atol": 1e-5}
@@ -85,7 +86,7 @@ def test_modules_of_torch_that_read_weights_see_the_adapter(
     before = call(model, x)
     torch.manual_seed(0)
     method(name, target).adapt(model)
-    quantised = name in ("qlora", "qa_lora")
+    quantised = name in QUANTISED
     with torch.no_grad():
         assert_close(call(model, x), before, **({"rtol": 0, "atol": 0.2} if quantised else {}))
     nudge(model)
@@ -180,7 +181,7 @@ def test_a_model_that_is_rounded_after_adapting_keeps_what_trains(
     model.to(dtype)  # a gradient is converted as well, and must fit what it belongs to
     assert all(p.grad.dtype == torch.float32 for p in layer.parameters() if p.requires_grad)
     assert layer.weight.dtype == dtype
-    if name != "qa_lora":  # whose merged layer holds codes again
+    if find_form(layer.merge()) is not None:  # and not a layer of codes again
         assert layer.merge().weight.dtype == dtype
 
 

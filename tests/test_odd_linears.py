@@ -6,12 +6,12 @@ import pytest
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from modules import ADAPTERS, FEW, MANY, method, nudge, only_layer
+from modules import ADAPTERS, FEW, MANY, QUANTISED, method, nudge, only_layer
 from torch import Tensor
 from torch.testing import assert_close
 
-from variants.base import AdapterLayer, additive, merge
-from variants.forms import linear_map
+from variants.base import AdapterLayer, mark_additive, merge
+from variants.forms import mark_linear_map
 
 D_IN, D_OUT = 32, 24
 
@@ -71,9 +71,6 @@ def adapt(name: str, linear: nn.Module, **settings: object) -> nn.Sequential | N
     return model.eval()
 
 
-REFUSING = ("qlora", "qa_lora")  # they keep codes of the weight and nothing else of the layer
-
-
 @pytest.mark.parametrize("odd", ODD)
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_what_the_base_does_beside_its_weight_is_kept_for_few_tokens_and_many(
@@ -86,7 +83,7 @@ def test_what_the_base_does_beside_its_weight_is_kept_for_few_tokens_and_many(
         before = [linear(x) for x in (few, many)]
     model = adapt(name, linear)
     if model is None:
-        assert name in REFUSING
+        assert name in QUANTISED
         return
     for x, y in zip((few, many), before, strict=True):
         assert_close(model(x), y, rtol=1e-5, atol=1e-5)
@@ -158,9 +155,22 @@ def test_gradients_and_dropout_reach_a_layer_beside_its_base(name: str, dropout:
     assert_close(y, layer.base(x) + dropped @ change.T, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_a_compiled_layer_is_merged_into_one_of_its_own(name: str) -> None:
+    linear = nn.Linear(D_IN, D_OUT)
+    linear.compile(backend="eager")
+    model = adapt(name, linear)
+    assert model is not None
+    nudge(model)
+    x = torch.randn(MANY, D_IN)
+    y = model(x)
+    merge(model)
+    assert_close(model(x), y, rtol=1e-4, atol=1e-5)
+
+
 def test_a_forward_pass_that_is_marked_is_that_of_a_linear_layer() -> None:
     class Marked(nn.Linear):
-        @linear_map
+        @mark_linear_map
         def forward(self, input: Tensor) -> Tensor:
             return input @ self.weight.T + self.bias
 
@@ -215,9 +225,9 @@ def test_a_method_gets_this_whatever_of_it_it_has_written_itself(cls: type[Adapt
 
 def test_a_mark_is_not_inherited_by_an_update_of_another_form() -> None:
     class Plain(Turned):
-        @additive
+        @mark_additive
         def update(self, x: Tensor, y: Tensor) -> Tensor:
-            return y + F.linear(x, self.change())
+            return y + F.linear(x, self.compute_change())
 
     class Rescaled(Plain):
         def update(self, x: Tensor, y: Tensor) -> Tensor:

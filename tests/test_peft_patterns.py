@@ -213,9 +213,9 @@ def test_patterns_of_a_backbone_alone_are_matched_by_its_own_names(
 FAULTS = {
     "a pattern that is none": (
         {"alpha_pattern": {"layer.(0": 3}},
-        r"'layer\.\(0' in a pattern is no regular",
+        r"adapter_config.json: 'layer\.\(0' is no regular",
     ),
-    "a rank that is not the tensors'": ({"r": 5}, r"rank 5 .*dense.* rank 4"),
+    "a rank that is not the tensors'": ({"r": 5}, r"adapter_config.json: r is 5.* rank above 4"),
     "the rank of a pattern": ({"rank_pattern": {"value": 3}}, r"rank 3 .*value.* rank 4"),
     "a moved base": (
         {"init_lora_weights": "pissa"},

@@ -350,7 +350,7 @@ def test_a_disk_error_of_the_first_files_is_one_line(
         monkeypatch.setattr("experiments.folders.whole", full)
     answer = shell(*SMALL)
     assert answer.code == 1 and "Traceback" not in answer.err
-    assert answer.said == "[Errno 28] No space left on device: 'outputs'"
+    assert answer.said == "outputs could not be written: No space left on device."
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(

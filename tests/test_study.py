@@ -368,7 +368,7 @@ def test_a_study_is_carried_out_once_and_says_what_came_out(
         assert row["score"] == pytest.approx(sum(row["scores"]) / 2)
         assert row["tuned"] == max(score for _, score in row["curve"])
         assert row["edge"] in ("at the low edge", "at the high edge")
-    place = publish(plan)
+    place, _ = publish(plan)
     kept = sorted(path.name for path in place.rglob("*") if path.is_file())
     assert kept == ["predictions.parquet"] * 8 + ["result.json"] * 8 + ["summary.json"]
     again_ = Plan(plan.study, "mine", [])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn as nn
-from modules import ADAPTERS, METHODS, method, nudge, steps
+from modules import ADAPTERS, METHODS, OWN, QUANTISED, method, nudge, small, steps
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.testing import assert_close
@@ -30,7 +30,7 @@ from variants import (
 )
 from variants.base import AdapterLayer, adapter_layers, replace_linears
 from variants.base import Variant as Base
-from variants.defaults import read
+from variants.defaults import read_defaults
 
 D = 16
 
@@ -73,23 +73,11 @@ def assert_same(one: dict[str, tuple[Tensor, bool]], other: dict[str, tuple[Tens
         assert flag == other[name][1], name
 
 
-SMALL = {"qlora": {"block": 16}, "qa_lora": {"group": 8}, "adalora": {"interval": 1},
-         "lora_plus": {"ratio": 2.0}}  # fmt: skip
-
-
-def short(name: str) -> dict[str, object]:
-    """Settings for layers of 16 inputs, where a method needs any."""
-    ranked = {} if name not in ADAPTERS else {"rank": 3}
-    if name == "adalora":
-        ranked["target_rank"] = 2
-    return {**ranked, **SMALL.get(name, {})}
-
-
 @pytest.mark.parametrize("name", METHODS)
 def test_a_line_adapts_and_gives_the_settings_of_the_yaml(name: str) -> None:
     model = net()
-    variant = adapt(model, name, **short(name))
-    defaults = read(name)[1] | short(name)
+    variant = adapt(model, name, **small(name))
+    defaults = read_defaults(name)[1] | small(name)
     assert {key: getattr(variant, key) for key in defaults} == defaults
     if name in ADAPTERS:
         assert names(model) == {n for n, m in net().named_modules() if isinstance(m, nn.Linear)}
@@ -182,10 +170,10 @@ def test_a_method_may_be_given_as_it_is_and_changed() -> None:
 @pytest.mark.parametrize("first", METHODS)
 def test_a_cell_that_is_run_twice_says_that_the_model_is_adapted(first: str, second: str) -> None:
     model = net()
-    adapt(model, first, **short(first))
+    adapt(model, first, **small(first))
     before = state_of(model)
     with pytest.raises(ValueError, match=r"^The model is adapted already"):
-        adapt(model, second, **short(second))
+        adapt(model, second, **small(second))
     assert_same(state_of(model), before)
 
 
@@ -224,14 +212,14 @@ def test_all_linear_leaves_out_heads_and_outputs() -> None:
 def test_a_new_head_trains_where_it_is_named(name: str) -> None:
     model = bert()
     targets = {"targets": "query"} if name in ADAPTERS else {}
-    adapt(model, name, also_train="classifier", **targets, **short(name))
+    adapt(model, name, also_train="classifier", **targets, **small(name))
     assert model.classifier.weight.requires_grad and model.classifier.bias.requires_grad
     assert {"classifier.weight", "classifier.bias"} <= learned_state(model).keys()
     model = bert()
-    adapt(model, name, **targets, **short(name))
+    adapt(model, name, **targets, **small(name))
     assert model.classifier.weight.requires_grad == (name == "full")
     inner = bert()  # or the part that is pretrained alone is adapted
-    adapt(inner.bert, name, **targets, **short(name))
+    adapt(inner.bert, name, **targets, **small(name))
     assert inner.classifier.weight.requires_grad
     assert "classifier.weight" in learned_state(inner)
 
@@ -242,7 +230,7 @@ def batch() -> Tensor:
 
 def trained(name: str, **given: object) -> Net:
     model = net()
-    variant = adapt(model, name, **short(name), **given)
+    variant = adapt(model, name, **small(name), **given)
     if name != "head_only":
         steps(model, variant, batch)
     return model.eval()
@@ -255,8 +243,8 @@ def test_disabled_and_unloaded_a_model_is_what_it_was(name: str) -> None:
     model = deepcopy(bare)
     before, x = state_of(model), batch()
     expected = model(x)
-    variant = adapt(model, name, **short(name))
-    if name in ("bitfit", "full", "last_k"):
+    variant = adapt(model, name, **small(name))
+    if name in OWN:
         for way in (unload, lambda model: disable(model).__enter__()):
             with pytest.raises(ValueError, match=r"trains the model's own parameters, .* anew\."):
                 way(model)
@@ -267,7 +255,7 @@ def test_disabled_and_unloaded_a_model_is_what_it_was(name: str) -> None:
     with disable(model):
         found = model(x)
         assert not list(adapter_layers(model))
-    quantised = name in ("qlora", "qa_lora")
+    quantised = name in QUANTISED
     assert_close(found, expected, **({"rtol": 0, "atol": 0.5} if quantised else {}))
     assert all(dict(adapter_layers(model))[n] is layer for n, layer in layers.items())
     assert torch.equal(model(x), adapted)
@@ -293,7 +281,7 @@ def test_a_merged_model_is_plain_and_can_be_adapted_again(name: str) -> None:
     assert_close(model(x), y, rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match=r"^The model is not adapted: call variants\.adapt first"):
         merge(model)
-    if name != "qa_lora":
+    if all(isinstance(block["mlp"], nn.Linear) for block in model.blocks):  # and not codes
         adapt(model, "lora", rank=2)
 
 
@@ -305,14 +293,14 @@ def test_what_is_saved_is_loaded_over_the_pretrained_model(name: str, tmp_path: 
     save(model, tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["adapter.json", "adapter.safetensors"]
     about = json.loads((tmp_path / "adapter.json").read_text())
-    assert about["variant"]["_target_"] == read(name)[0] and about["format"] == 1
+    assert about["variant"]["_target_"] == read_defaults(name)[0] and about["format"] == 1
     fresh = net().eval()
     torch.manual_seed(7)
     before = torch.get_rng_state()
     variant = load(fresh, tmp_path)
     assert torch.equal(torch.get_rng_state(), before)
     assert_close(fresh(x), model(x), rtol=0, atol=0)
-    assert variant == variants.surface.adaptation(model)[2].variant
+    assert variant == variants.surface.find_adaptation(model)[2].variant
     load(fresh, tmp_path)  # over itself
     assert {n for n, p in fresh.named_parameters() if p.requires_grad} == {
         n for n, p in model.named_parameters() if p.requires_grad
@@ -342,14 +330,14 @@ def test_another_base_is_refused_and_left_alone(name: str, tmp_path: Path) -> No
 def test_other_settings_are_named_and_refused(name: str, settings: dict, tmp_path: Path) -> None:
     save(trained(name), tmp_path)
     other = net()
-    adapt(other, name, **{**short(name), **settings})
+    adapt(other, name, **{**small(name), **settings})
     before = state_of(other)
     key = next(iter(settings)).replace("exclude", "targets")
     with pytest.raises(ValueError, match=rf"not fit this model: .*{key} is .* there and .* here"):
         load(other, tmp_path)
     assert_same(state_of(other), before)
     other = net()
-    adapt(other, name, lr=1.0, **short(name))  # the rate is no part of what was learned
+    adapt(other, name, lr=1.0, **small(name))  # the rate is no part of what was learned
     load(other, tmp_path)
     other = net()
     adapt(other, "dora", rank=3)
@@ -472,7 +460,7 @@ def test_a_state_can_be_taken_and_given_without_files() -> None:
         model, x = trained(name), batch()
         state = {n: t.clone() for n, t in learned_state(model).items()}
         fresh = net().eval()
-        adapt(fresh, name, **short(name))
+        adapt(fresh, name, **small(name))
         load_learned_state(fresh, state)
         assert_close(fresh(x), model(x), rtol=0, atol=0)
 
@@ -487,7 +475,7 @@ def test_an_optimizer_has_all_that_trains_in_the_methods_groups(name: str) -> No
         return
     model = net()
     targets = {"targets": "q"} if name in ADAPTERS else {}
-    variant = adapt(model, name, also_train="head", **targets, **short(name))
+    variant = adapt(model, name, also_train="head", **targets, **small(name))
     optimizer = optimizer_for(model, variant, 0.01, weight_decay=0.1, betas=(0.8, 0.9))
     held = [id(p) for g in optimizer.param_groups for p in g["params"]]
     assert sorted(held) == sorted(id(p) for p in model.parameters() if p.requires_grad)
@@ -517,7 +505,7 @@ def test_a_loop_in_five_lines_is_that_of_the_hooks(
     outcomes = []
     for own in (True, False):
         model = net()
-        variant = adapt(model, name, **short(name))
+        variant = adapt(model, name, **small(name))
         torch.manual_seed(3)
         if own:
             steps(model, variant, batch, 6)
@@ -554,7 +542,7 @@ def test_the_summary_says_what_was_adapted_what_was_left_and_what_trains() -> No
     assert repr(found) == str(found)
     for name in METHODS:
         model = net()
-        adapt(model, name, **short(name))
+        adapt(model, name, **small(name))
         assert str(summary(model)).startswith(f"{type(method(name)).__name__}(")
     with pytest.raises(ValueError, match=r"^The model is not adapted"):
         summary(net())

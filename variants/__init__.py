@@ -10,7 +10,7 @@
 transformers' Trainer.
 """
 
-from variants.defaults import methods
+from variants.defaults import list_methods
 from variants.loops import Hooks, optimizer_for
 from variants.saving import learned_state, load, load_learned_state, save
 from variants.summary import Summary, summary
@@ -22,10 +22,10 @@ __all__ = [
     "adapt",
     "disable",
     "learned_state",
+    "list_methods",
     "load",
     "load_learned_state",
     "merge",
-    "methods",
     "optimizer_for",
     "save",
     "summary",

@@ -9,7 +9,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from variants.base import AdapterLayer, evaluating
+from variants.base import AdapterLayer, evaluation_mode
 from variants.forms import Embedding
 
 
@@ -27,12 +27,12 @@ class Masks:
                 # The decoder sees each label one place later, and something else at first.
                 self.known.append(F.pad(labels[:, :-1] != -100, (1, 0), value=True))
 
-    def of(self, name: str, places: Tensor) -> Tensor | float:
+    def find(self, name: str, places: Tensor) -> Tensor | float:
         """The mask of these places, or 1 where they are no tokens of the batch.
 
         Raises ValueError where they could be an encoder's tokens as well as a decoder's.
         """
-        found = [m for mask in self.known if (m := in_shape(mask, places.shape)) is not None]
+        found = [m for mask in self.known if (m := reshape_mask(mask, places.shape)) is not None]
         if any(not torch.equal(mask, found[0]) for mask in found):
             raise ValueError(
                 f"{name} may see the encoder's tokens or the decoder's, which are as many: pad the "
@@ -41,7 +41,7 @@ class Masks:
         return found[0] if found else 1.0
 
 
-def in_shape(mask: Tensor, shape: torch.Size) -> Tensor | None:
+def reshape_mask(mask: Tensor, shape: torch.Size) -> Tensor | None:
     """A mask [B, T] for places [B, T], [B T] or [T, B]; None for any other shape."""
     if shape == mask.shape:
         return mask
@@ -76,7 +76,7 @@ def visit_inputs(
     hooks = [layer.register_forward_pre_hook(hook(name)) for name, layer in layers.items()]
     empty = True
     try:
-        with evaluating(model):
+        with evaluation_mode(model):
             for batch in batches:
                 empty = False
                 inputs = batch if isinstance(batch, Mapping) else batch.inputs
@@ -152,5 +152,5 @@ def input_moments(
 def real_inputs(name: str, layer: AdapterLayer, x: Tensor, masks: Masks) -> Tensor:
     """What W0 is multiplied by, [places, d_in], without padding."""
     x = layer.form.inputs(layer.base, x)
-    mask = masks.of(name, x[..., 0])
+    mask = masks.find(name, x[..., 0])
     return x[mask] if isinstance(mask, Tensor) else x.flatten(0, -2)

@@ -19,14 +19,14 @@ from variants.base import (
     Progress,
     Variant,
     adapter_layers,
-    additive,
     at_least_float32,
     check_adapter,
-    exportable_layers,
+    find_exportable_layers,
+    mark_additive,
     replace_linears,
 )
 from variants.foreign import state
-from variants.kernels import full_precision
+from variants.kernels import disable_autocast
 
 FACTORS = ("A", "B", "E")
 
@@ -60,13 +60,13 @@ class AdaLoRALayer(AdapterLayer):
     def factors(self) -> tuple[Tensor, Tensor, float] | None:
         return self.A, self.B * self.E, self.scale
 
-    @additive
+    @mark_additive
     def update(self, x: Tensor, y: Tensor) -> Tensor:
         inner = F.linear(self.dropout(x), self.A.to(x.dtype)) * self.E.to(x.dtype)
         return y + F.linear(inner, self.B.to(x.dtype)) * self.scale
 
-    def triplets(self) -> tuple[nn.Parameter, ...]:
-        """What trains."""
+    def list_factors(self) -> tuple[nn.Parameter, ...]:
+        """Return A, B and E, which train."""
         return self.A, self.B, self.E
 
     def average(self, beta1: float, beta2: float) -> None:
@@ -145,7 +145,7 @@ class AdaLoRA(Variant):
             A = torch.stack([layer.A for layer in group])
             B = torch.stack([layer.B for layer in group])
             identity = torch.eye(self.rank, dtype=A.dtype, device=A.device)
-            with full_precision(A.device):  # autocast would round what should be the identity
+            with disable_autocast(A.device):  # autocast would round what should be the identity
                 norms += [torch.linalg.matrix_norm(G - identity) for G in (A @ A.mT, B.mT @ B)]
         return self.gamma * torch.cat(norms).mean()
 
@@ -195,7 +195,7 @@ class AdaLoRA(Variant):
                     "lora_A.weight": (layer.E[:, None] * layer.A).detach(),
                     "lora_B.weight": layer.B.detach(),
                 }
-                for name, layer in exportable_layers(model)
+                for name, layer in find_exportable_layers(model)
                 if isinstance(layer, AdaLoRALayer)
             },
         )
@@ -250,7 +250,7 @@ def layers(model: nn.Module) -> list[AdaLoRALayer]:
 def check_gradients(model: nn.Module) -> None:
     """Raise ValueError for a layer that the loss does not depend on."""
     for name, layer in adapter_layers(model):
-        if isinstance(layer, AdaLoRALayer) and any(p.grad is None for p in layer.triplets()):
+        if isinstance(layer, AdaLoRALayer) and any(p.grad is None for p in layer.list_factors()):
             raise ValueError(
                 f"{name} got no gradient, as the loss does not depend on it, so it has no "
                 "importance; leave it out of the targets."

@@ -15,23 +15,25 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from variants.beside import Beside
-from variants.beside import additive as additive  # part of the contract, as the aliases below
-from variants.called import HOOKS, LOADING, noted
 from variants.foreign import Foreign
-from variants.forms import form_of, twin
-from variants.forms import linear_map as linear_map
-from variants.forms import matrix_of as matrix_of
+from variants.forms import copy_with, find_form
+from variants.forms import get_matrix as get_matrix
+from variants.forms import mark_linear_map as mark_linear_map
 from variants.gradients import gradients_at_W0 as gradients_at_W0
 from variants.gradients import serve_groups as serve_groups
-from variants.guard import ADAPTING, forget, whole
+from variants.guard import ADAPTING, forget, guard_adapt
+from variants.hook_watch import HOOKS, LOADING, note_calls
 from variants.kernels import at_least_float32 as at_least_float32
 from variants.kernels import can_merge, merged_linear, merging_pays
-from variants.state import check_trained, kept_buffers
+from variants.state import check_trained, collect_buffers
 from variants.state import copy_exactly as copy_exactly
-from variants.state import evaluating as evaluating
+from variants.state import evaluation_mode as evaluation_mode
 from variants.state import hold_in_float32 as hold_in_float32
-from variants.targets import target_layers
+from variants.targets import find_target_layers
+from variants.wrapper import BaseWrapper
+from variants.wrapper import (
+    mark_additive as mark_additive,  # part of the contract, as the aliases below
+)
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Probe:
     gradients: Callable[[int, int], dict[str, Tensor]]
 
 
-class AdapterLayer(Beside):
+class AdapterLayer(BaseWrapper):
     """A frozen linear layer with a trainable update, usable wherever the linear layer was.
 
     Parameters define the function, buffers are bookkeeping. `base` is anything with `weight`
@@ -67,7 +69,7 @@ class AdapterLayer(Beside):
     def forward(self, x: Tensor) -> Tensor:
         """Map x [..., d_in] to [..., d_out]; by default through `factors` or `update`.
 
-        Called where the base is a plain linear layer; for all others there is `beside`.
+        Called where the base is a plain linear layer; for all others there is `add_to_base`.
         """
         if can_merge(x, self.base) and not self.dropping():
             factors = self.factors()
@@ -78,12 +80,12 @@ class AdapterLayer(Beside):
     def update(self, x: Tensor, y: Tensor) -> Tensor:
         """The output for input x, given y = base(x): the form that lets runs share one base.
 
-        Where that is y and a term of x alone, mark it `additive`: then it also serves bases that
-        are more than their weight, for which (W - W0) x is computed otherwise.
+        Where that is y and a term of x alone, mark it by `mark_additive`: then it also serves bases
+        that are more than their weight, for which (W - W0) x is computed otherwise.
         """
         bias = self.merged_bias()
         return F.linear(
-            x, self.full_weight().to(x.dtype), None if bias is None else bias.to(x.dtype)
+            x, self.compute_full_weight().to(x.dtype), None if bias is None else bias.to(x.dtype)
         )
 
     @torch.no_grad()
@@ -92,10 +94,10 @@ class AdapterLayer(Beside):
 
         Raises ValueError where there is none, as the base is more than its weight.
         """
-        weight = self.full_weight().to(self.W0.dtype)
+        weight = self.compute_full_weight().to(self.W0.dtype)
         # The base's own class, so that a backbone whose linears cast at use keeps doing so.
-        plain = self.base if form_of(self.base) else bare_linear(self.base)
-        merged = twin(plain, self.form.weight(self.base, weight), self.frozen_bias())
+        plain = self.base if find_form(self.base) else make_bare_linear(self.base)
+        merged = copy_with(plain, self.form.shape_weight(self.base, weight), self.frozen_bias())
         return merged.train(self.training)
 
     def frozen_bias(self) -> nn.Parameter | None:
@@ -130,10 +132,10 @@ class Variant:
         """Let a method's `adapt` happen wholly or not at all, and its hooks be missed."""
         super().__init_subclass__(**kwargs)
         if "adapt" in vars(cls):
-            cls.adapt = whole(cls.adapt)
+            cls.adapt = guard_adapt(cls.adapt)
         for name in (*HOOKS, LOADING):
             if name in vars(cls):
-                setattr(cls, name, noted(vars(cls)[name]))
+                setattr(cls, name, note_calls(vars(cls)[name]))
 
     def adapt(self, model: nn.Module) -> None:
         """Choose what trains in `model` and put the method's layers into it, in place.
@@ -165,7 +167,7 @@ class Variant:
     def after_step(self, model: nn.Module, progress: Progress) -> None:
         """Parameters have moved, gradients are still there: prune, reallocate, write back."""
 
-    def idle_hooks(self) -> set[str]:
+    def list_idle_hooks(self) -> set[str]:
         """The names of hooks that do nothing with these settings, and need not be called."""
         return set()
 
@@ -188,9 +190,9 @@ class Variant:
             for name, parameter in model.named_parameters()
             if parameter.requires_grad or id(parameter) in added
         }
-        return parameters | kept_buffers(model)
+        return parameters | collect_buffers(model)
 
-    @noted
+    @note_calls
     def load_state(self, model: nn.Module, state: Mapping[str, Tensor]) -> None:
         """Restore `learned_state`, structure first where the method has one."""
         copy_exactly(self.learned_state(model), state)
@@ -220,7 +222,7 @@ def linear_class(base: nn.Module) -> type[nn.Linear]:
     return type(base) if isinstance(base, nn.Linear) else cast(type[nn.Linear], base.linear_class)
 
 
-def bare_linear(base: nn.Module) -> nn.Linear:
+def make_bare_linear(base: nn.Module) -> nn.Linear:
     """A linear layer of the class that `base` was made from, without values."""
     d_out, d_in = cast(Tensor, base.weight).shape
     linear = nn.Linear(d_in, d_out, device="meta")
@@ -235,13 +237,13 @@ def adapter_layers(model: nn.Module) -> Iterator[tuple[str, AdapterLayer]]:
             yield name, module
 
 
-def exportable_layers(model: nn.Module) -> Iterator[tuple[str, AdapterLayer]]:
+def find_exportable_layers(model: nn.Module) -> Iterator[tuple[str, AdapterLayer]]:
     """Every adapter layer that has a form in another library's format.
 
     Raises ValueError for one whose base would be another there.
     """
     for name, layer in adapter_layers(model):
-        if form_of(layer.base) is None or not layer.form.dense:
+        if find_form(layer.base) is None or not layer.form.dense:
             raise ValueError(
                 f"{name} has a {type(layer.base).__name__} below its adapter, and in another "
                 "library its factors would belong to other weights; merge the adapter instead."
@@ -264,7 +266,7 @@ def target_linears(model: nn.Module, targets: Iterable[str]) -> dict[str, nn.Lin
     variant = ADAPTING.get()
     method = "This" if variant is None else type(variant).__name__
     linear_only = variant is None or not vars(type(variant)).get("any_form", False)
-    return cast(dict[str, nn.Linear], target_layers(model, targets, method, linear_only))
+    return cast(dict[str, nn.Linear], find_target_layers(model, targets, method, linear_only))
 
 
 def replace_linears(

@@ -13,27 +13,29 @@ FOLDER = Path(__file__).parents[1] / "conf" / "variant"
 TARGETS = ["all-linear"]  # where the YAML refers to the layers of a model's own config
 
 
-def methods() -> list[str]:
+def list_methods() -> list[str]:
     """The names of all methods."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
-def by_name(name: str, **settings: Any) -> Variant:
+def make_method(name: str, **settings: Any) -> Variant:
     """The method `name` with these settings, and those of its YAML for all others.
 
     Raises ValueError for an unknown name or setting, naming the near right one.
     """
-    check_known("There is no method", name, methods())
-    target, defaults = read(name)
-    return made(name, class_of(target), defaults | settings)
+    check_known("There is no method", name, list_methods())
+    target, defaults = read_defaults(name)
+    return build_method(name, import_class(target), defaults | settings)
 
 
-def by_target(target: str) -> type[Variant] | None:
+def find_class(target: str) -> type[Variant] | None:
     """The class of the project's method with this dotted name; None where no YAML has it."""
-    return next((class_of(target) for name in methods() if read(name)[0] == target), None)
+    return next(
+        (import_class(target) for name in list_methods() if read_defaults(name)[0] == target), None
+    )
 
 
-def read(name: str) -> tuple[str, dict[str, Any]]:
+def read_defaults(name: str) -> tuple[str, dict[str, Any]]:
     """The dotted name of a method's class, and the settings in its YAML."""
     from omegaconf import OmegaConf  # YAML 1.2: 5e-4 is a number
 
@@ -45,13 +47,13 @@ def read(name: str) -> tuple[str, dict[str, Any]]:
     return str(stored["_target_"]), given
 
 
-def class_of(target: str) -> type[Variant]:
+def import_class(target: str) -> type[Variant]:
     """The class with a dotted name that a YAML of the project has."""
     module, _, name = target.rpartition(".")
     return getattr(import_module(module), name)
 
 
-def made(what: str, cls: type[Variant], settings: Mapping[str, Any]) -> Variant:
+def build_method(what: str, cls: type[Variant], settings: Mapping[str, Any]) -> Variant:
     """A method of this class; raises ValueError for an unknown or a missing setting."""
     known = fields(cls)
     for key in settings:

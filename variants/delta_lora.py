@@ -14,7 +14,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from variants.base import Foreign, Progress, adapter_layers, additive
+from variants.base import Foreign, Progress, adapter_layers, mark_additive
 from variants.lora import LoRA, LoRALayer
 
 
@@ -43,7 +43,7 @@ class DeltaLoRALayer(LoRALayer):
         B = torch.cat((self.B, self.ratio * self.B.detach(), -self.ratio * self.B_k), dim=1)
         return A, B, self.scale
 
-    @additive
+    @mark_additive
     def update(self, x: Tensor, y: Tensor) -> Tensor:
         y = y + self.branch(x)
         if self.A_k is None or self.B_k is None:

@@ -15,13 +15,13 @@ from torch import Tensor
 from variants.base import Foreign, Variant, adapter_layers
 from variants.foreign import FACTORS, even, low_rank_settings, state
 from variants.kernels import (
-    Seen,
+    TensorSnapshot,
     at_least_float32,
     can_merge,
-    full_precision,
+    disable_autocast,
+    is_transforming,
     merged_linear,
     merging_pays,
-    transforming,
 )
 from variants.lora import LoRA, LoRALayer
 
@@ -37,15 +37,15 @@ class DoRALayer(LoRALayer):
         self.reset_cache()
 
     def reset_cache(self) -> None:
-        self.frozen: tuple[Seen, Tensor] | None = None  # W0, and the norms of its rows
+        self.frozen: tuple[TensorSnapshot, Tensor] | None = None  # W0, and the norms of its rows
         # W0, what else they depend on, A, B, and the norms.
-        self.known: tuple[Seen, Hashable, Tensor, Tensor, Tensor] | None = None
+        self.known: tuple[TensorSnapshot, Hashable, Tensor, Tensor, Tensor] | None = None
         self.positive: Tensor | None = None  # those norms, where no row is zero
 
     def merged_weight(self) -> Tensor:
-        return self.rescaling(self.plain_norm()).unsqueeze(1) * super().merged_weight()
+        return self.compute_rescaling(self.plain_norm()).unsqueeze(1) * super().merged_weight()
 
-    def rescaling(self, norm: Tensor) -> Tensor:
+    def compute_rescaling(self, norm: Tensor) -> Tensor:
         """c = m / norm [d_out]; 1 for a row of zeros as long as its m is 0: it has no direction."""
         if norm is self.positive:
             return self.m / norm
@@ -60,7 +60,7 @@ class DoRALayer(LoRALayer):
         """
         # Comparing makes a GPU wait, and is nothing that could be compiled or mapped.
         elsewhere = self.A.device.type != "cpu"
-        if elsewhere or torch.compiler.is_compiling() or transforming():
+        if elsewhere or torch.compiler.is_compiling() or is_transforming():
             return self.plain_norm()
         # A norm kept from inference mode could not be used in training.
         with torch.inference_mode(False), torch.no_grad():
@@ -73,7 +73,7 @@ class DoRALayer(LoRALayer):
                     return norm
             norm = self.new_norm()
             self.positive = norm if bool((norm > 0).all()) else None
-            seen = Seen(*stored) if seen is None else seen
+            seen = TensorSnapshot(*stored) if seen is None else seen
             self.known = (seen, key, self.A.clone(), self.B.clone(), norm)
             return norm
 
@@ -94,16 +94,16 @@ class DoRALayer(LoRALayer):
     @torch.no_grad()
     def plain_norm(self) -> Tensor:
         """The norm per row of the matrix W0 + s B A."""
-        W0, A, B = self.matrices()
-        with full_precision(A.device):
+        W0, A, B = self.get_matrices()
+        with disable_autocast(A.device):
             return torch.linalg.vector_norm(torch.addmm(W0, B, A, alpha=self.scale), dim=1)
 
     def gram_norm(self) -> Tensor:
         """The same without that matrix, from ||W0||^2, W0 A^T and A A^T."""
-        W0, A, B = self.matrices()
-        start = self.frozen_norm()
+        W0, A, B = self.get_matrices()
+        start = self.compute_frozen_norm()
         before = start.square()
-        with full_precision(A.device):
+        with disable_autocast(A.device):
             half = torch.addmm(A @ W0.T, A @ A.T, B.T, alpha=self.scale / 2)
         change = 2 * self.scale * (B.T * half).sum(dim=0)
         # Where the update takes away most of a row, the sum is a small difference of large numbers;
@@ -112,19 +112,19 @@ class DoRALayer(LoRALayer):
             return self.plain_norm()
         return start * (1 + change / before).sqrt()  # so exactly `start` for B = 0
 
-    def matrices(self) -> tuple[Tensor, Tensor, Tensor]:
+    def get_matrices(self) -> tuple[Tensor, Tensor, Tensor]:
         """W0, A and B, at least float32, as constants of every kind of differentiation."""
         self.check_readable()
         W0, A, B = (at_least_float32(t.detach()) for t in (self.W0, self.A, self.B))
         return W0, A, B
 
-    def frozen_norm(self) -> Tensor:
+    def compute_frozen_norm(self) -> Tensor:
         """||W0|| per row, [d_out], computed once."""
         stored = self.stored()
         if self.frozen is None or not self.frozen[0].are_still(*stored):
             # Contiguous, so that it is added up as in `plain_norm`, to the same bits.
             W0 = at_least_float32(self.W0).contiguous()
-            self.frozen = (Seen(*stored), torch.linalg.vector_norm(W0, dim=1))
+            self.frozen = (TensorSnapshot(*stored), torch.linalg.vector_norm(W0, dim=1))
         return self.frozen[1]
 
     def factors(self) -> tuple[Tensor, Tensor, float] | None:
@@ -139,7 +139,7 @@ class DoRALayer(LoRALayer):
 
     def forward_merged(self, x: Tensor) -> Tensor:
         """c (W0 + s B A) x + bias, where one product gives all but c, and so c's gradient."""
-        c = self.rescaling(self.row_norm())
+        c = self.compute_rescaling(self.row_norm())
         y = c * merged_linear(x, self.W0, self.A, self.B, self.scale)
         return y if self.b0 is None else y + self.b0
 
@@ -148,7 +148,7 @@ class DoRALayer(LoRALayer):
 
         A magnitude changes by little, and 1 + little is 1 in bfloat16.
         """
-        return (self.rescaling(self.row_norm()) - 1).to(x.dtype)
+        return (self.compute_rescaling(self.row_norm()) - 1).to(x.dtype)
 
     def update(self, x: Tensor, y: Tensor) -> Tensor:
         y = y + self.branch(x)

@@ -13,7 +13,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from variants.base import Progress, additive
+from variants.base import Progress, mark_additive
 from variants.kernels import side_product
 from variants.layerwise import layers_of
 from variants.lora import LoRA, LoRALayer
@@ -34,7 +34,7 @@ class DyLoRALayer(LoRALayer):
     def factors(self) -> tuple[Tensor, Tensor, float]:
         return self.first_ranks() if self.dropping() else (self.A, self.B, self.scale)
 
-    @additive
+    @mark_additive
     def update(self, x: Tensor, y: Tensor) -> Tensor:
         A, B, scale = self.factors()
         return y + side_product(x, A.to(x.dtype), B.to(x.dtype), scale)

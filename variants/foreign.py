@@ -70,7 +70,8 @@ def low_rank_settings(form: Foreign) -> dict[str, Any]:
 def even(form: Foreign) -> Foreign:
     """The same function with one rank and one alpha for all layers.
 
-    Lower ranks are filled up with zeros, and a scale other than the common one goes into B.
+    Lower ranks are filled up with zeros, and a scale other than the common one goes into B, as does
+    the sign of a negative alpha.
     """
     for name, tensors in form.layers.items():
         for key in set(FACTORS.values()) - tensors.keys():
@@ -79,7 +80,7 @@ def even(form: Foreign) -> Foreign:
     ranks = {name: len(tensors["lora_A.weight"]) for name, tensors in form.layers.items()}
     widest = max(ranks, key=lambda name: ranks[name])
     rank, alpha = ranks[widest], alpha_of(config, widest)
-    alpha = alpha or 1.0  # a zero can be the common one of no others
+    alpha = abs(alpha) or 1.0  # a zero can be the common one of no others
     scale = scale_of(config, alpha, rank)
     layers = {}
     for name, tensors in form.layers.items():

@@ -34,7 +34,7 @@ class Dense:
     merges = True  # a call with W costs no more than one with W0
 
     @classmethod
-    def matrix(cls, base: nn.Module) -> Tensor:
+    def read_matrix(cls, base: nn.Module) -> Tensor:
         """W0 [d_out, d_in]."""
         return cls.as_matrix(cast(Tensor, base.weight))
 
@@ -44,7 +44,7 @@ class Dense:
         return weight
 
     @staticmethod
-    def weight(base: nn.Module, matrix: Tensor) -> Tensor:
+    def shape_weight(base: nn.Module, matrix: Tensor) -> Tensor:
         """The layer's own `weight` where W0 were this matrix."""
         return matrix
 
@@ -59,7 +59,7 @@ class Dense:
         return x
 
     @staticmethod
-    def channel(base: nn.Module) -> int:
+    def find_channel(base: nn.Module) -> int:
         """The dimension of the output that counts its d_out numbers."""
         return -1
 
@@ -72,7 +72,7 @@ class Transposed(Dense):
         return weight.T
 
     @staticmethod
-    def weight(base: nn.Module, matrix: Tensor) -> Tensor:
+    def shape_weight(base: nn.Module, matrix: Tensor) -> Tensor:
         return matrix.T.contiguous()
 
 
@@ -87,7 +87,7 @@ class Convolution(Dense):
         return weight.flatten(1)
 
     @staticmethod
-    def weight(base: nn.Module, matrix: Tensor) -> Tensor:
+    def shape_weight(base: nn.Module, matrix: Tensor) -> Tensor:
         return matrix.view(-1, *cast(Tensor, base.weight).shape[1:])
 
     @staticmethod
@@ -96,16 +96,16 @@ class Convolution(Dense):
         groups: int = cast(Any, base).groups
         one = torch.eye(cast(Tensor, base.weight)[0].numel(), dtype=x.dtype, device=x.device)
         patches = Convolution.call(base, x, one.repeat(groups, 1), None)
-        patches = patches.movedim(Convolution.channel(base), -1)
+        patches = patches.movedim(Convolution.find_channel(base), -1)
         return patches if groups == 1 else patches.unflatten(-1, (groups, -1))
 
     @staticmethod
     def call(base: nn.Module, x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
         # torch's own, which knows padding by reflection and the like.
-        return cast(Any, base)._conv_forward(x, Convolution.weight(base, matrix), bias)
+        return cast(Any, base)._conv_forward(x, Convolution.shape_weight(base, matrix), bias)
 
     @staticmethod
-    def channel(base: nn.Module) -> int:
+    def find_channel(base: nn.Module) -> int:
         return 1 - cast(Tensor, base.weight).dim()
 
 
@@ -121,7 +121,7 @@ class Embedding(Dense):
         return weight.T
 
     @staticmethod
-    def weight(base: nn.Module, matrix: Tensor) -> Tensor:
+    def shape_weight(base: nn.Module, matrix: Tensor) -> Tensor:
         return matrix.T.contiguous()
 
     @staticmethod
@@ -132,7 +132,7 @@ class Embedding(Dense):
 Form = type[Dense]
 
 
-def form_of(layer: nn.Module) -> Form | None:
+def find_form(layer: nn.Module) -> Form | None:
     """The form of a layer that can be adapted; None for any other module."""
     if isinstance(layer, nn.Linear):
         return Dense
@@ -140,24 +140,24 @@ def form_of(layer: nn.Module) -> Form | None:
         return Convolution
     if isinstance(layer, nn.Embedding):
         return Embedding
-    return Transposed if name_of(type(layer)) == CONV1D else None
+    return Transposed if get_full_name(type(layer)) == CONV1D else None
 
 
-def matrix_of(layer: nn.Module) -> Tensor:
+def get_matrix(layer: nn.Module) -> Tensor:
     """W0 [d_out, d_in] of a layer that can be adapted."""
-    return (form_of(layer) or Dense).matrix(layer)
+    return (find_form(layer) or Dense).read_matrix(layer)
 
 
-def name_of(thing: Any) -> str:
+def get_full_name(thing: Any) -> str:
     """The full name of a class or function."""
     return f"{thing.__module__}.{thing.__qualname__}"
 
 
-def linear_map(forward: Function) -> Function:
+def mark_linear_map(forward: Function) -> Function:
     """Mark a forward pass of a layer as the linear map of its own `weight` and `bias`.
 
     Without the mark, a class with a forward pass of its own counts as another function than its
-    weight says. `linear_map(TheirLinear.forward)` marks one that is not yours.
+    weight says. `mark_linear_map(TheirLinear.forward)` marks one that is not yours.
     """
     forward.is_linear_map = True  # type: ignore[attr-defined]
     return forward
@@ -173,7 +173,7 @@ def has_known_forward(base: nn.Module) -> bool:
     forward = type(base).forward
     if forward in PLAIN or getattr(forward, "is_linear_map", False):
         return True
-    return name_of(forward) in KNOWN
+    return get_full_name(forward) in KNOWN
 
 
 def is_hooked(base: nn.Module) -> bool:
@@ -202,7 +202,7 @@ def is_plain(base: nn.Module) -> bool:
     )
 
 
-def twin(base: nn.Module, weight: Tensor, bias: nn.Parameter | None) -> nn.Module:
+def copy_with(base: nn.Module, weight: Tensor, bias: nn.Parameter | None) -> nn.Module:
     """A layer like `base` in all but its weight, which is frozen, and its bias."""
     computed = is_parametrized(base)  # by torch, which derives a class for it
     cls = type(base).__bases__[0] if computed else type(base)
@@ -210,6 +210,7 @@ def twin(base: nn.Module, weight: Tensor, bias: nn.Parameter | None) -> nn.Modul
     for key, value in vars(base).items():
         # Parameters, hooks and the like are its own from here on.
         made.__dict__[key] = value.copy() if isinstance(value, dict | set) else value
+    made.__dict__.pop("_compiled_call_impl", None)  # it calls the layer that it was made from
     if computed:
         del made._modules["parametrizations"]
     made._parameters["weight"] = nn.Parameter(weight, requires_grad=False)

@@ -12,7 +12,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from variants.base import Foreign, Variant, at_least_float32, check_scale, matrix_of
+from variants.base import Foreign, Variant, at_least_float32, check_scale, get_matrix
 from variants.foreign import state
 from variants.layerwise import (
     DenseLayer,
@@ -86,7 +86,7 @@ class FourierFT(Layerwise):
         return self.begin == "zero"
 
     def wrap(self, linear: nn.Module) -> nn.Module:
-        positions = draw_positions(self.n, matrix_of(linear).numel(), self.position_seed)
+        positions = draw_positions(self.n, get_matrix(linear).numel(), self.position_seed)
         return FourierFTLayer(linear, positions, self.alpha, self.starts_as_pretrained)
 
     def load_state(self, model: nn.Module, state: Mapping[str, Tensor]) -> None:

@@ -7,8 +7,8 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from variants.beside import Beside
 from variants.kernels import at_least_float32
+from variants.wrapper import BaseWrapper
 
 UNCLIPPED = "_is_unclipped"  # of a parameter: whether its group declines clipping
 KEPT = "_kept_gradient"  # of a parameter: the gradient that was put aside
@@ -21,7 +21,9 @@ def gradients_at_W0(model: nn.Module, losses: Iterable[Tensor]) -> dict[str, Ten
     are there stay. Raises ValueError for a base without a weight of its own, such as a quantised
     one, and for one that no loss depends on.
     """
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, Beside)}
+    layers = {
+        name: module for name, module in model.named_modules() if isinstance(module, BaseWrapper)
+    }
     weights = {name: own_weight(name, layer) for name, layer in layers.items()}
     sums: dict[str, Tensor] = {}
     for weight in weights.values():
@@ -44,7 +46,7 @@ def gradients_at_W0(model: nn.Module, losses: Iterable[Tensor]) -> dict[str, Ten
     return {name: sums[name] for name in weights}
 
 
-def own_weight(name: str, layer: Beside) -> nn.Parameter:
+def own_weight(name: str, layer: BaseWrapper) -> nn.Parameter:
     """The parameter that W0 is."""
     weight = layer.base._parameters.get("weight")
     if weight is None:

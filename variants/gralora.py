@@ -15,9 +15,9 @@ from variants.base import (
     AdapterLayer,
     Foreign,
     Variant,
-    additive,
     at_least_float32,
     check_adapter,
+    mark_additive,
 )
 from variants.foreign import state
 from variants.layerwise import Layerwise, check_fields, exportable, tensors_of
@@ -49,7 +49,7 @@ class GraLoRALayer(AdapterLayer):
         identity = torch.eye(W0.shape[1], dtype=W0.dtype, device=W0.device)
         return W0 + self.branch(identity).T
 
-    @additive
+    @mark_additive
     def update(self, x: Tensor, y: Tensor) -> Tensor:
         return y + self.branch(self.dropout(x))
 

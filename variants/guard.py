@@ -1,7 +1,7 @@
-"""Around `Variant.adapt`: all of it happens or nothing, and on a model that has no adapter yet.
+"""Make `Variant.adapt` happen wholly or not at all, and only on a model without adapters.
 
-What was done is noted on the model, as one attribute of the module that was adapted, so that
-saving, merging and training loops need not be told again.
+A note on the adapted module, one attribute of it, says which method it was, so that saving, merging
+and training loops need not be told again.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch.nn as nn
 from torch.nn.parameter import UninitializedParameter
 
-from variants.called import watch
+from variants.hook_watch import watch_model
 from variants.stand_in import StandIn
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ ADAPTING: "ContextVar[Variant | None]" = ContextVar("adapting", default=None)
 
 @dataclass(frozen=True)
 class Adapted:
-    """What was done to a module."""
+    """A note on a module: the method that it is adapted with, and how it was before."""
 
     variant: "Variant"
     trained: frozenset[str]  # parameters that trained before, by name
@@ -38,7 +38,7 @@ class Structure:
 
     def __init__(self, model: nn.Module) -> None:
         self.places = [
-            (module, [dict(part) for part in parts_of(module)], module.training)
+            (module, [dict(part) for part in list_parts(module)], module.training)
             for module in model.modules()
         ]
         self.parameters = [(p, p.requires_grad, p.data) for p in model.parameters()]
@@ -46,7 +46,7 @@ class Structure:
     def restore(self) -> None:
         """Put everything back."""
         for module, parts, training in self.places:
-            for part, before in zip(parts_of(module), parts, strict=True):
+            for part, before in zip(list_parts(module), parts, strict=True):
                 part.clear()
                 part.update(before)
             module.training = training
@@ -55,19 +55,19 @@ class Structure:
             parameter.requires_grad_(trained)
 
 
-def parts_of(module: nn.Module) -> tuple[dict[str, Any], ...]:
+def list_parts(module: nn.Module) -> tuple[dict[str, Any], ...]:
     """The dictionaries that make up a module."""
     return module._modules, module._parameters, module._buffers
 
 
-def whole(adapt: Callable[..., None]) -> Callable[..., None]:
+def guard_adapt(adapt: Callable[..., None]) -> Callable[..., None]:
     """An `adapt` that leaves the model as it was where it fails, and notes what it did."""
 
     @wraps(adapt)
     def guarded(self: "Variant", model: nn.Module) -> None:
         if ADAPTING.get() is not None:  # called by that of a class which extends this one
             return adapt(self, model)
-        check_bare(model)
+        check_unadapted(model)
         before = Structure(model)
         trained = frozenset(n for n, p in model.named_parameters() if p.requires_grad)
         token = ADAPTING.set(self)
@@ -80,12 +80,12 @@ def whole(adapt: Callable[..., None]) -> Callable[..., None]:
             ADAPTING.reset(token)
         layered = any(isinstance(module, StandIn) for module in model.modules())
         setattr(model, NOTE, Adapted(self, trained, layered))
-        watch(self, model)
+        watch_model(self, model)
 
     return guarded
 
 
-def check_bare(model: nn.Module) -> None:
+def check_unadapted(model: nn.Module) -> None:
     """Raise ValueError for a model with adapter layers, or with weights that cannot be trained."""
     for name, module in model.named_modules():
         if isinstance(module, StandIn):
@@ -105,11 +105,11 @@ def check_bare(model: nn.Module) -> None:
 
 def forget(model: nn.Module) -> None:
     """Take the notes off a model that is not adapted any more."""
-    for _, module, _ in list(notes(model)):
+    for _, module, _ in list(find_notes(model)):
         delattr(module, NOTE)
 
 
-def notes(model: nn.Module) -> Iterator[tuple[str, nn.Module, Adapted]]:
+def find_notes(model: nn.Module) -> Iterator[tuple[str, nn.Module, Adapted]]:
     """The modules in a model that were adapted, by name."""
     for name, module in model.named_modules():
         note = vars(module).get(NOTE)

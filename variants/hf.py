@@ -24,16 +24,16 @@ from transformers import Trainer, TrainerCallback
 
 from variants.base import Probe, Variant, adapter_layers
 from variants.gradients import gradients_at_W0, keep_from_clipping, serve_groups
-from variants.loops import Hooks, add_gradient, groups_for
+from variants.loops import Hooks, add_gradient, make_groups
 from variants.loops import optimizer_for as optimizer_for
-from variants.saving import base_hash, load, save
-from variants.state import books, copy_exactly, evaluating
-from variants.surface import adaptation
+from variants.saving import hash_base, load, save
+from variants.state import collect_books, copy_exactly, evaluation_mode
+from variants.surface import find_adaptation
 
 BOOKS = "books.safetensors"  # of the adapter layers: a run that is taken up again needs them
 
 
-class AfterStep(TrainerCallback):
+class HookCallback(TrainerCallback):
     """Calls the hooks that come when training begins and after each step of the optimiser."""
 
     def __init__(self, trainer: Any) -> None:
@@ -57,14 +57,14 @@ class VariantMixin:
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        adaptation(self.own.model)
+        find_adaptation(self.own.model)
         if self.own.is_fsdp_enabled or self.own.is_deepspeed_enabled:
             raise ValueError("Sharded models, by FSDP or DeepSpeed, are not served here; use DDP.")
         if self.own.accelerator.scaler is not None:
             raise ValueError("float16 scales gradients, which hooks read; train in bf16 instead.")
         self.ready = False  # whether the method has looked at data, or need not
         self.sha256: str | None = None
-        self.own.add_callback(AfterStep(self))
+        self.own.add_callback(HookCallback(self))
 
     @property
     def own(self) -> Any:
@@ -74,7 +74,7 @@ class VariantMixin:
     @property
     def variant(self) -> Variant:
         """The method that the model is adapted with."""
-        return adaptation(self.own.model)[2].variant
+        return find_adaptation(self.own.model)[2].variant
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The optimiser that the arguments name, over the method's groups and all else that trains.
@@ -91,7 +91,7 @@ class VariantMixin:
             if not isinstance(cls, type) or {"params", "model", "optimizer_dict"} & options.keys():
                 raise ValueError(f"optim={args.optim} makes groups of its own; choose another one.")
             rate, decay = args.learning_rate, args.weight_decay
-            groups = groups_for(model or trainer.model, self.variant, rate, decay)
+            groups = make_groups(model or trainer.model, self.variant, rate, decay)
             trainer.optimizer = cls(groups, **options)
             serve_groups(trainer.optimizer)
         return trainer.optimizer
@@ -121,9 +121,11 @@ class VariantMixin:
             return
         folder = Path(output_dir or cast(str, trainer.args.output_dir))
         if self.sha256 is None:
-            self.sha256 = base_hash(trainer.model)
+            self.sha256 = hash_base(trainer.model)
         save(trainer.model, folder, self.sha256)
-        kept = {name: tensor.detach().cpu() for name, tensor in books(trainer.model).items()}
+        kept = {
+            name: tensor.detach().cpu() for name, tensor in collect_books(trainer.model).items()
+        }
         save_file(kept, folder / BOOKS, metadata={"format": "pt"})
         if trainer.processing_class is not None:
             trainer.processing_class.save_pretrained(folder)
@@ -133,7 +135,7 @@ class VariantMixin:
 
         folder = Path(resume_from_checkpoint)
         load(self.own.model, folder)
-        copy_exactly(books(self.own.model), load_file(folder / BOOKS))
+        copy_exactly(collect_books(self.own.model), load_file(folder / BOOKS))
         self.ready = True  # by what was looked at before
 
     def _load_best_model(self) -> None:
@@ -157,12 +159,12 @@ def look_at_data(trainer: Any, variant: Variant) -> None:
     if data is None or not hasattr(data, "__len__"):
         raise ValueError(f"{name} looks at a share of the data, which needs a length.")
     with torch.random.fork_rng():  # the run itself draws what it would have drawn
-        looking = Looking(trainer, variant)
+        looking = DataProbe(trainer, variant)
         probe = Probe(looking.fit, looking.batches, looking.gradients)
         variant.prepare(trainer.model, probe)
 
 
-class Looking:
+class DataProbe:
     """A short training on a share of a trainer's data, beside its own."""
 
     def __init__(self, trainer: Any, variant: Variant) -> None:
@@ -172,7 +174,7 @@ class Looking:
         """Train on the share at the run's rate, held constant; all beside adapters stays as is."""
         with self.rest_restored():
             args = self.trainer.args
-            groups = groups_for(
+            groups = make_groups(
                 self.trainer.model, self.variant, args.learning_rate, args.weight_decay
             )
             self.train(groups, self.count(share), steps)
@@ -218,7 +220,7 @@ class Looking:
         with self.rest_restored() as rest:
             if rest and head_steps:
                 self.train_alone(rest, total, head_steps)
-            with evaluating(trainer.model):
+            with evaluation_mode(trainer.model):
                 size = trainer.args.train_batch_size
                 sizes = [min(size, count - start) for start in range(0, count, size)]
                 batches = zip(self.examples(count), sizes, strict=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from variants.base import Foreign, Variant, at_least_float32
 from variants.foreign import state
-from variants.kernels import full_precision
+from variants.kernels import disable_autocast
 from variants.layerwise import (
     Layerwise,
     ProductLayer,
@@ -76,11 +76,11 @@ class HRA(Layerwise):
             return 0.0
         layers = list(layers_of(model, HRALayer).values())
         identity = torch.eye(self.rank, dtype=layers[0].U.dtype, device=layers[0].U.device)
-        with full_precision(identity.device):  # autocast would round what should be the identity
+        with disable_autocast(identity.device):  # autocast would round what should be the identity
             grams = torch.stack([layer.U.T @ layer.U for layer in layers])
         return self.gamma * (grams - identity).square().sum()
 
-    def idle_hooks(self) -> set[str]:
+    def list_idle_hooks(self) -> set[str]:
         return set() if self.gamma else {"penalty"}
 
     def to_peft(self, model: nn.Module) -> Foreign:

@@ -21,10 +21,10 @@ def can_merge(x: Tensor, base: nn.Module) -> bool:
     """
     if not isinstance(base, nn.Linear) or not is_plain(base) or base.weight.requires_grad:
         return False
-    return x.dtype == base.weight.dtype in MERGED and not autocasting(x.device)
+    return x.dtype == base.weight.dtype in MERGED and not is_autocasting(x.device)
 
 
-def transforming() -> bool:
+def is_transforming() -> bool:
     """Whether torch.func or forward-mode differentiation is at work, for which products stay plain.
 
     The Functions below say how to go backward once and more often, and nothing else.
@@ -34,19 +34,19 @@ def transforming() -> bool:
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
-def autocasting(device: torch.device) -> bool:
+def is_autocasting(device: torch.device) -> bool:
     """Whether autocast rounds products on this device; the meta device knows none."""
     return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
 
 
-def full_precision(device: torch.device) -> AbstractContextManager[object]:
+def disable_autocast(device: torch.device) -> AbstractContextManager[object]:
     """Products as precise as their factors, also under autocast, which would round them."""
-    if autocasting(device):
+    if is_autocasting(device):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
 
 
-class Seen:
+class TensorSnapshot:
     """Tensors as they were when something was computed from them.
 
     It notices other objects, memory, dtypes or versions, and not a write to `.data`. A tensor of
@@ -92,13 +92,13 @@ def merged_linear(
 ) -> Tensor:
     """x (W0 + s B A)^T + bias for x [..., d_in], with gradients for x, A, B and the bias."""
     # Without gradients, what is kept for them would take a product of its own.
-    if not torch.is_grad_enabled() or transforming():
+    if not torch.is_grad_enabled() or is_transforming():
         return F.linear(x, torch.addmm(W0, B, A, alpha=scale), bias)
-    flat = as_rows(x)
+    flat = flatten_rows(x)
     inner = None
     if B.requires_grad and not A.requires_grad and len(A) < A.shape[1]:
         inner = inner_of(A, flat)  # out here, so that a second derivative finds its way to x
-    return like_input(MergedLinear.apply(flat, W0, A, B, scale, bias, inner), x)
+    return restore_shape(MergedLinear.apply(flat, W0, A, B, scale, bias, inner), x)
 
 
 class MergedLinear(torch.autograd.Function):
@@ -137,12 +137,12 @@ class MergedLinear(torch.autograd.Function):
 
 def side_product(x: Tensor, A: Tensor, B: Tensor, scale: float) -> Tensor:
     """s B A x for x [..., d_in], without a matrix [d_out, d_in]."""
-    plain = x.dtype not in MERGED or autocasting(x.device) or transforming()
+    plain = x.dtype not in MERGED or is_autocasting(x.device) or is_transforming()
     if plain:
         return F.linear(F.linear(x, A), B) * scale
-    flat = as_rows(x)
+    flat = flatten_rows(x)
     inner = None if A.requires_grad else F.linear(flat, A)  # as above
-    return like_input(SideProduct.apply(flat, A, B, scale, inner), x)
+    return restore_shape(SideProduct.apply(flat, A, B, scale, inner), x)
 
 
 class SideProduct(torch.autograd.Function):
@@ -183,12 +183,12 @@ def at_least_float32(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
-def as_rows(x: Tensor) -> Tensor:
+def flatten_rows(x: Tensor) -> Tensor:
     """x [..., d] as [N, d]."""
     return x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
 
 
-def like_input(y: Tensor, x: Tensor) -> Tensor:
+def restore_shape(y: Tensor, x: Tensor) -> Tensor:
     """y [N, d_out] with the leading shape of x.
 
     Outside of the Functions: what one of them returns as a view may not be changed in place.

@@ -16,16 +16,16 @@ class LastK(Variant):
 
     def adapt(self, model: nn.Module) -> None:
         model.requires_grad_(False)
-        blocks = list(self.stack(model).children())
+        blocks = list(self.find_stack(model).children())
         if not 1 <= self.k <= len(blocks):
             raise ValueError(f"k must lie in 1 to {len(blocks)}, the model's blocks, got {self.k}.")
         for block in blocks[-self.k :]:
             block.requires_grad_(True)
         hold_in_float32(model)
 
-    def stack(self, model: nn.Module) -> nn.Module:
+    def find_stack(self, model: nn.Module) -> nn.Module:
         """The blocks in order; raises ValueError where it is not clear which."""
-        found = stacks(model)
+        found = find_stacks(model)
         if self.blocks is not None:
             named = dict(model.named_modules())
             end = f".{self.blocks}"
@@ -40,7 +40,7 @@ class LastK(Variant):
         raise ValueError(f"This model has several lists of blocks: {listed}; name one by `blocks`.")
 
 
-def stacks(model: nn.Module) -> dict[str, nn.Module]:
+def find_stacks(model: nn.Module) -> dict[str, nn.Module]:
     """The lists of modules that lie in no other, by name: experts lie in that of the blocks."""
     found: dict[str, nn.Module] = {}
     for name, module in model.named_modules():

@@ -13,12 +13,12 @@ from variants.base import (
     Foreign,
     Variant,
     adapter_layers,
-    additive,
     at_least_float32,
-    exportable_layers,
+    find_exportable_layers,
+    mark_additive,
     replace_linears,
 )
-from variants.kernels import can_merge, full_precision, side_product
+from variants.kernels import can_merge, disable_autocast, side_product
 
 Layer = TypeVar("Layer", bound=AdapterLayer)
 
@@ -56,8 +56,8 @@ class DenseLayer(AdapterLayer):
     def merged_weight(self) -> Tensor:
         return at_least_float32(self.W0) + self.delta()
 
-    def change(self) -> Tensor:
-        with full_precision(self.W0.device):
+    def compute_change(self) -> Tensor:
+        with disable_autocast(self.W0.device):
             return self.delta()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -65,9 +65,9 @@ class DenseLayer(AdapterLayer):
             return F.linear(x, self.merged_weight(), self.b0)
         return self.update(x, self.base(x))
 
-    @additive
+    @mark_additive
     def update(self, x: Tensor, y: Tensor) -> Tensor:
-        return y + F.linear(self.dropout(x), self.change().to(x.dtype))
+        return y + F.linear(self.dropout(x), self.compute_change().to(x.dtype))
 
 
 class ProductLayer(AdapterLayer):
@@ -82,14 +82,14 @@ class ProductLayer(AdapterLayer):
         raise NotImplementedError
 
     def factors(self) -> tuple[Tensor, Tensor, float]:
-        with full_precision(self.W0.device):
+        with disable_autocast(self.W0.device):
             return self.product()
 
     def merged_weight(self) -> Tensor:
         A, B, scale = self.product()
         return at_least_float32(self.W0) + scale * B @ A
 
-    @additive
+    @mark_additive
     def update(self, x: Tensor, y: Tensor) -> Tensor:
         A, B, scale = self.factors()
         return y + side_product(self.dropout(x), A.to(x.dtype), B.to(x.dtype), scale)
@@ -102,7 +102,7 @@ def layers_of(model: nn.Module, kind: type[Layer]) -> dict[str, Layer]:
 
 def exportable(model: nn.Module, kind: type[Layer]) -> dict[str, Layer]:
     """The same, where they have a form in another library's format; else raises ValueError."""
-    return {name: layer for name, layer in exportable_layers(model) if isinstance(layer, kind)}
+    return {name: layer for name, layer in find_exportable_layers(model) if isinstance(layer, kind)}
 
 
 def tensors_of(

@@ -15,7 +15,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from variants.base import at_least_float32, copy_exactly
-from variants.forms import twin
+from variants.forms import copy_with
 from variants.layerwise import layers_of
 from variants.lora import LoRALayer
 from variants.qlora import QLoRA
@@ -57,7 +57,7 @@ class LoftQ(QLoRA):
 
     def quantised(self, linear: nn.Linear, weight: Tensor) -> NF4Linear:
         """This weight in the place of a linear layer's, in four bits."""
-        other = cast(nn.Linear, twin(linear, weight, linear.bias))
+        other = cast(nn.Linear, copy_with(linear, weight, linear.bias))
         base = NF4Linear(other, self.block, self.double, self.backend)
         base.stored_dtype = linear.weight.dtype
         return base

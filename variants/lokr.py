@@ -18,9 +18,9 @@ from variants.base import (
     AdapterLayer,
     Foreign,
     Variant,
-    additive,
     at_least_float32,
     check_adapter,
+    mark_additive,
 )
 from variants.layerwise import Layerwise, check_fields, exportable
 
@@ -70,7 +70,7 @@ class LoKrLayer(AdapterLayer):
         first, *rest = self.parts(name)
         return first @ rest[0] if rest else first
 
-    @additive
+    @mark_additive
     def update(self, x: Tensor, y: Tensor) -> Tensor:
         C, right = (self.scale * self.whole("C")).to(x.dtype), self.parts("W2")
         last = right[0].to(x.dtype)

@@ -1,4 +1,4 @@
-"""What a training loop of one's own, or another library's, owes an adapted model."""
+"""Hooks and optimisers for training loops, your own or another library's."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from variants.base import Progress, Variant, decay_groups
 from variants.gradients import keep_from_clipping, serve_groups
 from variants.state import check_trained
-from variants.surface import adaptation
+from variants.surface import find_adaptation
 
 
 class Hooks:
@@ -29,7 +29,7 @@ class Hooks:
 
     def __init__(self, model: nn.Module, total_steps: int, done: int = 0) -> None:
         self.model = model
-        self.variant = adaptation(model)[2].variant
+        self.variant = find_adaptation(model)[2].variant
         self.total = total_steps
         self.done = done
 
@@ -66,14 +66,14 @@ def optimizer_for(
     `variant` is the method that the model is adapted with, and need not be given. `options` go to
     the optimiser's class. Raises ValueError for a parameter stored in less than float32.
     """
-    variant = variant or adaptation(model)[2].variant
+    variant = variant or find_adaptation(model)[2].variant
     rate = variant.lr if lr is None else lr
-    optimizer = cls(groups_for(model, variant, rate, weight_decay), lr=rate, **options)  # type: ignore[call-arg]
+    optimizer = cls(make_groups(model, variant, rate, weight_decay), lr=rate, **options)  # type: ignore[call-arg]
     serve_groups(optimizer)
     return optimizer
 
 
-def groups_for(
+def make_groups(
     model: nn.Module, variant: Variant, lr: float, weight_decay: float
 ) -> list[dict[str, Any]]:
     """The method's optimiser groups, and in others what else trains.

@@ -16,10 +16,10 @@ from variants.base import (
     Foreign,
     Variant,
     adapter_layers,
-    additive,
     at_least_float32,
     check_adapter,
-    exportable_layers,
+    find_exportable_layers,
+    mark_additive,
     replace_linears,
 )
 from variants.foreign import FACTORS, even, low_rank_settings, state
@@ -55,7 +55,7 @@ class LoRALayer(AdapterLayer):
     def factors(self) -> tuple[Tensor, Tensor, float] | None:
         return self.A, self.B, self.scale
 
-    @additive
+    @mark_additive
     def update(self, x: Tensor, y: Tensor) -> Tensor:
         return y + self.branch(self.dropout(x))
 
@@ -104,7 +104,7 @@ class LoRA(Variant):
             },
             layers={
                 name: {"lora_A.weight": layer.A.detach(), "lora_B.weight": layer.B.detach()}
-                for name, layer in exportable_layers(model)
+                for name, layer in find_exportable_layers(model)
                 if isinstance(layer, LoRALayer)
             },
         )

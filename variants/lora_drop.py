@@ -155,8 +155,8 @@ def measure_importance(model: nn.Module, batches: Iterable[Any]) -> dict[str, fl
     sums = {name: torch.zeros((), dtype=torch.float64, device=device) for name in layers}
 
     def add(name: str, x: Tensor, masks: Masks) -> None:
-        squares = squared_change(layers[name], x)
-        sums[name] += (squares * masks.of(name, squares)).sum()
+        squares = compute_squared_change(layers[name], x)
+        sums[name] += (squares * masks.find(name, squares)).sum()
 
     visit_inputs(model, layers, batches, add)
     values = {name: float(value) for name, value in sums.items()}
@@ -166,10 +166,10 @@ def measure_importance(model: nn.Module, batches: Iterable[Any]) -> dict[str, fl
     return {name: value / total for name, value in values.items()}
 
 
-def squared_change(layer: LoRALayer, x: Tensor) -> Tensor:
+def compute_squared_change(layer: LoRALayer, x: Tensor) -> Tensor:
     """||(W - W0) x||^2 for every place of the output."""
-    change = layer.branch(x) if layer.form.dense else layer.added(x)
-    return change.double().pow(2).sum(dim=layer.form.channel(layer.base))
+    change = layer.branch(x) if layer.form.dense else layer.apply_change(x)
+    return change.double().pow(2).sum(dim=layer.form.find_channel(layer.base))
 
 
 def smallest_cover(importance: dict[str, float], threshold: float) -> set[str]:

@@ -11,7 +11,7 @@ import torch
 import torch.nn as nn
 
 from variants.base import Progress, adapter_layers
-from variants.kernels import full_precision
+from variants.kernels import disable_autocast
 from variants.lora import LoRA, LoRALayer
 
 
@@ -28,7 +28,7 @@ class LoRAFA(LoRA):
         layer.A.requires_grad_(False)
         return layer
 
-    def idle_hooks(self) -> set[str]:
+    def list_idle_hooks(self) -> set[str]:
         return set() if self.corrected else {"after_backward"}
 
     @torch.no_grad()
@@ -39,6 +39,6 @@ class LoRAFA(LoRA):
             assert isinstance(layer, LoRALayer)
             if layer.B.grad is not None:
                 # X (A A^T) = g_B / s^2, the matrix being symmetric.
-                with full_precision(layer.A.device):
+                with disable_autocast(layer.A.device):
                     gram = layer.A @ layer.A.T * layer.scale**2
                     layer.B.grad = torch.linalg.solve(gram, layer.B.grad.T).T.contiguous()

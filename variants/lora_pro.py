@@ -14,7 +14,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from variants.base import Progress, set_apart
-from variants.kernels import full_precision
+from variants.kernels import disable_autocast
 from variants.layerwise import layers_of
 from variants.lora import LoRA, LoRALayer, factors
 
@@ -106,5 +106,5 @@ class LoRAPro(LoRA):
         for layer in layers_of(model, LoRAProLayer).values():
             if layer.A.grad is None or layer.B.grad is None:
                 continue
-            with full_precision(layer.A.device):
+            with disable_autocast(layer.A.device):
                 layer.rewrite(self.beta1, self.beta2, progress.step)

@@ -13,8 +13,8 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from variants.base import Progress, matrix_of, set_apart
-from variants.kernels import full_precision
+from variants.base import Progress, get_matrix, set_apart
+from variants.kernels import disable_autocast
 from variants.layerwise import layers_of
 from variants.lora import LoRA, LoRALayer, factors
 from variants.residual import check_directions
@@ -94,7 +94,7 @@ class LoRARITE(LoRA):
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}.")
 
     def wrap(self, linear: nn.Module) -> nn.Module:
-        check_directions(self.rank, matrix_of(linear))
+        check_directions(self.rank, get_matrix(linear))
         return LoRARITELayer(linear, self.rank, self.scale, self.dropout)
 
     def param_groups(
@@ -111,7 +111,7 @@ class LoRARITE(LoRA):
             if layer.A.grad is not None and layer.B.grad is not None
         ]
         if layers:
-            with full_precision(layers[0].A.device):
+            with disable_autocast(layers[0].A.device):
                 self.rewrite(layers, progress.step)
 
     def rewrite(self, layers: list[LoRARITELayer], step: int) -> None:

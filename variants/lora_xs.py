@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch.nn as nn
 from torch import Tensor
 
-from variants.base import Foreign, check_adapter, matrix_of
+from variants.base import Foreign, check_adapter, get_matrix
 from variants.layerwise import ProductLayer, as_lora, exportable
 from variants.residual import check_directions
 from variants.spectral import BasisLayer, OnBasis, signed_svd
@@ -44,7 +44,7 @@ class LoRAXS(OnBasis):
         check_adapter(self.rank, self.dropout, self.alpha)
 
     def wrap(self, linear: nn.Module) -> nn.Module:
-        W0 = matrix_of(linear)
+        W0 = get_matrix(linear)
         check_directions(self.rank, W0)
         U, S, Vh = signed_svd(W0)
         A = S[: self.rank, None] * Vh[: self.rank]

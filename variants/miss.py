@@ -16,9 +16,9 @@ from variants.base import (
     AdapterLayer,
     Foreign,
     Variant,
-    additive,
     at_least_float32,
     check_adapter,
+    mark_additive,
 )
 from variants.foreign import state
 from variants.layerwise import Layerwise, check_fields, exportable, tensors_of
@@ -49,7 +49,7 @@ class MiSSLayer(AdapterLayer):
     def factors(self) -> tuple[Tensor, Tensor, float] | None:
         return self.fold(), self.D.T, 1.0
 
-    @additive
+    @mark_additive
     def update(self, x: Tensor, y: Tensor) -> Tensor:
         rank = len(self.D)
         blocks = F.pad(self.dropout(x), (0, -x.shape[-1] % rank)).unflatten(-1, (-1, rank))

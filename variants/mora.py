@@ -14,7 +14,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from variants.base import AdapterLayer, additive, at_least_float32, check_adapter
+from variants.base import AdapterLayer, at_least_float32, check_adapter, mark_additive
 from variants.layerwise import Layerwise
 
 FORMS = ("rope", "sharing")
@@ -36,7 +36,7 @@ class MoRALayer(AdapterLayer):
         identity = torch.eye(W0.shape[1], dtype=W0.dtype, device=W0.device)
         return W0 + self.branch(identity).T
 
-    @additive
+    @mark_additive
     def update(self, x: Tensor, y: Tensor) -> Tensor:
         return y + self.branch(self.dropout(x))
 

@@ -15,9 +15,9 @@ from torch import Tensor
 from variants.base import (
     AdapterLayer,
     Variant,
-    additive,
     at_least_float32,
     check_adapter,
+    mark_additive,
     replace_linears,
 )
 from variants.quantize import GroupLinear
@@ -44,7 +44,7 @@ class QALoRALayer(AdapterLayer):
         per_group = self.scale * self.B @ self.A
         return at_least_float32(self.W0) + per_group.repeat_interleave(self.grouped.group, dim=1)
 
-    @additive
+    @mark_additive
     def update(self, x: Tensor, y: Tensor) -> Tensor:
         pooled = self.dropout(x.unflatten(-1, (-1, self.grouped.group)).sum(dim=-1))
         inner = F.linear(pooled, self.A.to(x.dtype))

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from variants.base import at_least_float32, linear_class
-from variants.forms import is_plain, linear_map
-from variants.kernels import as_rows, like_input, transforming
-from variants.stand_in import held_in_float32
+from variants.forms import is_plain, mark_linear_map
+from variants.kernels import flatten_rows, is_transforming, restore_shape
+from variants.stand_in import keep_float32
 
 # The 16 levels as in the authors' code; the paper prints another construction.
 NF4 = (
@@ -68,19 +68,19 @@ class QuantLinear(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "QuantLinear":
         # What the bits are scaled by stays as precise as it was: the weight is rounded, once.
-        with held_in_float32([(self, key) for key in self._buffers]):
+        with keep_float32([(self, key) for key in self._buffers]):
             super()._apply(fn, recurse)
         some = next(iter(self._buffers.values()))
         assert some is not None
         self.stored_dtype = fn(torch.empty(0, dtype=self.stored_dtype, device=some.device)).dtype
         return self
 
-    @linear_map
+    @mark_linear_map
     def forward(self, x: Tensor) -> Tensor:
-        if transforming():
+        if is_transforming():
             y = F.linear(x, self.weight.to(x.dtype))
         else:
-            y = like_input(Frozen.apply(as_rows(x), self), x)
+            y = restore_shape(Frozen.apply(flatten_rows(x), self), x)
         return y if self.bias is None else y + self.bias.to(x.dtype)
 
 

@@ -20,7 +20,7 @@ from variants.base import (
     at_least_float32,
     check_adapter,
     copy_exactly,
-    matrix_of,
+    get_matrix,
     replace_module,
     target_linears,
 )
@@ -81,7 +81,7 @@ class RandLoRA(Layerwise):
     def adapt(self, model: nn.Module) -> None:
         model.requires_grad_(False)
         linears = target_linears(model, self.targets)
-        shapes = [matrix_of(linear).shape for linear in linears.values()]
+        shapes = [get_matrix(linear).shape for linear in linears.values()]
         A, B = draw_bases(self.rank, shapes, self.projection_seed)
         like = at_least_float32(next(iter(linears.values())).weight)
         A, B = (nn.Parameter(base.to(like), requires_grad=False) for base in (A, B))

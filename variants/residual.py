@@ -10,7 +10,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from variants.base import Foreign, additive, at_least_float32
+from variants.base import Foreign, at_least_float32, mark_additive
 from variants.kernels import side_product
 from variants.layerwise import exportable
 from variants.lora import LoRA, LoRALayer
@@ -38,7 +38,7 @@ class ResidualLayer(LoRALayer):
     def factors(self) -> tuple[Tensor, Tensor, float] | None:
         return torch.cat((self.A, self.A_0)), torch.cat((self.B, -self.B_0), dim=1), self.scale
 
-    @additive
+    @mark_additive
     def update(self, x: Tensor, y: Tensor) -> Tensor:
         start = side_product(x, self.A_0.to(x.dtype), self.B_0.to(x.dtype), self.scale)
         return y + (self.branch(self.dropout(x)) - start)

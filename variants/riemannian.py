@@ -14,7 +14,7 @@ import torch
 import torch.nn as nn
 
 from variants.base import Progress, set_apart
-from variants.kernels import full_precision
+from variants.kernels import disable_autocast
 from variants.layerwise import layers_of
 from variants.lora import LoRA, LoRALayer, factors
 
@@ -45,6 +45,6 @@ class Riemannian(LoRA):
             if A.grad is None or B.grad is None:
                 continue
             damping = self.delta * torch.eye(len(A), dtype=A.dtype, device=A.device)
-            with full_precision(A.device):
+            with disable_autocast(A.device):
                 A.grad = torch.linalg.solve(B.T @ B + damping, A.grad)
                 B.grad = torch.linalg.solve(A @ A.T + damping, B.grad.T).T.contiguous()

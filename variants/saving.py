@@ -1,4 +1,4 @@
-"""An adapter as a folder: what was learned, and beside it with which settings and on what base.
+"""Save an adapter as a folder: the learned tensors, and their settings and base beside them.
 
 `adapter.safetensors` holds the learned state and `adapter.json` what it belongs to. A run's folder
 has two files of these names too; `experiments.adapters.saved` writes them, and knows a base by its
@@ -19,11 +19,11 @@ import torch.nn as nn
 from torch import Tensor
 
 from variants.base import Variant, adapter_layers
-from variants.beside import Beside
-from variants.defaults import by_target, made
-from variants.guard import Structure, notes
-from variants.state import check_fit, copy_exactly, kept_buffers
-from variants.surface import adaptation, put_into
+from variants.defaults import build_method, find_class
+from variants.guard import Structure, find_notes
+from variants.state import check_fit, collect_buffers, copy_exactly
+from variants.surface import find_adaptation, put_into
+from variants.wrapper import BaseWrapper
 
 FORMAT = 1
 ABOUT, ADAPTER = "adapter.json", "adapter.safetensors"
@@ -32,12 +32,13 @@ FREE = ("lr",)  # settings that a learned state does not depend on
 
 
 def learned_state(model: nn.Module) -> dict[str, Tensor]:
-    """What, loaded over the adapted pretrained model, restores the fine-tuned one: all that trains.
+    """Return the tensors that, loaded over the adapted pretrained model, restore the trained one.
 
+    These are all that train, in adapters and outside of them, and buffers that training may move.
     Raises ValueError for a model that is not adapted.
     """
-    state = adaptation(model)[2].variant.learned_state(model)
-    return state | beside(model, state)
+    state = find_adaptation(model)[2].variant.learned_state(model)
+    return state | collect_rest(model, state)
 
 
 def load_learned_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -45,16 +46,16 @@ def load_learned_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 
     Raises ValueError, with nothing copied, where the tensors are not those of this model.
     """
-    variant = adaptation(model)[2].variant
-    rest = beside(model, variant.learned_state(model))
+    variant = find_adaptation(model)[2].variant
+    rest = collect_rest(model, variant.learned_state(model))
     others = {name: tensor for name, tensor in state.items() if name in rest}
     check_fit(rest, others)
     variant.load_state(model, {n: tensor for n, tensor in state.items() if n not in rest})
     copy_exactly(rest, others)
 
 
-def beside(model: nn.Module, known: Iterable[str]) -> dict[str, Tensor]:
-    """What trains or moves outside of adapter layers, and is not among the known tensors."""
+def collect_rest(model: nn.Module, known: Iterable[str]) -> dict[str, Tensor]:
+    """Return what trains or moves outside of adapter layers and is not among the known tensors."""
     known = set(known)
     inside = {id(p) for _, layer in adapter_layers(model) for p in layer.parameters()}
     found = {
@@ -62,18 +63,18 @@ def beside(model: nn.Module, known: Iterable[str]) -> dict[str, Tensor]:
         for name, parameter in model.named_parameters()
         if parameter.requires_grad and id(parameter) not in inside
     }
-    return {n: t for n, t in (found | kept_buffers(model)).items() if n not in known}
+    return {n: t for n, t in (found | collect_buffers(model)).items() if n not in known}
 
 
 def save(model: nn.Module, folder: str | os.PathLike[str], base_sha256: str | None = None) -> None:
     """Write what was learned, with the method's settings and the hash of the base.
 
-    Whoever saves often gives the hash that `base_hash` had found: the base is frozen. Raises
+    Whoever saves often gives the hash that `hash_base` had found: the base is frozen. Raises
     ValueError for a model that is not adapted, or has no values yet.
     """
     from safetensors.torch import save_file
 
-    name, _, note = adaptation(model)
+    name, _, note = find_adaptation(model)
     state = learned_state(model)
     for key, tensor in state.items():
         if tensor.is_meta:
@@ -84,7 +85,7 @@ def save(model: nn.Module, folder: str | os.PathLike[str], base_sha256: str | No
         "variant": {"_target_": f"{cls.__module__}.{cls.__qualname__}", **asdict(note.variant)},
         "module": name,
         "beside": list(note.beside),
-        "base": base_sha256 or base_hash(model),
+        "base": base_sha256 or hash_base(model),
         "packages": {package: version(package) for package in ("lora-assay", "torch")},
     }
     place = Path(folder)
@@ -108,14 +109,14 @@ def load(
     """
     place = Path(folder)
     about, state = read_folder(place)
-    variant = described(about["variant"], method, place)
+    variant = parse_method(about["variant"], method, place)
     before = Structure(model)
     try:
-        if any(True for _ in notes(model)):
+        if any(True for _ in find_notes(model)):
             check_settings(model, variant, about)
         else:
             with torch.random.fork_rng(devices=[]):  # whatever is drawn here is overwritten
-                put_into(submodule(model, about["module"]), variant, about["beside"])
+                put_into(find_module(model, about["module"]), variant, about["beside"])
         check_base(model, about["base"])
         load_learned_state(model, state)
     except ValueError as error:
@@ -128,7 +129,7 @@ def load(
 
 
 def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What a folder says of its adapter, and the tensors; raises ValueError for a damaged one."""
+    """Read the description and the tensors of an adapter; raise ValueError for a damaged one."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -150,20 +151,20 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return about, state
 
 
-def described(about: dict[str, Any], method: type[Variant] | None, folder: Path) -> Variant:
+def parse_method(about: dict[str, Any], method: type[Variant] | None, folder: Path) -> Variant:
     """The method that a file describes; raises ValueError for one that is not known."""
     target = str(about["_target_"])
-    cls = method or by_target(target)
+    cls = method or find_class(target)
     if cls is None:
         raise ValueError(
             f"{folder} is of the method {target}, which is not the project's own: give its class "
             "as `method`."
         )
     settings = {key: value for key, value in about.items() if key != "_target_"}
-    return made(str(folder / ABOUT), cls, settings)
+    return build_method(str(folder / ABOUT), cls, settings)
 
 
-def submodule(model: nn.Module, name: str) -> nn.Module:
+def find_module(model: nn.Module, name: str) -> nn.Module:
     """The part of a model that an adapter belongs to; raises ValueError where there is none."""
     found = dict(model.named_modules()).get(name)
     if found is None:
@@ -173,7 +174,7 @@ def submodule(model: nn.Module, name: str) -> nn.Module:
 
 def check_settings(model: nn.Module, variant: Variant, about: dict[str, Any]) -> None:
     """Raise ValueError where a model is adapted with other settings than the saved one was."""
-    name, _, note = adaptation(model)
+    name, _, note = find_adaptation(model)
     theirs = {"method": type(variant).__name__, "module": about["module"], **vars(variant)}
     ours = {"method": type(note.variant).__name__, "module": name, **vars(note.variant)}
     theirs["also_train"], ours["also_train"] = about["beside"], list(note.beside)
@@ -188,21 +189,21 @@ def check_settings(model: nn.Module, variant: Variant, about: dict[str, Any]) ->
 
 def check_base(model: nn.Module, expected: str) -> None:
     """Raise ValueError for a base that is not the one trained on."""
-    if base_hash(model) != expected:
+    if hash_base(model) != expected:
         raise ValueError("its frozen weights are not those that the adapter was trained on.")
 
 
-def base_hash(model: nn.Module) -> str:
+def hash_base(model: nn.Module) -> str:
     """The sha256 of all that is neither learned nor the adapters' own, with names and dtypes."""
     learned = learned_state(model).keys()
     own = {
         id(getattr(*place))
         for module in model.modules()
-        if isinstance(module, Beside)
-        for place in module.own_tensors()
+        if isinstance(module, BaseWrapper)
+        for place in module.list_own_tensors()
     }
     digest = hashlib.sha256()
-    for name, tensor in sorted(frozen_tensors(model).items()):
+    for name, tensor in sorted(list_tensors(model).items()):
         if name in learned or id(tensor) in own:
             continue
         if tensor.is_meta:
@@ -213,7 +214,7 @@ def base_hash(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def frozen_tensors(model: nn.Module) -> dict[str, Tensor]:
+def list_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Every parameter and every persistent buffer of a model by name."""
     buffers = {
         f"{name}.{key}".removeprefix("."): buffer

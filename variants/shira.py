@@ -11,7 +11,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from variants.base import Foreign, Variant, at_least_float32, check_adapter, matrix_of
+from variants.base import Foreign, Variant, at_least_float32, check_adapter, get_matrix
 from variants.foreign import state
 from variants.layerwise import DenseLayer, Layerwise, exportable, tensors_of
 from variants.seeded import draw_positions
@@ -60,7 +60,7 @@ class SHiRA(Layerwise):
             raise ValueError(f"mask must be random or magnitude, got '{self.mask}'.")
 
     def wrap(self, linear: nn.Module) -> nn.Module:
-        W0 = matrix_of(linear)
+        W0 = get_matrix(linear)
         count = self.rank * sum(W0.shape)
         if count > W0.numel():
             raise ValueError(

@@ -64,7 +64,7 @@ class SoRA(Layerwise):
         gates: list[Tensor] = [layer.g for layer in layers_of(model, SoRALayer).values()]
         return self.gamma * torch.cat(gates).abs().mean()
 
-    def idle_hooks(self) -> set[str]:
+    def list_idle_hooks(self) -> set[str]:
         return (set() if self.gamma else {"penalty"}) | (set() if self.xi else {"after_step"})
 
     @torch.no_grad()

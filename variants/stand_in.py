@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 @contextmanager
-def held_in_float32(places: list[tuple[nn.Module, str]]) -> Iterator[None]:
+def keep_float32(places: list[tuple[nn.Module, str]]) -> Iterator[None]:
     """Let modules be moved and converted, but keep these of their tensors in float32 at least."""
     before = [getattr(module, key).data for module, key in places]
     yield
@@ -45,11 +45,11 @@ class StandIn(nn.Module):
             return vars(base)[name]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "StandIn":
-        with held_in_float32(list(self.own_tensors())):
+        with keep_float32(list(self.list_own_tensors())):
             super()._apply(fn, recurse)
         return self
 
-    def own_tensors(self) -> Iterator[tuple[nn.Module, str]]:
+    def list_own_tensors(self) -> Iterator[tuple[nn.Module, str]]:
         """Where the parameters and buffers beside the base lie: module and key."""
         for name, module in self.named_modules():
             if name.partition(".")[0] != "base":
@@ -60,7 +60,7 @@ class StandIn(nn.Module):
 
     def extra_repr(self) -> str:
         """Rank and scale where there are any, and how much of the layer trains."""
-        own = {id(t): t for t in (getattr(*place) for place in self.own_tensors())}.values()
+        own = {id(t): t for t in (getattr(*place) for place in self.list_own_tensors())}.values()
         trained = sum(t.numel() for t in own if t.requires_grad)
         A = self._parameters.get("A")
         parts = [f"rank={len(A)}"] if A is not None else []

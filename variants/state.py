@@ -1,4 +1,4 @@
-"""What of a model is kept with an adapter, and how it is put back."""
+"""Collect the state of an adapted model beside its parameters, and put states back."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,12 +10,12 @@ from torch import Tensor
 from variants.stand_in import StandIn
 
 
-def kept_buffers(model: nn.Module) -> dict[str, Tensor]:
+def collect_buffers(model: nn.Module) -> dict[str, Tensor]:
     """The persistent buffers that are no adapter's books and no codes of a frozen weight, by name.
 
     Training moves some of them, as the averages of a batch norm and the vectors of a spectral norm.
     """
-    apart = {id(module) for module in books_and_codes(model)}
+    apart = {id(module) for module in find_books_and_codes(model)}
     return {
         f"{name}.{key}".removeprefix("."): buffer.detach()
         for name, module in model.named_modules()
@@ -25,7 +25,7 @@ def kept_buffers(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def books_and_codes(model: nn.Module) -> Iterator[nn.Module]:
+def find_books_and_codes(model: nn.Module) -> Iterator[nn.Module]:
     """Adapter layers with all in them but their bases, and quantised bases."""
     for module in model.modules():
         if isinstance(module, StandIn):
@@ -46,7 +46,7 @@ def without(
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """The model in evaluation mode, and afterwards each module in that which it was in."""
     before = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -57,8 +57,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def books(model: nn.Module) -> dict[str, Tensor]:
-    """What adapter layers keep of their training and no function depends on, by name."""
+def collect_books(model: nn.Module) -> dict[str, Tensor]:
+    """Return the buffers of adapter layers by name: bookkeeping that no function depends on."""
     return {
         f"{name}.{key}": buffer
         for name, module in model.named_modules()
@@ -68,7 +68,7 @@ def books(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def trained_below_float32(model: nn.Module) -> dict[str, nn.Parameter]:
+def find_low_precision(model: nn.Module) -> dict[str, nn.Parameter]:
     """The trainable parameters that are stored in less than float32, by name."""
     size = torch.float32.itemsize
     return {n: p for n, p in model.named_parameters() if p.requires_grad and p.itemsize < size}
@@ -79,7 +79,7 @@ def hold_in_float32(model: nn.Module) -> None:
 
     Raises ValueError for a module that does not: its own products want one dtype.
     """
-    for name, parameter in trained_below_float32(model).items():
+    for name, parameter in find_low_precision(model).items():
         module = model.get_submodule(name.rpartition(".")[0])
         if not getattr(module, "casts_at_use", False):
             raise ValueError(
@@ -91,7 +91,7 @@ def hold_in_float32(model: nn.Module) -> None:
 
 def check_trained(model: nn.Module) -> None:
     """Raise ValueError for a trainable parameter that is stored in less than float32."""
-    for name, parameter in trained_below_float32(model).items():
+    for name, parameter in find_low_precision(model).items():
         raise ValueError(
             f"{name} would train in {parameter.dtype}, in which small steps are lost; hold what "
             "trains in float32, by `.float()` of its module."

@@ -1,4 +1,4 @@
-"""What was adapted in a model and what was not, in a few lines."""
+"""Summarise an adapted model: its adapted layers, all other modules, and parameter counts."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -9,8 +9,8 @@ import torch.nn as nn
 from torch import Tensor
 
 from variants.base import AdapterLayer, adapter_layers
-from variants.forms import form_of
-from variants.surface import adaptation
+from variants.forms import find_form
+from variants.surface import find_adaptation
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Summary:
         return "\n".join(
             [
                 f"{self.method}({settings})",
-                *lines("adapted", self.adapted),
-                *lines("left", self.left),
+                *format_lines("adapted", self.adapted),
+                *format_lines("left", self.left),
                 f"trained  {self.trained:,} of {self.total:,} parameters, {share:.2f} %{outside}",
             ]
         )
@@ -41,7 +41,7 @@ class Summary:
     __repr__ = __str__
 
 
-def lines(title: str, counts: dict[str, int]) -> Iterator[str]:
+def format_lines(title: str, counts: dict[str, int]) -> Iterator[str]:
     """One line for each entry, the title before the first."""
     for name, count in counts.items() or {"nothing": 1}.items():
         yield f"{title:9}{f'{count} x ' if count > 1 else ''}{name}"
@@ -49,11 +49,11 @@ def lines(title: str, counts: dict[str, int]) -> Iterator[str]:
 
 
 def summary(model: nn.Module) -> Summary:
-    """What was adapted, what was left, and how much trains.
+    """Summarise which layers are adapted, which modules are not, and how much trains.
 
     Raises ValueError for a model that is not adapted.
     """
-    variant = adaptation(model)[2].variant
+    variant = find_adaptation(model)[2].variant
     settings = {field.name: getattr(variant, field.name) for field in fields(variant)}
     layers = dict(adapter_layers(model))
     inside = {id(p) for layer in layers.values() for p in layer.parameters()}
@@ -62,23 +62,23 @@ def summary(model: nn.Module) -> Summary:
     return Summary(
         method=type(variant).__name__,
         settings=settings,
-        adapted=grouped((name, sizes(layer.base)) for name, layer in layers.items()),
-        left=grouped(left(model)),
+        adapted=count_groups((name, describe_layer(layer.base)) for name, layer in layers.items()),
+        left=count_groups(find_left(model)),
         beside=sum(p.numel() for p in trained if id(p) not in inside),
         trained=sum(p.numel() for p in trained),
         total=sum(p.numel() for p in parameters),
     )
 
 
-def grouped(modules: Iterable[tuple[str, str]]) -> dict[str, int]:
+def count_groups(modules: Iterable[tuple[str, str]]) -> dict[str, int]:
     """How many there are of each kind, by its name, with a star for each number of several."""
     groups: dict[str, list[str]] = {}
     for name, kind in modules:
-        groups.setdefault(f"{starred(name)} {kind}", []).append(f"{name or 'itself'} {kind}")
+        groups.setdefault(f"{star_numbers(name)} {kind}", []).append(f"{name or 'itself'} {kind}")
     return {(key if len(n) > 1 else n[0]): len(n) for key, n in groups.items()}
 
 
-def left(model: nn.Module) -> Iterator[tuple[str, str]]:
+def find_left(model: nn.Module) -> Iterator[tuple[str, str]]:
     """Each module outside of adapter layers that has parameters of its own, and what it is."""
     within = {
         id(part)
@@ -91,18 +91,18 @@ def left(model: nn.Module) -> Iterator[tuple[str, str]]:
         if id(module) in within or not own:
             continue
         state = "trained" if any(p.requires_grad for _, p in own) else "frozen"
-        if form_of(module) is not None:
-            yield name, f"{sizes(module)}, {state}"
+        if find_form(module) is not None:
+            yield name, f"{describe_layer(module)}, {state}"
         else:
             shapes = ", ".join(f"{key} {list(p.shape)}" for key, p in own)
             yield name, f"{type(module).__name__} ({shapes}), {state}"
 
 
-def sizes(layer: nn.Module) -> str:
+def describe_layer(layer: nn.Module) -> str:
     """The kind of a layer and its weight's shape."""
     return f"{type(layer).__name__} {list(cast(Tensor, layer.weight).shape)}"
 
 
-def starred(name: str) -> str:
+def star_numbers(name: str) -> str:
     """A dotted name with a star in the place of each number."""
     return re.sub(r"(?<![^.])\d+(?![^.])", "*", name)

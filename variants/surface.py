@@ -9,10 +9,10 @@ import torch.nn as nn
 
 from variants import base
 from variants.base import Variant, adapter_layers, hold_in_float32, replace_module
-from variants.defaults import by_name, check_known
-from variants.forms import form_of
-from variants.guard import NOTE, Adapted, Structure, check_bare, notes
-from variants.targets import BLOCKS, NOT, named
+from variants.defaults import check_known, make_method
+from variants.forms import find_form
+from variants.guard import NOTE, Adapted, Structure, check_unadapted, find_notes
+from variants.targets import BLOCKS, NOT, match_names
 
 
 def adapt(
@@ -37,13 +37,13 @@ def adapt(
     Raises ValueError, with the model as it was, for an unknown name, a target that means nothing, a
     layer that the method cannot take, and a model that is adapted already.
     """
-    check_bare(model)
-    for _, _, note in notes(model):
+    check_unadapted(model)
+    for _, _, note in find_notes(model):
         if not note.layered:  # else its layers are gone, taken out by hand
             kind = type(note.variant).__name__
             raise ValueError(f"The model is adapted already, by {kind}; merge or unload it first.")
-    variant = chosen(method, words(targets, exclude, layers), settings)
-    put_into(model, variant, listed(also_train))
+    variant = choose_method(method, combine_targets(targets, exclude, layers), settings)
+    put_into(model, variant, to_list(also_train))
     return variant
 
 
@@ -63,51 +63,51 @@ def put_into(model: nn.Module, variant: Variant, also_train: list[str]) -> None:
     setattr(model, NOTE, replace(note, beside=tuple(also_train)))
 
 
-def listed(names: str | Iterable[str]) -> list[str]:
+def to_list(names: str | Iterable[str]) -> list[str]:
     """One name or several as a list."""
     return [names] if isinstance(names, str) else list(names)
 
 
-def words(
+def combine_targets(
     targets: str | Iterable[str] | None, exclude: str | Iterable[str], layers: Iterable[int] | None
 ) -> tuple[list[str] | None, list[str]]:
     """The targets, where any are given, and the words that narrow them."""
-    narrowing = [f"{NOT}{name}" for name in listed(exclude)]
+    narrowing = [f"{NOT}{name}" for name in to_list(exclude)]
     if layers is not None:
         narrowing.append(BLOCKS + ",".join(str(number) for number in layers))
-    return None if targets is None else listed(targets), narrowing
+    return None if targets is None else to_list(targets), narrowing
 
 
-def chosen(
+def choose_method(
     method: str | Variant, targets: tuple[list[str] | None, list[str]], settings: dict[str, Any]
 ) -> Variant:
     """The method with its targets and settings."""
     wanted, narrowing = targets
     if isinstance(method, str):
         given = {} if wanted is None else {"targets": wanted}
-        variant = by_name(method, **given, **settings)
+        variant = make_method(method, **given, **settings)
     else:
         for key in settings:
-            check_known(f"{type(method).__name__} has no setting", key, names_of(method))
+            check_known(f"{type(method).__name__} has no setting", key, list_settings(method))
         variant = replace(method, **settings) if settings else method
         if wanted is not None:
-            variant = with_targets(variant, wanted)
-    return with_targets(variant, [*targets_of(variant), *narrowing]) if narrowing else variant
+            variant = replace_targets(variant, wanted)
+    return replace_targets(variant, [*get_targets(variant), *narrowing]) if narrowing else variant
 
 
-def names_of(variant: Variant) -> list[str]:
+def list_settings(variant: Variant) -> list[str]:
     """The names of a method's settings."""
     return [field.name for field in fields(variant)]
 
 
-def targets_of(variant: Variant) -> list[str]:
+def get_targets(variant: Variant) -> list[str]:
     """A method's targets; none for one without any."""
     return list(getattr(variant, "targets", []))
 
 
-def with_targets(variant: Variant, targets: list[str]) -> Variant:
+def replace_targets(variant: Variant, targets: list[str]) -> Variant:
     """The method on other targets; raises ValueError for one that has none."""
-    if "targets" not in names_of(variant):
+    if "targets" not in list_settings(variant):
         raise ValueError(f"{type(variant).__name__} has no targets to choose.")
     return replace(variant, **{"targets": targets})
 
@@ -119,8 +119,8 @@ def train_beside(model: nn.Module, target: str) -> None:
     """
     inside = {id(p) for _, layer in adapter_layers(model) for p in layer.parameters()}
     parameters, modules = dict(model.named_parameters()), dict(model.named_modules())
-    found = [parameters[name] for name in named(parameters, target)]
-    found += [p for name in named(modules, target) for p in modules[name].parameters()]
+    found = [parameters[name] for name in match_names(parameters, target)]
+    found += [p for name in match_names(modules, target) for p in modules[name].parameters()]
     if not found:
         raise ValueError(f"also_train: nothing in this model is named '{target}'.")
     for parameter in found:
@@ -128,12 +128,12 @@ def train_beside(model: nn.Module, target: str) -> None:
             parameter.requires_grad_(True)
 
 
-def adaptation(model: nn.Module) -> tuple[str, nn.Module, Adapted]:
+def find_adaptation(model: nn.Module) -> tuple[str, nn.Module, Adapted]:
     """The part of a model that was adapted, its name in it, and how.
 
     Raises ValueError where there is none, or more than one.
     """
-    found = list(notes(model))
+    found = list(find_notes(model))
     if not found:
         raise ValueError("The model is not adapted: call variants.adapt first.")
     if len(found) > 1:
@@ -148,7 +148,7 @@ def merge(model: nn.Module) -> None:
     Raises ValueError, with nothing replaced, for a model that is not adapted and for a layer that
     has no plain equal.
     """
-    adaptation(model)
+    find_adaptation(model)
     base.merge(model)
 
 
@@ -178,7 +178,7 @@ def unload(model: nn.Module) -> None:
     _, module, note = check_apart(model)
     layers = dict(adapter_layers(model))
     for name, layer in layers.items():
-        if form_of(layer.base) is None:
+        if find_form(layer.base) is None:
             raise ValueError(
                 f"{name} has a {type(layer.base).__name__} in the place of the layer that it had, "
                 "whose weights are gone; load the model anew."
@@ -192,7 +192,7 @@ def unload(model: nn.Module) -> None:
 
 def check_apart(model: nn.Module) -> tuple[str, nn.Module, Adapted]:
     """How a model was adapted; raises ValueError for a method that changes the model's own."""
-    found = adaptation(model)
+    found = find_adaptation(model)
     module, variant = found[1], found[2].variant
     own = any(p.requires_grad for p in module.parameters())
     if own and not any(True for _ in adapter_layers(module)):

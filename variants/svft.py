@@ -12,7 +12,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from variants.base import matrix_of
+from variants.base import get_matrix
 from variants.layerwise import DenseLayer
 from variants.spectral import BasisLayer, OnBasis, signed_svd
 
@@ -62,5 +62,5 @@ class SVFT(OnBasis):
             raise ValueError(f"off_diagonals must not be negative, got {self.off_diagonals}.")
 
     def wrap(self, linear: nn.Module) -> nn.Module:
-        U, _, Vh = signed_svd(matrix_of(linear))
+        U, _, Vh = signed_svd(get_matrix(linear))
         return SVFTLayer(linear, Vh, U, self.off_diagonals)

@@ -18,7 +18,7 @@ import torch.nn as nn
 from torch import Tensor
 from torch.nn.modules.conv import _ConvTransposeNd
 
-from variants.forms import Dense, form_of, has_known_forward
+from variants.forms import Dense, find_form, has_known_forward
 from variants.state import shorten
 
 NOT, BLOCKS = "!", "layers:"
@@ -26,7 +26,7 @@ ALL, ATTENTION = "all-linear", "attention"
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def target_layers(
+def find_target_layers(
     model: nn.Module, targets: Iterable[str], method: str, linear_only: bool
 ) -> dict[str, nn.Module]:
     """The layers that the targets mean, each once under its first name, in the targets' order.
@@ -34,7 +34,7 @@ def target_layers(
     Raises ValueError for a target that means nothing, and for a layer that the method cannot take.
     """
     targets = list(targets)
-    layers = named_layers(model)
+    layers = list_layers(model)
     wanted = [target for target in targets if not target.startswith((NOT, BLOCKS))]
     if not wanted:
         raise ValueError("targets must name at least one linear layer, got none.")
@@ -42,10 +42,10 @@ def target_layers(
         name
         for target in targets
         if target.startswith(NOT)
-        for name in matches(model, layers, target.removeprefix(NOT))
+        for name in match_target(model, layers, target.removeprefix(NOT))
     }
-    inside = blocks_filter(model, [t for t in targets if t.startswith(BLOCKS)])
-    names = [name for target in wanted for name in matches(model, layers, target)]
+    inside = make_block_filter(model, [t for t in targets if t.startswith(BLOCKS)])
+    names = [name for target in wanted for name in match_target(model, layers, target)]
     found = [name for name in names if name not in left_out and inside(name)]
     if not found:
         raise ValueError(f"The targets {', '.join(targets)} leave no layer of this model.")
@@ -57,34 +57,34 @@ def target_layers(
     return chosen
 
 
-def named_layers(model: nn.Module) -> dict[str, nn.Module]:
+def list_layers(model: nn.Module) -> dict[str, nn.Module]:
     """Every layer that has a form, by all of its names: one with two parents has two."""
     return {
         name: module
         for name, module in model.named_modules(remove_duplicate=False)
-        if name and form_of(module) is not None
+        if name and find_form(module) is not None
     }
 
 
-def matches(model: nn.Module, layers: dict[str, nn.Module], target: str) -> list[str]:
+def match_target(model: nn.Module, layers: dict[str, nn.Module], target: str) -> list[str]:
     """The names that a target means; raises ValueError where there are none."""
     linears = [name for name, layer in layers.items() if is_linear(layer)]
     if target == ALL:
-        outside = outputs(model)
+        outside = find_outputs(model)
         found = [name for name in linears if id(layers[name]) not in outside]
     elif target == ATTENTION:
-        inside = attention_names(model)
+        inside = find_attention(model)
         found = [name for name in linears if any(name.startswith(f"{n}.") for n in inside)]
     else:
-        found = named(layers, target)
+        found = match_names(layers, target)
     if target in (ALL, ATTENTION):
-        return found_by_word(target, {name: layers[name] for name in found})
+        return select_by_word(target, {name: layers[name] for name in found})
     if not found:
-        raise ValueError(unknown_target(model, target, linears))
+        raise ValueError(describe_unknown_target(model, target, linears))
     return found
 
 
-def found_by_word(word: str, layers: dict[str, nn.Module]) -> list[str]:
+def select_by_word(word: str, layers: dict[str, nn.Module]) -> list[str]:
     """The names of those that are linear layers and nothing else; of others it is warned.
 
     Raises ValueError where no layer is left.
@@ -112,18 +112,18 @@ def is_floating(layer: nn.Module) -> bool:
     return cast(Tensor, layer.weight).dtype in FLOATING
 
 
-def named(names: Iterable[str], target: str) -> list[str]:
+def match_names(names: Iterable[str], target: str) -> list[str]:
     """The names that end in a target, or else those that it matches as a regular expression."""
     names = list(names)
     found = [name for name in names if name and f".{name}".endswith(f".{target}")]
     if not found and is_expression(target):
-        found = [name for name in names if name and compiled(target).fullmatch(name)]
+        found = [name for name in names if name and compile_expression(target).fullmatch(name)]
     return found
 
 
 def is_linear(layer: nn.Module) -> bool:
     """Whether a layer is a linear one, of torch's or of GPT-2's kind."""
-    form = form_of(layer)
+    form = find_form(layer)
     return form is not None and form.dense
 
 
@@ -132,7 +132,7 @@ def is_expression(target: str) -> bool:
     return re.search(r"[^\w.\-]", target) is not None
 
 
-def compiled(target: str) -> re.Pattern[str]:
+def compile_expression(target: str) -> re.Pattern[str]:
     """A target as a regular expression; raises ValueError for what is none."""
     try:
         return re.compile(target)
@@ -140,7 +140,7 @@ def compiled(target: str) -> re.Pattern[str]:
         raise ValueError(f"The target '{target}' is no regular expression: {error}.") from None
 
 
-def outputs(model: nn.Module) -> set[int]:
+def find_outputs(model: nn.Module) -> set[int]:
     """The ids of the modules in heads and outputs, as far as models say what those are.
 
     Transformers' models name the part that is pretrained, and the layer that predicts tokens.
@@ -157,7 +157,7 @@ def outputs(model: nn.Module) -> set[int]:
     return found
 
 
-def attention_names(model: nn.Module) -> list[str]:
+def find_attention(model: nn.Module) -> list[str]:
     """The names of modules that are attention, by their own name or their class's."""
     words = ("attention", "attn")
     return [
@@ -169,33 +169,33 @@ def attention_names(model: nn.Module) -> list[str]:
             for word in words
             for text in (name.rpartition(".")[2], type(module).__name__)
         )
-        and form_of(module) is None
+        and find_form(module) is None
     ]
 
 
-def blocks_filter(model: nn.Module, ranges: list[str]):
+def make_block_filter(model: nn.Module, ranges: list[str]):
     """Whether a name lies in one of the numbered blocks; everything does without any ranges."""
     if not ranges:
         return lambda name: True
     counts: dict[str, int] = {}
     for name, _ in model.named_modules(remove_duplicate=False):
-        stack, number = block_of(name)
+        stack, number = split_block(name)
         if number is not None:
             counts[stack] = max(counts.get(stack, 0), number + 1)
-    wanted = [number for text in ranges for number in numbers(text)]
+    wanted = [number for text in ranges for number in parse_numbers(text)]
     for number in wanted:
         if not any(-count <= number < count for count in counts.values()):
             stacks = ", ".join(f"{stack or 'the model'} has {n}" for stack, n in counts.items())
             raise ValueError(f"There is no block {number}: {stacks or 'no module has a number'}.")
 
     def inside(name: str) -> bool:
-        stack, number = block_of(name)
+        stack, number = split_block(name)
         return number is not None and (number in wanted or number - counts[stack] in wanted)
 
     return inside
 
 
-def block_of(name: str) -> tuple[str, int | None]:
+def split_block(name: str) -> tuple[str, int | None]:
     """The stack of blocks that a name lies in, and the number of its block; None for no block."""
     parts = name.split(".")
     for i, part in enumerate(parts):
@@ -204,7 +204,7 @@ def block_of(name: str) -> tuple[str, int | None]:
     return "", None
 
 
-def numbers(text: str) -> Iterator[int]:
+def parse_numbers(text: str) -> Iterator[int]:
     """The numbers of `layers:0,2-4,-1`; raises ValueError for another text."""
     for part in text.removeprefix(BLOCKS).split(","):
         found = re.fullmatch(r"\s*(-?\d+)(?:-(\d+))?\s*", part)
@@ -214,9 +214,9 @@ def numbers(text: str) -> Iterator[int]:
         yield from range(int(first), int(last or first) + 1)
 
 
-def unknown_target(model: nn.Module, target: str, linears: Iterable[str]) -> str:
+def describe_unknown_target(model: nn.Module, target: str, linears: Iterable[str]) -> str:
     """The sentence that says what a target is instead of a layer, and which layers there are."""
-    other = other_thing(model, target)
+    other = describe_other(model, target)
     if other:
         return f"'{target}' names {other}, and no method here adapts that."
     known = list(dict.fromkeys(name.rpartition(".")[2] for name in linears))
@@ -226,7 +226,7 @@ def unknown_target(model: nn.Module, target: str, linears: Iterable[str]) -> str
     return f"No linear layer is named '{target}'.{hint} This model has: {listed}."
 
 
-def other_thing(model: nn.Module, target: str) -> str | None:
+def describe_other(model: nn.Module, target: str) -> str | None:
     """A module without a form, or a parameter, that the target is the name of."""
     for name, parameter in model.named_parameters():
         if f".{name}".endswith(f".{target}"):
@@ -239,7 +239,7 @@ def other_thing(model: nn.Module, target: str) -> str | None:
 
 def check_layer(name: str, layer: nn.Module, method: str, linear_only: bool) -> None:
     """Raise ValueError for a layer that the method, or any method, cannot take."""
-    kind, form = type(layer).__name__, form_of(layer)
+    kind, form = type(layer).__name__, find_form(layer)
     assert form is not None
     if linear_only and not isinstance(layer, nn.Linear):
         raise ValueError(
@@ -265,7 +265,7 @@ def warn_of_tensors(model: nn.Module, targets: list[str]) -> None:
     bare = {
         f"{name}.{key}".removeprefix("."): parameter
         for name, module in model.named_modules()
-        if form_of(module) is None and not isinstance(module, _ConvTransposeNd)
+        if find_form(module) is None and not isinstance(module, _ConvTransposeNd)
         for key, parameter in module.named_parameters(recurse=False)
         if holds_matrices(module, parameter)
     }

@@ -19,7 +19,7 @@ from variants.base import (
     Variant,
     at_least_float32,
     check_adapter,
-    matrix_of,
+    get_matrix,
     replace_module,
     set_apart,
     target_linears,
@@ -94,7 +94,7 @@ class VBLoRA(Layerwise):
     def adapt(self, model: nn.Module) -> None:
         model.requires_grad_(False)
         linears = target_linears(model, self.targets)
-        common = gcd(*(side for linear in linears.values() for side in matrix_of(linear).shape))
+        common = gcd(*(side for linear in linears.values() for side in get_matrix(linear).shape))
         b = max(n for n in range(1, min(common, self.length) + 1) if common % n == 0)
         like = at_least_float32(next(iter(linears.values())).weight)
         # A parameter that all layers hold; moving a module keeps it one tensor.

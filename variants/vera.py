@@ -17,12 +17,12 @@ from variants.base import (
     Foreign,
     Variant,
     adapter_layers,
-    additive,
     at_least_float32,
     check_adapter,
     copy_exactly,
-    exportable_layers,
-    matrix_of,
+    find_exportable_layers,
+    get_matrix,
+    mark_additive,
     replace_module,
     target_linears,
 )
@@ -61,7 +61,7 @@ class VeRALayer(AdapterLayer):
         A, B = self.projections()
         return A, B * torch.outer(self.b, self.d), 1.0
 
-    @additive
+    @mark_additive
     def update(self, x: Tensor, y: Tensor) -> Tensor:
         A, B = (projection.to(x.dtype) for projection in self.projections())
         inner = self.d.to(x.dtype) * F.linear(self.dropout(x), A)
@@ -89,7 +89,7 @@ class VeRA(Variant):
     def adapt(self, model: nn.Module) -> None:
         model.requires_grad_(False)
         linears = target_linears(model, self.targets)
-        sizes = [matrix_of(linear).shape for linear in linears.values()]
+        sizes = [get_matrix(linear).shape for linear in linears.values()]
         widest_out, widest_in = (max(sides) for sides in zip(*sizes, strict=True))
         A, B = draw_projections(self.rank, widest_in, widest_out, self.projection_seed)
         like = at_least_float32(next(iter(linears.values())).weight)
@@ -101,15 +101,17 @@ class VeRA(Variant):
 
     def learned_state(self, model: nn.Module) -> dict[str, Tensor]:
         """All but the shared A and B, and instead of them their seed and their hash."""
-        return with_seed(self.without_pair(model), self.projection_seed, pair_of(model))
+        return with_seed(self.collect_without_pair(model), self.projection_seed, pair_of(model))
 
     def load_state(self, model: nn.Module, state: Mapping[str, Tensor]) -> None:
         seed, pair = self.projection_seed, pair_of(model)
         others = without_seed(state, "projection_seed", seed, pair)
-        copy_exactly(self.without_pair(model), others)
+        copy_exactly(self.collect_without_pair(model), others)
 
     def to_peft(self, model: nn.Module) -> Foreign:
-        found = {n: layer for n, layer in exportable_layers(model) if isinstance(layer, VeRALayer)}
+        found = {
+            n: layer for n, layer in find_exportable_layers(model) if isinstance(layer, VeRALayer)
+        }
         pair = next(iter(found.values()))
         return Foreign(
             library="peft",
@@ -151,8 +153,8 @@ class VeRA(Variant):
         stored = hash_of((form.shared["vera_A"], form.shared["vera_B"]))
         return variant, state(form, VECTORS) | {SEED: torch.tensor(seed), SHA256: stored}
 
-    def without_pair(self, model: nn.Module) -> dict[str, Tensor]:
-        """What any method learns, less the shared A and B: every d and b, and what else trains."""
+    def collect_without_pair(self, model: nn.Module) -> dict[str, Tensor]:
+        """Return every d and b and whatever else trains: all but the shared A and B."""
         return without(super().learned_state(model), model, pair_of(model))
 
 

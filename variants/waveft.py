@@ -14,7 +14,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from variants.base import Foreign, Variant, at_least_float32, check_scale, matrix_of
+from variants.base import Foreign, Variant, at_least_float32, check_scale, get_matrix
 from variants.foreign import state
 from variants.layerwise import (
     DenseLayer,
@@ -74,7 +74,7 @@ class WaveFT(Layerwise):
         check_scale(self.alpha)
 
     def wrap(self, linear: nn.Module) -> nn.Module:
-        positions = draw_positions(self.n, matrix_of(linear).numel(), self.position_seed)
+        positions = draw_positions(self.n, get_matrix(linear).numel(), self.position_seed)
         return WaveFTLayer(linear, positions, self.alpha)
 
     def load_state(self, model: nn.Module, state: Mapping[str, Tensor]) -> None:

@@ -9,6 +9,7 @@ import pandas as pd
 from analysis.report import words
 from analysis.report.comparisons import Comparison
 from analysis.report.material import Frame
+from analysis.report.sections import MOST
 from analysis.report.tables import NONE
 from experiments.stored.shown import in_one_line, without_formulas
 
@@ -22,6 +23,8 @@ Show = Callable[[str, str], str]  # a value and its letters
 def write(found: list[Comparison], folder: Path, level: str) -> list[Path]:
     """Write scores.csv, with all digits, and scores.md and scores.tex, as they are read.
 
+    Where there are more pairs than a page shows, pairs.csv has all.
+
     `level` is what the intervals cover, as "95 %".
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -34,7 +37,21 @@ def write(found: list[Comparison], folder: Path, level: str) -> list[Path]:
     paths = [folder / f"scores.{ending}" for ending in texts]
     for path, text in zip(paths, texts.values(), strict=True):
         path.write_text(text, encoding="utf-8")
+    pairs = all_pairs(found)
+    if len(pairs) > MOST:
+        paths.append(folder / "pairs.csv")
+        without_formulas(pairs).to_csv(paths[-1], index=False)
     return paths
+
+
+def all_pairs(found: list[Comparison]) -> Frame:
+    """Every pair of methods that was compared, by its group."""
+    parts = [
+        one.verdicts.pairs.assign(group=one.group) for one in found if one.verdicts is not None
+    ]
+    return (
+        pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["group", "a", "b"])
+    )
 
 
 def long(found: list[Comparison]) -> Frame:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from os.path import commonpath
 from pathlib import Path
@@ -20,6 +20,8 @@ BESIDE = ("seed", "paper", "protocol.stage", "data.dir", "model.path", "tracker"
           "train.log_every", "train.checkpoint_every", "train.eval_batch_size",
           "train.snapshots", "train.explode")  # fmt: skip
 TUNING_SEED = 1000  # a study's first seed of a trial, where no list says which runs are trials
+PLACE = ["task", "model", "protocol"]
+OF_DATA = ("data.", "model.", "task.")  # settings that tell one task's data apart
 SEPARATOR = " · "  # in the name of a group: task, model, protocol and, where needed, data
 TEST, SELECT, START, STALE = "test", "select", "start", "stale"
 Record = dict[str, Any]
@@ -64,14 +66,14 @@ def gather(*folders: str | Path) -> Material:
     found = [run for runs, _ in parts for run in runs]
     left_out = [reason for _, reasons in parts for reason in reasons]
     studies, damaged = summaries(folders)
-    found, unscored = with_predictions(found, studies)
+    found, stages, unscored = with_predictions(found, stages_of(found, studies))
     left_out += damaged + unscored
     for reason in left_out:
         print(f"left out: {visible(reason)}", file=sys.stderr)
     if not found:
         raise ValueError(left_out[-1])
     runs = pd.DataFrame([row(result) for result in found])
-    runs["stage"] = [stage(result, studies) for result in found]
+    runs["stage"] = stages
     runs["choice"] = choices(runs, studies)
     runs["base"] = [name(result) for result in found]
     runs["data"] = [data(result) for result in found]
@@ -104,28 +106,39 @@ def summaries(folders: Iterable[str | Path]) -> tuple[list[Record], list[str]]:
     return found, left_out
 
 
-def with_predictions(runs: list[Record], studies: list[Record]) -> tuple[list[Record], list[str]]:
-    """The runs without those that would be compared and whose predictions cannot be read."""
-    found: list[Record] = []
+def with_predictions(
+    runs: list[Record], stages: list[str]
+) -> tuple[list[Record], list[str], list[str]]:
+    """The runs, and their stages, without those that would be compared and whose predictions cannot
+    be read; and why not."""
     left_out: list[str] = []
-    for run in runs:
+    kept: list[tuple[Record, str]] = []
+    for run, own in zip(runs, stages, strict=True):
         try:
-            if run["status"] == "complete" and stage(run, studies) == TEST:
+            if run["status"] == "complete" and own == TEST:
                 result.check_predictions(run)
         except ValueError as error:
             left_out.append(str(error))
             continue
-        found.append(run)
-    return found, left_out
+        kept.append((run, own))
+    return [run for run, _ in kept], [own for _, own in kept], left_out
 
 
-def stage(result: Record, studies: list[Record]) -> str:
+def stages_of(runs: Iterable[Record], studies: list[Record]) -> list[str]:
+    """What each run was for."""
+    by_name: dict[str, list[Record]] = {}
+    for study in studies:
+        by_name.setdefault(study["study"], []).append(study)
+    listed = {name: listing(own) for name, own in by_name.items()}
+    return [stage(run, listed) for run in runs]
+
+
+def stage(result: Record, listed: Mapping[str, dict[tuple[str, ...], str]]) -> str:
     """What a run was for: as its study lists it, else as it says itself."""
     own = result["config"]["protocol"].get("stage")
     group = (result["config"].get("tracker") or {}).get("group")
-    listed = listing([study for study in studies if study["study"] == group])
-    if listed:
-        return listed.get(place(result["folder"]), STALE)
+    if known := listed.get(group or ""):
+        return known.get(place(result["folder"]), STALE)
     if own is None and group is not None and result["seed"] >= TUNING_SEED:
         return SELECT
     return own or TEST
@@ -177,51 +190,61 @@ def data(result: Record) -> str:
 
 
 def flat(config: Record, prefix: str = "") -> dict[str, str]:
-    """Settings by dotted name as text, without those that only say where and which repetition."""
+    """Settings by dotted name as text, without those that only say where and which repetition.
+
+    Equal texts of many runs are one in memory.
+    """
     found: dict[str, str] = {}
     for key, value in config.items():
-        path = f"{prefix}{key}"
+        path = sys.intern(f"{prefix}{key}")
         if path in BESIDE:
             continue
         if isinstance(value, dict):
             found |= flat(value, f"{path}.")
         else:
-            found[path] = value if isinstance(value, str) else json.dumps(value)
+            found[path] = sys.intern(value if isinstance(value, str) else json.dumps(value))
     return found
 
 
 def groups(runs: Frame, settings: list[dict[str, str]]) -> list[str]:
     """What is compared: task, model and protocol, and where these have several data, which."""
-    keys = ["task", "model", "protocol", "stage"]
-    several = runs.groupby(keys)["data"].transform("nunique") > 1
-    found = []
-    for number, run in enumerate(runs.to_dict("records")):
-        names = [run["task"], run["model"], run["protocol"]]
-        if several.iloc[number]:
-            same = (runs[keys] == runs.loc[number, keys]).all(axis=1).to_numpy().nonzero()[0]
-            others = [settings[i] for i in same]
-            kinds = ("data.", "model.", "task.")
-            own = {k: v for k, v in settings[number].items() if k.startswith(kinds)}
-            names.append(differing(own, others) or f"data {run['data']}")
-        found.append(SEPARATOR.join(names))
+    found = [SEPARATOR.join(names) for names in runs[PLACE].itertuples(index=False)]
+    for _, rows in runs.groupby([*PLACE, "stage"]):
+        if rows["data"].nunique() > 1:
+            places = rows.index.tolist()
+            kinds = [
+                {k: v for k, v in settings[i].items() if k.startswith(OF_DATA)} for i in places
+            ]
+            for i, said, own in zip(places, differing(kinds), rows["data"], strict=True):
+                found[i] += SEPARATOR + (said or f"data {own}")
     return found
 
 
 def told_apart(runs: Frame, settings: list[dict[str, str]]) -> list[str]:
     """The settings by which a run differs from others of its name in its group and stage."""
     found = [""] * len(runs)
-    for _, group in runs.reset_index().groupby(["group", "base", "stage"]):
-        first = group.loc[group["choice"] == 0, "index"]
-        others = [settings[i] for i in first]
-        for i in first:
-            found[i] = differing(settings[i], others)
+    for _, group in runs.groupby(["group", "base", "stage"]):
+        first = group.index[group["choice"] == 0].tolist()
+        for i, said in zip(first, differing([settings[i] for i in first]), strict=True):
+            found[i] = said
     return found
 
 
-def differing(own: dict[str, str], others: list[dict[str, str]]) -> str:
-    """The settings of which others have another value, by their last names."""
-    keys = [k for k, value in own.items() if any(other.get(k) != value for other in others)]
-    return ", ".join(f"{key.rpartition('.')[2]}={own[key]}" for key in keys)
+def differing(settings: Sequence[dict[str, str]]) -> list[str]:
+    """For each of several runs the settings of which not all have its value, by their last names.
+
+    A setting that some of them do not have differs too.
+    """
+    values: dict[str, set[str | None]] = {}
+    for own in settings:
+        for key, value in own.items():
+            values.setdefault(key, set()).add(value)
+    lacking = {key for own in settings for key in values.keys() - own.keys()}
+    keys = {key for key, found in values.items() if len(found) > 1} | lacking
+    return [
+        ", ".join(f"{k.rpartition('.')[2]}={value}" for k, value in own.items() if k in keys)
+        for own in settings
+    ]
 
 
 def latest(runs: Frame) -> Frame:

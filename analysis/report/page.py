@@ -1,8 +1,8 @@
 """The page itself: everything it shows, put into one self-contained HTML file."""
 
-import math
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import cached_property
 from io import StringIO
 from pathlib import Path
@@ -23,6 +23,7 @@ from analysis.report.comparisons import Comparison, comparisons, hopeless
 from analysis.report.material import STALE, Frame, Material
 from analysis.report.overall import Overall, overall
 from analysis.report.tuning import curves
+from analysis.statistics import Verdicts
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
 # What only a file of its own needs, and names addresses in.
@@ -38,6 +39,10 @@ SHAPES = (
     "M-5 -3L-3 -5L0 -2L3 -5L5 -3L2 0L5 3L3 5L0 2L-3 5L-5 3L-2 0Z",
     "M0 -7L1.8 -2.2L6.7 -2.2L2.7 0.9L4.1 5.7L0 2.8L-4.1 5.7L-2.7 0.9L-6.7 -2.2L-1.8 -2.2Z",
 )  # fmt: skip
+LETTERS = 12  # of one method: more tell nobody anything
+SENTENCES = 12  # of one verdict
+READ = 400  # characters of one sentence
+CROWD = 24  # methods; of more, only the figures that have a line of their own for each are drawn
 NAMED = 10  # files that cannot be read; of more only their number is said
 Context = dict[str, Any]
 
@@ -51,12 +56,12 @@ class Report:
     @cached_property
     def found(self) -> list[Comparison]:
         """Every comparison."""
-        return comparisons(self.material, self.rule)
+        return [legible(one) for one in comparisons(self.material, self.rule)]
 
     @cached_property
     def overall(self) -> list[Overall]:
         """The comparisons over several tasks."""
-        return overall(self.found, self.rule)
+        return [legible(one) for one in overall(self.found, self.rule)]
 
     @cached_property
     def costs(self) -> list[tuple[Comparison, Frame]]:
@@ -99,7 +104,7 @@ class Report:
             loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
             trim_blocks=True, lstrip_blocks=True,
         )  # fmt: skip
-        templates.globals |= {"shapes": SHAPES, "infinite": math.inf}
+        templates.globals |= {"shapes": SHAPES}
         return templates.get_template("page.html").render(**context(self))
 
 
@@ -189,9 +194,9 @@ def card(one: Comparison) -> Context:
     return {
         "title": one.group,
         "ground": words.ground(one),
-        "headline": first,
-        "sentences": more if found is None else [*more, *words.sentences(found, one.metric)],
-        "left_out": [*words.unlearned(one), *one.left_out],
+        "headline": shortened(first),
+        "sentences": more if found is None else [*more, *sentences(found, one.metric)],
+        "left_out": [*map(shortened, words.unlearned(one)), *one.left_out],
         "bars": bars(one.methods, one.metric),
         "family": "" if found is None else found.family,
         "whole": False,
@@ -205,13 +210,46 @@ def card_of_all(whole: Overall) -> Context:
     return {
         "title": title_of_all(whole),
         "ground": words.ground_of_all(whole),
-        "headline": first,
-        "sentences": [*more, *words.sentences(found, ""), *words.tasks_left_out(whole)],
+        "headline": shortened(first),
+        "sentences": [*more, *sentences(found, ""), *map(shortened, words.tasks_left_out(whole))],
         "left_out": whole.left_out,
         "bars": bars(whole.methods, ""),
         "family": found.family,
         "whole": True,
     }
+
+
+def legible(one: Any) -> Any:
+    """A comparison without its letters if no one could read them: of many methods that overlap."""
+    if not crowded(one.methods):
+        return one
+    return replace(one, methods=one.methods.assign(letters=""))
+
+
+def crowded(methods: Frame) -> bool:
+    """Whether some method has more letters than anybody reads."""
+    return "letters" in methods and max(map(len, methods["letters"]), default=0) > LETTERS
+
+
+def sentences(found: Verdicts, metric: str) -> list[str]:
+    """What a verdict says, in sentences of a number and a length that are read."""
+    if crowded(found.methods):
+        return [
+            "The groups overlap in too many ways for letters; the table of pairs says who differs."
+        ]
+    said = words.sentences(found, metric)
+    shown = list(map(shortened, said[:SENTENCES]))
+    if more := len(said) - len(shown):
+        shown.append(f"{more:,} more sentences are left out; the table of pairs says who differs.")
+    return shown
+
+
+def shortened(sentence: str) -> str:
+    """A sentence whose long list of names is cut, with how many of them are left."""
+    if len(sentence) <= READ:
+        return sentence
+    kept = sentence[:READ].rpartition(", ")[0] or sentence[:READ]
+    return f"{kept} and {sentence[len(kept) :].count(', ') + 1} more."
 
 
 def title_of_all(whole: Overall) -> str:
@@ -246,12 +284,14 @@ def drawn(report: Report) -> Iterable[tuple[str, Markup]]:
             table = one.methods.assign(order=one.methods["method"].map(order))
             yield f"{one.group}: {one.metric}", svg(figures.scores(table))
     for one, table in report.one_by_one:
-        if len(table) > 1:
+        if 1 < len(table) <= CROWD:
             known = table.assign(order=table["variant"].map(order))
             known["front"] = cost.front(table, "trained")
             title = f"{one.group}: {one.metric} and {cost.COSTS['trained']}"
             yield title, svg(figures.pareto(known, "trained"))
     for whole in report.overall:
+        if len(whole.methods) > CROWD:
+            continue
         table = whole.profile.assign(order=whole.profile["method"].map(order))
         yield f"{title_of_all(whole)}: runs above a score", svg(figures.profiles(table))
 

@@ -16,6 +16,7 @@ from analysis.report.tables import NONE, Cell, Column, Table, numeric, table, te
 from analysis.report.tuning import Curve, rows
 from analysis.statistics import Outcome
 
+MOST = 1500  # pairs that a page shows
 TASK = Column(title="task", pick=True)
 MODEL = Column(title="model", pick=True, shared=True)
 PROTOCOL = Column(title="protocol", pick=True, shared=True)
@@ -138,7 +139,7 @@ def chances(found: list[Overall]) -> Table:
         number("chance to win", "of any run against any of the other on the same task, ties half"),
         number("interval", "over seeds"), Column(title="tasks", shared=True),
     ]  # fmt: skip
-    return table("chances", columns, (row for one in found for row in chance_rows(one)))
+    return table("chances", columns, (row for one in found for row in chance_rows(one)), MOST)
 
 
 def chance_rows(one: Overall) -> Iterator[list[Cell]]:
@@ -173,7 +174,10 @@ def pairs(found: list[Comparison]) -> Table:
         number("d", "the difference in standard deviations over seeds, Hedges' correction"),
         Column(title="verdict", pick=True),
     ]  # fmt: skip
-    return table("pairs", columns, (row for one in found for row in pair_rows(one)))
+    rows = [row for one in found for row in pair_rows(one)]
+    if len(rows) > MOST:  # then those that differ come first
+        rows.sort(key=lambda row: not row[-1].strong)
+    return table("pairs", columns, rows, MOST)
 
 
 def pair_rows(one: Comparison) -> Iterator[list[Cell]]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
+from markupsafe import Markup
 
 NONE = "\u2013"  # where there is nothing to show
 
@@ -40,16 +41,29 @@ class Column:
 class Table:
     """A table that is sorted and filtered in the browser; `name` is unique on the page.
 
-    `told` is what all of its rows share.
+    `told` is what all of its rows share, `left` which of them are shown if not all are.
     """
 
     name: str
     columns: Sequence[Column]
     rows: Sequence[Sequence[Cell]]
     told: str = ""
+    left: str = ""
 
     def __post_init__(self) -> None:
         assert all(len(row) == len(self.columns) for row in self.rows), self.name
+
+    def attributes(self, place: int, cell: Cell) -> Markup:
+        """Those of a cell's element: what it looks like, and its key where the text is another."""
+        column = self.columns[place]
+        looks = {
+            "number": column.numbers, "strong": cell.strong, "code": column.code,
+            "wrap": column.wrap,
+        }  # fmt: skip
+        classes = " ".join(name for name, on in looks.items() if on)
+        found = Markup(' class="{}"').format(classes) if classes else Markup()
+        key = "" if cell.key == math.inf else short(cell.key)
+        return found if key == cell.text else found + Markup(' data-key="{}"').format(key)
 
     def values(self, place: int) -> list[str]:
         """What a picker offers."""
@@ -67,6 +81,11 @@ class Table:
         return pd.DataFrame(rows, columns=[column.title for column in self.columns])
 
 
+def short(key: float | str) -> str:
+    """A key as it is written: of a number as many digits as tell it from its neighbours."""
+    return key if isinstance(key, str) else f"{key:.9g}"
+
+
 def text(value: Any, strong: bool = False) -> Cell:
     """A cell that shows a text and is sorted by it; nothing comes last."""
     if value is None:
@@ -81,9 +100,13 @@ def numeric(value: float | None, show: Callable[[float], str] = str, strong: boo
     return Cell(text=show(value), key=float(value), strong=strong)
 
 
-def table(name: str, columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> Table:
-    """A table, with what all of its rows share told once."""
+def table(
+    name: str, columns: Sequence[Column], rows: Iterable[Sequence[Cell]], most: int | None = None
+) -> Table:
+    """A table, with what all of its rows share told once; of more than `most` rows the first."""
     body = [list(row) for row in rows]
+    left = "" if most is None or len(body) <= most else f"the first {most:,} of {len(body):,}"
+    body = body[:most]
     texts = [{row[i].text for row in body} for i in range(len(columns))]
     once = [column.shared and len(texts[i]) == 1 for i, column in enumerate(columns)]
     told = [f"{column.title} {texts[i].pop()}" for i, column in enumerate(columns) if once[i]]
@@ -92,4 +115,5 @@ def table(name: str, columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) 
         columns=[column for column, same in zip(columns, once, strict=True) if not same],
         rows=[[cell for cell, same in zip(row, once, strict=True) if not same] for row in body],
         told=", ".join(told),
+        left=left,
     )

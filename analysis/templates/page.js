@@ -15,7 +15,7 @@
     const up = head.getAttribute("aria-sort") !== "ascending";
     for (const other of head.parentNode.children) other.setAttribute("aria-sort", "none");
     head.setAttribute("aria-sort", up ? "ascending" : "descending");
-    const key = (row) => row.children[place].dataset.key;
+    const key = (row) => row.children[place].dataset.key ?? row.children[place].textContent;
     const rows = [...table.tBodies[0].rows];
     rows.sort((a, b) => {
       const order = compare(key(a), key(b));

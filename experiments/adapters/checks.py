@@ -17,7 +17,7 @@ from experiments.stored.typed import check_finite, fit
 
 PATIENCE = 1.0  # seconds for one pattern and one name
 FACTOR = re.compile(r"(?P<layer>.*)\.lora_(?P<side>[AB])(?P<end>\..*)?")
-NUMBERS = ("r", "init_r", "target_r", "lora_alpha", "d_initial")
+SIZES = ("r", "init_r", "target_r", "d_initial")
 
 
 class Config(TypedDict):
@@ -50,8 +50,8 @@ def check_config(config: dict[str, Any], where: Path) -> None:
     try:
         check_finite(config)
         fit(config, Config, "")
-        for key in NUMBERS:
-            if config.get(key, 1) < 0 or (key != "lora_alpha" and config.get(key, 1) == 0):
+        for key in SIZES:
+            if config.get(key, 1) <= 0:
                 raise ValueError(f"{key} must be positive, got {config[key]}.")
         for name, rank in (config.get("rank_pattern") or {}).items():
             if isinstance(rank, int) and rank < 1:
@@ -69,7 +69,7 @@ def check_tensors(tensors: Mapping[str, Tensor], where: Path) -> None:
     for key, tensor in tensors.items():
         if not tensor.is_floating_point():
             raise ValueError(f"{where}: {key} holds {tensor.dtype}, and no real numbers.")
-        if not torch.isfinite(tensor).all():
+        if not torch.isfinite(tensor.float()).all():
             raise ValueError(f"{where}: {key} holds values that are no finite numbers.")
         if match := FACTOR.fullmatch(key):
             sides.setdefault((match["layer"], match["end"] or ""), {})[match["side"]] = tensor

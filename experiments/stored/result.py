@@ -1,6 +1,7 @@
 """result.json: what a finished run says of itself, by version, and what readers rely on."""
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
@@ -12,7 +13,8 @@ from experiments.files import (
     unreadable,
     write_record,
 )
-from experiments.stored.kinds import with_kinds
+from experiments.stored.kinds import KIND, TARGET, with_kinds
+from experiments.stored.places import masked
 from experiments.stored.typed import check_finite, fit
 
 NAME = "result.json"
@@ -209,13 +211,15 @@ def check_score(content: dict[str, Any]) -> None:
         for key in ("latency", "bytes"):
             if key not in content["cost"]:
                 raise ValueError(f"cost.{key} is missing.")
-    protocol = content["config"]["protocol"]
-    if not isinstance(protocol.get("_kind_", protocol.get("_target_")), str):
-        raise ValueError("config.protocol does not say what it is.")
+    key = KIND if content["schema"] == SCHEMA else TARGET
+    if not isinstance(content["config"]["protocol"].get(key), str):
+        raise ValueError(f"config.protocol.{key} is missing, or no text.")
 
 
 def upgraded(content: dict[str, Any]) -> dict[str, Any]:
     """A result in the terms of the latest version: kinds for dotted paths."""
+    if content["schema"] == SCHEMA:
+        return {**ABSENT, **content}
     print_ = content["fingerprint"]
     return {**ABSENT, **content} | {
         "config": with_kinds(content["config"]),
@@ -231,13 +235,14 @@ def write(folder: Path, content: dict[str, Any]) -> None:
 def differing(stored: dict[str, Any], schema: int, now: dict[str, Any]) -> list[str]:
     """In what two fingerprints differ, over the keys that the version of the stored one knew."""
     known = [key for key in now if key in stored or schema == SCHEMA or key in OLD[schema]]
-    return [key for key in known if stored.get(key) != now[key]]
+    return [key for key in known if masked(stored.get(key)) != masked(now[key])]
 
 
-def read_predictions(path: Path, sha256: str | None = None) -> Any:
+def read_predictions(path: Path, sha256: str | None = None, without: Sequence[str] = ()) -> Any:
     """A run's predictions as a data frame, a row for each evaluated example.
 
-    Raises ValueError naming the file if it is absent, damaged, or not the one with this hash.
+    Columns that are not wanted are left out. Raises ValueError naming the file if it is absent,
+    damaged, or not the one with this hash.
     """
     from pyarrow import ArrowException
     from pyarrow.parquet import ParquetFile
@@ -247,7 +252,9 @@ def read_predictions(path: Path, sha256: str | None = None) -> Any:
         if sha256 is not None and hash_file(path) != sha256:
             raise ValueError(MIXED)
         # What pandas notes of a table beside it is of no use here, and one more thing to break.
-        frame = ParquetFile(path).read(use_threads=False).to_pandas(ignore_metadata=True)
+        file = ParquetFile(path)
+        columns = [name for name in file.schema_arrow.names if name not in without]
+        frame = file.read(columns, use_threads=False).to_pandas(ignore_metadata=True)
         for column in ("split", "id"):
             if column not in frame:
                 raise ValueError(f"it has no column '{column}'")

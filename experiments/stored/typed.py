@@ -1,13 +1,18 @@
-"""Plain data of a file against the types that it should have: what does not fit is named by key."""
+"""Plain data of a file against the types that it should have: what does not fit is named by key.
 
+A type becomes a function once, so that thousands of results are checked in no time.
+"""
+
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from difflib import get_close_matches
 from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
+Check = Callable[[Any, str], Any]  # a value and its dotted key; the value as it is to be used
 WORDS = {
     str: "a text", int: "a whole number", float: "a number", bool: "true or false",
     NoneType: "null", list: "a list", dict: "an object",
@@ -22,40 +27,41 @@ def fit(value: Any, kind: Any, key: str) -> Any:
     dictionaries (further keys may be there) and dataclasses (they may not). Raises ValueError
     beginning with the dotted key of what does not fit.
     """
+    return check_of(kind)(value, key)
+
+
+@cache
+def check_of(kind: Any) -> Check:
+    """The function that checks values of a type."""
     if isinstance(kind, type) and is_dataclass(kind):
-        return kind(**fit_fields(value, kind, key))
+        return of_dataclass(kind)
     if is_typeddict(kind):
-        return fit_keys(value, kind, key)
-    origin = get_origin(kind)
+        return of_keys(kind)
+    origin, inside = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
-        return fit_any(value, get_args(kind), key)
+        return of_union(inside)
     if origin is Literal:
-        return fit_literal(value, get_args(kind), key)
-    if origin in (list, tuple):
-        return fit_list(value, get_args(kind), key, origin is tuple)
+        return of_choices(inside)
+    if origin is list:
+        return of_list(check_of(inside[0]))
+    if origin is tuple:
+        return of_places(tuple(map(check_of, inside)))
     if origin is dict:
-        inside = get_args(kind)[1]
-        if not isinstance(value, dict):
-            raise wrong(key, "an object", value)
-        if inside is Any:
-            return value
-        return {name: fit(item, inside, f"{key}.{name}") for name, item in value.items()}
-    return fit_plain(value, kind, key)
+        return of_items(check_of(inside[1]))
+    return {Any: anything, float: number}.get(kind) or of_plain(kind)
 
 
-def fit_plain(value: Any, kind: Any, key: str) -> Any:
-    """A value that has no parts of its own, or parts of any kind."""
-    if kind is Any:
-        return value
-    if kind is float:
-        # JSON has one kind of number; a boolean is none, though Python counts it as one.
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise wrong(key, WORDS[float], value)
-        if not finite(value):
-            raise wrong(key, "a finite number", value)
-        return value
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise wrong(key, WORDS.get(kind, kind.__name__), value)
+def anything(value: Any, key: str) -> Any:
+    """Any value."""
+    return value
+
+
+def number(value: Any, key: str) -> Any:
+    """A finite number. JSON has one kind of them; a boolean is none, though Python takes it so."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise wrong(key, WORDS[float], value)
+    if not finite(value):
+        raise wrong(key, "a finite number", value)
     return value
 
 
@@ -67,88 +73,142 @@ def finite(value: int | float) -> bool:
         return False
 
 
-def fit_any(value: Any, kinds: tuple[Any, ...], key: str) -> Any:
-    """A value of one of several types."""
-    if value is None and NoneType in kinds:
-        return None
+def of_plain(kind: type) -> Check:
+    """Values of a class without parts, or with parts of any kind."""
+
+    def check(value: Any, key: str) -> Any:
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise wrong(key, WORDS.get(kind, kind.__name__), value)
+        return value
+
+    return check
+
+
+def of_union(kinds: tuple[Any, ...]) -> Check:
+    """Values of one of several types."""
     others = [kind for kind in kinds if kind is not NoneType]
-    if len(others) == 1:
-        return fit(value, others[0], key)
-    for kind in others:
-        try:
-            return fit(value, kind, key)
-        except ValueError:
-            continue
-    words = [WORDS.get(get_origin(kind) or kind, str(kind)) for kind in others]
-    raise wrong(key, " or ".join(words), value)
+    checks = [check_of(kind) for kind in others]
+    words = " or ".join(WORDS.get(get_origin(kind) or kind, str(kind)) for kind in others)
+
+    def check(value: Any, key: str) -> Any:
+        if value is None and NoneType in kinds:
+            return None
+        if len(checks) == 1:
+            return checks[0](value, key)
+        for one in checks:
+            try:
+                return one(value, key)
+            except ValueError:
+                continue
+        raise wrong(key, words, value)
+
+    return check
 
 
-def fit_literal(value: Any, choices: tuple[Any, ...], key: str) -> Any:
-    """A value that is one of a few."""
-    if not any(value == choice and type(value) is type(choice) for choice in choices):
-        raise wrong(key, f"one of {', '.join(map(str, choices))}", value)
-    return value
+def of_choices(choices: tuple[Any, ...]) -> Check:
+    """Values that are one of a few."""
+
+    def check(value: Any, key: str) -> Any:
+        if not any(value == choice and type(value) is type(choice) for choice in choices):
+            raise wrong(key, f"one of {', '.join(map(str, choices))}", value)
+        return value
+
+    return check
 
 
-def fit_list(value: Any, kinds: tuple[Any, ...], key: str, fixed: bool) -> list[Any]:
-    """A list of one type, or of one type for each place."""
-    if not isinstance(value, list):
-        raise wrong(key, WORDS[list], value)
-    if fixed and len(value) != len(kinds):
-        raise wrong(key, f"a list of {len(kinds)}", value)
-    inside = kinds if fixed else kinds * len(value)
-    return [
-        fit(item, kind, f"{key}[{place}]")
-        for place, (item, kind) in enumerate(zip(value, inside, strict=True))
-    ]
+def of_list(inside: Check) -> Check:
+    """Lists of one type."""
+
+    def check(value: Any, key: str) -> list[Any]:
+        if not isinstance(value, list):
+            raise wrong(key, WORDS[list], value)
+        return [inside(item, f"{key}[{place}]") for place, item in enumerate(value)]
+
+    return check
 
 
-def fit_keys(value: Any, kind: Any, key: str) -> dict[str, Any]:
-    """An object with the keys of a typed dictionary, and perhaps others, which are left alone."""
-    if not isinstance(value, dict):
-        raise wrong(key, "an object", value)
-    prefix = f"{key}." if key else ""
-    found = dict(value)
-    for name, inside in hints(kind).items():
-        if name in value:
-            found[name] = fit(value[name], inside, f"{prefix}{name}")
-        elif name in kind.__required_keys__:
-            raise ValueError(f"{prefix}{name} is missing.")
-    return found
+def of_places(inside: tuple[Check, ...]) -> Check:
+    """Lists with a type for each place."""
+
+    def check(value: Any, key: str) -> list[Any]:
+        if not isinstance(value, list) or len(value) != len(inside):
+            raise wrong(key, f"a list of {len(inside)}", value)
+        pairs = enumerate(zip(value, inside, strict=True))
+        return [one(item, f"{key}[{place}]") for place, (item, one) in pairs]
+
+    return check
 
 
-def fit_fields(value: Any, kind: Any, key: str) -> dict[str, Any]:
-    """The fields of a dataclass."""
-    if not isinstance(value, Mapping):
-        raise wrong(key, "an object", value)
-    types, prefix = hints(kind), f"{key}." if key else ""
+def of_items(inside: Check) -> Check:
+    """Objects with any keys and values of one type."""
+
+    def check(value: Any, key: str) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise wrong(key, WORDS[dict], value)
+        if inside is anything:
+            return value
+        return {name: inside(item, f"{key}.{name}") for name, item in value.items()}
+
+    return check
+
+
+def of_keys(kind: Any) -> Check:
+    """Objects with the keys of a typed dictionary, and perhaps others, which are left alone."""
+    checks = {name: check_of(inside) for name, inside in get_type_hints(kind).items()}
+    required = kind.__required_keys__
+
+    def check(value: Any, key: str) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise wrong(key, WORDS[dict], value)
+        prefix = f"{key}." if key else ""
+        found = dict(value)
+        for name, inside in checks.items():
+            if name in value:
+                found[name] = inside(value[name], prefix + name)
+            elif name in required:
+                raise ValueError(f"{prefix}{name} is missing.")
+        return found
+
+    return check
+
+
+def of_dataclass(kind: Any) -> Check:
+    """Objects of a dataclass, which get its fields and no other."""
     known = {field.name: field for field in fields(kind)}
+    types = get_type_hints(kind)
+    checks = {name: check_of(types[name]) for name in known}
+    floats = {name for name in known if is_float(types[name])}
+
+    def check(value: Any, key: str) -> Any:
+        if not isinstance(value, Mapping):
+            raise wrong(key, WORDS[dict], value)
+        check_names(value, known, kind.__name__, key)
+        prefix = f"{key}." if key else ""
+        found = {name: checks[name](item, f"{prefix}{name}") for name, item in value.items()}
+        # A whole number becomes the float that a setting takes.
+        whole = {n: float(v) for n, v in found.items() if n in floats and isinstance(v, int)}
+        return kind(**found | whole)
+
+    return check
+
+
+def is_float(kind: Any) -> bool:
+    """Whether numbers of a type are floats."""
+    return kind is float or (float in get_args(kind) and int not in get_args(kind))
+
+
+def check_names(value: Mapping[str, Any], known: Mapping[str, Any], owner: str, key: str) -> None:
+    """Raise ValueError for a field that there is none of, or that is missing."""
     for name in value:
         if name not in known:
             near = get_close_matches(name, known, n=1, cutoff=0.5)
             hint = f" Did you mean '{near[0]}'?" if near else ""
             raise ValueError(
-                f"{key} has no setting '{name}'.{hint} {kind.__name__} has: {', '.join(known)}."
+                f"{key} has no setting '{name}'.{hint} {owner} has: {', '.join(known)}."
             )
     for name, field in known.items():
         if name not in value and field.default is MISSING and field.default_factory is MISSING:
-            raise ValueError(f"{prefix}{name} is missing.")
-    return {
-        name: as_float(fit(item, types[name], f"{prefix}{name}"), types[name])
-        for name, item in value.items()
-    }
-
-
-def as_float(value: Any, kind: Any) -> Any:
-    """A whole number as the float that a setting takes; in other data it stays as it is."""
-    floats = kind is float or (float in get_args(kind) and int not in get_args(kind))
-    return float(value) if floats and isinstance(value, int) else value
-
-
-@cache
-def hints(kind: Any) -> dict[str, Any]:
-    """The types of the parts of a class."""
-    return get_type_hints(kind)
+            raise ValueError(f"{key}.{name} is missing.")
 
 
 def wrong(key: str, expected: str, value: Any) -> ValueError:
@@ -158,13 +218,22 @@ def wrong(key: str, expected: str, value: Any) -> ValueError:
     return ValueError(f"{key} must be {expected}, got {shown}.")
 
 
-def check_finite(value: Any, key: str = "") -> None:
-    """Raise ValueError naming a number, in data of any shape, that is NaN or infinite."""
+def check_finite(content: Mapping[str, Any]) -> None:
+    """Raise ValueError naming a number, anywhere in plain data, that is NaN or infinite."""
+    try:
+        json.dumps(content, allow_nan=False)
+    except ValueError:
+        find_infinite(content, "")
+        raise
+
+
+def find_infinite(value: Any, key: str) -> None:
+    """Raise ValueError naming the first number that is NaN or infinite."""
     if isinstance(value, float) and not math.isfinite(value):
         raise wrong(key, "a finite number", value)
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         for name, item in value.items():
-            check_finite(item, f"{key}.{name}" if key else name)
+            find_infinite(item, f"{key}.{name}" if key else name)
     elif isinstance(value, list):
         for place, item in enumerate(value):
-            check_finite(item, f"{key}[{place}]")
+            find_infinite(item, f"{key}[{place}]")

@@ -7,6 +7,7 @@ import sys
 from rich.console import Console
 from rich.table import Column, Table
 
+from experiments.stored.places import masked_path
 from experiments.stored.shown import fail, plain, visible
 from experiments.study import summary
 from experiments.study.command import again
@@ -97,8 +98,11 @@ def sync(plan: Plan, options: argparse.Namespace) -> int:
 
 
 def publish(plan: Plan, options: argparse.Namespace) -> int:
-    """Copy results and predictions, without texts and weights, to results/STUDY."""
-    print(f"Published in {published(plan)}.")
+    """Copy results and predictions, without texts, weights and absolute paths, to results/STUDY."""
+    place, paths = published(plan)
+    print(f"Published in {place}.")
+    for path in sorted(paths):
+        print(f"  {visible(path)} stands there as {visible(masked_path(path))}")
     return 0
 
 

@@ -6,12 +6,16 @@ Its folders lie as they do in `outputs`, so that a study that was published goes
 once they are copied back: `cp -r results/NAME/. outputs/`.
 """
 
-import shutil
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from experiments.files import CHECKSUM, read_object, write_record
 from experiments.results import write_predictions
+from experiments.stored import result as stored
+from experiments.stored import study, summary
+from experiments.stored.places import masked, paths_in, without_release
 from experiments.study.cells import FAILURE, Cell
 from experiments.study.design import OUTPUTS, STUDIES
 from experiments.study.plan import Plan
@@ -19,27 +23,39 @@ from experiments.study.plan import Plan
 RESULTS = Path("results")
 
 
-def publish(plan: Plan) -> Path:
-    """Copy what is settled; returns the folder it was copied to."""
+def publish(plan: Plan) -> tuple[Path, set[str]]:
+    """Copy what is settled; returns the folder it was copied to, and the paths that were masked."""
     place = RESULTS / plan.name
+    found: set[str] = set()
     for cell in plan.look():
         if plan.outcome(cell).settled:
-            publish_cell(cell, place / cell.folder.relative_to(OUTPUTS))
-    study = STUDIES / plan.name
-    for name in ("study.json", "summary.json"):
-        if (OUTPUTS / study / name).exists():
-            copy(OUTPUTS / study / name, place / study / name)
-    return place
+            found |= publish_cell(cell, place / cell.folder.relative_to(OUTPUTS))
+    own = STUDIES / plan.name
+    for name in (study.NAME, summary.NAME):
+        if (OUTPUTS / own / name).exists():
+            found |= copy(OUTPUTS / own / name, place / own / name)
+    return place, found
 
 
-def publish_cell(cell: Cell, place: Path) -> None:
-    """Copy one run's result, or the reason why there is none, and the predictions to be judged."""
-    for name in ("result.json", FAILURE):
-        if (cell.folder / name).exists():
-            copy(cell.folder / name, place / name)
-    predictions = cell.folder / "predictions.parquet"
-    if predictions.exists():
-        write_predictions(place, without_texts(pd.read_parquet(predictions)))
+def publish_cell(cell: Cell, place: Path) -> set[str]:
+    """Copy one run's result, or the reason why there is none, and the predictions to be judged.
+
+    Returns the absolute paths that stood in them.
+    """
+    failure, path = cell.folder / FAILURE, cell.folder / stored.PREDICTIONS
+    found = copy(failure, place / FAILURE) if failure.exists() else set()
+    if not (cell.folder / stored.NAME).exists():
+        return found
+    content = stored.read(cell.folder / stored.NAME)
+    files = {}
+    if path.exists():
+        frame = stored.read_predictions(path, content["files"].get(stored.PREDICTIONS))
+        files[stored.PREDICTIONS] = write_predictions(place, without_texts(frame))
+    content["provenance"]["system"] = without_release(content["provenance"]["system"])
+    if content["schema"] == stored.SCHEMA:  # earlier ones know of no checksums
+        content["files"] = files
+    write_record(place / stored.NAME, masked(content))
+    return found | paths_in(content)
 
 
 def without_texts(frame: pd.DataFrame) -> pd.DataFrame:
@@ -55,7 +71,9 @@ def is_text(value: object) -> bool:
     return not pd.api.types.is_number(value) and any(isinstance(item, str) for item in list(value))  # pyright: ignore[reportCallIssue, reportArgumentType] (else a list or an array)
 
 
-def copy(source: Path, target: Path) -> None:
-    """Copy one file to a folder that may not be there yet."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, target)
+def copy(source: Path, target: Path) -> set[str]:
+    """Copy a record to a folder that may not be there yet, without the paths, which it returns."""
+    content: dict[str, Any] = read_object(source)
+    content.pop(CHECKSUM, None)
+    write_record(target, masked(content))
+    return paths_in(content)

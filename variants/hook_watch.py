@@ -22,7 +22,7 @@ LOADING = "load_state"  # what is loaded holds what `prepare` had decided
 STEPS = 2  # of an optimiser, until which every hook has had its first call
 
 
-class Watched:
+class WatchedModel:
     """An adapted model until all hooks of its method have been called."""
 
     def __init__(self, variant: "Variant", model: nn.Module, missing: set[str]) -> None:
@@ -53,23 +53,23 @@ class Watched:
         )
 
 
-WATCHED: list[Watched] = []
-ON_OPTIMIZERS: list[Any] = []  # the handle of `count`, once there was something to watch
+WATCHED: list[WatchedModel] = []
+ON_OPTIMIZERS: list[Any] = []  # the handle of `count_step`, once there was something to watch
 
 
-def watch(variant: "Variant", model: nn.Module) -> None:
+def watch_model(variant: "Variant", model: nn.Module) -> None:
     """Expect the hooks that a method has written to be called from here on."""
     WATCHED[:] = [watched for watched in WATCHED if watched.model() is not None]
     contract = type(variant).__mro__[-2]
     written = {n for n in HOOKS if getattr(type(variant), n) is not getattr(contract, n)}
-    missing = written - variant.idle_hooks()
+    missing = written - variant.list_idle_hooks()
     if missing:
-        WATCHED.append(Watched(variant, model, missing))
+        WATCHED.append(WatchedModel(variant, model, missing))
         if not ON_OPTIMIZERS:
-            ON_OPTIMIZERS.append(register_optimizer_step_post_hook(count))
+            ON_OPTIMIZERS.append(register_optimizer_step_post_hook(count_step))
 
 
-def count(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+def count_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
     """After a step of any optimiser: the models it trains have one step more behind them."""
     for watched in list(WATCHED):
         if watched.is_trained_by(optimizer):
@@ -79,7 +79,7 @@ def count(optimizer: torch.optim.Optimizer, *_: Any) -> None:
                 watched.warn()
 
 
-def noted(hook: Callable[..., Any]) -> Callable[..., Any]:
+def note_calls(hook: Callable[..., Any]) -> Callable[..., Any]:
     """A hook that leaves word of its being called."""
     name = "prepare" if hook.__name__ == LOADING else hook.__name__
 

@@ -13,34 +13,34 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from variants.forms import Dense, Embedding, form_of, has_known_forward, is_hooked, is_plain
-from variants.kernels import MERGED, at_least_float32, autocasting, full_precision
+from variants.forms import Dense, Embedding, find_form, has_known_forward, is_hooked, is_plain
+from variants.kernels import MERGED, at_least_float32, disable_autocast, is_autocasting
 from variants.stand_in import StandIn
 
 Update = TypeVar("Update", bound=Callable)
 
 
-def additive(update: Update) -> Update:
+def mark_additive(update: Update) -> Update:
     """Mark an `update` that gives y and a term that depends on x alone."""
     update.is_additive = True  # type: ignore[attr-defined]
     return update
 
 
-def for_plain_linears(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A layer's own forward pass, with `beside` in its place where the base is no plain linear."""
+def guard_forward(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A layer's own forward pass, and `add_to_base` where the base is no plain linear."""
 
     @wraps(forward)
-    def routed(self: "Beside", x: Tensor) -> Tensor:
-        return forward(self, x) if self.is_plain_linear() else self.beside(x)
+    def routed(self: "BaseWrapper", x: Tensor) -> Tensor:
+        return forward(self, x) if self.is_plain_linear() else self.add_to_base(x)
 
     return routed
 
 
-def for_mergeable(merge: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+def guard_merge(merge: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
     """A layer's own `merge`, behind what has to be asked of every base."""
 
     @wraps(merge)
-    def checked(self: "Beside") -> nn.Module:
+    def checked(self: "BaseWrapper") -> nn.Module:
         check_mergeable(self.base)
         self.check_readable()
         return merge(self)
@@ -48,26 +48,26 @@ def for_mergeable(merge: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
     return checked
 
 
-class Beside(StandIn):
-    """What an adapter layer is to its surroundings, whatever its base is."""
+class BaseWrapper(StandIn):
+    """The side of an adapter layer that its surroundings see, for every kind of base."""
 
     def __init__(self, base: nn.Module) -> None:
         super().__init__()
         self.base = base.requires_grad_(False)
-        self.form = form_of(base) or Dense
+        self.form = find_form(base) or Dense
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Call a method's own `forward` and `merge` only where the base is fit for them."""
         super().__init_subclass__(**kwargs)
         if "forward" in vars(cls):
-            cls.forward = for_plain_linears(cls.forward)
+            cls.forward = guard_forward(cls.forward)
         if "merge" in vars(cls):
-            cls.merge = for_mergeable(cls.merge)
+            cls.merge = guard_merge(cls.merge)
 
     @property
     def W0(self) -> Tensor:
         """The base's weight [d_out, d_in]; `variants.forms` has it for other layers."""
-        return self.form.matrix(self.base)
+        return self.form.read_matrix(self.base)
 
     @property
     def b0(self) -> nn.Parameter | None:
@@ -81,10 +81,7 @@ class Beside(StandIn):
 
     @property
     def _tied_weights_keys(self) -> dict[str, str]:
-        """What transformers asks of every module: the tensors that others may share.
-
-        It stores those once.
-        """
+        """The tensors that layers may share: transformers asks for them, to store each once."""
         return {key: key for key in self._parameters}
 
     @property
@@ -95,24 +92,24 @@ class Beside(StandIn):
         """
         # A quantised base may read its bits in a higher precision than it stands for.
         dtype = getattr(self.base, "stored_dtype", self.W0.dtype)
-        return self.form.weight(self.base, self.full_weight().to(dtype))
+        return self.form.shape_weight(self.base, self.compute_full_weight().to(dtype))
 
     @property
     def in_features(self) -> int:
         """d_in of a linear layer."""
-        return self.size(1)
+        return self.get_size(1)
 
     @property
     def out_features(self) -> int:
         """d_out of a linear layer."""
-        return self.size(0)
+        return self.get_size(0)
 
     @property
     def fan_in(self) -> int:
         """How many of the d_in inputs are not zero at a time."""
         return 1 if self.form is Embedding else self.shape[1]
 
-    def size(self, side: int) -> int:
+    def get_size(self, side: int) -> int:
         """Raises AttributeError where a plain layer of the base's kind would."""
         if not self.form.dense:
             raise AttributeError(f"A {self.form.noun} has no such attribute.")
@@ -131,13 +128,13 @@ class Beside(StandIn):
         """The bias [d_out] of the linear layer this equals in eval: the base's, unless it moves."""
         return self.b0
 
-    def full_weight(self) -> Tensor:
+    def compute_full_weight(self) -> Tensor:
         """`merged_weight` as precise as it says, also under autocast.
 
         Raises ValueError where the base's weight is kept elsewhere between two calls.
         """
         self.check_readable()
-        with full_precision(self.W0.device):
+        with disable_autocast(self.W0.device):
             return self.merged_weight()
 
     def factors(self) -> tuple[Tensor, Tensor, float] | None:
@@ -147,13 +144,13 @@ class Beside(StandIn):
         """
         return None
 
-    def change(self) -> Tensor:
+    def compute_change(self) -> Tensor:
         """W - W0 [d_out, d_in], at least float32."""
         factors = self.factors()
         if factors is None:
-            return self.full_weight() - at_least_float32(self.W0)
+            return self.compute_full_weight() - at_least_float32(self.W0)
         A, B, scale = factors
-        with full_precision(A.device):
+        with disable_autocast(A.device):
             return scale * at_least_float32(B) @ at_least_float32(A)
 
     def reset_cache(self) -> None:
@@ -166,22 +163,22 @@ class Beside(StandIn):
         """Whether the base is x W0^T + b for x [..., d_in], and nothing else."""
         return self.form.dense and is_plain(self.base)
 
-    def beside(self, x: Tensor) -> Tensor:
+    def add_to_base(self, x: Tensor) -> Tensor:
         """base(x) + (W - W0) x; in one call of W where that is the same.
 
         Raises ValueError where a linear layer returns something else than [..., d_out].
         """
         form, base = self.form, self.base
         whole = form.merges and not form.dense and not self.dropping()
-        if whole and is_plain(base) and precise(x, base):
-            return form.call(base, x, self.full_weight(), self.merged_bias())
+        if whole and is_plain(base) and is_precise(x, base):
+            return form.call(base, x, self.compute_full_weight(), self.merged_bias())
         y = base(x)
         if form.dense:
             self.check_output(x, y)
             # As marked by the very `update` that is called, not by one that it overrides.
             if getattr(type(self).update, "is_additive", False):
                 return self.update(x, y)
-        return self.with_moved_bias(y + self.added(x, y.dtype))
+        return self.with_moved_bias(y + self.apply_change(x, y.dtype))
 
     def update(self, x: Tensor, y: Tensor) -> Tensor:
         """The output for input x, given y = base(x)."""
@@ -191,13 +188,13 @@ class Beside(StandIn):
         """The plain layer of equal function."""
         raise NotImplementedError
 
-    def added(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    def apply_change(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """(W - W0) x, x behind the layer's dropout; in the dtype of W0 unless told another."""
         dtype = self.W0.dtype if dtype is None else dtype
         if self.form is Embedding:
-            return self.added_to_embedding(x, dtype)
-        x = self.dropped(x).to(dtype)
-        return self.form.call(self.base, x, self.change().to(dtype), None)
+            return self.look_up_change(x, dtype)
+        x = self.drop_inputs(x).to(dtype)
+        return self.form.call(self.base, x, self.compute_change().to(dtype), None)
 
     def with_moved_bias(self, y: Tensor) -> Tensor:
         """An output y with the change of the bias; y itself where the bias stays."""
@@ -205,22 +202,22 @@ class Beside(StandIn):
         if bias is None or bias is b0:
             return y
         moved = bias if b0 is None else bias - b0
-        behind = -1 - self.form.channel(self.base)  # dimensions after that of the d_out numbers
+        behind = -1 - self.form.find_channel(self.base)  # dimensions after that of d_out
         return y + moved.to(y.dtype).view(-1, *[1] * behind)
 
-    def added_to_embedding(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+    def look_up_change(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """(W - W0) for the tokens x alone; dropout leaves out whole tokens, ones of their vectors.
 
         The whole of W is made where a method does not say its factors.
         """
         factors = self.factors()
         if factors is None:
-            found = Embedding.call(self.base, x, self.change(), None)
+            found = Embedding.call(self.base, x, self.compute_change(), None)
         else:
             A, B, scale = factors
             found = F.linear(Embedding.call(self.base, x, A, None), scale * B)
         found = found.to(dtype)
-        kept = self.dropped(torch.ones_like(found[..., :1])) if self.dropping() else None
+        kept = self.drop_inputs(torch.ones_like(found[..., :1])) if self.dropping() else None
         return found if kept is None else found * kept
 
     def dropping(self) -> bool:
@@ -230,7 +227,7 @@ class Beside(StandIn):
             for part in self.children()
         )
 
-    def dropped(self, x: Tensor) -> Tensor:
+    def drop_inputs(self, x: Tensor) -> Tensor:
         """x behind the layer's dropout, where it has one."""
         for part in self.children():
             if isinstance(part, nn.Dropout):
@@ -253,7 +250,7 @@ class Beside(StandIn):
         held = self.base.buffers() if weight is None else (weight,)
         if not any(tensor.is_meta for tensor in held):
             return
-        own = (getattr(*place) for place in self.own_tensors())
+        own = (getattr(*place) for place in self.list_own_tensors())
         if not all(tensor.is_meta for tensor in own):
             raise ValueError(
                 f"The weight of this {type(self.base).__name__} is on the meta device, offloaded "
@@ -261,10 +258,10 @@ class Beside(StandIn):
             )
 
 
-def precise(x: Tensor, base: nn.Module) -> bool:
+def is_precise(x: Tensor, base: nn.Module) -> bool:
     """Whether W can be used in the dtype of x without rounding a small change away."""
     dtype: torch.dtype = base.weight.dtype  # type: ignore[assignment]
-    return x.dtype == dtype in MERGED and not autocasting(x.device)
+    return x.dtype == dtype in MERGED and not is_autocasting(x.device)
 
 
 def check_mergeable(base: nn.Module) -> None:
@@ -273,7 +270,7 @@ def check_mergeable(base: nn.Module) -> None:
     if not has_known_forward(base):
         raise ValueError(
             f"{kind} has a forward pass of its own, so no {kind} equals it and its adapter; if "
-            f"that is x W^T + b, mark it: variants.forms.linear_map({kind}.forward)."
+            f"that is x W^T + b, mark it: variants.forms.mark_linear_map({kind}.forward)."
         )
     if is_hooked(base):
         raise ValueError(
