@@ -28,13 +28,11 @@ SMALL: dict[str, dict[str, Any]] = {
     "hra": {"rank": 4},
     "ia3": {"feedforward": []},
     "lokr": {"rank": 2},
-    "lora_ga": {"rank": 3, "rows": 4, "head_steps": 1},
-    "lora_one": {"rank": 3, "rows": 4, "head_steps": 1},
-    "loftq": {"rank": 3, "block": 16, "iterations": 2},
+    "lora_ga": {"rank": 1, "rows": 4, "head_steps": 1},
+    "lora_one": {"rows": 4, "head_steps": 1},
+    "loftq": {"block": 16, "iterations": 2},
     "oft": {"block": 4},
-    "qdora": {"rank": 3, "block": 16},
-    "road": {},
-    "svft": {},
+    "qdora": {"block": 16},
     "vb_lora": {"rank": 2, "vectors": 6, "length": 4},
     "waveft": {"n": 12},
 }
@@ -64,6 +62,9 @@ def has_targets(name: str) -> bool:
 
 
 ADAPTERS = [name for name in METHODS if has_targets(name)]
+DROPPING = [
+    n for n in ADAPTERS if "dropout" in settings_of(n) and n not in ("delta_lora", "dylora")
+]
 OWN = [name for name in METHODS if name not in (*ADAPTERS, "head_only")]  # train the model's own
 
 
@@ -100,6 +101,17 @@ def nudge(model: nn.Module) -> None:
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter += 0.1 * torch.randn(parameter.shape, generator=generator).to(parameter)
+
+
+def start_within(name: str, otherwise: dict[str, float], near: float) -> dict[str, float]:
+    """How near to the pretrained model a method starts, where it does not start as that."""
+    return otherwise if method(name).starts_as_pretrained else {"rtol": 0.0, "atol": near}
+
+
+def moved_bias(layer: AdapterLayer) -> Tensor | None:
+    """The change of the bias; None where it stays."""
+    bias, b0 = layer.merged_bias(), layer.b0
+    return None if bias is None or b0 is None or bias is b0 else bias - b0
 
 
 def only_layer(model: nn.Module) -> AdapterLayer:

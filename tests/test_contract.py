@@ -17,7 +17,15 @@ from experiments.job import start
 from experiments.layers import float_masters
 from experiments.probe import Trial
 from experiments.randomness import seed_everything
-from variants.base import AdapterLayer, Variant, adapter_layers, merge, replace_module
+from variants.base import (
+    AdapterLayer,
+    Progress,
+    Variant,
+    adapter_layers,
+    decay_groups,
+    merge,
+    replace_module,
+)
 
 FAMILIES = ["roberta", "bert", "gpt2"]
 PRECISIONS = ["fp32", "bf16"]
@@ -64,8 +72,6 @@ def nudged(case: Callable[..., Case], variant: str, family: str, precision: str 
 
 def train_steps(made: Case, steps: int = 20) -> None:
     """Train on one batch, hooks included, as the loop does."""
-    from variants.base import Progress, decay_groups
-
     model, variant = made.model, made.run.variant
     groups = variant.param_groups(model.backbone, 1e-2, 0.01)
     optimizer = torch.optim.AdamW(groups + decay_groups(model.head, 1e-2, 0.0))
@@ -310,6 +316,21 @@ def test_telemetry_is_numbers(case: Callable[..., Case], variant: str) -> None:
     train_steps(made, steps=2)
     telemetry = made.run.variant.telemetry(made.model.backbone)
     assert all(isinstance(value, float) for value in telemetry.values())
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_gradients_lie_in_memory_as_what_they_belong_to(
+    case: Callable[..., Case], variant: str
+) -> None:
+    made = adapted(case, variant, "roberta")
+    backbone = made.model.backbone
+    made.model.train()
+    for step in (1, 2):  # in the first one some gradients are zero
+        made.model.loss(made.batch)[0].backward()
+        made.run.variant.after_backward(backbone, Progress(step, 2))
+        for name, p in backbone.named_parameters():  # fused optimisers read one as the other
+            assert p.grad is None or p.grad.stride() == p.stride(), name
+        nudge(backbone)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

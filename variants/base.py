@@ -102,11 +102,10 @@ class AdapterLayer(BaseWrapper):
 
     def frozen_bias(self) -> nn.Parameter | None:
         """The merged bias as a parameter of a plain layer; the base's own where it is that."""
-        bias, b0 = self.merged_bias(), self.b0
+        bias, b0 = self.bias, self.b0
         if bias is None or bias is b0:
             return b0
-        dtype = self.W0.dtype if b0 is None else b0.dtype
-        return nn.Parameter(bias.detach().to(dtype), requires_grad=False)
+        return nn.Parameter(bias.detach(), requires_grad=False)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -65,9 +65,8 @@ class LoRAProLayer(LoRALayer):
         self.square.mul_(beta2).addcmul_(G, G, value=1 - beta2)
         root = (self.square / (1 - beta2**step)).sqrt_().add_(EPSILON)
         G = self.mean / (1 - beta1**step) / root
-        self.A.grad, self.B.grad = self.balanced(
-            self.scale * self.B.T @ G, self.scale * G @ self.A.T
-        )
+        h_A, h_B = self.balanced(self.scale * self.B.T @ G, self.scale * G @ self.A.T)
+        self.A.grad, self.B.grad = h_A.contiguous(), h_B.contiguous()
 
 
 def sylvester(P: Tensor, Q: Tensor, C: Tensor) -> Tensor:

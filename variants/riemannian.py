@@ -46,5 +46,6 @@ class Riemannian(LoRA):
                 continue
             damping = self.delta * torch.eye(len(A), dtype=A.dtype, device=A.device)
             with disable_autocast(A.device):
-                A.grad = torch.linalg.solve(B.T @ B + damping, A.grad)
+                # Solutions come column by column, which fused optimisers would not notice.
+                A.grad = torch.linalg.solve(B.T @ B + damping, A.grad).contiguous()
                 B.grad = torch.linalg.solve(A @ A.T + damping, B.grad.T).T.contiguous()

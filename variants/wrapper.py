@@ -76,8 +76,11 @@ class BaseWrapper(StandIn):
 
     @property
     def bias(self) -> Tensor | None:
-        """The bias that belongs to `weight`, for the same callers."""
-        return self.merged_bias()
+        """The bias that belongs to `weight`, for the same callers and in the base's dtype."""
+        bias, b0 = self.merged_bias(), self.b0
+        if bias is None or bias is b0:
+            return b0
+        return bias.to(self.W0.dtype if b0 is None else b0.dtype)
 
     @property
     def _tied_weights_keys(self) -> dict[str, str]:
