@@ -26,7 +26,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "fourierft": {"n": 12, "begin": "zero"},
     "gralora": {"rank": 4, "k": 2},
     "hra": {"rank": 4},
-    "ia3": {"feedforward": []},
+    "ia3": {"targets": ["all-linear"], "feedforward": []},
     "lokr": {"rank": 2},
     "lora_ga": {"rank": 1, "rows": 4, "head_steps": 1},
     "lora_one": {"rows": 4, "head_steps": 1},
@@ -68,6 +68,12 @@ DROPPING = [
 OWN = [name for name in METHODS if name not in (*ADAPTERS, "head_only")]  # train the model's own
 
 
+def in_turn(first: list[str], second: list[str]) -> list[tuple[str, str]]:
+    """Pairs in which every method comes first once, and every method second."""
+    count = max(len(first), len(second))
+    return [(first[i % len(first)], second[(i + 1) % len(second)]) for i in range(count)]
+
+
 def replaces_base(name: str) -> bool:
     """Whether a method keeps codes of a weight in its place."""
     model = nn.Sequential(nn.Linear(32, 32))
@@ -75,14 +81,23 @@ def replaces_base(name: str) -> bool:
     return find_form(only_layer(model).base) is None
 
 
+def looks_at_data(name: str) -> bool:
+    """Whether a method prepares, which a loop with its hooks alone does not call."""
+    return type(method(name)).prepare is not Variant.prepare
+
+
+def slow_down(optimizer: torch.optim.Optimizer) -> None:
+    """Let what has a rule of its own go no further than what AdamW moves."""
+    for group in optimizer.param_groups:
+        if group.get("plain"):
+            group["lr"] = 0.002
+
+
 def steps(model: nn.Module, variant: Variant, batch: Callable[[], Tensor], count: int = 4) -> None:
     """Train for a few steps with every hook but `prepare`."""
-    groups = variant.param_groups(model, 0.05, 0.0)
-    for group in groups:
-        if group.get("plain"):  # what has a rule of its own goes as far at a smaller rate
-            group["lr"] = 0.002
-    optimizer = torch.optim.AdamW(groups)
+    optimizer = torch.optim.AdamW(variant.param_groups(model, 0.05, 0.0))
     serve_groups(optimizer)
+    slow_down(optimizer)
     model.train()
     for step in range(1, count + 1):
         loss = model(batch()).float().square().mean() + variant.penalty(model)

@@ -9,7 +9,7 @@ import torch
 import torch.nn as nn
 from accelerate import Accelerator
 from conftest import gpt2_tokenizer
-from modules import method, small
+from modules import looks_at_data, small
 from torch import Tensor
 from torch.testing import assert_close
 from torch.utils.data import DataLoader, IterableDataset
@@ -122,11 +122,6 @@ def test_a_run_resumes_bit_for_bit_and_its_checkpoints_are_adapters(
     assert torch.equal(saved(ids).logits, y)
     merge(saved)
     assert_close(saved(ids).logits, y, rtol=1e-3, atol=1e-4)
-
-
-def looks_at_data(name: str) -> bool:
-    """Whether a method has a `prepare`, which a plain loop does not call."""
-    return "prepare" in {key for cls in type(method(name)).__mro__[:-2] for key in vars(cls)}
 
 
 @pytest.mark.parametrize("name", [n for n in TRAINED if not looks_at_data(n)])
