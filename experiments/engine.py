@@ -1,7 +1,8 @@
 """How a backbone is run: over a stream of tokens by us, or padded by transformers."""
 
+import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from experiments.batches import Batch
 from experiments.families.base import family_of
 
 NAMES = ("packed", "transformers")
+
+log = logging.getLogger(__name__)
 
 
 def kept(compute: Callable[..., Tensor], *args: Any) -> Tensor:
@@ -108,16 +111,21 @@ class Engine:
             return batch.tokens + -batch.tokens % self.multiple
         return batch.inputs["input_ids"].numel()
 
-    def prepare(self, backbone: Any) -> None:
-        """Set up a backbone; raises ValueError for one that this engine cannot run as it is."""
+    def prepare(self, backbone: Any) -> "Engine":
+        """Set up a backbone; returns the engine that runs it.
+
+        A model that the packed passes do not compute runs on transformers' own modules, which is
+        said. Raises ValueError if that leaves out something that was asked for.
+        """
         if self.name == "transformers":
             if self.checkpointing:
                 # The re-entrant form gives no gradient to a block whose input needs none.
                 backbone.gradient_checkpointing_enable({"use_reentrant": False})
-            return
+            return self
         setting = family_of(backbone.config).unsupported(backbone.config)
-        if setting is not None:
-            raise ValueError(
-                f"The model's config has {setting}, which train.engine=packed does not compute; "
-                "choose train.engine=transformers."
-            )
+        if setting is None:
+            return self
+        if self.lean:
+            raise ValueError(f"train.lean needs a packed pass, and there is none for {setting}.")
+        log.info("There is no packed pass for %s: transformers' own modules run it.", setting)
+        return replace(self, name="transformers").prepare(backbone)

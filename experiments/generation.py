@@ -84,9 +84,18 @@ class NoRepeat(LogitsProcessor):
 
 
 def language_model(backbone: PreTrainedModel) -> PreTrainedModel:
-    """The backbone with transformers' language-model head, which is its embedding table."""
+    """The backbone with transformers' language-model head, over the family's output layer.
+
+    Raises ValueError for a model whose head adds a bias, which no loss here does.
+    """
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(backbone.config)
+    if getattr(model.get_output_embeddings(), "bias", None) is not None:
+        raise ValueError(
+            f"A model of type '{backbone.config.model_type}' predicts tokens by more than a "
+            "product with its last states: it adds a bias, which the loss here does not compute; "
+            "as a classifier it can be trained."
+        )
     setattr(model, model.base_model_prefix, backbone)
     model.set_output_embeddings(family_of(backbone.config).output(backbone))
     return model

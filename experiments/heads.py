@@ -6,6 +6,8 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
+READS = ("first", "last", "mean")  # what a head sees: one token's state, or the mean over all
+
 
 class FirstTokenHead(nn.Module):
     """RoBERTa's and BERT's head: dropout, dense, tanh, dropout, projection of the first token.
@@ -13,6 +15,8 @@ class FirstTokenHead(nn.Module):
     BERT has its pooler in the place of the dense layer and no dropout before it; ELECTRA has
     another activation.
     """
+
+    reads = "first"
 
     def __init__(
         self, width: int, num_outputs: int, dropout: float, before: bool,
@@ -34,6 +38,8 @@ class FirstTokenHead(nn.Module):
 class LastTokenHead(nn.Module):
     """GPT-2's head: a projection of the last real token, without a bias."""
 
+    reads = "last"
+
     def __init__(self, width: int, num_outputs: int) -> None:
         super().__init__()
         self.score = nn.Linear(width, num_outputs, bias=False)
@@ -44,10 +50,11 @@ class LastTokenHead(nn.Module):
 
 
 class PooledHead(nn.Module):
-    """A projection of one state of a text, for models whose own classifier is built otherwise."""
+    """A projection of what it reads, for models whose own classifier is built otherwise."""
 
-    def __init__(self, width: int, num_outputs: int) -> None:
+    def __init__(self, width: int, num_outputs: int, reads: str = "first") -> None:
         super().__init__()
+        self.reads = reads
         self.score = nn.Linear(width, num_outputs)
 
     def forward(self, hidden: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ It imports next to nothing, so that composing a config and finding its typos tak
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -18,7 +19,7 @@ NOT_IDENTITY = ("tracker", "study", "train.device", "train.checkpoint_every", "t
 
 # Settings that are newer than some results, with the value that is how runs were before. With it
 # a run is what it was, under the same name.
-LATER = {"train.subset": "fixed"}
+LATER = {"train.subset": "fixed", "model.head": None}
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,5 +68,11 @@ def study_or(study: str | None, cell: str) -> str:
     return cell if study is None else f"studies/{study}"
 
 
+def last_part(path: str) -> str:
+    """The last name of a path or a hub's id, without the ending of a file (`last_part`)."""
+    return re.sub(r"\.(gguf|safetensors)$", "", str(path).rstrip("/").rpartition("/")[2])
+
+
+OmegaConf.register_new_resolver("last_part", last_part, replace=True)
 OmegaConf.register_new_resolver("cell_id", cell_id, replace=True)
 OmegaConf.register_new_resolver("study_or", study_or, replace=True)

@@ -50,12 +50,14 @@ def start(run: Run, data: Data) -> Job:
     loaded = load_adapted(run, device)
     torch.set_float32_matmul_precision(world.share(products(train, device, loaded)))
     torch.set_num_threads(threads_for(loaded.width))
-    if train.engine == "packed" and device.type == "cpu":
+    if loaded.model.engine.name == "packed" and device.type == "cpu":
         kernels.load(PRECISIONS[train.precision])  # and let no step wait for them
     run.task.check(loaded, data, train)
     chosen = subset(data.train, train.examples, run.seed if train.subset == "per_seed" else FIXED)
     examples = run.task.encode(loaded.tokenizer, chosen, train.max_length)
     if train.prefix_cache:
+        if loaded.model.engine.name != "packed":
+            raise ValueError(f"train.prefix_cache needs a packed pass; {run.model.name} has none.")
         examples = with_prefix(examples, loaded.model)
     batches = Batches(examples, train.batch_size, train.accumulate, run.seed, world)
     total = train.total_steps(batches.steps_per_epoch)
@@ -66,7 +68,7 @@ def start(run: Run, data: Data) -> Job:
 def products(train: Train, device: torch.device, loaded: Loaded) -> str:
     """How matrices of float32 are multiplied: on a processor, as is fastest there."""
     # transformers' attention is several times slower under the other setting.
-    ours = train.engine == "packed" and train.precision == "fp32"
+    ours = loaded.model.engine.name == "packed" and train.precision == "fp32"
     return fastest(loaded.width) if device.type == "cpu" and ours else DEFAULT
 
 
@@ -91,8 +93,7 @@ def load_adapted(run: Run, device: torch.device) -> Loaded:
     if run.start is not None:
         begin_with(Path(run.start), run, loaded.model.backbone)
     loaded.model.to(device)
-    loaded.model.engine = run.train.forward_passes()
-    loaded.model.engine.prepare(loaded.model.backbone)
+    loaded.model.engine = run.train.forward_passes().prepare(loaded.model.backbone)
     return loaded
 
 

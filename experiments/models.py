@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModel,
+    AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -28,14 +29,15 @@ from transformers import (
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import logging as transformers_logging
 
-from experiments import hub
+from experiments import gguf, hub
 from experiments.backbones.language import next_token_loss
 from experiments.batches import IGNORED, Batch
 from experiments.engine import Engine
-from experiments.families.base import family_of
+from experiments.families.base import OUTPUT, family_of
 from experiments.files import check_regular, read_object
-from experiments.heads import LastTokenHead, NoHead, initialise
-from experiments.layers import PRECISIONS, store_matrices
+from experiments.generation import language_model
+from experiments.heads import READS, NoHead, PooledHead, initialise
+from experiments.layers import PRECISIONS, CastLinear, store_matrices
 from experiments.userfolders import expanded
 from variants.base import at_least_float32
 
@@ -51,17 +53,24 @@ class Model(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.head = head
-        self.engine = Engine()
+        unpacked = family_of(backbone.config).unsupported(backbone.config)
+        self.engine = Engine("packed" if unpacked is None else "transformers")
 
     def states(self, batch: Batch, places: np.ndarray) -> Tensor:
         """The last hidden states [m, width] of the tokens at these places [m], at least float32."""
         return at_least_float32(self.engine.states(self.backbone, batch, places))
 
     def summaries(self, batch: Batch) -> Tensor:
-        """The last hidden state [n, width] of the token that the head looks at."""
+        """What the head reads of each text [n, width]: one token's last state, or their mean."""
         ends = np.cumsum(batch.lengths)
-        last = isinstance(self.head, LastTokenHead)
-        return self.states(batch, ends - 1 if last else ends - batch.lengths)
+        if self.head.reads != "mean":
+            last = self.head.reads == "last"
+            return self.states(batch, ends - 1 if last else ends - batch.lengths)
+        states = self.states(batch, np.arange(batch.tokens))
+        lengths = torch.from_numpy(batch.lengths).to(states.device)
+        rows = torch.arange(len(lengths), device=states.device).repeat_interleave(lengths)
+        sums = states.new_zeros(len(lengths), states.shape[1]).index_add(0, rows, states)
+        return sums / lengths[:, None]
 
     def forward(self, batch: Batch) -> Tensor:
         """Outputs [n, num_outputs], or without a head the states of all tokens."""
@@ -106,13 +115,19 @@ class LanguageModel(Model):
         return total, losses.new_zeros(len(batch.rows), 2).index_add(0, rows, counts)
 
 
-def assembled(backbone: PreTrainedModel, num_outputs: int) -> Model:
-    """The backbone with a new head of this width, or, with none, what it is without one."""
+def assembled(backbone: PreTrainedModel, num_outputs: int, reads: str | None) -> Model:
+    """The backbone with a new head of this width, or, with none, what it is without one.
+
+    The head is a projection of what it `reads`, or the family's own.
+    """
     family = family_of(backbone.config)
-    if num_outputs == 0 and family.language_model:
+    if num_outputs == 0 and family.predicts_tokens(backbone.config):
         return LanguageModel(backbone)
-    head = family.head(backbone.config, num_outputs) if num_outputs else NoHead()
-    return Model(backbone, head)
+    if not num_outputs:
+        return Model(backbone, NoHead())
+    if reads is not None:
+        return Model(backbone, PooledHead(backbone.config.hidden_size, num_outputs, reads))
+    return Model(backbone, family.head(backbone.config, num_outputs))
 
 
 @dataclass(frozen=True)
@@ -135,41 +150,48 @@ class Pretrained:
 
     name: str
     path: str  # a folder, or a hub id
-    package: str | None  # MODULE/FOLDER of an installed package that carries the weights
+    package: str | None  # MODULE/FOLDER of an installed package with the weights, or a GGUF file
     revision: str | None  # of the hub id
-    sha256: str | None  # of the weights, checked where it is given
+    sha256: str | None  # of the weights, or of the GGUF file, checked where it is given
     dropout: float | None  # the backbone's and the head's; null: as in the checkpoint's config
     lr_scale: float  # multiplies every variant's learning rate
     linears: dict[str, list[str]]  # named groups of linear layers, for a variant's targets
+    head: str | None = None  # a projection of the first or last token or of the mean; null: its own
 
     def __post_init__(self) -> None:
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise ValueError(f"model.dropout must be null or lie in [0, 1), got {self.dropout}.")
+        if self.head is not None and self.head not in READS:
+            raise ValueError(
+                f"model.head must be null or one of {', '.join(READS)}, got '{self.head}'."
+            )
         if self.lr_scale <= 0:
             raise ValueError(f"model.lr_scale must be positive, got {self.lr_scale}.")
 
     def folder(self) -> Path:
         """The local folder with config, tokenizer and weights, downloaded if need be.
 
-        A folder that is named comes before the package, and that before the hub.
+        A folder that is named comes before the package, and that before the hub. A GGUF file in its
+        place is made into a folder in the user's cache.
         """
         folder = self.named_folder()
         if folder is not None:
-            return folder
+            return folder if folder.is_dir() else gguf.converted(folder, self.sha256)
         missing = f"model.path: there is no folder '{self.path}'."
         if self.path.startswith((".", "/", "~")) or self.path.count("/") > 1:
             raise ValueError(missing)
         if self.package is not None and (packaged := package_folder(self.package)) is not None:
-            return packaged
+            return packaged if packaged.is_dir() else gguf.converted(packaged, self.sha256)
         if not self.path:
             raise ValueError(missing)
         patterns = ["*.json", "*.txt", "*.safetensors", "*.model"]
         return hub.snapshot(self.path, "model", patterns, self.revision)
 
     def named_folder(self) -> Path | None:
-        """The folder that `path` names from here, if there is one."""
+        """The folder, or the GGUF file, that `path` names from here, if there is one."""
         folder = expanded(self.path, "model.path")
-        return folder if self.path and folder.is_dir() else None
+        named = folder.is_dir() or (folder.suffix == gguf.SUFFIX and folder.exists())
+        return folder if self.path and named else None
 
     def located(self) -> "Pretrained":
         """The same model, found from any working directory where its path names a folder."""
@@ -181,9 +203,15 @@ class Pretrained:
         folder = self.folder()
         files = weight_files(folder)
         digest = hash_files(files)
-        if self.sha256 is not None and digest != self.sha256:
+        # Of a model made of a GGUF file it is the file that was expected.
+        if self.sha256 is not None and digest != self.sha256 and not self.is_gguf():
             raise ValueError(f"{files[0]} has sha256 {digest}, and {self.sha256} was expected.")
         return digest
+
+    def is_gguf(self) -> bool:
+        """Whether the weights come from a GGUF file."""
+        named = self.named_folder() or Path(self.package or "")
+        return named.suffix == gguf.SUFFIX
 
     def files_hash(self) -> str:
         """The sha256 of what makes the weights a model, its config and its tokenizer's files."""
@@ -198,11 +226,14 @@ class Pretrained:
             set_dropout(config, self.dropout)
         return config
 
-    def backbone(self, precision: str = "fp32") -> PreTrainedModel:
-        """The backbone alone, with plain linears, its matrices held in this precision."""
+    def backbone(self, precision: str = "fp32", predicts: bool = False) -> PreTrainedModel:
+        """The backbone alone, with plain linears, its matrices held in this precision.
+
+        If it `predicts` tokens and does so by more than its embedding table, with that layer.
+        """
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
-        backbone = load_backbone(self.folder(), self.config())
+        backbone = load_backbone(self.folder(), self.config(), predicts)
         family_of(backbone.config).plain(backbone)
         store_matrices(backbone, PRECISIONS[precision])
         return backbone
@@ -210,15 +241,19 @@ class Pretrained:
     def load(self, num_outputs: int, generator: torch.Generator, precision: str) -> Loaded:
         """The backbone, and a head from `generator`; with no outputs, what it is without one."""
         folder, config = self.folder(), self.config()
-        model = assembled(self.backbone(precision), num_outputs)
+        predicts = num_outputs == 0 and family_of(config).predicts_tokens(config)
+        model = assembled(self.backbone(precision, predicts), num_outputs, self.head)
+        if predicts:
+            check_output(model.backbone)
         initialise(model.head, config.initializer_range, generator)
-        load_head(folder, model.head, family_of(config).pretrained_head(config))
+        if self.head is None:
+            load_head(folder, model.head, family_of(config).pretrained_head(config))
         tokenizer = read_tokenizer(folder, config.vocab_size)
         return Loaded(model, tokenizer, family_of(config).max_length(config))
 
 
 def package_folder(package: str) -> Path | None:
-    """The folder MODULE/FOLDER of an installed package, or None without the package.
+    """The folder or file MODULE/PATH of an installed package, or None without the package.
 
     Nothing of the package is imported: only its first part is looked for, the rest are folders.
     """
@@ -277,11 +312,18 @@ def set_dropout(config: PreTrainedConfig, probability: float) -> None:
             setattr(config, key, probability)
 
 
-def load_backbone(folder: Path, config: PreTrainedConfig) -> PreTrainedModel:
-    """The pretrained model without pooler and language-model head; a missing weight is an error."""
-    options = family_of(config).loading(config)
+def load_backbone(
+    folder: Path, config: PreTrainedConfig, predicts: bool = False
+) -> PreTrainedModel:
+    """The pretrained model without pooler; a missing weight is an error.
+
+    The layer that predicts tokens is part of it where it is asked for, and no embedding table.
+    """
+    own_output = predicts and not config.tie_word_embeddings
+    cls = AutoModelForCausalLM if own_output else AutoModel
+    options = {} if own_output else family_of(config).loading(config)
     try:
-        backbone, report = AutoModel.from_pretrained(
+        backbone, report = cls.from_pretrained(
             folder,
             config=config,
             dtype=torch.float32,
@@ -301,7 +343,37 @@ def load_backbone(folder: Path, config: PreTrainedConfig) -> PreTrainedModel:
     lost = sorted(report["missing_keys"])
     if lost:
         raise ValueError(f"The weights in {folder} lack {lost[0]} ({len(lost)} tensors in all).")
+    return with_own_output(backbone) if own_output else backbone
+
+
+def with_own_output(model: PreTrainedModel) -> PreTrainedModel:
+    """The backbone of a language model, with the layer that predicts tokens as a part of it."""
+    backbone, theirs = model.base_model, model.get_output_embeddings()
+    output = CastLinear(theirs.in_features, theirs.out_features, bias=False, device="meta")
+    output.weight = theirs.weight
+    backbone.add_module(OUTPUT, output)
     return backbone
+
+
+@torch.no_grad()
+def check_output(backbone: PreTrainedModel) -> None:
+    """Raise ValueError for a model that predicts tokens otherwise than by one product with states.
+
+    Some scale or cap their logits, and would be trained on another loss.
+    """
+    token = torch.zeros(1, 1, dtype=torch.long, device=backbone.device)
+    training = backbone.training
+    backbone.eval()
+    theirs = language_model(backbone)(input_ids=token).logits.float()
+    states = backbone(input_ids=token).last_hidden_state
+    ours = family_of(backbone.config).output(backbone)(states).float()
+    backbone.train(training)
+    if not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4 * theirs.abs().max().item()):
+        raise ValueError(
+            f"A model of type '{backbone.config.model_type}' with this config predicts tokens by "
+            "more than a product with its last states (capped or scaled logits), which the "
+            "loss here does not compute; as a classifier it can be trained."
+        )
 
 
 @torch.no_grad()

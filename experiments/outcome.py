@@ -4,14 +4,14 @@ from typing import Any
 
 import numpy as np
 
-from experiments import evaluation
+from experiments import code, evaluation
 from experiments.adapters import saved
 from experiments.config import describe
 from experiments.evaluation import Evaluated
 from experiments.job import Job
 from experiments.measure import count_flops, count_parameters, latency, memory_kind
 from experiments.recorder import Recorder
-from experiments.results import CODE, PREDICTIONS, Origin, Result, provenance, write_predictions
+from experiments.results import PREDICTIONS, Origin, Result, provenance, write_predictions
 
 LATENCY_BATCH = 32
 
@@ -46,8 +46,10 @@ def collect(
         provenance={
             **provenance(job.device),
             "processes": job.batches.world.size,
+            "engine": job.loaded.model.engine.name,
             # A run that was taken up again may have begun by other code.
-            "earlier_code": [code for code in recorder.codes if code != CODE],
+            "earlier_code": [one for one in recorder.earlier_codes if one != code.shared_hash()],
+            "method_code": code.method_hash(type(run.variant).__module__),
         },
         epochs=recorder.epochs.scores if recorder.epochs is not None else [],
         folder=recorder.folder,

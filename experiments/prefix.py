@@ -29,7 +29,7 @@ from experiments.files import (
 from experiments.locks import in_turn
 from experiments.models import Model
 from experiments.stored.result import hash_file
-from experiments.userfolders import cache_folder, can_write
+from experiments.userfolders import own_cache
 
 log = logging.getLogger(__name__)
 BATCH = 64  # examples at a time while it is filled
@@ -63,7 +63,9 @@ def with_prefix(data: Encoded, model: Model) -> Encoded:
             "train.prefix_cache has nothing to keep: something in the lowest block, or below it, "
             "trains; name targets of upper blocks only, as layer.5.attention.self.query."
         )
-    path = folder() / f"{key(data, model, blocks)}.npy"
+    path = (
+        own_cache("prefix", "the states of train.prefix_cache") / f"{key(data, model, blocks)}.npy"
+    )
     started, seconds = time.perf_counter(), 0.0
     with in_turn(path.with_suffix(".lock")):  # another run that needs it waits for the first one
         if not intact(path):
@@ -140,25 +142,6 @@ def fill(path: Path, data: Encoded, model: Model, blocks: int) -> None:
     assert kept is not None
     kept.flush()
     model.train(training)
-
-
-def folder() -> Path:
-    """Where states are kept: `lora-assay/prefix` of the user's cache, which may be deleted.
-
-    Raises ValueError if it cannot be made.
-    """
-    cache = cache_folder()
-    if cache is None:
-        raise ValueError(
-            "train.prefix_cache keeps its states in the user's cache, and this user has no home "
-            "directory: XDG_CACHE_HOME may name a folder."
-        )
-    found = cache / "lora-assay" / "prefix"
-    if not can_write(found):
-        raise ValueError(
-            f"train.prefix_cache cannot write to {found}: XDG_CACHE_HOME may name another folder."
-        )
-    return found
 
 
 def key(data: Encoded, model: Model, blocks: int) -> str:

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from experiments.batches import Batch
+from experiments.code import shared_hash
 from experiments.epochs import Epochs, ends
 from experiments.files import append_line, flatten, write_lines, write_tensors
 from experiments.job import Job
 from experiments.measure import Clock, Cost, peak
-from experiments.results import CODE
 from experiments.stored import checkpoint
 from experiments.training import State, Watch
 from variants.base import adapter_layers, copy_exactly
@@ -53,7 +53,7 @@ class Recorder(Watch):
         self.costs = {phase: Cost() for phase in ("prepare", "train", "evaluate")}
         self.scoring = Cost()  # of the epochs
         self.peak = 0.0  # MiB, of the training before this process
-        self.codes = [CODE]  # of all processes that have trained
+        self.earlier_codes: list[str] = []  # of the processes that trained before this one
         best_epoch = self.job.run.protocol.best_epoch and self.world.first
         self.epochs = Epochs(self.job, self.folder) if best_epoch else None
 
@@ -181,7 +181,7 @@ class Recorder(Watch):
             "epochs": self.epochs.scores if self.epochs is not None else [],
             "scoring": vars(self.scoring),
             "peak": max(self.peak, peak(self.job.device, self.costs["train"]) or 0.0),
-            "codes": self.codes,
+            "codes": list(dict.fromkeys([*self.earlier_codes, shared_hash()])),
             "products": torch.get_float32_matmul_precision(),
         }
         checkpoint.write(self.checkpoint, tensors, about)
@@ -251,7 +251,7 @@ class Recorder(Watch):
             self.epochs.scores[:] = about["epochs"]
         self.costs["prepare"] = Cost(**about["prepare"])
         self.scoring, self.peak = Cost(**about["scoring"]), about["peak"]
-        self.codes = list(dict.fromkeys([*about["codes"], CODE]))
+        self.earlier_codes = about["codes"]
         self.restarts = about["restarts"] + 1
         self.clock.steps = groups["clock"]["steps"].tolist()
         self.clock.tokens, self.clock.padded = about["tokens"]

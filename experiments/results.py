@@ -1,6 +1,5 @@
 """One folder per run: what it says, what it holds, and whether it is complete."""
 
-import hashlib
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from experiments.code import shared_hash
 from experiments.files import read_lines, whole
 from experiments.folders import tidy
 from experiments.identity import NOT_IDENTITY
@@ -148,7 +148,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
     return {
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "git": GIT,
-        "code": CODE,
+        "code": shared_hash(),
         "packages": package_versions(),
         "python": platform.python_version(),
         "system": platform.platform(),
@@ -157,19 +157,6 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "float32_products": torch.get_float32_matmul_precision(),
         "bfloat16_products": bfloat16_products(device),
     }
-
-
-def code_version() -> str:
-    """The sha256 of all that decides numbers: the sources of the runs and of the methods."""
-    rooms = [Path(__file__).parent, Path(__file__).parents[1] / "variants"]
-    files = sorted(path for room in rooms for path in room.rglob("*.py"))
-    # A study decides which runs there are, and not what comes out of one.
-    decisive = [path for path in files if path.parent.name != "study"]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in decisive)).hexdigest()
-
-
-# Of the code that is running, whatever is edited meanwhile.
-CODE = code_version()
 
 
 @cache
@@ -193,7 +180,7 @@ def git_state() -> dict[str, Any] | None:
         return None
 
 
-GIT = git_state()  # likewise
+GIT = git_state()  # of the code that is running, whatever is edited meanwhile
 
 
 def device_name(device: torch.device) -> str:

@@ -32,6 +32,26 @@ def can_write(folder: Path | None) -> bool:
     return True
 
 
+def own_cache(name: str, what: str) -> Path:
+    """The project's folder of this name in the user's cache; all in it may be deleted.
+
+    Raises ValueError, naming what would be kept there, if it cannot be made.
+    """
+    cache = cache_folder()
+    if cache is None:
+        raise ValueError(
+            f"The user's cache would keep {what}, and this user has no home directory: "
+            "XDG_CACHE_HOME may name a folder."
+        )
+    folder = cache / "lora-assay" / name
+    if not can_write(folder):
+        raise ValueError(
+            f"{what[0].upper()}{what[1:]} cannot be kept in {folder}: it cannot be written to; "
+            "XDG_CACHE_HOME may name another folder."
+        )
+    return folder
+
+
 def expanded(path: str, setting: str) -> Path:
     """A path with `~` resolved; raises ValueError, naming the setting, if there is no such home."""
     try:

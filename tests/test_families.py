@@ -111,13 +111,18 @@ def test_frozen_blocks_are_those_below_what_trains(family: str, kind: str) -> No
     assert Engine().frozen_blocks(backbone) == 0
 
 
-def test_a_model_of_no_family_runs_on_transformers_own_modules() -> None:
+def test_a_model_of_no_family_runs_on_transformers_own_modules(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     family = FAMILIES[EVERYTHING_ELSE]
     config = family.tiny_config()
     assert family_of(config) is family and not family.packed
     backbone, batch = backbone_of(config), batch_of(config)
-    with pytest.raises(ValueError, match=r"model_type=distilbert.*train.engine=transformers"):
-        Engine().prepare(backbone)
-    Engine("transformers").prepare(backbone)
-    states = Engine("transformers").states(backbone.eval(), batch, np.arange(batch.tokens))
+    with caplog.at_level("INFO"):
+        engine = Engine().prepare(backbone)
+    assert engine == Engine("transformers")
+    assert "no packed pass for model_type=distilbert: transformers' own" in caplog.text
+    with pytest.raises(ValueError, match=r"train\.lean needs a packed pass.*distilbert"):
+        Engine(lean=True).prepare(backbone)
+    states = engine.states(backbone.eval(), batch, np.arange(batch.tokens))
     assert states.shape == (batch.tokens, config.hidden_size)

@@ -16,8 +16,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 from transformers import PreTrainedModel
 
-from experiments import layers
 from experiments.engine import Engine
+from experiments.families import gpt2
 from experiments.probe import Trial
 from experiments.training import Plan, Watch, fit
 from variants.adalora import AdaLoRA
@@ -84,13 +84,13 @@ def test_a_penalty_that_is_never_added(plant: Callable) -> None:
 def test_a_fused_projection_split_without_transposing(
     plant: Callable, case: Callable, tiny: Callable[[str], Path]
 ) -> None:
-    right = layers.linear_from_conv
+    right = gpt2.linear_from_conv
 
     def wrong(weight: torch.Tensor, bias: torch.Tensor) -> nn.Linear:
         square = weight.shape[0] == weight.shape[1]
         return right(weight.T if square else weight, bias)
 
-    plant(layers, "linear_from_conv", wrong)
+    plant(gpt2, "linear_from_conv", wrong)
     with pytest.raises(FAILURE):
         test_models.test_splitting_gpt2_changes_no_output_bit(case, tiny)
 

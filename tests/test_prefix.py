@@ -11,9 +11,10 @@ import torch
 
 from experiments.config import Run
 from experiments.job import Job, start
-from experiments.prefix import folder, with_prefix
+from experiments.prefix import with_prefix
 from experiments.runner import execute
 from experiments.training import Watch, fit
+from experiments.userfolders import own_cache
 
 UPPER = ("model.dropout=0.0", "variant.targets=[layer.1.attention.self.query]")
 
@@ -36,7 +37,7 @@ def begin(run: Run) -> Job:
 
 
 def files() -> list[Path]:
-    return sorted(folder().glob("*.npy"))
+    return sorted(own_cache("prefix", "the states").glob("*.npy"))
 
 
 def losses(run: Run) -> list[float]:
@@ -157,7 +158,8 @@ def test_a_disk_without_room_for_states_is_one_sentence(
     monkeypatch.setattr("os.posix_fallocate", full)
     with pytest.raises(OSError, match=r"\.npy could not be written: .*No space left on device"):
         begin(tiny_run("lora", *UPPER, "train.prefix_cache=true"))
-    assert not list(folder().glob("*.npy")) and not list(folder().glob(".*.unfinished"))
+    kept = own_cache("prefix", "the states")
+    assert not [*kept.glob("*.npy"), *kept.glob(".*.unfinished")]
 
 
 def test_room_is_taken_before_anything_is_mapped(tiny_run: Callable[..., Run]) -> None:

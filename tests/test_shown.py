@@ -34,7 +34,6 @@ ODD = (
     r"$\frac{1$", "a$b$c", "\x1b]0;title\x07\x1b[31mred", "two\nlines", "a|b", "a\\|b", "<script>",
     "\u202egnp.exe", "\r\x1b[2K", "%d {0}", "\x9b31m", "a&b_c#d", "\\", "💡",
 )  # fmt: skip
-QUICK = Rule(resamples=50)
 
 
 def test_what_a_terminal_would_obey_is_written_out() -> None:
@@ -70,7 +69,7 @@ def odd_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def odd_report(odd_runs: Path) -> Report:
-    return Report(gather(odd_runs), QUICK)
+    return Report(gather(odd_runs), Rule())
 
 
 def test_tables_for_papers_keep_their_rows_and_columns(odd_report: Report, tmp_path: Path) -> None:

@@ -172,6 +172,6 @@ def test_a_race_is_carried_out_and_published_with_its_trials(
         for result in (read_result(Path(cell["folder"])) for cell in select)
     }
     assert seeds == {(TUNING_SEED + n, TUNING_SEED + n) for n in range(1 + race.MORE)}
-    place = publish(plan)
+    place, _ = publish(plan)
     kept = [path.parent.name for path in place.rglob("predictions.parquet")]
     assert len(kept) == len(content["cells"]) and not list(place.rglob("*.safetensors"))

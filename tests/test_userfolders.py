@@ -17,12 +17,12 @@ from numba import njit
 from numba.core import caching, config
 from test_permissions import as_nobody, public  # noqa: F401 (a fixture)
 
-from experiments import hub, prefix
+from experiments import hub
 from experiments.backbones import compiled, keeping, kernels
 from experiments.models import Pretrained
 from experiments.tasks.sources import Local
 from experiments.tracking import Tracker
-from experiments.userfolders import cache_folder, can_write, expanded
+from experiments.userfolders import cache_folder, can_write, expanded, own_cache
 
 SOURCE = "def double(x):\n    for i in range(len(x)):\n        x[i] *= 2\n"
 
@@ -159,7 +159,7 @@ def test_no_folder_is_made_in_the_place_of_a_home(public: Path) -> None:  # noqa
 def test_what_needs_a_home_names_the_variable_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cache_folder() is None and not can_write(None)
     with pytest.raises(ValueError, match="no home directory: XDG_CACHE_HOME may name a folder"):
-        prefix.folder()
+        own_cache("prefix", "the states")
     online = Tracker(mode="online", project="p", entity=None, group=None, tags=[])
     with pytest.raises(ValueError, match="set WANDB_API_KEY or HOME, or set tracker"):
         online.check_key()
@@ -185,8 +185,10 @@ def test_a_path_below_an_unknown_home_is_named_with_its_setting(path: str) -> No
 def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file" / "cache"))
-    with pytest.raises(ValueError, match=r"cannot write to .*file/cache/lora-assay/prefix: XDG_"):
-        prefix.folder()
+    with pytest.raises(
+        ValueError, match=r"file/cache/lora-assay/prefix: it cannot be written to; XDG_"
+    ):
+        own_cache("prefix", "the states")
 
 
 def test_wandb_keeps_its_files_in_the_run_where_there_is_no_home(

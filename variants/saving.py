@@ -94,7 +94,7 @@ def save(model: nn.Module, folder: str | os.PathLike[str], base_sha256: str | No
     whole = {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
     save_file(whole, place / f".{ADAPTER}", metadata={"format": "pt"})
     os.replace(place / f".{ADAPTER}", place / ADAPTER)
-    (place / f".{ABOUT}").write_text(json.dumps(about, indent=2) + "\n")
+    (place / f".{ABOUT}").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     os.replace(place / f".{ABOUT}", place / ABOUT)
 
 
@@ -137,7 +137,7 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not path.is_file():
         raise ValueError(f"{folder} holds no adapter: there is no {ABOUT} in it.")
     try:
-        about = json.loads(path.read_text())
+        about = json.loads(path.read_text(encoding="utf-8"))
         state = load_file(folder / ADAPTER)
     except (OSError, ValueError, SafetensorError) as error:
         raise ValueError(f"{folder} holds no whole adapter ({error}).") from None

@@ -379,7 +379,7 @@ def environment(material: Material) -> Table:
 def facts(result: Record) -> Iterator[tuple[str, str]]:
     """What a run ran on."""
     known, label, prints = result["provenance"], result["label"], result["fingerprint"]
-    kinds = ("float32_products", "bfloat16_products")
+    kinds = ("float32_products", "bfloat16_products", "engine")
     for key in ("device", "threads", "processes", "python", "system", *kinds):
         if key in known:
             yield key.replace("_", " "), str(known[key])

@@ -1,5 +1,6 @@
 """A trained model without its adapter: a folder that transformers' `from_pretrained` reads."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from transformers import (
 )
 
 from experiments.adapters.saved import Adapter, load
-from experiments.families.base import family_of
+from experiments.families.base import OUTPUT, family_of
 from experiments.files import whole_folder
 from experiments.generation import language_model
 from experiments.heads import as_in_transformers
@@ -57,10 +58,30 @@ def in_transformers(
     plain = family.as_loaded(trained.backbone, inner)
     state = {f"{prefix}{name}": tensor for name, tensor in plain.items()}
     if adapter.num_outputs:
-        state |= as_in_transformers(trained.head.state_dict(), family.head_names(config))
+        state |= as_in_transformers(trained.head.state_dict(), names_of_head(adapter, config))
     rounded = {name: tensor.float().to(dtype) for name, tensor in state.items()}
     model.load_state_dict(rounded, assign=True)
-    return language_model(model) if isinstance(trained, LanguageModel) else model
+    if not isinstance(trained, LanguageModel):
+        return model
+    predicting = language_model(model)
+    if hasattr(trained.backbone, OUTPUT):
+        output = family.output(trained.backbone)
+        output.weight = nn.Parameter(output.weight.float().to(dtype), requires_grad=False)
+        predicting.set_output_embeddings(output)
+    return predicting
+
+
+def names_of_head(adapter: Adapter, config: PreTrainedConfig) -> Mapping[str, str]:
+    """The modules of an adapter's head by our name: their name in a classifier of transformers.
+
+    Raises ValueError if transformers has no such classifier.
+    """
+    if adapter.model.head is not None:
+        raise ValueError(
+            f"model.head={adapter.model.head} makes a head that transformers' classifiers do not "
+            "have, so none can be written; a run with model.head=null can be."
+        )
+    return family_of(config).head_names(config)
 
 
 def name_outputs(config: PreTrainedConfig, adapter: Adapter) -> None:

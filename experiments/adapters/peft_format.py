@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from experiments.adapters import checks, foreign
 from experiments.adapters.classifier import whole_head
 from experiments.adapters.foreign import A
+from experiments.adapters.merged import names_of_head
 from experiments.adapters.saved import Adapter, load
 from experiments.families.base import family_of
 from experiments.files import read_object, read_tensors, save_tensors, whole_folder, write_json
@@ -56,7 +57,7 @@ def write_peft(adapter: Adapter, out: Path) -> None:
     inside = "" if kind == "FEATURE_EXTRACTION" else f"{backbone.base_model_prefix}."
     form = with_patterns(form, inside)
     family = family_of(backbone.config)
-    names = family.head_names(backbone.config) if adapter.num_outputs else {}
+    names = names_of_head(adapter, backbone.config) if adapter.num_outputs else {}
     head = as_in_transformers(adapter.head, names)
     tensors = {
         **{

@@ -263,6 +263,5 @@ def restore(
     # Adapters of earlier versions do not know it, and results do.
     known = adapter.model_files or result.fingerprint.get("model_files")
     loaded = load(replace(adapter, model_files=known), device)
-    loaded.model.engine = run.train.forward_passes()
-    loaded.model.engine.prepare(loaded.model.backbone)
+    loaded.model.engine = run.train.forward_passes().prepare(loaded.model.backbone)
     return Trained(run, result, loaded)

@@ -49,7 +49,7 @@ class Switch:
         check_base(adapter)
         with self.bare_again():
             own = self.own_parts(adapter)
-        model = assembled(self.backbone, adapter.num_outputs)
+        model = assembled(self.backbone, adapter.num_outputs, adapter.model.head)
         if adapter.num_outputs:
             load_head(adapter, model.head)
         self.adapters[name] = own

@@ -41,18 +41,18 @@ class Anything(Family):
                 state[f"{name}.weight"] = state[f"{name}.weight"].t().contiguous()
         return state
 
-    def is_decoder(self, config: PreTrainedConfig) -> bool:
+    def predicts_tokens(self, config: PreTrainedConfig) -> bool:
         """Whether transformers has it as a model that predicts the next token, and nothing more."""
         decoder = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
         return decoder and not getattr(config, "is_encoder_decoder", False)
 
     def head(self, config: PreTrainedConfig, num_outputs: int) -> nn.Module:
-        if self.is_decoder(config):
+        if self.predicts_tokens(config):
             return LastTokenHead(config.hidden_size, num_outputs)
         return PooledHead(config.hidden_size, num_outputs)
 
     def head_names(self, config: PreTrainedConfig) -> Mapping[str, str]:
-        if self.is_decoder(config):
+        if self.predicts_tokens(config):
             return {"score": "score"}
         raise ValueError(
             f"transformers' classifier of model_type '{config.model_type}' is built otherwise than "

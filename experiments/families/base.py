@@ -20,6 +20,7 @@ from experiments.backbones.kernels import ACTIVATIONS
 from experiments.backbones.stream import Layout
 from experiments.layers import CastLinear
 
+OUTPUT = "lm_head"  # a backbone's own layer over tokens, where it is not the embedding table
 EVERYTHING_ELSE = "auto"  # the module of the family of all other models
 
 
@@ -58,13 +59,14 @@ class Family(ABC):
         """The weights of a plain backbone under transformers' names and in its layout."""
         return {name: t for name, t in backbone.state_dict().items() if name in like.state_dict()}
 
-    @property
-    def language_model(self) -> bool:
-        """Whether the backbone can predict the next token."""
+    def predicts_tokens(self, config: PreTrainedConfig) -> bool:
+        """Whether a model can predict the next token."""
         return self.causal
 
     def output(self, backbone: PreTrainedModel) -> nn.Linear:
-        """The layer that predicts the next token, as one parameter with the embedding table."""
+        """The layer that predicts the next token: its own, or the embedding table as one."""
+        if hasattr(backbone, OUTPUT):
+            return backbone.get_submodule(OUTPUT)  # type: ignore[return-value]
         table: Any = backbone.get_input_embeddings()
         output = CastLinear(table.weight.shape[1], table.weight.shape[0], bias=False, device="meta")
         output.weight = table.weight

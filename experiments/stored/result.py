@@ -145,7 +145,9 @@ class Provenance(TypedDict):
     threads: int
     float32_products: str
     processes: int
+    engine: NotRequired[str]
     earlier_code: NotRequired[list[str]]
+    method_code: NotRequired[str]
 
 
 class Stored(TypedDict):

@@ -89,13 +89,17 @@ class Workers:
         self.busy.clear()
 
 
+# No run uses it, and transformers' Trainer, which it imports, takes more memory than many a run.
+TRAINER = "variants.hf"
+
+
 def sources() -> list[str]:
     """Every module of a run: a file that is edited meanwhile does not divide a study's cells."""
     return [
         module.name
         for room in ("experiments", "variants")
         for module in pkgutil.walk_packages([str(RUN.parent / room)], f"{room}.")
-        if not module.name.endswith("__main__")
+        if not module.name.endswith("__main__") and module.name != TRAINER
     ]
 
 

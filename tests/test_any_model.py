@@ -1,0 +1,149 @@
+"""Any model that transformers loads: by a YAML of its own, and by `model=auto`."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+from experiments.adapters import saved
+from experiments.adapters.merged import write_merged
+from experiments.api import composed
+from experiments.config import read
+from experiments.families.base import family_of
+from experiments.heads import READS
+from experiments.runner import execute
+
+FEW = (
+    "data.train=32", "data.dev=16", "train.epochs=1", "train.batch_size=16", "train.device=cpu",
+    "tracker.mode=disabled", "variant.rank=2",
+)  # fmt: skip
+LLAMA = {
+    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "intermediate_size": 48, "max_position_embeddings": 140,
+}  # fmt: skip
+BERT = {
+    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,
+    "max_position_embeddings": 140, "type_vocab_size": 1,
+}  # fmt: skip
+# The architecture of each model that has a YAML, tiny.
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "llama_3_2_1b": {"model_type": "llama", **LLAMA, "rope_parameters": {
+        "rope_type": "llama3", "rope_theta": 500000.0, "factor": 32.0, "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0, "original_max_position_embeddings": 64,
+    }},
+    "qwen3_0_6b": {"model_type": "qwen3", **LLAMA, "head_dim": 12},
+    "qwen2_5_0_5b": {"model_type": "qwen2", **LLAMA},
+    "mistral_7b": {"model_type": "mistral", **LLAMA},
+    "gemma_3_1b": {"model_type": "gemma3_text", **LLAMA, "head_dim": 8, "sliding_window": 128},
+    "deberta_v3_base": {
+        "model_type": "deberta-v2", **BERT, "relative_attention": True, "position_buckets": 16,
+        "pos_att_type": ["p2c", "c2p"], "norm_rel_ebd": "layer_norm", "share_att_key": True,
+        "position_biased_input": False,
+    },
+    "modernbert_base": {"model_type": "modernbert", **BERT},
+    "distilbert": {
+        "model_type": "distilbert", "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48,
+        "max_position_embeddings": 140,
+    },
+    "xlm_roberta_base": {"model_type": "xlm-roberta", **BERT},
+    "electra_base": {"model_type": "electra", **BERT, "embedding_size": 16},
+}  # fmt: skip
+OLDER = {"auto", "gpt2_large", "gpt2_medium", "gpt2", "mini_gpt2", "mini_roberta", "minilm",
+         "roberta_base", "roberta_large", "smollm2"}  # fmt: skip
+
+
+@pytest.fixture
+def tiny_model(tiny: Callable[[str], Path], tmp_path: Path) -> Callable[[dict[str, Any]], Path]:
+    """The folder of a tiny random model of any architecture."""
+
+    def save(settings: dict[str, Any]) -> Path:
+        torch.manual_seed(0)
+        tokenizer = AutoTokenizer.from_pretrained(tiny("roberta"))
+        ids = {
+            "vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id,
+            "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id,
+        }  # fmt: skip
+        model = AutoModel.from_config(AutoConfig.for_model(**settings | ids))
+        model.save_pretrained(tmp_path / "tiny")
+        tokenizer.save_pretrained(tmp_path / "tiny")
+        return tmp_path / "tiny"
+
+    return save
+
+
+def test_every_model_with_a_yaml_is_tried_here_or_elsewhere() -> None:
+    known = {path.stem for path in (ROOT / "conf/model").glob("*.yaml")}
+    assert known == ARCHITECTURES.keys() | OLDER
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_model_is_trained_and_read_back(
+    tiny_model: Callable[[dict[str, Any]], Path], tmp_path: Path, name: str
+) -> None:
+    folder = tiny_model(ARCHITECTURES[name])
+    run = read(composed(f"model={name}", f"model.path={folder}", "variant=lora", *FEW))
+    result = execute(run, tmp_path / "run")
+    assert result.status == "complete" and result.label["model"] == name
+    packed = family_of(AutoConfig.from_pretrained(folder)).packed
+    assert result.provenance["engine"] == ("packed" if packed else "transformers")
+    trained = saved.restore(tmp_path / "run")
+    split = trained.run.protocol.load(trained.run.task, trained.run.data).score["dev"]
+    outputs = trained.run.task.evaluate(trained.loaded, split, trained.run.train).outputs
+    assert trained.run.task.score(split.labels, outputs) == pytest.approx(result.scores["dev"])
+
+
+@pytest.mark.parametrize("group", ["attention", "all"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_named_groups_are_layers_of_the_model(
+    tiny_model: Callable[[dict[str, Any]], Path], name: str, group: str
+) -> None:
+    folder = tiny_model(ARCHITECTURES[name])
+    overrides = (f"model={name}", f"model.path={folder}", "variant=lora")
+    run = read(composed(*overrides, "variant.targets=${model.linears." + group + "}", *FEW))
+    backbone = run.model.backbone()
+    run.variant.adapt(backbone)
+    adapted = sum(p.requires_grad for p in backbone.parameters())
+    per_block = {"attention": 2, "all": 8}[group]  # at least so many tensors, A and B of each layer
+    assert adapted >= 2 * per_block
+
+
+@pytest.mark.parametrize("kind", ["roberta", "gpt2"])
+def test_auto_takes_any_folder_and_names_itself_after_it(
+    tiny: Callable[[str], Path], tmp_path: Path, kind: str
+) -> None:
+    folder = tiny(kind)
+    run = read(composed("model=auto", f"model.path={folder}", "variant=dora", *FEW))
+    assert run.model.name == folder.name
+    result = execute(run, tmp_path / "run")
+    assert result.status == "complete" and result.provenance["engine"] == "packed"
+
+
+@pytest.mark.parametrize("reads", READS)
+def test_a_head_reads_what_it_is_told_to(
+    tiny: Callable[[str], Path], tmp_path: Path, reads: str
+) -> None:
+    overrides = ("model=auto", f"model.path={tiny('roberta')}", f"model.head={reads}", *FEW)
+    result = execute(read(composed(*overrides, "variant=lora")), tmp_path / "run")
+    trained = saved.restore(tmp_path / "run")
+    model = trained.loaded.model
+    split = trained.run.protocol.load(trained.run.task, trained.run.data).score["dev"]
+    batch = trained.run.task.encode(trained.loaded.tokenizer, split, 64).batch(np.arange(5))
+    with torch.no_grad():
+        states = model.backbone(**batch.inputs).last_hidden_state
+        rows = [one[: int(n)] for one, n in zip(states, batch.lengths, strict=True)]
+        read_of = {"first": lambda x: x[0], "last": lambda x: x[-1], "mean": lambda x: x.mean(0)}
+        expected = model.head(torch.stack([read_of[reads](row) for row in rows]))
+        torch.testing.assert_close(model(batch), expected, rtol=1e-5, atol=1e-6)
+    assert result.config["model"]["head"] == reads
+    with pytest.raises(ValueError, match=f"model.head={reads} makes a head"):
+        write_merged(saved.read_adapter(tmp_path / "run"), tmp_path / "merged")
+
+
+def test_a_head_that_is_none_is_named(tiny: Callable[[str], Path]) -> None:
+    with pytest.raises(ValueError, match="one of first, last, mean, got 'max'"):
+        read(composed("model=auto", f"model.path={tiny('roberta')}", "model.head=max", *FEW))
