@@ -105,6 +105,17 @@ def test_places_follow_from_the_seed_and_are_part_of_the_adapter() -> None:
     assert torch.equal(again[0].positions, other.positions)
 
 
+def test_places_outside_of_the_weight_are_refused() -> None:
+    model = base()
+    shira().adapt(model)
+    state = {name: tensor.clone() for name, tensor in shira().learned_state(model).items()}
+    d_out, d_in = model[0].W0.shape
+    for place in ((0, d_in), (d_out, 0), (-1, 0)):
+        state["0.positions"][:, 0] = torch.tensor(place)
+        with pytest.raises(ValueError, match="Some positions of 0 lie outside of its weight"):
+            shira().load_state(model, state)
+
+
 def test_wrong_settings_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="rank 5 makes 100 trained entries of"):
         shira(rank=5).adapt(base())

@@ -121,9 +121,11 @@ class Variant:
     # convolutions, embeddings, transformers' Conv1D. Not inherited: a subclass may read more.
     any_form: ClassVar[bool] = False
     # Fields of PEFT's adapter_config.json that `from_foreign` reads, beside those common to all,
-    # and values of its `init_lora_weights` that leave the base as it was.
+    # values of its `init_lora_weights` that leave the base as it was, and last names of tensors
+    # that hold whole numbers.
     foreign_fields: ClassVar[frozenset[str]] = frozenset()
     foreign_starts: ClassVar[frozenset[str]] = frozenset()
+    foreign_places: ClassVar[frozenset[str]] = frozenset()
 
     lr: float  # learning rate of what the method trains; the task head has its own
 

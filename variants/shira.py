@@ -4,6 +4,7 @@ W = W0 + S with as many trained entries as a LoRA of rank r has numbers, drawn a
 largest |W0|. The places are part of the adapter.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from variants.base import Foreign, Variant, at_least_float32, check_adapter, get_matrix
 from variants.foreign import state
-from variants.layerwise import DenseLayer, Layerwise, exportable, tensors_of
+from variants.layerwise import DenseLayer, Layerwise, exportable, layers_of, tensors_of
 from variants.seeded import draw_positions
 
 NAMES = {"values": "shira_weight", "positions": "shira_indices"}
@@ -49,6 +50,7 @@ class SHiRA(Layerwise):
     sized_by_rank: ClassVar[bool] = True
     any_form: ClassVar[bool] = True
     foreign_fields: ClassVar[frozenset[str]] = frozenset({"mask_type", "random_seed"})
+    foreign_places: ClassVar[frozenset[str]] = frozenset({NAMES["positions"]})
 
     rank: int  # r of the LoRA that has as many parameters
     mask: str  # random, or magnitude: the entries of largest |W0|
@@ -73,6 +75,12 @@ class SHiRA(Layerwise):
             positions = draw_positions(count, W0.numel(), self.position_seed)
         return SHiRALayer(linear, positions.sort().values)
 
+    def load_state(self, model: nn.Module, state: Mapping[str, Tensor]) -> None:
+        for name, layer in layers_of(model, SHiRALayer).items():
+            if (found := state.get(f"{name}.positions")) is not None:
+                check_positions(name, found, layer.W0.shape)
+        super().load_state(model, state)
+
     def to_peft(self, model: nn.Module) -> Foreign:
         return Foreign(
             library="peft",
@@ -88,3 +96,12 @@ class SHiRA(Layerwise):
         rank, targets = form.config["r"], list(form.layers)
         variant = SHiRA(lr=0.0, rank=rank, mask="random", position_seed=seed, targets=targets)
         return variant, state(form, NAMES)
+
+
+def check_positions(name: str, positions: Tensor, shape: torch.Size) -> None:
+    """Raise ValueError for positions [2, n] of which some lie outside of a weight of this shape."""
+    if positions.is_meta or positions.ndim != 2 or len(positions) != 2:
+        return  # it is refused by its shape
+    sides = torch.tensor(shape, device=positions.device)[:, None]
+    if not ((positions >= 0) & (positions < sides)).all():
+        raise ValueError(f"Some positions of {name} lie outside of its weight, {list(shape)}.")
