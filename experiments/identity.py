@@ -37,7 +37,7 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     for path, before in LATER.items():
         section, _, key = path.partition(".")
         if kept.get(section, {}).get(key) == before:
-            kept[section].pop(key)
+            kept.get(section, {}).pop(key, None)
     return masked(kept)
 
 

@@ -74,7 +74,7 @@ def test_the_subspaces_of_milora_are_orthogonal_to_the_principal_ones() -> None:
 def test_milora_of_a_weight_without_minor_directions_is_refused() -> None:
     model = nn.Sequential(nn.Linear(12, 8))
     model[0].weight.data[3] = model[0].weight.data[4]
-    with pytest.raises(ValueError, match="zero singular values of a 8 x 12 weight"):
+    with pytest.raises(ValueError, match="the smallest of the singular values that it takes is"):
         MiLoRA(**settings()).adapt(model)
 
 

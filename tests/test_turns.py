@@ -70,7 +70,7 @@ def test_a_pair_of_neighbours_is_turned_and_stretched_with_its_bias() -> None:
     layer.base.weight.data.zero_()
     layer.t.data[:] = torch.tensor([torch.pi / 2, 0.0])
     layer.a.data[:] = torch.tensor([2.0, 1.0])
-    b = layer.bias.detach()
+    b = layer.b0.detach()
     expected = torch.stack((-2 * b[1], 2 * b[0], b[2], b[3]))  # R b, as W0 is zero
     assert_close(layer(torch.randn(3, 6))[0], expected)
     assert_close(layer.merge()(torch.randn(6)), expected)
