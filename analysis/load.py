@@ -94,6 +94,7 @@ def row(result: dict[str, Any]) -> dict[str, Any]:
         "low": low,
         "high": high,
         **costs(result["cost"]),
+        "starts_as_pretrained": bool(result["telemetry"].get("starts_as_pretrained", True)),
         "paper": result["paper"],
         "protocol": protocol[KIND],
         "stage": protocol.get("stage"),
@@ -156,6 +157,7 @@ def shown(runs: pd.DataFrame) -> Table:
     table = Table(Column("run", overflow="fold"), "seed", "score", "trained", "seconds", "MiB")
     for run in runs.to_dict("records"):
         name = "/".join(str(run[key]) for key in ("task", "model", "variant"))
+        name += "" if run["starts_as_pretrained"] else " (not from the pretrained model)"
         score = run["status"]
         if score == "complete":
             score = f"{run['score']:.3f} [{run['low']:.3f}, {run['high']:.3f}]"

@@ -8,6 +8,8 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
+from variants.base import serve_groups
+
 SMALL = 2**16  # values; larger tensors gain nothing, and would keep their gradients all the time
 
 
@@ -61,6 +63,7 @@ class FlatAdamW(torch.optim.AdamW):
     def __init__(self, groups: Iterable[dict[str, Any]]) -> None:
         self.buffers: list[Buffer] = []
         super().__init__([self.with_buffers(group) for group in groups], fused=True)
+        serve_groups(self)
 
     def with_buffers(self, group: dict[str, Any]) -> dict[str, Any]:
         """The group with its small tensors as one for each dtype."""

@@ -33,7 +33,10 @@ def collect(
         primary=evaluation.primary(run.task, evaluated) if evaluated else {},
         scores=evaluation.scores(run.task, evaluated),
         cost=cost(job, recorder, evaluated),
-        telemetry=run.variant.telemetry(job.loaded.model.backbone),
+        telemetry={
+            "starts_as_pretrained": float(run.variant.starts_as_pretrained),
+            **run.variant.telemetry(job.loaded.model.backbone),
+        },
         examples=count_examples(job, evaluated),
         fingerprint=recorder.key,
         config=describe(run),

@@ -44,7 +44,7 @@ class Train:
     weight_decay: float  # on matrices; never on norms and biases
     schedule: str
     warmup: float  # fraction of all steps
-    clip: float | None  # largest gradient norm
+    clip: float | None  # largest gradient norm, of what lets itself be clipped
     precision: str  # fp32, or bf16: frozen matrices in bfloat16, what trains in float32
     engine: str  # packed: our own passes, without padding; transformers: its own, padded
     lean: bool  # packed: compute the feed-forward's inner activations again in the backward pass
@@ -181,7 +181,10 @@ class Stepper:
         self.model, self.variant, self.batches, self.plan = model, variant, batches, plan
         self.device = next(model.parameters()).device
         self.optimizer = build_optimizer(model, variant, plan)
-        self.trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+        groups = self.optimizer.param_groups
+        self.trained = [p for group in groups for p in group["params"]]
+        # A rule that rewrites gradients may have none to clip: `clip` of its groups is False.
+        self.clipped = [p for group in groups if group.get("clip", True) for p in group["params"]]
         self.schedule = build_schedule(self.optimizer, plan)
         model.train()
 
@@ -195,7 +198,7 @@ class Stepper:
         progress = Progress(number, self.plan.total)
         self.variant.after_backward(self.model.backbone, progress)
         self.optimizer.gather()
-        norm = nn.utils.clip_grad_norm_(self.trained, self.plan.train.clip or math.inf)
+        norm = nn.utils.clip_grad_norm_(self.clipped, self.plan.train.clip or math.inf)
         self.optimizer.step()
         self.schedule.step()
         self.variant.after_step(self.model.backbone, progress)

@@ -28,7 +28,7 @@ from experiments.runner import execute, prepare, train
 
 # 33 examples in batches of 16: the last one of an epoch leaves nothing for a second process.
 SMALL = (*QUICK, "train.examples=33", "train.batch_size=16", "train.log_every=1", "train.epochs=2")
-KINDS = ("lora", "adalora", "full", "lora_drop")
+KINDS = ("lora", "adalora", "full", "lora_drop", "eva", "lora_pro", "dylora")
 STOP = 4  # the step at which what is to break does
 
 

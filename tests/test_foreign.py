@@ -202,7 +202,7 @@ def spoil(folder: Path, how: str) -> None:
     elif how == "a moved base":
         config["init_lora_weights"] = "pissa"
     elif how == "another method":
-        config["peft_type"] = "IA3"
+        config["peft_type"] = "POLY"
     elif how == "a misnamed key":
         tensors[first.replace("lora_A", "lora_X")] = tensors.pop(first)
     elif how == "another layer":
@@ -219,7 +219,7 @@ SPOILT = {
     "a further field": "layer_replication=.* is not read here",
     "trained biases": "bias='all'",
     "a moved base": "init_lora_weights='pissa'",
-    "another method": "type IA3, which no method here reads",
+    "another method": "type POLY, which no method here reads",
     "a misnamed key": r"lacks .*lora_A\.weight",
     "another layer": "layer.7.*no such layer",
     "another width": "has shape",

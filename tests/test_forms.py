@@ -6,7 +6,17 @@ import pytest
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from modules import ADAPTERS, FEW, method, nudge, only_layer, steps
+from modules import (
+    ADAPTERS,
+    DROPPING,
+    FEW,
+    method,
+    moved_bias,
+    nudge,
+    only_layer,
+    start_within,
+    steps,
+)
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from torch.testing import assert_close
@@ -17,19 +27,28 @@ from variants.forms import Convolution, Embedding, find_form
 
 TAKING = [name for name in ADAPTERS if vars(type(method(name))).get("any_form")]
 REFUSING = [name for name in ADAPTERS if name not in TAKING]
-V = 30  # tokens
+V = 32  # tokens
 
 LAYERS: dict[str, Callable[[], nn.Module]] = {
-    "conv1d": lambda: nn.Conv1d(8, 12, 3, padding=1),
+    "conv1d": lambda: nn.Conv1d(8, 12, 3, padding="same"),
     "conv2d": lambda: nn.Conv2d(8, 12, (3, 2), stride=2, padding=1, dilation=(1, 2)),
-    "conv2d groups": lambda: nn.Conv2d(8, 12, 3, groups=2, bias=False),
-    "conv2d depthwise": lambda: nn.Conv2d(8, 16, 3, groups=8, padding="same"),
+    "conv2d groups": lambda: nn.Conv2d(8, 12, (3, 2), groups=2, bias=False),
+    "conv2d depthwise": lambda: nn.Conv2d(8, 16, (2, 4), groups=8, padding=1),
     "conv2d reflect": lambda: nn.Conv2d(8, 12, 3, padding=1, padding_mode="reflect"),
     "conv2d 1x1": lambda: nn.Conv2d(8, 12, 1),
     "conv3d": lambda: nn.Conv3d(8, 12, 2),
     "embedding": lambda: nn.Embedding(V, 12),
-    "embedding padded": lambda: nn.Embedding(V, 12, padding_idx=3),
+    "embedding padded": lambda: nn.Embedding(V, 12, padding_idx=2),
 }
+# Methods that start from moments of inputs; those of an embedding are single tokens.
+OF_INPUTS = ("corda", "eva")
+CASES = [
+    (name, kind)
+    for name in TAKING
+    for kind in LAYERS
+    if name not in OF_INPUTS or not kind.startswith("embedding")
+]
+SOME = [(n, k) for n, k in CASES if k in ("conv2d", "conv2d groups", "embedding")]
 
 
 def inputs(kind: str, count: int = FEW) -> Tensor:
@@ -53,14 +72,13 @@ def adapted(name: str, kind: str, **settings: object) -> tuple[nn.Sequential, Ad
     return model.eval(), only_layer(model)
 
 
-@pytest.mark.parametrize("kind", LAYERS)
-@pytest.mark.parametrize("name", TAKING)
+@pytest.mark.parametrize(("name", "kind"), CASES)
 def test_an_adapted_layer_starts_as_it_was_and_is_its_merged_weight(name: str, kind: str) -> None:
     torch.manual_seed(0)
     before, x = LAYERS[kind](), inputs(kind)
     model, layer = adapted(name, kind)
     expected = before(x)
-    assert_close(model(x), expected, rtol=1e-4, atol=1e-5)
+    assert_close(model(x), expected, **start_within(name, {"rtol": 1e-4, "atol": 1e-5}, 0.05))
     nudge(model)
     y = model(x)
     assert not torch.allclose(y, expected, atol=1e-3)
@@ -80,8 +98,7 @@ def test_an_adapted_layer_starts_as_it_was_and_is_its_merged_weight(name: str, k
     }
 
 
-@pytest.mark.parametrize("kind", LAYERS)
-@pytest.mark.parametrize("name", TAKING)
+@pytest.mark.parametrize(("name", "kind"), CASES)
 def test_gradients_are_those_of_the_merged_weight(name: str, kind: str) -> None:
     model, layer = adapted(name, kind)
     model.double()
@@ -100,8 +117,7 @@ def test_gradients_are_those_of_the_merged_weight(name: str, kind: str) -> None:
         assert_close(mine, theirs, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("kind", LAYERS)
-@pytest.mark.parametrize("name", [n for n in TAKING if n != "delta_lora"])
+@pytest.mark.parametrize(("name", "kind"), [case for case in CASES if case[0] in DROPPING])
 def test_dropout_is_on_the_input_of_the_update(name: str, kind: str) -> None:
     model, layer = adapted(name, kind, dropout=0.5)
     nudge(model)
@@ -120,8 +136,7 @@ def test_dropout_is_on_the_input_of_the_update(name: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize("hook", ["hook", "bfloat16", "autocast"])
-@pytest.mark.parametrize("kind", ["conv2d", "embedding"])
-@pytest.mark.parametrize("name", TAKING)
+@pytest.mark.parametrize(("name", "kind"), [case for case in SOME if case[1] != "conv2d groups"])
 def test_a_small_update_is_neither_rounded_away_nor_passed_by(
     name: str, kind: str, hook: str
 ) -> None:
@@ -132,7 +147,7 @@ def test_a_small_update_is_neither_rounded_away_nor_passed_by(
         change = layer.form.shape_weight(layer.base, layer.compute_change())
         if hook == "hook":
             layer.base.register_forward_hook(lambda module, inputs, y: 3 * y)
-            expected = layer.base(x) + plain(layer.base, x, change, None)
+            expected = layer.base(x) + plain(layer.base, x, change, moved_bias(layer))
             assert_close(model(x), expected, rtol=1e-4, atol=1e-5)
             with pytest.raises(ValueError, match=r"^0 cannot be merged\. .* has hooks"):
                 merge(model)
@@ -146,8 +161,7 @@ def test_a_small_update_is_neither_rounded_away_nor_passed_by(
         assert_close(found.float(), exact, rtol=0.05, atol=0.05)
 
 
-@pytest.mark.parametrize("kind", ["conv2d groups", "embedding"])
-@pytest.mark.parametrize("name", TAKING)
+@pytest.mark.parametrize(("name", "kind"), [case for case in SOME if case[1] != "conv2d"])
 def test_it_trains_is_saved_loaded_disabled_and_unloaded(
     name: str, kind: str, tmp_path: object
 ) -> None:
@@ -183,6 +197,12 @@ def test_a_method_that_reads_more_refuses_by_name(name: str, kind: str) -> None:
     said = rf"^{type(method(name)).__name__} adapts nn\.Linear only, and 0 is a "
     with pytest.raises(ValueError, match=said):
         method(name, "0").adapt(model)
+
+
+@pytest.mark.parametrize("name", OF_INPUTS)
+def test_single_tokens_have_no_moments_to_start_from(name: str) -> None:
+    with pytest.raises(ValueError, match=r"^0 cannot be adapted\. Its inputs are single tokens"):
+        method(name, "0").adapt(nn.Sequential(nn.Embedding(V, 12)))
 
 
 def test_a_method_takes_them_only_where_its_own_class_says_so() -> None:
@@ -250,7 +270,7 @@ def test_settings_of_a_convolution_can_be_read() -> None:
     assert layer.kernel_size == (3, 2) and layer.stride == (2, 2) and layer.out_channels == 12
     assert not hasattr(layer, "in_features") and hasattr(layer, "weight")
     _, layer = adapted("dora", "embedding padded")
-    assert (layer.num_embeddings, layer.embedding_dim, layer.padding_idx) == (V, 12, 3)
+    assert (layer.num_embeddings, layer.embedding_dim, layer.padding_idx) == (V, 12, 2)
     assert layer.bias is None
 
 

@@ -14,7 +14,7 @@ from experiments.config import Run
 from experiments.job import start
 from experiments.measure import Clock, Cost, count_flops, count_parameters, latency, measure
 from experiments.runner import execute
-from variants.base import adapter_layers, replace_linears
+from variants.base import adapter_layers, replace_linears, target_linears
 from variants.bitfit import BitFit
 from variants.full import Full
 from variants.head_only import HeadOnly
@@ -195,6 +195,17 @@ def test_a_target_matches_by_the_end_of_its_dotted_name(case: Callable) -> None:
     assert len(seen) == LAYERS
     replace_linears(backbone, ["dense"], wrap)
     assert len(seen) == LAYERS + 3 * LAYERS
+
+
+def test_a_target_may_be_an_expression_for_whole_names(case: Callable) -> None:
+    backbone = case("full").model.backbone
+    outputs = target_linears(backbone, [r".*layer\.\d+\.output\.dense|.*mlp\.c_proj"])
+    assert list(outputs) == [f"encoder.layer.{i}.output.dense" for i in range(LAYERS)]
+    assert len(target_linears(backbone, [r".*\.output\.dense"])) == 2 * LAYERS
+    with pytest.raises(ValueError, match=r"No linear layer is named 'k\|v'"):
+        target_linears(backbone, ["k|v"])
+    with pytest.raises(ValueError, match="'\\(query' is no regular expression"):
+        target_linears(backbone, ["(query"])
 
 
 def test_the_processors_seconds_do_not_count_what_others_do(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from copy import deepcopy
 import pytest
 import torch
 import torch.nn as nn
-from modules import ADAPTERS, METHODS, OWN, QUANTISED, method, nudge, steps
+from modules import ADAPTERS, METHODS, OWN, QUANTISED, in_turn, method, nudge, steps
 from torch import Tensor
 from torch.testing import assert_close
 from transformers import (
@@ -77,8 +77,7 @@ def test_a_head_that_is_unfrozen_later_is_trained_and_saved(name: str) -> None:
     assert torch.equal(again.eval()(x), model(x))
 
 
-@pytest.mark.parametrize("second", METHODS)
-@pytest.mark.parametrize("first", ADAPTERS)
+@pytest.mark.parametrize(("first", "second"), in_turn(ADAPTERS, METHODS))
 def test_a_model_that_is_adapted_is_refused_by_name(first: str, second: str) -> None:
     model = Classifier()
     method(first, "0").adapt(model)

@@ -27,15 +27,28 @@ OTHER = {
     "unit": "block",
     "shared_per": "name",
     "threshold": 1.0,
+    "lokr.zero": "W2",
+    "begin": "normal",
+    "form": "sharing",
+    "mode": "kpm",
+    "direction": "A2rBr",
+    "mask": "magnitude",
 }
 # Values with which four layers and eight steps are enough for each of the other settings to tell.
 START = {
     "adalora": {"interval": 2, "warmup": 0.25},
     "lora_drop": {"steps": 2, "share": 0.2, "threshold": 0.25, "reset": False},
     "vera": {"rank": 16},
+    "lokr": {"rank": 1},
+    "eva": {"targets": ["query", "dense"]},
+    "vb_lora": {"length": 15},
+    "lora_ga": {"head_steps": 2, "rows": 8},
+    "lora_one": {"head_steps": 2, "rows": 8},
 }
 # Settings that choose how something is computed and must not change what.
-SAME = {("qlora", "backend"), ("last_k", "blocks")}
+SAME = {
+    ("qlora", "backend"), ("qdora", "backend"), ("loftq", "backend"), ("last_k", "blocks"),
+}  # fmt: skip
 
 
 def names(variant: str) -> list[str]:
@@ -49,8 +62,9 @@ SETTINGS = [(variant, name) for variant in VARIANTS for name in names(variant)]
 
 def others(run: Run, name: str, value: Any) -> list[Any]:
     """Other values for a setting, by its type; the first that the method takes is tried."""
-    if name in OTHER:
-        return [OTHER[name]]
+    own = f"{run.label['variant']}.{name}"
+    if own in OTHER or name in OTHER:
+        return [OTHER[own if own in OTHER else name]]
     if isinstance(value, bool):
         return [not value]
     if isinstance(value, list):

@@ -24,7 +24,15 @@ from experiments.job import Job, start
 from experiments.optimizer import FlatAdamW
 from experiments.recorder import Diverged, Recorder
 from experiments.runner import execute
-from experiments.training import Plan, State, Watch, build_optimizer, build_schedule, fit
+from experiments.training import (
+    Plan,
+    State,
+    Stepper,
+    Watch,
+    build_optimizer,
+    build_schedule,
+    fit,
+)
 from variants.lora import LoRA
 
 
@@ -101,7 +109,7 @@ def test_every_hook_is_called_in_one_order(tiny_run: Callable[..., Run], tmp_pat
     counted = [("penalty",)] * 2  # the step whose arithmetic is counted in the end
     assert seen == [("adapt",), ("prepare",), ("param_groups",), *step(1), *step(2), *counted]
     assert ("learned_state",) in spy.calls[0]
-    assert result.telemetry == {"spied": 1.0}
+    assert result.telemetry == {"starts_as_pretrained": 1.0, "spied": 1.0}
 
 
 def test_all_methods_share_batches_head_and_the_start_of_dropout(
@@ -231,6 +239,36 @@ def test_the_models_scale_multiplies_the_methods_rate_and_not_the_heads(
     optimizer = build_optimizer(job.loaded.model, job.run.variant, job.plan)
     rates = {group["lr"] for group in optimizer.param_groups}
     assert rates == {0.03, 0.5}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unclipped(LoRA):
+    """LoRA whose gradients are large, and its own affair."""
+
+    def param_groups(self, model, lr, weight_decay):
+        groups = super().param_groups(model, lr, weight_decay)
+        return [group | {"clip": False} for group in groups]
+
+    def after_backward(self, model, progress):
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter.grad = torch.full_like(parameter, 1e6)
+
+
+def test_a_method_may_decline_clipping_and_shrinks_no_other_gradient(
+    tiny_run: Callable[..., Run],
+) -> None:
+    run = tiny_run("lora", "train.clip=1000.0", "train.epochs=1")
+    values = {f.name: getattr(run.variant, f.name) for f in fields(run.variant)}
+    job = begin(replace(run, variant=Unclipped(**values)))
+    stepper = Stepper(job.loaded.model, job.run.variant, job.batches, job.plan)
+    stepper.optimizer.zero_grad = lambda: None
+    _, norm = stepper.step(1, Watch())
+    assert 0 < norm < 1000
+    own = [p.grad for p in job.loaded.model.backbone.parameters() if p.requires_grad]
+    assert all((gradient == 1e6).all() for gradient in own)
+    head = [p.grad for p in job.loaded.model.head.parameters()]
+    assert torch.linalg.vector_norm(torch.cat([g.flatten() for g in head])) == pytest.approx(norm)
 
 
 def test_gradients_are_clipped_to_the_norm(tiny_run: Callable[..., Run]) -> None:

@@ -19,6 +19,8 @@ from variants.foreign import Foreign
 from variants.forms import copy_with, find_form
 from variants.forms import get_matrix as get_matrix
 from variants.forms import mark_linear_map as mark_linear_map
+from variants.gradients import gradients_at_W0 as gradients_at_W0
+from variants.gradients import serve_groups as serve_groups
 from variants.guard import ADAPTING, forget, guard_adapt
 from variants.hook_watch import HOOKS, LOADING, note_calls
 from variants.kernels import at_least_float32 as at_least_float32
@@ -47,10 +49,13 @@ class Probe:
     """What `Variant.prepare` may use of the run: a stratified share, in (0, 1], of the train split.
 
     The head takes part in `fit` and is as before afterwards; no batch of the main run is used up.
+    `gradients` moves no parameter, and has no dropout.
     """
 
     fit: Callable[[float, int], None]  # train on this share for this many steps, at a constant rate
     batches: Callable[[float], Iterable[Any]]  # this share, in order; `inputs` feed the backbone
+    # dL/dW0 by layer: the mean over this many rows, behind a head trained for this many steps.
+    gradients: Callable[[int, int], dict[str, Tensor]]
 
 
 class AdapterLayer(BaseWrapper):
@@ -69,7 +74,7 @@ class AdapterLayer(BaseWrapper):
         if can_merge(x, self.base) and not self.dropping():
             factors = self.factors()
             if factors is not None and merging_pays(x, *factors[:2]):
-                return merged_linear(x, self.W0, *factors, self.bias)
+                return merged_linear(x, self.W0, *factors, self.merged_bias())
         return self.update(x, self.base(x))
 
     def update(self, x: Tensor, y: Tensor) -> Tensor:
@@ -78,7 +83,7 @@ class AdapterLayer(BaseWrapper):
         Where that is y and a term of x alone, mark it by `mark_additive`: then it also serves bases
         that are more than their weight, for which (W - W0) x is computed otherwise.
         """
-        bias = self.bias
+        bias = self.merged_bias()
         return F.linear(
             x, self.compute_full_weight().to(x.dtype), None if bias is None else bias.to(x.dtype)
         )
@@ -92,8 +97,15 @@ class AdapterLayer(BaseWrapper):
         weight = self.compute_full_weight().to(self.W0.dtype)
         # The base's own class, so that a backbone whose linears cast at use keeps doing so.
         plain = self.base if find_form(self.base) else make_bare_linear(self.base)
-        merged = copy_with(plain, self.form.shape_weight(self.base, weight), self.bias)
+        merged = copy_with(plain, self.form.shape_weight(self.base, weight), self.frozen_bias())
         return merged.train(self.training)
+
+    def frozen_bias(self) -> nn.Parameter | None:
+        """The merged bias as a parameter of a plain layer; the base's own where it is that."""
+        bias, b0 = self.bias, self.b0
+        if bias is None or bias is b0:
+            return b0
+        return nn.Parameter(bias.detach(), requires_grad=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,9 +114,18 @@ class Variant:
 
     # Whether `rank` decides how many parameters train, so that a study can match them.
     sized_by_rank: ClassVar[bool] = False
+    rank_step: ClassVar[int] = 1  # ranks must be multiples of it
+    # Whether the model computes what the pretrained one does until the first step.
+    starts_as_pretrained: ClassVar[bool] = True
     # Whether the layers read W0 alone of their base, and so serve every form of `variants.forms`:
     # convolutions, embeddings, transformers' Conv1D. Not inherited: a subclass may read more.
     any_form: ClassVar[bool] = False
+    # Fields of PEFT's adapter_config.json that `from_foreign` reads, beside those common to all,
+    # values of its `init_lora_weights` that leave the base as it was, and last names of tensors
+    # that hold whole numbers.
+    foreign_fields: ClassVar[frozenset[str]] = frozenset()
+    foreign_starts: ClassVar[frozenset[str]] = frozenset()
+    foreign_places: ClassVar[frozenset[str]] = frozenset()
 
     lr: float  # learning rate of what the method trains; the task head has its own
 
@@ -130,7 +151,11 @@ class Variant:
     def param_groups(
         self, model: nn.Module, lr: float, weight_decay: float
     ) -> list[dict[str, Any]]:
-        """Optimiser groups over the trainable parameters; norms and biases are not decayed."""
+        """Optimiser groups over the trainable parameters; norms and biases are not decayed.
+
+        A group with `"clip": False` takes no part in the clipping of gradients, and one with
+        `"plain": True` moves by its rate times its gradient, without the optimiser's moments.
+        """
         return decay_groups(model, lr, weight_decay)
 
     def penalty(self, model: nn.Module) -> Tensor | float:
@@ -313,10 +338,16 @@ def check_adapter(rank: int, dropout: float, alpha: float | None = None) -> None
     """Raise ValueError for a rank, a dropout probability or a scale that no adapter can have."""
     if rank < 1:
         raise ValueError(f"rank must be at least 1, got {rank}.")
-    if alpha is not None and not 0 < alpha < math.inf:
-        raise ValueError(f"alpha must be a positive number, got {alpha}.")
+    if alpha is not None:
+        check_scale(alpha)
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout must lie in [0, 1), got {dropout}.")
+
+
+def check_scale(alpha: float) -> None:
+    """Raise ValueError for what no update can be multiplied by."""
+    if not 0 < alpha < math.inf:
+        raise ValueError(f"alpha must be a positive number, got {alpha}.")
 
 
 def decay_groups(module: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
@@ -333,3 +364,16 @@ def decay_groups(module: nn.Module, lr: float, weight_decay: float) -> list[dict
         {"params": vectors, "lr": lr, "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
+
+
+def set_apart(
+    groups: Iterable[dict[str, Any]], parameters: Iterable[nn.Parameter], **settings: Any
+) -> list[dict[str, Any]]:
+    """Optimiser groups in which these parameters, and no others, have settings of their own."""
+    own = {id(p) for p in parameters}
+    parts = []
+    for group in groups:
+        others = [p for p in group["params"] if id(p) not in own]
+        chosen = [p for p in group["params"] if id(p) in own]
+        parts += [group | {"params": others}, group | {"params": chosen} | settings]
+    return [group for group in parts if group["params"]]

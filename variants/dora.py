@@ -3,6 +3,7 @@
 The norm runs over the inputs of each output neuron: m has one entry per row of W [d_out, d_in].
 """
 
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -37,9 +38,8 @@ class DoRALayer(LoRALayer):
 
     def reset_cache(self) -> None:
         self.frozen: tuple[TensorSnapshot, Tensor] | None = None  # W0, and the norms of its rows
-        self.known: tuple[TensorSnapshot, float, Tensor, Tensor, Tensor] | None = (
-            None  # W0, s, A, B, norms
-        )
+        # W0, what else they depend on, A, B, and the norms.
+        self.known: tuple[TensorSnapshot, Hashable, Tensor, Tensor, Tensor] | None = None
         self.positive: Tensor | None = None  # those norms, where no row is zero
 
     def merged_weight(self) -> Tensor:
@@ -64,18 +64,27 @@ class DoRALayer(LoRALayer):
             return self.plain_norm()
         # A norm kept from inference mode could not be used in training.
         with torch.inference_mode(False), torch.no_grad():
-            seen = None
-            if self.known is not None and self.known[0].is_still(self.W0):
-                seen, scale, A, B, norm = self.known
-                same = scale == self.scale and A.dtype == self.A.dtype
+            stored, seen = self.stored(), None
+            key = (self.scale, self.A.dtype)
+            if self.known is not None and self.known[0].are_still(*stored):
+                seen, known_key, A, B, norm = self.known
                 # Not their `_version`: fused optimisers and `.data` do not count there.
-                if same and torch.equal(A, self.A) and torch.equal(B, self.B):
+                if key == known_key and torch.equal(A, self.A) and torch.equal(B, self.B):
                     return norm
             norm = self.new_norm()
             self.positive = norm if bool((norm > 0).all()) else None
-            seen = TensorSnapshot(self.W0) if seen is None else seen
-            self.known = (seen, self.scale, self.A.clone(), self.B.clone(), norm)
+            seen = TensorSnapshot(*stored) if seen is None else seen
+            self.known = (seen, key, self.A.clone(), self.B.clone(), norm)
             return norm
+
+    def stored(self) -> list[Tensor]:
+        """The tensors that say what W0 is, which itself may be made of them in every call."""
+        weight = self.base._parameters.get("weight")
+        if weight is not None:
+            return [weight]
+        if getattr(self.base, "holds_codes", False):
+            return [*self.base.buffers(), *self.base.parameters()]
+        return [self.W0]
 
     def new_norm(self) -> Tensor:
         """The norm per row, in the form that takes less time, see benchmarks/dora_norm.py."""
@@ -111,10 +120,11 @@ class DoRALayer(LoRALayer):
 
     def compute_frozen_norm(self) -> Tensor:
         """||W0|| per row, [d_out], computed once."""
-        if self.frozen is None or not self.frozen[0].is_still(self.W0):
+        stored = self.stored()
+        if self.frozen is None or not self.frozen[0].are_still(*stored):
             # Contiguous, so that it is added up as in `plain_norm`, to the same bits.
             W0 = at_least_float32(self.W0).contiguous()
-            self.frozen = (TensorSnapshot(self.W0), torch.linalg.vector_norm(W0, dim=1))
+            self.frozen = (TensorSnapshot(*stored), torch.linalg.vector_norm(W0, dim=1))
         return self.frozen[1]
 
     def factors(self) -> tuple[Tensor, Tensor, float] | None:
@@ -131,7 +141,7 @@ class DoRALayer(LoRALayer):
         """c (W0 + s B A) x + bias, where one product gives all but c, and so c's gradient."""
         c = self.compute_rescaling(self.row_norm())
         y = c * merged_linear(x, self.W0, self.A, self.B, self.scale)
-        return y if self.bias is None else y + self.bias
+        return y if self.b0 is None else y + self.b0
 
     def growth(self, x: Tensor) -> Tensor:
         """c - 1 [d_out], c = m / ||W0 + s B A||, in the dtype of x.
@@ -143,7 +153,7 @@ class DoRALayer(LoRALayer):
     def update(self, x: Tensor, y: Tensor) -> Tensor:
         y = y + self.branch(x)
         # The bias is not part of the weight, so it is not rescaled.
-        weighed = y if self.bias is None else y - self.bias.to(x.dtype)
+        weighed = y if self.b0 is None else y - self.b0.to(x.dtype)
         return torch.addcmul(y, self.growth(x), weighed)
 
     def forward_with_dropout(self, x: Tensor) -> Tensor:

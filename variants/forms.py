@@ -8,6 +8,7 @@ token is a column; for transformers' Conv1D the weight transposed.
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
+import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
@@ -32,10 +33,15 @@ class Dense:
     dense = True  # a product with the last dimension of the input
     merges = True  # a call with W costs no more than one with W0
 
-    @staticmethod
-    def read_matrix(base: nn.Module) -> Tensor:
+    @classmethod
+    def read_matrix(cls, base: nn.Module) -> Tensor:
         """W0 [d_out, d_in]."""
-        return cast(Tensor, base.weight)
+        return cls.as_matrix(cast(Tensor, base.weight))
+
+    @staticmethod
+    def as_matrix(weight: Tensor) -> Tensor:
+        """A tensor like the layer's `weight`, such as its gradient, in the shape of W0."""
+        return weight
 
     @staticmethod
     def shape_weight(base: nn.Module, matrix: Tensor) -> Tensor:
@@ -48,6 +54,11 @@ class Dense:
         return F.linear(x, matrix, bias)
 
     @staticmethod
+    def inputs(base: nn.Module, x: Tensor) -> Tensor:
+        """What W0 is multiplied by where the layer gets x, [..., d_in]."""
+        return x
+
+    @staticmethod
     def find_channel(base: nn.Module) -> int:
         """The dimension of the output that counts its d_out numbers."""
         return -1
@@ -57,8 +68,8 @@ class Transposed(Dense):
     """transformers' Conv1D, which GPT-2 is made of: weight [d_in, d_out]."""
 
     @staticmethod
-    def read_matrix(base: nn.Module) -> Tensor:
-        return cast(Tensor, base.weight).T
+    def as_matrix(weight: Tensor) -> Tensor:
+        return weight.T
 
     @staticmethod
     def shape_weight(base: nn.Module, matrix: Tensor) -> Tensor:
@@ -72,12 +83,21 @@ class Convolution(Dense):
     dense = False
 
     @staticmethod
-    def read_matrix(base: nn.Module) -> Tensor:
-        return cast(Tensor, base.weight).flatten(1)
+    def as_matrix(weight: Tensor) -> Tensor:
+        return weight.flatten(1)
 
     @staticmethod
     def shape_weight(base: nn.Module, matrix: Tensor) -> Tensor:
-        return matrix.view(cast(Tensor, base.weight).shape)
+        return matrix.view(-1, *cast(Tensor, base.weight).shape[1:])
+
+    @staticmethod
+    def inputs(base: nn.Module, x: Tensor) -> Tensor:
+        # Patches, as the outputs of filters that pass on one entry each; every group has its own.
+        groups: int = cast(Any, base).groups
+        one = torch.eye(cast(Tensor, base.weight)[0].numel(), dtype=x.dtype, device=x.device)
+        patches = Convolution.call(base, x, one.repeat(groups, 1), None)
+        patches = patches.movedim(Convolution.find_channel(base), -1)
+        return patches if groups == 1 else patches.unflatten(-1, (groups, -1))
 
     @staticmethod
     def call(base: nn.Module, x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
@@ -97,8 +117,8 @@ class Embedding(Dense):
     merges = False  # the whole table, to read a few rows
 
     @staticmethod
-    def read_matrix(base: nn.Module) -> Tensor:
-        return cast(Tensor, base.weight).T
+    def as_matrix(weight: Tensor) -> Tensor:
+        return weight.T
 
     @staticmethod
     def shape_weight(base: nn.Module, matrix: Tensor) -> Tensor:

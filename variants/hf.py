@@ -11,6 +11,7 @@ A checkpoint, and what `save_model` writes, is a folder that `variants.load` rea
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, cast
@@ -22,10 +23,11 @@ from torch.utils.data import DataLoader, Subset
 from transformers import Trainer, TrainerCallback
 
 from variants.base import Probe, Variant, adapter_layers
+from variants.gradients import gradients_at_W0, keep_from_clipping, serve_groups
 from variants.loops import Hooks, add_gradient, make_groups
 from variants.loops import optimizer_for as optimizer_for
 from variants.saving import hash_base, load, save
-from variants.state import collect_books, copy_exactly
+from variants.state import collect_books, copy_exactly, evaluation_mode
 from variants.surface import find_adaptation
 
 BOOKS = "books.safetensors"  # of the adapter layers: a run that is taken up again needs them
@@ -91,6 +93,7 @@ class VariantMixin:
             rate, decay = args.learning_rate, args.weight_decay
             groups = make_groups(model or trainer.model, self.variant, rate, decay)
             trainer.optimizer = cls(groups, **options)
+            serve_groups(trainer.optimizer)
         return trainer.optimizer
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -157,7 +160,8 @@ def look_at_data(trainer: Any, variant: Variant) -> None:
         raise ValueError(f"{name} looks at a share of the data, which needs a length.")
     with torch.random.fork_rng():  # the run itself draws what it would have drawn
         looking = DataProbe(trainer, variant)
-        variant.prepare(trainer.model, Probe(looking.fit, looking.batches))
+        probe = Probe(looking.fit, looking.batches, looking.gradients)
+        variant.prepare(trainer.model, probe)
 
 
 class DataProbe:
@@ -168,29 +172,86 @@ class DataProbe:
 
     def fit(self, share: float, steps: int) -> None:
         """Train on the share at the run's rate, held constant; all beside adapters stays as is."""
+        with self.rest_restored():
+            args = self.trainer.args
+            groups = make_groups(
+                self.trainer.model, self.variant, args.learning_rate, args.weight_decay
+            )
+            self.train(groups, self.count(share), steps)
+
+    def train(self, groups: list[dict[str, Any]], count: int, steps: int) -> None:
+        """Train these groups on so many examples, again and again."""
         trainer, model = self.trainer, self.trainer.model
-        inside = {id(p) for _, layer in adapter_layers(model) for p in layer.parameters()}
-        others = [p for p in model.parameters() if p.requires_grad and id(p) not in inside]
-        before = [p.detach().clone() for p in others]
-        rate, decay = trainer.args.learning_rate, trainer.args.weight_decay
-        optimizer = torch.optim.AdamW(make_groups(model, self.variant, rate, decay))
+        optimizer = torch.optim.AdamW(groups)
+        serve_groups(optimizer)
         model.train()
-        for inputs in islice(cycle(self.batches(share)), steps):
-            with trainer.compute_loss_context_manager():
-                loss = cast(Tensor, trainer.compute_loss(model, dict(inputs)))
-            loss.backward()
+        for inputs in islice(cycle(self.examples(count)), steps):
+            self.loss(inputs).backward()
             if trainer.args.max_grad_norm > 0:
+                keep_from_clipping(model)
                 nn.utils.clip_grad_norm_(model.parameters(), trainer.args.max_grad_norm)
             optimizer.step()
-            optimizer.zero_grad()
+            model.zero_grad()
+
+    def loss(self, inputs: dict[str, Any]) -> Tensor:
+        """The trainer's loss of a batch, a mean over it."""
+        with self.trainer.compute_loss_context_manager():
+            return cast(Tensor, self.trainer.compute_loss(self.trainer.model, dict(inputs)))
+
+    @contextmanager
+    def rest_restored(self) -> Iterator[list[nn.Parameter]]:
+        """What trains beside the adapters, as a new head; afterwards it is as before."""
+        model = self.trainer.model
+        inside = {id(p) for _, layer in adapter_layers(model) for p in layer.parameters()}
+        rest = [p for p in model.parameters() if p.requires_grad and id(p) not in inside]
+        before = [p.detach().clone() for p in rest]
+        yield rest
         with torch.no_grad():
-            for parameter, value in zip(others, before, strict=True):
+            for parameter, value in zip(rest, before, strict=True):
                 parameter.copy_(value)
+
+    def gradients(self, rows: int, head_steps: int) -> dict[str, Tensor]:
+        """The mean of dL/dW0 over so many examples, by name of the adapted layer, without dropout.
+
+        What trains beside the adapters trains alone for `head_steps` steps before, on all data.
+        """
+        trainer, total = self.trainer, len(self.trainer.train_dataset)
+        count = min(rows, total)
+        with self.rest_restored() as rest:
+            if rest and head_steps:
+                self.train_alone(rest, total, head_steps)
+            with evaluation_mode(trainer.model):
+                size = trainer.args.train_batch_size
+                sizes = [min(size, count - start) for start in range(0, count, size)]
+                batches = zip(self.examples(count), sizes, strict=True)
+                losses = (self.loss(inputs) * rows_in_it for inputs, rows_in_it in batches)
+                sums = gradients_at_W0(trainer.model, losses)
+        return {name: total / count for name, total in sums.items()}
+
+    def train_alone(self, parameters: list[nn.Parameter], count: int, steps: int) -> None:
+        """Train these parameters on so many examples, and nothing beside them."""
+        args, own = self.trainer.args, {id(p) for p in parameters}
+        others = [
+            p for p in self.trainer.model.parameters() if p.requires_grad and id(p) not in own
+        ]
+        group = {"lr": args.learning_rate, "weight_decay": args.weight_decay}
+        for parameter in others:
+            parameter.requires_grad_(False)
+        self.train([{"params": parameters, **group}], count, steps)
+        for parameter in others:
+            parameter.requires_grad_(True)
+
+    def count(self, share: float) -> int:
+        """How many examples a share of the data is."""
+        return max(1, round(share * len(self.trainer.train_dataset)))
 
     def batches(self, share: float) -> Iterator[dict[str, Any]]:
         """The inputs of a fixed random share of the examples, in order."""
+        return self.examples(self.count(share))
+
+    def examples(self, count: int) -> Iterator[dict[str, Any]]:
+        """The inputs of so many examples, the same ones every time."""
         trainer = self.trainer
-        count = max(1, round(share * len(trainer.train_dataset)))
         generator = torch.Generator().manual_seed(trainer.args.seed)
         rows = torch.randperm(len(trainer.train_dataset), generator=generator)[:count].tolist()
         collate = trainer._get_collator_with_removed_columns(trainer.data_collator, "training")

@@ -47,25 +47,27 @@ def disable_autocast(device: torch.device) -> AbstractContextManager[object]:
 
 
 class TensorSnapshot:
-    """A tensor as it was when something was computed from it.
+    """Tensors as they were when something was computed from them.
 
-    It notices another object, memory, dtype or version, and not a write to `.data`. A tensor of
+    It notices other objects, memory, dtypes or versions, and not a write to `.data`. A tensor of
     inference mode has no version, and is never known to be unchanged.
     """
 
-    def __init__(self, tensor: Tensor) -> None:
-        self.tensor = tensor
-        self.memory = tensor.detach()  # held, so that no other tensor gets the same address
-        self.version = -1 if tensor.is_inference() else tensor._version
+    def __init__(self, *tensors: Tensor) -> None:
+        self.tensors = tensors
+        self.memory = [t.detach() for t in tensors]  # held, so that no other gets the same address
+        self.versions = [-1 if t.is_inference() else t._version for t in tensors]
 
-    def is_still(self, tensor: Tensor) -> bool:
-        """Whether this is that tensor, unchanged."""
-        return (
-            tensor is self.tensor
-            and not tensor.is_inference()
-            and tensor._version == self.version
-            and tensor.data_ptr() == self.memory.data_ptr()
-            and tensor.dtype == self.memory.dtype
+    def are_still(self, *tensors: Tensor) -> bool:
+        """Whether these are those tensors, unchanged."""
+        before = zip(self.tensors, self.memory, self.versions, strict=True)
+        return len(tensors) == len(self.tensors) and all(
+            now is tensor
+            and not now.is_inference()
+            and now._version == version
+            and now.data_ptr() == memory.data_ptr()
+            and now.dtype == memory.dtype
+            for now, (tensor, memory, version) in zip(tensors, before, strict=True)
         )
 
 

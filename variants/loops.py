@@ -7,6 +7,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from variants.base import Progress, Variant, decay_groups
+from variants.gradients import keep_from_clipping, serve_groups
 from variants.state import check_trained
 from variants.surface import find_adaptation
 
@@ -42,8 +43,9 @@ class Hooks:
         return self.variant.penalty(self.model)
 
     def after_backward(self) -> None:
-        """Gradients are complete and not clipped yet."""
+        """Gradients are complete and not clipped yet; those that never are, are kept from it."""
         self.variant.after_backward(self.model, self.progress)
+        keep_from_clipping(self.model)
 
     def after_step(self) -> None:
         """Parameters have moved, and gradients are still there."""
@@ -66,7 +68,9 @@ def optimizer_for(
     """
     variant = variant or find_adaptation(model)[2].variant
     rate = variant.lr if lr is None else lr
-    return cls(make_groups(model, variant, rate, weight_decay), lr=rate, **options)  # type: ignore[call-arg]
+    optimizer = cls(make_groups(model, variant, rate, weight_decay), lr=rate, **options)  # type: ignore[call-arg]
+    serve_groups(optimizer)
+    return optimizer
 
 
 def make_groups(

@@ -3,6 +3,7 @@
 With `rslora`, s = alpha / sqrt(r).  Kalajdzievski, 2023, arXiv:2312.03732.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,6 +15,7 @@ from variants.base import (
     AdapterLayer,
     Foreign,
     Variant,
+    adapter_layers,
     at_least_float32,
     check_adapter,
     find_exportable_layers,
@@ -115,3 +117,10 @@ class LoRA(Variant):
             return None
         form = even(form)
         return LoRA(**low_rank_settings(form)), state(form, FACTORS)
+
+
+def factors(model: nn.Module) -> Iterator[nn.Parameter]:
+    """Every A and B of a model."""
+    for _, layer in adapter_layers(model):
+        if isinstance(layer, LoRALayer):
+            yield from (layer.A, layer.B)

@@ -12,10 +12,10 @@ from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 from torch import Tensor
 
-from variants.base import Foreign, Probe, adapter_layers, copy_exactly, evaluation_mode
+from variants.activations import Masks, visit_inputs
+from variants.base import Foreign, Probe, adapter_layers, copy_exactly
 from variants.lora import LoRA, LoRALayer
 
 OWNERS = "owners"  # in a saved state: the layer, by number, whose factors each layer uses
@@ -33,6 +33,11 @@ class LoRADrop(LoRA):
     unit: str  # what is ranked: each matrix, or each block with its matrices together
     shared_per: str  # one pair in common for all matrices of one shape, or of one name and shape
     reset: bool  # start the main run from fresh factors
+
+    @property
+    def starts_as_pretrained(self) -> bool:
+        """Unless what the probe has learned stays."""
+        return self.reset
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -148,33 +153,12 @@ def measure_importance(model: nn.Module, batches: Iterable[Any]) -> dict[str, fl
     layers = lora_layers(model)
     device = next(model.parameters()).device
     sums = {name: torch.zeros((), dtype=torch.float64, device=device) for name in layers}
-    decodes = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
-    masks = Masks({}, decodes)
-    called: set[str] = set()
 
-    def hook(name: str) -> Any:
-        def add(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            squares = compute_squared_change(layers[name], inputs[0])
-            sums[name] += (squares * masks.find(name, squares)).sum()
-            called.add(name)
+    def add(name: str, x: Tensor, masks: Masks) -> None:
+        squares = compute_squared_change(layers[name], x)
+        sums[name] += (squares * masks.find(name, squares)).sum()
 
-        return add
-
-    hooks = [layer.register_forward_pre_hook(hook(name)) for name, layer in layers.items()]
-    try:
-        with evaluation_mode(model):
-            for batch in batches:
-                inputs = batch if isinstance(batch, Mapping) else batch.inputs
-                masks = Masks(inputs, decodes)
-                model(**inputs)
-    finally:
-        for handle in hooks:
-            handle.remove()
-    for name in sorted(layers.keys() - called):
-        raise ValueError(
-            f"{name} was not called while the method looked at data, as its weight is read or the "
-            "data leaves it out; its importance is not known, so leave it out of the targets."
-        )
+    visit_inputs(model, layers, batches, add)
     values = {name: float(value) for name, value in sums.items()}
     total = sum(values.values())
     if not 0 < total < math.inf:
@@ -186,43 +170,6 @@ def compute_squared_change(layer: LoRALayer, x: Tensor) -> Tensor:
     """||(W - W0) x||^2 for every place of the output."""
     change = layer.branch(x) if layer.form.dense else layer.apply_change(x)
     return change.double().pow(2).sum(dim=layer.form.find_channel(layer.base))
-
-
-class Masks:
-    """Which places of a batch hold real tokens; `decodes` where its labels are a decoder's."""
-
-    def __init__(self, inputs: Mapping[str, Any], decodes: bool) -> None:
-        masks = [mask for key, mask in inputs.items() if key.endswith("attention_mask")]
-        self.known = [mask.bool() for mask in masks if mask is not None and mask.dim() == 2]
-        decoder, labels = inputs.get("decoder_input_ids"), inputs.get("labels")
-        if "decoder_attention_mask" not in inputs:
-            if decoder is not None:
-                self.known.append(torch.ones_like(decoder, dtype=torch.bool))
-            elif decodes and labels is not None and labels.dim() == 2:
-                # The decoder sees each label one place later, and something else at first.
-                self.known.append(F.pad(labels[:, :-1] != -100, (1, 0), value=True))
-
-    def find(self, name: str, places: Tensor) -> Tensor | float:
-        """The mask of these places, or 1 where they are no tokens of the batch.
-
-        Raises ValueError where they could be an encoder's tokens as well as a decoder's.
-        """
-        found = [m for mask in self.known if (m := reshape_mask(mask, places.shape)) is not None]
-        if any(not torch.equal(mask, found[0]) for mask in found):
-            raise ValueError(
-                f"{name} may see the encoder's tokens or the decoder's, which are as many: pad the "
-                "two to different lengths, so that each is known by its mask."
-            )
-        return found[0] if found else 1.0
-
-
-def reshape_mask(mask: Tensor, shape: torch.Size) -> Tensor | None:
-    """A mask [B, T] for places [B, T], [B T] or [T, B]; None for any other shape."""
-    if shape == mask.shape:
-        return mask
-    if shape == (mask.numel(),):
-        return mask.flatten()
-    return mask.T if shape == mask.T.shape else None
 
 
 def smallest_cover(importance: dict[str, float], threshold: float) -> set[str]:

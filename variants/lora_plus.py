@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import torch.nn as nn
 
-from variants.base import adapter_layers
+from variants.base import adapter_layers, set_apart
 from variants.lora import LoRA, LoRALayer
 
 
@@ -40,10 +40,6 @@ class LoRAPlus(LoRA):
     def param_groups(
         self, model: nn.Module, lr: float, weight_decay: float
     ) -> list[dict[str, Any]]:
-        fast = {id(layer.B) for _, layer in adapter_layers(model) if isinstance(layer, LoRALayer)}
-        groups = []
-        for group in super().param_groups(model, lr, weight_decay):
-            slow = [p for p in group["params"] if id(p) not in fast]
-            quick = [p for p in group["params"] if id(p) in fast]
-            groups += [group | {"params": slow}, group | {"params": quick, "lr": lr * self.ratio}]
-        return [group for group in groups if group["params"]]
+        fast = [layer.B for _, layer in adapter_layers(model) if isinstance(layer, LoRALayer)]
+        groups = super().param_groups(model, lr, weight_decay)
+        return set_apart(groups, fast, lr=lr * self.ratio)

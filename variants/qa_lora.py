@@ -64,6 +64,7 @@ class QALoRA(Variant):
     """A rank-r update on group sums beside a base of few bits."""
 
     sized_by_rank: ClassVar[bool] = True
+    starts_as_pretrained: ClassVar[bool] = False  # but as the quantised model
 
     rank: int
     alpha: float  # s = alpha / r

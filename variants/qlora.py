@@ -1,6 +1,7 @@
 """QLoRA: LoRA on a base of 4-bit NormalFloat.  Dettmers et al., 2023, arXiv:2305.14314, Eq. (5)."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch.nn as nn
 
@@ -11,6 +12,8 @@ from variants.quantize import BACKENDS, BNB_BLOCKS, NF4Linear
 @dataclass(frozen=True, kw_only=True)
 class QLoRA(LoRA):
     """LoRA whose frozen weights take half a byte each; it starts from the quantised model."""
+
+    starts_as_pretrained: ClassVar[bool] = False  # but as the quantised model
 
     block: int  # entries that share one scale
     double: bool  # the scales in 8 bits too

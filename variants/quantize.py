@@ -54,11 +54,7 @@ class QuantLinear(nn.Module):
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
-        if not is_plain(linear):
-            raise ValueError(
-                f"This {type(linear).__name__} has hooks, a parametrisation or a forward pass of "
-                "its own, and quantising it would keep its weight alone."
-            )
+        check_quantisable(linear)
         self.shape = linear.weight.shape
         self.out_features, self.in_features = self.shape  # as callers may read them
         self.linear_class = linear_class(linear)  # what it becomes again when merged
@@ -86,6 +82,15 @@ class QuantLinear(nn.Module):
         else:
             y = restore_shape(Frozen.apply(flatten_rows(x), self), x)
         return y if self.bias is None else y + self.bias.to(x.dtype)
+
+
+def check_quantisable(linear: nn.Module) -> None:
+    """Raise ValueError for a layer that is more than its weight."""
+    if not is_plain(linear):
+        raise ValueError(
+            f"This {type(linear).__name__} has hooks, a parametrisation or a forward pass of "
+            "its own, and quantising it would keep its weight alone."
+        )
 
 
 class NF4Linear(QuantLinear):

@@ -36,6 +36,15 @@ def find_books_and_codes(model: nn.Module) -> Iterator[nn.Module]:
             yield module
 
 
+def without(
+    state: Mapping[str, Tensor], model: nn.Module, frozen: Iterable[Tensor]
+) -> dict[str, Tensor]:
+    """A state of the model without these frozen parameters, by whichever name they have there."""
+    left_out = {id(parameter) for parameter in frozen}
+    names = {name for name, p in model.named_parameters() if id(p) in left_out}
+    return {name: tensor for name, tensor in state.items() if name not in names}
+
+
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """The model in evaluation mode, and afterwards each module in that which it was in."""

@@ -3,7 +3,6 @@
 Kopiczko et al., 2023, arXiv:2310.11454, Eq. (2).
 """
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -28,8 +27,9 @@ from variants.base import (
     target_linears,
 )
 from variants.foreign import state
+from variants.seeded import SEED, SHA256, hash_of, with_seed, without_seed
+from variants.state import without
 
-SEED, SHA256 = "projection.seed", "projection.sha256"
 VECTORS = {"d": "vera_lambda_d", "b": "vera_lambda_b"}
 
 
@@ -101,22 +101,11 @@ class VeRA(Variant):
 
     def learned_state(self, model: nn.Module) -> dict[str, Tensor]:
         """All but the shared A and B, and instead of them their seed and their hash."""
-        return self.collect_without_pair(model) | {
-            SEED: torch.tensor(self.projection_seed),
-            SHA256: projections_hash(model),
-        }
+        return with_seed(self.collect_without_pair(model), self.projection_seed, pair_of(model))
 
     def load_state(self, model: nn.Module, state: Mapping[str, Tensor]) -> None:
-        for key, own in (
-            (SEED, torch.tensor(self.projection_seed)),
-            (SHA256, projections_hash(model)),
-        ):
-            if key not in state or not torch.equal(state[key].cpu(), own):
-                raise ValueError(
-                    f"The adapter's shared projections are not those of projection_seed "
-                    f"{self.projection_seed} on this model ({key} differs)."
-                )
-        others = {name: t for name, t in state.items() if name not in (SEED, SHA256)}
+        seed, pair = self.projection_seed, pair_of(model)
+        others = without_seed(state, "projection_seed", seed, pair)
         copy_exactly(self.collect_without_pair(model), others)
 
     def to_peft(self, model: nn.Module) -> Foreign:
@@ -161,16 +150,12 @@ class VeRA(Variant):
                     f"The checkpoint lacks {name}: without the projections it was trained with, "
                     "those drawn from its key cannot be verified."
                 )
-        stored = pair_hash(form.shared["vera_A"], form.shared["vera_B"])
+        stored = hash_of((form.shared["vera_A"], form.shared["vera_B"]))
         return variant, state(form, VECTORS) | {SEED: torch.tensor(seed), SHA256: stored}
 
     def collect_without_pair(self, model: nn.Module) -> dict[str, Tensor]:
         """Return every d and b and whatever else trains: all but the shared A and B."""
-        layers = [layer for _, layer in adapter_layers(model) if isinstance(layer, VeRALayer)]
-        pair = {id(p) for layer in layers for p in (layer.A, layer.B)}
-        names = {name for name, p in model.named_parameters() if id(p) in pair}
-        state = super().learned_state(model)
-        return {name: tensor for name, tensor in state.items() if name not in names}
+        return without(super().learned_state(model), model, pair_of(model))
 
 
 def draw_projections(rank: int, d_in: int, d_out: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -182,16 +167,8 @@ def draw_projections(rank: int, d_in: int, d_out: int, seed: int) -> tuple[Tenso
     return A, B
 
 
-def projections_hash(model: nn.Module) -> Tensor:
-    """The sha256 [32] of the shared A and B, as they stand in the model."""
+def pair_of(model: nn.Module) -> tuple[Tensor, Tensor]:
+    """The shared A and B, as they stand in the model."""
     layer = next(layer for _, layer in adapter_layers(model))
     assert isinstance(layer, VeRALayer)
-    return pair_hash(layer.A, layer.B)
-
-
-def pair_hash(A: Tensor, B: Tensor) -> Tensor:
-    """The sha256 [32] of two projections in float32."""
-    digest = hashlib.sha256()
-    for projection in (A, B):
-        digest.update(projection.detach().float().cpu().contiguous().numpy().tobytes())
-    return torch.tensor(list(digest.digest()), dtype=torch.uint8)
+    return layer.A, layer.B

@@ -70,9 +70,17 @@ class BaseWrapper(StandIn):
         return self.form.read_matrix(self.base)
 
     @property
-    def bias(self) -> nn.Parameter | None:
+    def b0(self) -> nn.Parameter | None:
         """The base's bias [d_out], where it has one."""
         return getattr(self.base, "bias", None)
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The bias that belongs to `weight`, for the same callers and in the base's dtype."""
+        bias, b0 = self.merged_bias(), self.b0
+        if bias is None or bias is b0:
+            return b0
+        return bias.to(self.W0.dtype if b0 is None else b0.dtype)
 
     @property
     def _tied_weights_keys(self) -> dict[str, str]:
@@ -119,6 +127,10 @@ class BaseWrapper(StandIn):
         """The weight [d_out, d_in] of the linear layer this equals in eval, at least float32."""
         raise NotImplementedError
 
+    def merged_bias(self) -> Tensor | None:
+        """The bias [d_out] of the linear layer this equals in eval: the base's, unless it moves."""
+        return self.b0
+
     def compute_full_weight(self) -> Tensor:
         """`merged_weight` as precise as it says, also under autocast.
 
@@ -162,14 +174,14 @@ class BaseWrapper(StandIn):
         form, base = self.form, self.base
         whole = form.merges and not form.dense and not self.dropping()
         if whole and is_plain(base) and is_precise(x, base):
-            return form.call(base, x, self.compute_full_weight(), self.bias)
+            return form.call(base, x, self.compute_full_weight(), self.merged_bias())
         y = base(x)
         if form.dense:
             self.check_output(x, y)
             # As marked by the very `update` that is called, not by one that it overrides.
             if getattr(type(self).update, "is_additive", False):
                 return self.update(x, y)
-        return y + self.apply_change(x, y.dtype)
+        return self.with_moved_bias(y + self.apply_change(x, y.dtype))
 
     def update(self, x: Tensor, y: Tensor) -> Tensor:
         """The output for input x, given y = base(x)."""
@@ -186,6 +198,15 @@ class BaseWrapper(StandIn):
             return self.look_up_change(x, dtype)
         x = self.drop_inputs(x).to(dtype)
         return self.form.call(self.base, x, self.compute_change().to(dtype), None)
+
+    def with_moved_bias(self, y: Tensor) -> Tensor:
+        """An output y with the change of the bias; y itself where the bias stays."""
+        bias, b0 = self.merged_bias(), self.b0
+        if bias is None or bias is b0:
+            return y
+        moved = bias if b0 is None else bias - b0
+        behind = -1 - self.form.find_channel(self.base)  # dimensions after that of d_out
+        return y + moved.to(y.dtype).view(-1, *[1] * behind)
 
     def look_up_change(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """(W - W0) for the tokens x alone; dropout leaves out whole tokens, ones of their vectors.

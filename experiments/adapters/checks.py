@@ -5,7 +5,7 @@ an end is one sentence naming the file and the key.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -17,7 +17,7 @@ from experiments.stored.typed import check_finite, fit
 
 PATIENCE = 1.0  # seconds for one pattern and one name
 FACTOR = re.compile(r"(?P<layer>.*)\.lora_(?P<side>[AB])(?P<end>\..*)?")
-SIZES = ("r", "init_r", "target_r", "d_initial")
+SIZES = ("init_r", "target_r", "d_initial")
 
 
 class Config(TypedDict):
@@ -50,6 +50,8 @@ def check_config(config: dict[str, Any], where: Path) -> None:
     try:
         check_finite(config)
         fit(config, Config, "")
+        if config.get("r", 0) < 0:  # 0 is that of what has no rank
+            raise ValueError(f"r must not be negative, got {config['r']}.")
         for key in SIZES:
             if config.get(key, 1) <= 0:
                 raise ValueError(f"{key} must be positive, got {config[key]}.")
@@ -63,11 +65,19 @@ def check_config(config: dict[str, Any], where: Path) -> None:
         raise ValueError(f"{where}: {error}") from None
 
 
-def check_tensors(tensors: Mapping[str, Tensor], where: Path) -> None:
-    """Raise ValueError for tensors that are no numbers, or factors that fit no other."""
+def check_tensors(
+    tensors: Mapping[str, Tensor], where: Path, places: Set[str] = frozenset()
+) -> None:
+    """Raise ValueError for tensors that are no numbers, or factors that fit no other.
+
+    Those whose last name is among `places` hold whole numbers.
+    """
     sides: dict[tuple[str, str], dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
-        if not tensor.is_floating_point():
+        if key.rpartition(".")[2] in places:
+            if tensor.dtype not in (torch.int32, torch.int64):
+                raise ValueError(f"{where}: {key} holds {tensor.dtype}, and no whole numbers.")
+        elif not tensor.is_floating_point():
             raise ValueError(f"{where}: {key} holds {tensor.dtype}, and no real numbers.")
         if not torch.isfinite(tensor.float()).all():
             raise ValueError(f"{where}: {key} holds values that are no finite numbers.")
@@ -100,6 +110,8 @@ def check_ranks(config: Mapping[str, Any], tensors: Mapping[str, Tensor], where:
     for key in ("r", "lora_alpha"):
         if key not in config:
             raise ValueError(f"{where} has no '{key}'.")
+    if config["r"] < 1:
+        raise ValueError(f"{where}: r must be positive, got {config['r']}.")
     own = config.get("init_r") if "init_r" in config else config["r"]
     if not config.get("rank_pattern") and own is not None and own < max(ranks):
         raise ValueError(f"{where}: r is {own}, and there are factors of rank {max(ranks)}.")

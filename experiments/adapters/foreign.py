@@ -73,7 +73,9 @@ def methods() -> Iterable[type[Variant]]:
 
 def widened(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors of less than float32 in float32, so that no scale is applied in half precision."""
-    return {n: t if t.dtype == torch.float64 else t.float() for n, t in tensors.items()}
+    return {
+        n: t.float() if t.is_floating_point() and t.itemsize < 4 else t for n, t in tensors.items()
+    }
 
 
 @dataclass(frozen=True)

@@ -101,5 +101,5 @@ def make_plain(backbone: nn.Module) -> None:
         weight = layer.merged_weight().float()
         linear = nn.Linear(weight.shape[1], len(weight), bias=False, device="meta")
         linear.weight = nn.Parameter(weight, requires_grad=False)
-        linear.register_parameter("bias", layer.bias)
+        linear.register_parameter("bias", layer.frozen_bias())
         replace_module(backbone, name, linear)

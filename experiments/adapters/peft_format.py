@@ -35,7 +35,7 @@ READ = {
     "eva_config", "corda_config", "loftq_config", "lora_ga_config",
 }  # fmt: skip
 # Ways to start that leave the base as it was; the others move it, and need the moved one.
-STARTS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
+STARTS = (True, False, None, "gaussian", "orthogonal", "mica")
 
 
 def write_peft(adapter: Adapter, out: Path) -> None:
@@ -148,7 +148,8 @@ def read_files(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The config, and the tensors without PEFT's root."""
     config = check_config(read_object(folder / CONFIG), folder / CONFIG)
     stored = read_tensors(folder / TENSORS, "only safetensors are read")[1]
-    checks.check_tensors(stored, folder / TENSORS)
+    places = frozenset[str]().union(*(cls.foreign_places for cls in foreign.methods()))
+    checks.check_tensors(stored, folder / TENSORS, places)
     checks.check_ranks(config, stored, folder / CONFIG)
     return config, foreign.widened({strip(key): tensor for key, tensor in stored.items()})
 
@@ -162,11 +163,13 @@ def strip(key: str) -> str:
 def check_config(config: dict[str, Any], where: Path) -> dict[str, Any]:
     """The config; raises ValueError for a field that changes the function and is not read here."""
     checks.check_config(config, where)
-    further = sorted(key for key in config.keys() - READ if config[key])
+    read = READ.union(*(cls.foreign_fields for cls in foreign.methods()))
+    further = sorted(key for key in config.keys() - read if config[key])
     if config.get("bias", "none") != "none":
         further = ["bias", *further]
     start = config.get("init_lora_weights", True)
-    if (start.lower() if isinstance(start, str) else start) not in STARTS:
+    starts = {*STARTS}.union(*(cls.foreign_starts for cls in foreign.methods()))
+    if (start.lower() if isinstance(start, str) else start) not in starts:
         raise ValueError(
             f"{where} has init_lora_weights='{start}', which moves the base's weights, and the "
             "moved ones are not in the file; let PEFT convert it: save_pretrained with "

@@ -71,10 +71,13 @@ class Switch:
         """The bare base, whatever is done to it, and afterwards what was active."""
         active = self.active
         self.use(None)
+        values = [(parameter, parameter.data) for parameter in self.backbone.parameters()]
         try:
             yield
         finally:
             self.place(self.bare)
+            for parameter, data in values:  # a method that trains them may have widened them
+                parameter.data = data
             self.backbone.requires_grad_(False)
             self.use(active)
 

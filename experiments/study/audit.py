@@ -31,6 +31,7 @@ def of_run(result: Mapping[str, Any]) -> dict[str, Any]:
     known |= {f"model.{key}": config["model"].get(key) for key in ("dropout", "lr_scale")}
     known |= {
         "start": config.get("start"),
+        "start is the pretrained model": result["telemetry"].get("starts_as_pretrained", 1.0) == 1,
         "steps": cost["steps"]["steps"],
         "parameters of the head": cost["parameters"]["head"],
         "rows of the train split": result["fingerprint"]["data"]["train"][:12],

@@ -17,11 +17,13 @@ def matched(config: DictConfig, reference: DictConfig) -> int | None:
     A rank adds as many parameters as the one before it; where that is not so, the audit will say
     that the sizes differ.
     """
-    if not read(config).variant.sized_by_rank:
+    variant = read(config).variant
+    if not variant.sized_by_rank:
         return None
-    own = config.variant.rank
-    step = trained(config, own + 1) - trained(config, own)
-    return max(1, own + round((trained(reference) - trained(config, own)) / step))
+    own, step = config.variant.rank, variant.rank_step
+    added = trained(config, own + step) - trained(config, own)
+    steps = round((trained(reference) - trained(config, own)) / added)
+    return max(step, own + step * steps)
 
 
 def trained(config: DictConfig, rank: int | None = None) -> int:
