@@ -27,7 +27,7 @@ from variants.base import (
     replace_module,
 )
 
-FAMILIES = ["roberta", "bert", "gpt2"]
+FAMILIES = ["roberta", "bert", "gpt2", "llama"]
 PRECISIONS = ["fp32", "bf16"]
 TOKENS = {"few": 15, "many": 120}  # a layer may compute in another form for many
 
@@ -192,7 +192,10 @@ def test_a_layer_is_its_merged_weight(
                 bias = layer.merged_bias()
                 bias = None if bias is None else bias.float()
                 expected = F.linear(x.float(), weight, bias)
-                torch.testing.assert_close(layer(x).float(), expected, **tolerance(precision))
+                size = max(1.0, float(expected.std()))  # by which roundings of bfloat16 grow
+                torch.testing.assert_close(
+                    layer(x).float() / size, expected / size, **tolerance(precision)
+                )
 
 
 @every_case
