@@ -40,6 +40,7 @@ class Run:
     seed: int
     start: str | None = None  # folder of a finished run, whose adapter this one begins with
     paper: str | None = None  # the published setting this is, where it is one
+    part_of: list | None = None  # a study's name, the method, the stage, and the point's settings
 
     def __post_init__(self) -> None:
         if isinstance(self.seed, bool) or not isinstance(self.seed, int):
@@ -78,9 +79,10 @@ def read(cfg: DictConfig) -> Run:
         given = {str(key): cfg[key] for key in cfg if key not in ("hydra", "study")}
     check_names("config", given, [f.name for f in fields(Run)])
     built = {
-        key: build(key, node) if OmegaConf.is_dict(node) else node for key, node in given.items()
+        key: build(key, node) if OmegaConf.is_dict(node) else plain(node)
+        for key, node in given.items()
     }
-    optional = ("start", "paper")
+    optional = ("start", "paper", "part_of")
     missing = [f.name for f in fields(Run) if f.name not in (*built, *optional)]
     if missing:
         raise ValueError(f"config has no '{missing[0]}'.")

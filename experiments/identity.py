@@ -15,7 +15,9 @@ from omegaconf.errors import OmegaConfBaseException
 from experiments.stored.places import masked
 
 # What decides where and how a run is carried out, and not what comes out of it.
-NOT_IDENTITY = ("tracker", "study", "train.device", "train.checkpoint_every", "train.log_every")
+NOT_IDENTITY = (
+    "tracker", "study", "part_of", "train.device", "train.checkpoint_every", "train.log_every",
+)  # fmt: skip
 
 # Settings that are newer than some results, with the value that is how runs were before. With it
 # a run is what it was, under the same name.

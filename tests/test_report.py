@@ -17,7 +17,7 @@ from stored_runs import diverged, store, study
 
 from analysis.family import Rule
 from analysis.report import __main__ as command
-from analysis.report import charts, costs, export, sections, words
+from analysis.report import charts, costs, export, material, sections, words
 from analysis.report.audit import audits
 from analysis.report.comparisons import comparisons, hopeless
 from analysis.report.material import gather
@@ -784,3 +784,12 @@ def test_runs_that_do_not_fit_each_other_stop_no_other_comparison(
         shutil.rmtree(folder)
     with pytest.raises(ValueError, match="was not scored on the examples of"):
         comparisons(gather(tmp_path), QUICK)
+
+
+def test_a_study_names_a_method_in_its_runs_and_tags_are_a_users_own() -> None:
+    mine = {"tracker": {"group": "mine", "tags": ["draft", "for paper", "not a method"]}}
+    part = {"part_of": ["first", "lora_narrow", "test", "variant.lr=0.001"]}
+    label = {"variant": "lora"}
+    runs = [{"config": mine | changes, "label": label} for changes in ({"part_of": None}, part, {})]
+    assert [material.name(run) for run in runs] == ["lora", "lora_narrow", "not a method"]
+    assert [material.study_of(run) for run in runs] == [None, "first", "mine"]

@@ -16,8 +16,8 @@ from experiments.stored import result, summary
 from experiments.stored.shown import visible
 
 # Settings that say which repetition a run is, where it ran and where its files lie, not what it is.
-BESIDE = ("seed", "paper", "protocol.stage", "data.dir", "model.path", "tracker", "train.device",
-          "train.log_every", "train.checkpoint_every", "train.eval_batch_size",
+BESIDE = ("seed", "paper", "part_of", "protocol.stage", "data.dir", "model.path", "tracker",
+          "train.device", "train.log_every", "train.checkpoint_every", "train.eval_batch_size",
           "train.snapshots", "train.explode")  # fmt: skip
 TUNING_SEED = 1000  # a study's first seed of a trial, where no list says which runs are trials
 PLACE = ["task", "model", "protocol"]
@@ -139,12 +139,20 @@ def stages_of(runs: Iterable[Record], studies: list[Record]) -> list[str]:
 def stage(result: Record, listed: Mapping[str, dict[tuple[str, ...], str]]) -> str:
     """What a run was for: as its study lists it, else as it says itself."""
     own = result["config"]["protocol"].get("stage")
-    group = (result["config"].get("tracker") or {}).get("group")
+    group = study_of(result)
     if known := listed.get(group or ""):
         return known.get(place(result["folder"]), STALE)
     if own is None and group is not None and result["seed"] >= TUNING_SEED:
         return SELECT
     return own or TEST
+
+
+def study_of(result: Record) -> str | None:
+    """The name of the study that a run is of; a run of earlier versions has it as its group."""
+    config = result["config"]
+    if "part_of" in config:
+        return config["part_of"][0] if config["part_of"] else None
+    return (config.get("tracker") or {}).get("group")
 
 
 def listing(studies: Iterable[Record]) -> dict[tuple[str, ...], str]:
@@ -179,7 +187,11 @@ def place(folder: str) -> tuple[str, ...]:
 
 def name(result: Record) -> str:
     """What a method is called: as its study does, else by its variant."""
-    tracker = result["config"].get("tracker") or {}
+    config = result["config"]
+    if "part_of" in config:
+        return config["part_of"][1] if config["part_of"] else result["label"]["variant"]
+    # Runs of earlier versions say so in their tags alone.
+    tracker = config.get("tracker") or {}
     tags = tracker.get("tags") or []
     return tags[2] if tracker.get("group") and len(tags) == 3 else result["label"]["variant"]
 

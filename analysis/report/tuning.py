@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.report.material import SEPARATOR, Material, Record
+from analysis.report.material import SEPARATOR, Material, Record, study_of
 
 Point = tuple[float, float | None]
 
@@ -95,11 +95,6 @@ def rate(result: Record) -> float | None:
     """The learning rate of a run."""
     value: Any = result["config"]["variant"].get("lr")
     return float(value) if isinstance(value, int | float) else None
-
-
-def study_of(result: Record) -> str | None:
-    """The study that a run belongs to."""
-    return (result["config"].get("tracker") or {}).get("group")
 
 
 def best(points: tuple[Point, ...]) -> float | None:

@@ -123,6 +123,7 @@ class Config(TypedDict):
     tracker: NotRequired[Tracked]
     data: NotRequired[dict[str, Any]]
     start: NotRequired[str | None]
+    part_of: NotRequired[list[str] | None]
 
 
 class Commit(TypedDict):

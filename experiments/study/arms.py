@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments.api import composed
 from experiments.identity import plain, short_hash
+from experiments.scalars import quoted
 from experiments.stored import kinds
 from experiments.stored.study import TRUST, classes
 from experiments.study.cells import Cell, Point
@@ -25,6 +26,7 @@ class Arm:
     task: str
     method: str
     overrides: tuple[str, ...]
+    study: str  # its name
     marks: tuple[str, ...]  # how a tracker groups the runs: no part of what they are
     start: Cell | None  # the run whose adapter the arm's runs begin with
     trusted: bool = True  # whether it may name any class, as a user's own command may
@@ -72,9 +74,15 @@ class Arm:
             folder, config = self.placed(settings)
             self.cells[key] = Cell(
                 self.protocol, self.task, self.method, stage, point, seed, settings,
-                (*self.overrides, *settings, *self.marks), folder, config,
+                (*self.overrides, *settings, *self.marks, self.part_of(stage, point)),
+                folder, config,
             )  # fmt: skip
         return self.cells[key]
+
+    def part_of(self, stage: str, point: Point) -> str:
+        """The override by which a run says what it is in its study."""
+        texts = (self.study, self.method, stage, *point)
+        return f"part_of=[{','.join(map(quoted, texts))}]"
 
     def placed(self, settings: tuple[str, ...]) -> tuple[Path, Settings]:
         """The folder of a cell and its config as plain data.

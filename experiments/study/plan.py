@@ -79,6 +79,7 @@ class Plan:
             task=task,
             method=method,
             overrides=(*self.overrides(protocol, task, method), *begun),
+            study=self.name,
             marks=(
                 f"tracker.group={quoted(self.name)}",
                 f"tracker.tags=[{protocol},{quoted(task)},{quoted(method)}]",
