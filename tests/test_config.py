@@ -361,7 +361,7 @@ def test_the_folder_follows_every_setting_that_can_change_the_result(path: str):
 
 def test_only_these_settings_do_not_change_the_result():
     assert set(NOT_IDENTITY) == {
-        "tracker", "study", "train.device", "train.checkpoint_every", "train.log_every"
+        "tracker", "part_of", "study", "train.device", "train.checkpoint_every", "train.log_every"
     }  # fmt: skip
 
 
