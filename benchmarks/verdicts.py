@@ -234,6 +234,7 @@ def main() -> None:
     parser.add_argument("--studies", type=int, default=1000)
     parser.add_argument("--more", type=int, default=10_000, help="where a rate is above 5.5 %%")
     parser.add_argument("--quick", action="store_true", help="a small part of the grid")
+    parser.add_argument("--parts", nargs="*", choices=["claims", "intervals", "same", "power"])
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     given = parser.parse_args()
@@ -248,22 +249,33 @@ def main() -> None:
     ]
     few = max(1, given.studies // 2)
     even = [cell for cell in some if cell.effect != "unequal"]
+    parts: dict[str, tuple[str, list[tuple[Any, ...]]]] = {
+        "claims": (
+            "Studies with a false claim, all methods being alike",
+            [(judge_cell, cell, given.studies, given.more) for cell in cells],
+        ),
+        "intervals": (
+            "Simultaneous intervals that all hold the truth",
+            [(cover, cell, few // 2) for cell in some],
+        ),
+        "same": (
+            f"Called the same within {MARGIN:g} points",
+            [(equivalence, cell, few) for cell in some],
+        ),
+        "power": (
+            "Two methods that differ by what is found with 80 % power",
+            [(find_planted, cell, few) for cell in even],
+        ),
+    }
+    found = {}
     with ProcessPoolExecutor(given.jobs) as pool:
-        claims = [pool.submit(judge_cell, cell, given.studies, given.more) for cell in cells]
-        covered = [pool.submit(cover, cell, few // 2) for cell in some]
-        same = [pool.submit(equivalence, cell, few) for cell in some]
-        planted = [pool.submit(find_planted, cell, few) for cell in even]
-        parts = {
-            "Studies with a false claim, all methods being alike": claims,
-            "Simultaneous intervals that all hold the truth": covered,
-            f"Called the same within {MARGIN:g} points": same,
-            "Two methods that differ by what is found with 80 % power": planted,
-        }
-        found = {title: list(follow(title, futures)) for title, futures in parts.items()}
-    for title, rows in found.items():
-        show(title, rows)
-    fallen = [row for row in next(iter(found.values())) if not row["holds"]]
-    print(f"{len(cells)} cells, {len(fallen)} with a lower bound above {BOUND:.0%}")
+        for part in given.parts or parts:
+            title, calls = parts[part]
+            found[title] = list(follow(title, [pool.submit(*call) for call in calls]))
+            show(title, found[title])
+            if part == "claims":
+                fallen = [row for row in found[title] if not row["holds"]]
+                print(f"{len(cells)} cells, {len(fallen)} with a lower bound above {BOUND:.0%}")
     print(f"{perf_counter() - start:.0f} seconds")
     write(given.json, found)
 
