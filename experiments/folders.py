@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from io import TextIOWrapper
 from pathlib import Path
 from typing import cast
@@ -18,6 +19,7 @@ COMMAND = ".hydra"  # what was asked for, as Hydra composed it
 SNAPSHOTS = "snapshots"
 BEGINNING = 10.0  # seconds that writing a command takes at most
 LOG = "run.log"
+SESSION = "*run-*"  # of wandb: run-20261129_..., offline-run-...
 FORMAT = "[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"
 
 
@@ -53,9 +55,19 @@ def check_place(folder: Path) -> None:
 
 
 def links(folder: Path) -> Iterator[Path]:
-    """The links in a folder that lead out of it; those inside, as a tracker makes them, stay."""
+    """The links in a folder that lead out of it, those inside left out.
+
+    A tracker keeps a folder for each of its sessions, with a link to its log in the user's cache.
+    Nothing is written into one that is over.
+    """
     home = folder.resolve()
     for parent, folders, files in os.walk(folder):
+        if Path(parent) == folder / "wandb":
+            folders[:] = [
+                name
+                for name in folders
+                if not fnmatch(name, SESSION) or Path(parent, name).is_symlink()
+            ]
         for name in (*folders, *files):
             path = Path(parent, name)
             if path.is_symlink() and not inside(path, home):

@@ -298,6 +298,17 @@ def test_nothing_is_written_through_a_link(
     assert shell(f"hydra.run.dir={folder}", *SMALL).code == 0
 
 
+def test_the_sessions_of_a_tracker_may_link_to_its_logs(
+    shell: Callable[..., Answer], tmp_path: Path
+) -> None:
+    """So that a run that was killed under wandb goes on."""
+    folder = tmp_path / "out/lora/s0"
+    session = folder / "wandb" / "offline-run-20260101_000000-abc"
+    (session / "logs").mkdir(parents=True)
+    (session / "logs" / "debug-core.log").symlink_to(outside(tmp_path))
+    assert shell(f"hydra.run.dir={folder}", *SMALL).code == 0
+
+
 @pytest.mark.parametrize("depth", [1, 2, 4])
 def test_a_folder_of_a_run_is_no_link(
     depth: int, shell: Callable[..., Answer], tmp_path: Path
