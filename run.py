@@ -21,6 +21,8 @@ from experiments.scalars import as_written
 # A further process of one run leaves the folder, the log and the screen to the first.
 SILENT = ["hydra/job_logging=none", "hydra/hydra_logging=none"]
 FULL_ERROR = "HYDRA_FULL_ERROR"
+# What a person can mend.
+ONE_LINE = (CompactHydraException, OSError, YAMLError, UnicodeDecodeError, MemoryError)
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
@@ -81,7 +83,7 @@ def carry_out() -> int:
     except KeyboardInterrupt:
         print("Interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
         return 130  # as a shell reports SIGINT
-    except (CompactHydraException, OSError, YAMLError, UnicodeDecodeError) as error:
+    except ONE_LINE as error:
         if asked == "1":
             raise
         # The text may be of a file that others wrote; line breaks in it are Hydra's own.

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy import stats
 
-from analysis.resampling import RESAMPLES
+from experiments.metrics.resampling import RESAMPLES
 
 AT_ONCE = 200  # resamples
 Statistic = Callable[[np.ndarray], np.ndarray]

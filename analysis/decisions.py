@@ -13,7 +13,8 @@ the table of differences come three estimates of variances of the mean (`estimat
 - `rest` = Ve / (S n): from what neither explains. `between` cannot be smaller than that.
 
 For a metric that is no mean over examples, pseudo-values of the jackknife stand for the examples
-(`analysis.resampling`), so nothing is resampled and no verdict hangs on a random generator.
+(`experiments.metrics.resampling`), so nothing is resampled and no verdict hangs on a random
+generator.
 
 **One pair.** With few seeds `between` is small by luck in one study and large in the next. A t
 test with Satterthwaite's degrees of freedom then errs twice: it takes too small a variance and
@@ -224,9 +225,13 @@ def solve(level: np.ndarray, variances: Variances, degrees: tuple[float, ...]) -
         return (np.log(np.maximum(chance, 1e-300)) - np.log(level[place])).reshape(log.shape)
 
     rows = np.arange(len(level))
-    low, high = np.full(len(level), -12.0), np.full(len(level), 12.0)
+    # Near what it would be if the noise were known; tails that are estimated are longer.
+    near = np.log(np.maximum(special.ndtri(1 - np.minimum(level, 0.4)), 0.1))
+    low, high = near - 0.1, near + 0.5
     while (short := excess(high, rows) > 0).any():
-        high[short] += 12.0
+        high[short] += 6.0
+    while (long := excess(low, rows) < 0).any():
+        low[long] -= 6.0
     root = elementwise.find_root(excess, (low, high), args=(rows,), tolerances={"xatol": 1e-10})
     return np.exp(root.x) * scale
 

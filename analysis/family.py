@@ -11,7 +11,7 @@ import pandas as pd
 from analysis import decisions
 from analysis.decisions import MIN_SEEDS, Variances
 from analysis.paired import sign_flip, wilcoxon
-from analysis.scales import RAW, scale
+from analysis.scales import is_raw, scale
 from analysis.task_scores import Frame, TaskScores
 
 POINTS = "points"  # the key of a margin for all metrics that are printed in points
@@ -59,7 +59,7 @@ class Rule:
         known = {metric: self.margins.get(metric) for metric in metrics}
         if len(set(metrics)) == 1 and known[metrics[0]] is not None:
             return self.margins[metrics[0]] / scale(metrics[0])
-        if POINTS in self.margins and not any(metric in RAW for metric in metrics):
+        if POINTS in self.margins and not any(is_raw(metric) for metric in metrics):
             return self.margins[POINTS] / 100
         return None
 

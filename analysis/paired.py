@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from analysis.resampling import TINY, Scorer
+from experiments.metrics.resampling import TINY, Scorer
 
 RESAMPLES = 10_000
 EXACT = 13  # pairs up to which every pattern of signs is looked at

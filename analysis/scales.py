@@ -2,18 +2,21 @@
 
 import numpy as np
 
-RAW = ("NIST", "CIDEr")  # metrics that are no shares of one
-BOUNDS = {
-    **dict.fromkeys(("accuracy", "f1", "BLEU", "ROUGE_L"), (0.0, 1.0)),
-    **dict.fromkeys(("matthews", "pearson", "spearman"), (-1.0, 1.0)),
-}
+from experiments.metrics.base import known_metrics
 
 
 def bounds(metric: str) -> tuple[float, float]:
-    """The lowest and the highest that a score can be."""
-    return BOUNDS.get(metric, (0.0, np.inf))
+    """The lowest and the highest that a score can be; without a metric, 0 and no end."""
+    known = known_metrics().get(metric)
+    return (0.0, np.inf) if known is None else known.bounds
+
+
+def is_raw(metric: str) -> bool:
+    """Whether a score is printed as it is, and not in points."""
+    known = known_metrics().get(metric)
+    return known is not None and known.raw
 
 
 def scale(metric: str) -> float:
     """The factor from a score to what is printed: 100 for shares, which are printed in points."""
-    return 1.0 if metric in RAW else 100.0
+    return 1.0 if is_raw(metric) else 100.0

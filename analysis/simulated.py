@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import stats
 
-from analysis import resampling
 from analysis.power import Design
 from analysis.task_scores import TaskScores, of_scorer
+from experiments.metrics.base import find_label_metric
+from experiments.metrics.resampling import mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,10 +71,10 @@ class Study:
         """A study as it is judged."""
         names = tuple(f"method {number}" for number in range(len(self.accuracies)))
         if self.metric == "accuracy":
-            return of_scorer(resampling.mean(right), "simulated", "accuracy", names)
+            return of_scorer(mean(right), "simulated", "accuracy", names)
         labels = self.labels[:, None, None]
         told = np.where(right, labels, 1 - labels)
-        scorer = resampling.METRICS[self.metric](self.labels, told)
+        scorer = find_label_metric(self.metric).scorer(self.labels, told)
         return of_scorer(scorer, "simulated", self.metric, names)
 
     def design(self, generator: np.random.Generator, comparisons: int = 1) -> Design:

@@ -17,7 +17,6 @@ from analysis.effects import cohen, superiority
 from analysis.family import DRAWS, EXACT, Family, Rule, compare_pairs, count, pool
 from analysis.letters import letters
 from analysis.power import detectable_range
-from analysis.resampling import FromSums
 from analysis.scales import bounds
 from analysis.task_scores import Frame, Run, TaskScores, read_scores
 
@@ -63,13 +62,9 @@ def verdicts(
     runs: Frame,
     predictions: Mapping[Run, Frame],
     rule: Rule | None = None,
-    score: FromSums | None = None,
 ) -> Verdicts:
-    """The verdicts on one task, from a table of runs and what each of them predicted.
-
-    `score` is for metrics of counts, as `analysis.task_scores.read_scores` says.
-    """
-    return judge(read_scores(runs, predictions, score), rule)
+    """The verdicts on one task, from a table of runs and what each of them predicted."""
+    return judge(read_scores(runs, predictions), rule)
 
 
 def judge(task: TaskScores, rule: Rule | None = None) -> Verdicts:

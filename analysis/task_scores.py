@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from analysis.resampling import METRICS, FromSums, Scorer, additive
+from experiments.metrics.base import LabelMetric, TextMetric, find_metric
+from experiments.metrics.resampling import Scorer
 from experiments.stored import result
 
 Frame = Any  # a pandas.DataFrame, of whose columns a type checker knows nothing
@@ -106,16 +107,12 @@ def read_predictions(runs: Frame) -> dict[Run, Frame]:
     return found
 
 
-def read_scores(
-    runs: Frame, predictions: Mapping[Run, Frame], score: FromSums | None = None
-) -> TaskScores:
+def read_scores(runs: Frame, predictions: Mapping[Run, Frame]) -> TaskScores:
     """Every method with every seed, from a table of runs and what they predicted.
 
     `runs` has the columns of `analysis.load`; of several variants that are one method in several
-    settings, the column `method` names it and `choice` numbers them, 0 for what tuning chose. With
-    `score`, predictions hold a column of counts per example under the metric's name, and `score`
-    makes the metric of their sums and the number of examples, as for BLEU. Raises ValueError if
-    runs cannot be compared or are not those of the table.
+    settings, the column `method` names it and `choice` numbers them, 0 for what tuning chose.
+    Raises ValueError if runs cannot be compared or are not those of the table.
     """
     task, _ = (only(runs, column) for column in ("task", "model"))
     done = scored_runs(runs)
@@ -130,9 +127,8 @@ def read_scores(
         for row, column in where
     }
     check_examples(frames)
-    scorer = from_labels(metric, frames) if score is None else from_counts(metric, frames, score)
+    scorer, floor = scorers(metric, frames)
     check_scores(table, where, scorer.observed())
-    floor = single(metric, frames) if score is None else None
     methods, settings = methods_of(runs, list(table.index))
     return TaskScores(
         task=task,
@@ -224,37 +220,29 @@ def check_examples(frames: Mapping[Run, Frame]) -> None:
 def same(first: Frame, second: Frame, column: str) -> bool:
     """Whether two frames hold the same values in a column, which may be lists."""
     pair = first[column].to_numpy(), second[column].to_numpy()
+    if first[column].equals(second[column]):
+        return True
     if pair[0].dtype == object and len(first) == len(second):
         return all(map(np.array_equal, *pair))
     return np.array_equal(*pair)
 
 
-def from_labels(metric: str, frames: Mapping[Run, Frame]) -> Scorer:
-    """A metric of labels and predictions."""
-    if metric not in METRICS:
-        raise ValueError(
-            f"metric must be one of {', '.join(METRICS)} unless a score of counts is given, "
-            f"got '{metric}'."
-        )
-    labels = next(iter(frames.values()))["label"].to_numpy()
-    told = np.stack([frame["prediction"].to_numpy() for frame in frames.values()], axis=1)
-    return METRICS[metric](labels, told)
+def scorers(metric: str, frames: Mapping[Run, Frame]) -> tuple[Scorer, Scorer | None]:
+    """The scores of all runs, and those of the best single answer where answers are labels.
 
-
-def single(metric: str, frames: Mapping[Run, Frame]) -> Scorer:
-    """The best single answer to all examples, as the only run."""
-    labels = next(iter(frames.values()))["label"].to_numpy()
-    # To a correlation any single answer is as good as any other.
-    codes = np.unique(labels) if metric in ("accuracy", "f1") else labels[:1]
-    answers = np.tile(codes, (len(labels), 1))
-    best = int(METRICS[metric](labels, answers).observed().argmax())
-    return METRICS[metric](labels, answers[:, best])
-
-
-def from_counts(metric: str, frames: Mapping[Run, Frame], score: FromSums) -> Scorer:
-    """A metric of sums of what was counted in each example."""
+    Of a metric of texts, predictions hold a column of counts per example under its name.
+    """
+    known = find_metric(metric)
+    first = next(iter(frames.values()))
+    if isinstance(known, LabelMetric):
+        labels = first["label"].to_numpy()
+        told = np.stack([frame["prediction"].to_numpy() for frame in frames.values()], axis=1)
+        return known.scorer(labels, told), known.floor(labels)
+    assert isinstance(known, TextMetric)
+    if metric not in first:
+        raise ValueError(f"The predictions have no column '{metric}', by which they are compared.")
     rows = [np.stack(frame[metric].tolist()) for frame in frames.values()]
-    return additive(np.stack(rows, axis=1), score)
+    return known.scorer(np.stack(rows, axis=1)), None
 
 
 def check_scores(table: Frame, where: np.ndarray, found: np.ndarray) -> None:

@@ -38,7 +38,9 @@ def main() -> None:
     if not isinstance(task, GenerationTask):
         raise SystemExit(f"Task '{task.name}' generates no texts.")
     split = next(iter(task.load(trained.run.data).score.values()))
-    prompts = [task.prompt(loaded.tokenizer, source) for (source,) in split.texts[: given.sources]]
+    prompts = [
+        task.encode_prompt(loaded.tokenizer, source) for (source,) in split.texts[: given.sources]
+    ]
     end = task.decoding.end_tokens(loaded.tokenizer)
 
     def texts(how: Decoding) -> tuple[list[list[int]], float]:

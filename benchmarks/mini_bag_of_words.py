@@ -11,7 +11,9 @@ from scipy.sparse import csr_matrix, hstack
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from experiments.metrics.glue import accuracy, matthews, pearson
+from experiments.metrics.accuracy import accuracy
+from experiments.metrics.correlations import pearson
+from experiments.metrics.matthews import matthews
 from experiments.mini.tasks import FIELDS, LABELS, SPLITS, ceiling, rows
 
 TASKS = [task for task in FIELDS if task != "e2e"]

@@ -20,10 +20,11 @@ import numpy as np
 from common import table, write
 from verdicts import satterthwaite
 
-from analysis import decisions, resampling
+from analysis import decisions
 from analysis.family import Family, Rule, find_p
 from analysis.simulated import Study
 from analysis.task_scores import TaskScores, of_scorer
+from experiments.metrics.resampling import mean
 from experiments.study import race
 
 BEST = 2  # the place of the best rate
@@ -97,7 +98,7 @@ def finals(
         seeds=seeds, examples=setting.examples, chance=setting.chance,
     )  # fmt: skip
     names = tuple(map(str, range(len(rows))))
-    scorer = resampling.mean(study.right(generator))
+    scorer = mean(study.right(generator))
     settings = tuple(
         tuple(row for row, (owner, _) in enumerate(rows) if owner == method)
         for method in range(len(chosen))

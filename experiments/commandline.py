@@ -12,6 +12,8 @@ def sentence(error: BaseException) -> str:
     """What went wrong; of a file that the system refuses, its name and where else to write."""
     if isinstance(error, YAMLError):
         return f"{' '.join(str(error).split())}."
+    if isinstance(error, MemoryError):
+        return "There is too little memory for this run."
     if isinstance(error, UnicodeDecodeError):
         return f"A file of settings is not UTF-8: {error}."
     if not isinstance(error, OSError) or error.errno is None:

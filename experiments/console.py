@@ -9,9 +9,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from experiments.families.base import family_of
 from experiments.job import Job
 from experiments.results import Result
 from experiments.stored.shown import plain, visible
+from variants.summary import summary
 
 
 class Console:
@@ -34,6 +36,9 @@ class Console:
     def __enter__(self) -> Self:
         if self.rich.is_terminal:
             self.announce()
+        backbone = self.job.loaded.model.backbone
+        if not family_of(backbone.config).packed:  # of an unknown model it is said what was found
+            print("\n".join(map(visible, str(summary(backbone)).splitlines())))
         self.progress.start()
         return self
 

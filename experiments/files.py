@@ -66,6 +66,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
         raise ValueError(f"{path} exists and is not empty; choose another folder, or delete it.")
     unfinished = beside(path)
     try:
+        remove_unfinished(path.parent, path.name, STALE, folders=True)
         unfinished.mkdir(parents=True)
         yield unfinished
         for file in unfinished.rglob("*.safetensors"):
@@ -84,14 +85,30 @@ def beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(8)}.unfinished")
 
 
-def remove_unfinished(folder: Path, name: str = "*", older: float = 0.0) -> None:
-    """Remove what writers of `name` left that were killed, if it is older than these seconds."""
+def remove_unfinished(
+    folder: Path, name: str = "*", older: float = 0.0, folders: bool = False
+) -> None:
+    """Remove the files that writers of `name` left that were killed, or the folders.
+
+    Only what nobody has written to for at least so many seconds.
+    """
     for path in folder.glob(f".{name if name == '*' else glob.escape(name)}.*.unfinished"):
         try:
-            if time.time() - path.lstat().st_mtime >= older and not path.is_dir():
+            folder_of_files = path.is_dir() and not path.is_symlink()
+            if time.time() - last_written(path) < older or folder_of_files != folders:
+                continue
+            if folders:
+                shutil.rmtree(path)
+            else:
                 path.unlink()
         except FileNotFoundError:
             continue  # its writer has moved it meanwhile
+
+
+def last_written(path: Path) -> float:
+    """When a file, or any in a folder, was last written to."""
+    inside = path.iterdir() if path.is_dir() and not path.is_symlink() else ()
+    return max(path.lstat().st_mtime, *(file.lstat().st_mtime for file in inside), 0.0)
 
 
 def check_regular(path: Path, way_on: str = "") -> None:
@@ -213,7 +230,7 @@ def read_text(path: Path, errors: str = "strict") -> str:
 
 def parse(text: str) -> Any:
     """JSON; raises ValueError for halves of characters too, which no program could print."""
-    for found in SURROGATE.finditer(text):
+    for found in SURROGATE.finditer(text) if "\\u" in text else ():
         if found[1] is None:
             raise ValueError(f"{found[0]} is half of a character")
     try:

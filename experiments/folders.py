@@ -15,6 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 from experiments.files import open_to_append, remove_unfinished, whole
 
 COMMAND = ".hydra"  # what was asked for, as Hydra composed it
+SNAPSHOTS = "snapshots"
+BEGINNING = 10.0  # seconds that writing a command takes at most
 LOG = "run.log"
 FORMAT = "[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"
 
@@ -77,9 +79,19 @@ def tidy(folder: Path, leftovers: tuple[str, ...]) -> None:
         for pattern in leftovers:
             for path in folder.glob(pattern):
                 path.unlink(missing_ok=True)
-        remove_unfinished(folder)
+        remove_unfinished_of_run(folder)
     except OSError:
         return
+
+
+def remove_unfinished_of_run(folder: Path) -> None:
+    """Remove what killed writers left in the folder of a run, in which no other process works.
+
+    Others that begin meanwhile say so in `.hydra` before they look whether the folder is in use.
+    """
+    remove_unfinished(folder)
+    remove_unfinished(folder / SNAPSHOTS)
+    remove_unfinished(folder / COMMAND, older=BEGINNING)
 
 
 @contextmanager

@@ -69,7 +69,7 @@ def convert(path: Path, folder: Path) -> None:
             tokenizer = AutoTokenizer.from_pretrained(path.parent, **asked)
     except (ValueError, KeyError, IndexError, NotImplementedError, OSError, struct.error) as error:
         raise unreadable(path, f"{type(error).__name__}: {' '.join(str(error).split())}") from None
-    del model.config.quantization_config  # they are plain numbers now
+    vars(model.config).pop("quantization_config")  # they are plain numbers now
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -7,9 +7,9 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, Node, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.stored.places import masked
@@ -36,8 +36,8 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
             kept.pop(section, None)
     for path, before in LATER.items():
         section, _, key = path.partition(".")
-        if kept.get(section, {}).get(key) == before:
-            kept.get(section, {}).pop(key, None)
+        if kept.get(section, {}).get(key, ...) == before:
+            kept[section].pop(key)
     return masked(kept)
 
 
@@ -58,9 +58,25 @@ def short_hash(config: Mapping[str, Any]) -> str:
 
 
 def plain(config: DictConfig, resolve: bool) -> dict[str, Any]:
-    """A config without Hydra's part as plain data."""
-    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-    return cast(dict[str, Any], OmegaConf.to_container(own, resolve=resolve))
+    """A config without Hydra's part as plain data.
+
+    Section by section, since a copy without that part takes longer than all else.
+    """
+    found: dict[str, Any] = {}
+    for key in config:
+        if key != "hydra":
+            node = config._get_node(str(key))
+            if resolve and OmegaConf.is_interpolation(config, str(key)):
+                node = config[key]
+            found[str(key)] = value_of(node, resolve)
+    return found
+
+
+def value_of(node: Any, resolve: bool) -> Any:
+    """A node of a config as plain data."""
+    if OmegaConf.is_config(node):
+        return OmegaConf.to_container(node, resolve=resolve)
+    return node._value() if isinstance(node, Node) else node
 
 
 def study_or(study: str | None, cell: str) -> str:

@@ -19,8 +19,7 @@ from tempfile import TemporaryFile
 
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
-from experiments.files import remove_unfinished
-from experiments.folders import prepare
+from experiments.folders import prepare, remove_unfinished_of_run
 
 log = logging.getLogger(__name__)
 LOCK = ".lock"
@@ -64,7 +63,7 @@ def alone(folder: Path) -> Iterator[None]:
             f"{doubt(lock)}"
         )
     with held(lock):
-        remove_unfinished(folder)  # of writers that were killed, since no other works here
+        remove_unfinished_of_run(folder)
         yield
 
 

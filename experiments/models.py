@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -320,7 +321,7 @@ def load_backbone(
     The layer that predicts tokens is part of it where it is asked for, and no embedding table.
     """
     own_output = predicts and not config.tie_word_embeddings
-    cls = AutoModelForCausalLM if own_output else AutoModel
+    cls: Any = AutoModelForCausalLM if own_output else AutoModel
     options = {} if own_output else family_of(config).loading(config)
     try:
         backbone, report = cls.from_pretrained(
@@ -348,7 +349,8 @@ def load_backbone(
 
 def with_own_output(model: PreTrainedModel) -> PreTrainedModel:
     """The backbone of a language model, with the layer that predicts tokens as a part of it."""
-    backbone, theirs = model.base_model, model.get_output_embeddings()
+    backbone: Any = model.base_model
+    theirs: Any = model.get_output_embeddings()
     output = CastLinear(theirs.in_features, theirs.out_features, bias=False, device="meta")
     output.weight = theirs.weight
     backbone.add_module(OUTPUT, output)

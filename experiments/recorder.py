@@ -14,6 +14,7 @@ from experiments.batches import Batch
 from experiments.code import shared_hash
 from experiments.epochs import Epochs, ends
 from experiments.files import append_line, flatten, write_lines, write_tensors
+from experiments.folders import SNAPSHOTS
 from experiments.job import Job
 from experiments.measure import Clock, Cost, peak
 from experiments.stored import checkpoint
@@ -82,9 +83,7 @@ class Recorder(Watch):
             self.score(step)
         # Before the checkpoint, behind which a run that is taken up again begins.
         if step in self.snapshots and self.world.first:
-            write_tensors(
-                self.folder / "snapshots" / f"step-{step:07d}.safetensors", self.learned()
-            )
+            write_tensors(self.folder / SNAPSHOTS / f"step-{step:07d}.safetensors", self.learned())
         if step % self.train.log_every == 0 or step == self.total:
             self.log(step, float(norm))
             # Only here, where no half-filled window would have to be kept.

@@ -78,10 +78,11 @@ def store(
                 "interval": [float(right.mean()) - 0.02, float(right.mean()) + 0.02],
                 "examples": len(right),
             },
-            "scores": {"dev": {"accuracy": float(right.mean())}},
         },
         changes,
     )  # fmt: skip
+    primary = result["primary"]
+    result = merged({"scores": {"dev": {primary["metric"]: primary["score"]}}}, result)
     rate = result["config"]["variant"]["lr"]
     stage = result["config"]["protocol"].get("stage", "paper")
     named = "".join(letter if letter.isalnum() else "_" for letter in variant)

@@ -147,3 +147,13 @@ def test_a_head_reads_what_it_is_told_to(
 def test_a_head_that_is_none_is_named(tiny: Callable[[str], Path]) -> None:
     with pytest.raises(ValueError, match="one of first, last, mean, got 'max'"):
         read(composed("model=auto", f"model.path={tiny('roberta')}", "model.head=max", *FEW))
+
+
+def test_a_model_of_no_family_says_what_was_adapted_and_what_was_left(
+    tiny_model: Callable[[dict[str, Any]], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tiny_model(ARCHITECTURES["distilbert"])
+    execute(read(composed("model=auto", f"model.path={folder}", "variant=lora", *FEW)), tmp_path)
+    said = capsys.readouterr().out
+    assert "adapted  2 x transformer.layer.*.attention.q_lin Linear [32, 32]\n" in said
+    assert "2 x transformer.layer.*.ffn.lin1 Linear [48, 32], frozen\n" in said

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from analysis import decisions, resampling
+from analysis import decisions
 from analysis.decisions import Variances
+from experiments.metrics import resampling
+from experiments.metrics.base import find_label_metric
 
 
 def variances(
@@ -144,7 +146,7 @@ def test_pseudo_values_give_the_error_of_the_bootstrap(metric: str) -> None:
     told = np.where(g.random((400, 3)) < 0.8, labels[:, None], 1 - labels[:, None])
     if metric in ("pearson", "spearman"):
         told = labels[:, None] + g.normal(size=(400, 3))
-    scorer = resampling.METRICS[metric](labels, told)
+    scorer = find_label_metric(metric).scorer(labels, told)
     values = scorer.pseudo_values()
     assert values.mean(axis=0) == pytest.approx(scorer.observed(), abs=0.01)
     wanted = scorer.bootstrap(np.random.default_rng(0), 2000).std(axis=0)
@@ -161,7 +163,7 @@ def test_leaving_out_by_sums_is_leaving_out_by_weights() -> None:
     labels = g.integers(3, size=50)
     told = g.integers(3, size=(50, 4))
     for metric in ("accuracy", "f1", "matthews", "pearson"):
-        scorer = resampling.METRICS[metric](labels, told)
+        scorer = find_label_metric(metric).scorer(labels, told)
         assert scorer.left_out is not None
         assert scorer.left_out() == pytest.approx(scorer.one_left_out())
 

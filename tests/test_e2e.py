@@ -25,12 +25,13 @@ from experiments.api import composed
 from experiments.config import Run, read
 from experiments.evaluation import Evaluated
 from experiments.job import Job, start
-from experiments.metrics import nlg
+from experiments.metrics.base import find_text_metrics
 from experiments.metrics.challenge import read_outputs
 from experiments.protocol import Clean, Paper
 from experiments.runner import execute
 from experiments.tasks.base import Split
-from experiments.tasks.generation import objects, slots
+from experiments.tasks.continued import objects
+from experiments.tasks.generation import slots
 from experiments.tasks.sources import Local
 from experiments.tasks.tables import Table
 from variants.lora import LoRA
@@ -135,7 +136,7 @@ def test_a_run_keeps_texts_scores_and_what_a_bootstrap_needs(
     assert texts == [" ".join(text.split()) for text in rows["prediction"]]
     for metric in ("BLEU", "ROUGE_L"):
         counts = np.stack(rows[metric])
-        assert nlg.from_statistics(metric, counts) == result.scores["test"][metric]
+        assert find_text_metrics([metric])[0].value(counts) == result.scores["test"][metric]
     assert result.primary["interval"][0] <= result.primary["score"] <= result.primary["interval"][1]
     assert {"train_nll", "loss", "lr"} <= set(result.history)
     assert not (tmp_path / "head.safetensors").exists()
@@ -210,7 +211,7 @@ def test_lines_of_json_as_loras_authors_write_them_are_read(name: str, tmp_path:
     assert found.score["test"].texts[0] == ("Ann : helped : Ben",)
     assert list(found.score["test"].labels[0]) == ["Ann helped Ben .", "Ben was helped by Ann ."]
     job = start(described, found)
-    prompt = described.task.prompt(job.loaded.tokenizer, "Ann : helped : Ben")
+    prompt = described.task.encode_prompt(job.loaded.tokenizer, "Ann : helped : Ben")
     assert job.loaded.tokenizer.decode(prompt).strip() == "Ann : helped : Ben<|endoftext|>"
 
 
@@ -257,7 +258,7 @@ def test_a_run_in_which_nothing_would_train_is_refused(run: Callable[..., Run]) 
 
 def test_a_model_that_predicts_no_tokens_is_refused(tiny_run: Callable[..., Run]) -> None:
     described = tiny_run("lora", *SMALL, family="roberta")
-    with pytest.raises(ValueError, match="is no language model; choose model=mini_gpt2"):
+    with pytest.raises(ValueError, match="is no language model; choose one, such as"):
         start(described, described.task.load(described.data))
 
 

@@ -20,16 +20,15 @@ ROOMS = ("run", "experiments", "variants", "analysis", "tests")
 # What a room may import of the project; a name stands for itself and for all that lies in it.
 ALLOWED: dict[str, tuple[str, ...]] = {
     "run": ("experiments",),
-    "experiments": ("experiments", "variants.base"),
+    "experiments": ("experiments", "variants.base", "variants.summary"),
     "variants": ("variants",),
-    "analysis": ("analysis", "experiments.files", "experiments.stored"),
+    "analysis": ("analysis", "experiments.files", "experiments.stored", "experiments.metrics"),
 }
 # The one part of the analysis that opens adapters, and what it would else write again.
 EXCEPTIONS: dict[str, tuple[str, ...]] = {
     "analysis/geometry.py": ("experiments.adapters", "variants"),
     "analysis/report/audit.py": ("experiments.study.audit",),
-    "analysis/report/choices.py": ("experiments.metrics", "experiments.study.race"),
-    "analysis/report/comparisons.py": ("experiments.metrics",),
+    "analysis/report/choices.py": ("experiments.study.race",),
 }
 # What a file of the methods may import beside torch, inside a function that is asked for it.
 OPTIONAL = {"variants/quantize.py": {"bitsandbytes"}}

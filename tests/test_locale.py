@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from experiments import api
 from experiments.folders import LOG, kept_command
-from experiments.tasks.generation import check_texts
+from experiments.tasks.continued import check_texts
 from experiments.tasks.tables import Table, check_unicode
 
 ROOMS = ("experiments", "variants", "analysis", "benchmarks")

@@ -8,12 +8,23 @@ import pytest
 from scipy import stats
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-from experiments.metrics.glue import METRICS, accuracy, f1, interval, matthews, pearson, spearman
+from experiments.metrics.accuracy import accuracy
+from experiments.metrics.base import LabelMetric, find_label_metric, names_of
+from experiments.metrics.correlations import pearson, spearman
+from experiments.metrics.f1 import f1
+from experiments.metrics.matthews import matthews
 
+METRICS = {name: find_label_metric(name).value for name in names_of(LabelMetric)}
 LABELS = np.array([1, 1, 1, 0, 0, 0, 0, 1])
 PREDICTIONS = np.array(
     [1, 0, 1, 0, 1, 0, 0, 0]
 )  # 2 true positives, 3 true negatives, 1 and 2 wrong
+
+
+def interval(
+    metric: str, labels: np.ndarray, told: np.ndarray, generator: np.random.Generator
+) -> tuple[float, float]:
+    return find_label_metric(metric).interval(labels, told, generator)
 
 
 def test_accuracy_is_the_share_of_equal_codes():

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from experiments.metrics.glue import METRICS
+from experiments.metrics.base import find_label_metric
 from experiments.mini import lexicon, tasks, text
 from experiments.mini.grammar import Draw
 from experiments.mini.rivals import rivals
@@ -172,7 +172,9 @@ def test_the_ceiling_is_what_the_true_labels_score(task: str):
     truth = list(tasks.rows(task, "train", 2000, 0).values())[-1]
     labels = [tasks.mistaken(task, truth, noise, Draw(f"simulated {round}")) for round in range(10)]
     scores = [
-        METRICS[metric](np.array([codes[x] for x in told]), np.array([codes[x] for x in truth]))
+        find_label_metric(metric).value(
+            np.array([codes[x] for x in told]), np.array([codes[x] for x in truth])
+        )
         for told in labels
         for metric in real.metrics
     ]

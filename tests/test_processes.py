@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from experiments.api import composed
 from experiments.config import build, read
-from experiments.files import STALE, whole, write_record
+from experiments.files import STALE, whole, whole_folder, write_record
 from experiments.locks import Busy, alone, holder
 from experiments.results import LEFTOVERS, Result, read_result
 from experiments.runner import execute
@@ -81,6 +81,21 @@ def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
     assert not left.exists() and other.exists()  # the other's writer may be alive
     with alone(tmp_path):
         assert not other.exists()  # not any more: here works one process at a time
+
+
+def test_a_folder_that_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
+    left, other = (tmp_path / f".out.{name}.unfinished" for name in ("0123", "4567"))
+    for leftover in (left, other):
+        leftover.mkdir()
+        (leftover / "model.safetensors").write_text("half")
+    for path in (left / "model.safetensors", left):
+        os.utime(path, (time.time() - 2 * STALE,) * 2)
+    (tmp_path / ".out.89ab.unfinished").symlink_to(tmp_path / "precious")
+    (tmp_path / "precious").mkdir()
+    with whole_folder(tmp_path / "out") as folder:
+        (folder / "model.safetensors").write_text("whole")
+    assert not left.exists() and other.exists() and (tmp_path / "precious").exists()
+    assert (tmp_path / "out/model.safetensors").read_text() == "whole"
 
 
 def test_a_name_with_brackets_is_a_name(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from analysis.report.tuning import curves
 from analysis.statistics import Outcome, Verdicts
 from analysis.task_scores import score_table
 from experiments.config import Run
-from experiments.metrics import nlg
+from experiments.metrics.base import find_text_metrics
 from experiments.runner import execute
 
 QUICK = Rule()
@@ -429,7 +429,7 @@ def test_selection_runs_alone_have_curves_and_no_verdict(tmp_path: Path) -> None
 
 def test_published_predictions_of_texts_need_no_texts(tmp_path: Path) -> None:
     counts = np.random.default_rng(0).integers(1, 9, (12, 9)).astype(float)
-    score = float(nlg.SCORES["BLEU"](counts.sum(axis=0), 12))
+    score = float(find_text_metrics(["BLEU"])[0].of_sums(counts.sum(axis=0), 12))
     primary = {"metric": "BLEU", "score": score, "interval": [0.0, 1.0], "examples": 12}
     for seed in (0, 1):
         place = store(tmp_path, "lora", seed, right(0.5, 12), "local/e2e", primary=primary)
@@ -765,3 +765,22 @@ def test_a_real_run_that_wrote_texts_is_reported(
     (one,) = comparisons(gather(tmp_path), QUICK)
     assert one.metric == "BLEU"
     assert one.methods["mean"].item() == pytest.approx(result.primary["score"])
+
+
+def test_runs_that_do_not_fit_each_other_stop_no_other_comparison(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in range(3):
+        store(tmp_path, "lora", seed, right(0.8, seed=seed))
+        store(tmp_path, "dora", seed, right(0.7, seed=seed))
+    store(tmp_path, "lora", 0, right(0.8), task="local/rte")
+    store(tmp_path, "dora", 0, right(0.8, examples=200), task="local/rte")
+    material = gather(tmp_path)
+    (one,) = comparisons(material, QUICK)
+    assert one.task == "local/sst2" and len(material.left_out) == 1
+    said = capsys.readouterr().err
+    assert "rte" in said and "was not scored on the examples of" in said
+    for folder in tmp_path.rglob("sst2"):
+        shutil.rmtree(folder)
+    with pytest.raises(ValueError, match="was not scored on the examples of"):
+        comparisons(gather(tmp_path), QUICK)

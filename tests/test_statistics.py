@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis import aggregate, effects, letters, paired, power, resampling
+from analysis import aggregate, effects, letters, paired, power
 from analysis.power import Design
-from experiments.metrics import glue, nlg
+from experiments.metrics import nlg, resampling
+from experiments.metrics.base import LabelMetric, find_label_metric, find_text_metrics, names_of
 
 
 def generator(seed: int = 0) -> np.random.Generator:
@@ -28,10 +29,10 @@ def labels_and_predictions(metric: str) -> tuple[np.ndarray, np.ndarray]:
     return labels, np.where(right, labels[:, None, None], g.integers(classes, size=shape))
 
 
-@pytest.mark.parametrize("metric", resampling.METRICS)
+@pytest.mark.parametrize("metric", names_of(LabelMetric))
 def test_a_metric_on_weights_is_the_one_runs_are_scored_by_on_repeated_rows(metric: str) -> None:
     labels, told = labels_and_predictions(metric)
-    scorer = resampling.METRICS[metric](labels, told)
+    scorer = find_label_metric(metric).scorer(labels, told)
     weights = resampling.drawn(40, 5, generator(1))
     found = scorer.scores(weights)
     assert found.shape == (5, 2, 3)
@@ -39,25 +40,27 @@ def test_a_metric_on_weights_is_the_one_runs_are_scored_by_on_repeated_rows(metr
         picked = np.repeat(np.arange(40), counts)
         for method in range(2):
             for seed in range(3):
-                wanted = glue.METRICS[metric](labels[picked], told[picked, method, seed])
+                wanted = find_label_metric(metric).value(labels[picked], told[picked, method, seed])
                 assert found[row, method, seed] == pytest.approx(float(wanted), abs=1e-9)
 
 
 @pytest.mark.parametrize("metric", ["f1", "matthews", "pearson", "spearman"])
 def test_a_metric_that_is_undefined_counts_as_zero(metric: str) -> None:
     told = np.zeros((4, 1))
-    assert resampling.METRICS[metric](np.array([0, 1, 0, 1]), told).observed() == 0
+    assert find_label_metric(metric).scorer(np.array([0, 1, 0, 1]), told).observed() == 0
 
 
 def test_a_metric_of_counts_is_that_of_their_sums() -> None:
     texts = ["the cat sat on the mat", "a dog ran home", "it rains a lot here", "we all go home"]
     told = ["the cat sat on a mat", "a dog ran far home", "it rains here", "we all go home"]
     rows = nlg.statistics(told, [[text] for text in texts], ["BLEU"])["BLEU"]
-    scorer = resampling.additive(rows[:, None], nlg.SCORES["BLEU"])
+    scorer = resampling.additive(rows[:, None], find_text_metrics(["BLEU"])[0].of_sums)
     picked = np.array([0, 0, 3, 2])
     weights = np.bincount(picked, minlength=4)[None].astype(float)
-    assert scorer.observed()[0] == pytest.approx(nlg.from_statistics("BLEU", rows))
-    assert scorer.scores(weights)[0, 0] == pytest.approx(nlg.from_statistics("BLEU", rows[picked]))
+    assert scorer.observed()[0] == pytest.approx(find_text_metrics(["BLEU"])[0].value(rows))
+    assert scorer.scores(weights)[0, 0] == pytest.approx(
+        find_text_metrics(["BLEU"])[0].value(rows[picked])
+    )
 
 
 def test_a_resample_has_as_many_examples_and_each_comes_as_often_on_average() -> None:

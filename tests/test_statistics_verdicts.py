@@ -7,13 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import paired, power, resampling
+from analysis import paired, power
 from analysis.decisions import holm
 from analysis.family import Family, Rule, compare_pairs, find_p
 from analysis.simulated import Study, components
 from analysis.statistics import Outcome, Verdicts, across, judge, verdicts, without
 from analysis.task_scores import Run, TaskScores, of_scorer, read_predictions, read_scores
-from experiments.metrics import nlg
+from experiments.metrics import resampling
+from experiments.metrics.base import find_label_metric, find_text_metrics
 
 ALIKE = Study(accuracies=(0.85,) * 4, seeds=5, examples=150)
 
@@ -314,12 +315,15 @@ def test_a_metric_of_counts_takes_the_column_of_its_name() -> None:
                 {"split": "test", "id": range(50), "label": [["x", "y"]] * 50, "ROUGE_L": counts}
             )
             names = {"variant": method, "seed": seed, "task": "e2e", "model": "mini"}
-            score = nlg.from_statistics("ROUGE_L", np.stack(counts))
+            score = find_text_metrics(["ROUGE_L"])[0].value(np.stack(counts))
             rows.append({**names, "metric": "ROUGE_L", "score": float(score)})
-    found = verdicts(pd.DataFrame(rows), frames, score=nlg.SCORES["ROUGE_L"])
+    found = verdicts(pd.DataFrame(rows), frames)
     assert found.pairs["outcome"].tolist() == ["better"]
-    with pytest.raises(ValueError, match=r"^metric must be one of accuracy, .* got 'ROUGE_L'\.$"):
-        read_scores(pd.DataFrame(rows), frames)
+    bare = {run: frame.drop(columns="ROUGE_L") for run, frame in frames.items()}
+    with pytest.raises(ValueError, match="have no column 'ROUGE_L'"):
+        read_scores(pd.DataFrame(rows), bare)
+    with pytest.raises(ValueError, match=r"^metric must be one of .*accuracy, .* got 'ROGUE'\.$"):
+        read_scores(pd.DataFrame(rows).assign(metric="ROGUE"), frames)
 
 
 def test_rows_without_labels_do_not_count() -> None:
@@ -506,7 +510,7 @@ def test_the_paired_bootstrap_covers_for_a_metric_that_is_no_mean() -> None:
     for _ in range(300):
         labels = g.integers(2, size=200)
         told = np.where(g.random((200, 2)) < 0.8, labels[:, None], 1 - labels[:, None])
-        found = paired.paired_bootstrap(resampling.matthews(labels, told), g, 400)
+        found = paired.paired_bootstrap(find_label_metric("matthews").scorer(labels, told), g, 400)
         inside.append(bool(found.low <= 0 <= found.high))
     covered, doubt = share(inside)
     assert covered == pytest.approx(0.95, abs=doubt + 0.01)

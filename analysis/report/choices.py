@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from analysis import tuning
 from analysis.report.material import SEPARATOR, Frame, Material, Record
 from analysis.report.tuning import Curve, rows
-from analysis.resampling import METRICS, additive
-from experiments.metrics.nlg import SCORES
+from experiments.metrics.base import LabelMetric, Metric, TextMetric, known_metrics
+from experiments.stored import result
 from experiments.study.race import MORE
 
 WIDTH = 2 * 1.96  # standard errors in a 95 % interval
@@ -130,24 +129,29 @@ def has_setting(config: Record, setting: str) -> bool:
 def row_covariance(runs: list[Record], metric: str) -> tuple[np.ndarray, bool]:
     """The covariance [P, P] of the trials' scores over other selection rows, and if it is exact.
 
-    Without predictions only each score's interval is known, and rows are taken as other for each
-    point, which makes a choice look less sure than it is.
+    Without predictions that the metric can be taken of, only each score's interval is known, and
+    rows are taken as other for each point, which makes a choice look less sure than it is.
     """
-    paths = [Path(run["folder"]) / "predictions.parquet" for run in runs]
-    frames = [pd.read_parquet(path) if path.is_file() else None for path in paths]
+    known = known_metrics().get(metric)
+    needed = {metric} if isinstance(known, TextMetric) else {"label", "prediction"}
+    paths = [Path(run["folder"]) / result.PREDICTIONS for run in runs]
+    frames = [result.read_predictions(path) if path.exists() else None for path in paths]
+    frames = [
+        f if known is not None and f is not None and needed <= set(f) else None for f in frames
+    ]
     if any(frame is None for frame in frames):
         errors = [0.0 if run["low"] is None else (run["high"] - run["low"]) / WIDTH for run in runs]
         return np.diag(np.nan_to_num(np.array(errors, dtype=float)) ** 2), False
-    values = np.stack(list(pseudo_values(frames, metric)), axis=1)
+    values = np.stack(list(pseudo_values(frames, known)), axis=1)
     return np.atleast_2d(np.cov(values.T)) / len(values), True
 
 
-def pseudo_values(frames: list[Frame], metric: str) -> Iterator[np.ndarray]:
+def pseudo_values(frames: list[Frame], metric: Metric | None) -> Iterator[np.ndarray]:
     """The pseudo-values [n] of each trial's selection rows."""
     for frame in frames:
         frame = frame.sort_values(["split", "id"], ignore_index=True)
-        if metric in SCORES:
-            yield additive(np.stack(frame[metric].tolist()), SCORES[metric]).pseudo_values()
-        else:
+        if isinstance(metric, TextMetric):
+            yield metric.scorer(np.stack(frame[metric.name].tolist())).pseudo_values()
+        elif isinstance(metric, LabelMetric):
             labels, told = frame["label"].to_numpy(), frame["prediction"].to_numpy()
-            yield METRICS[metric](labels, told).pseudo_values()
+            yield metric.scorer(labels, told).pseudo_values()

@@ -1,5 +1,6 @@
 """Every comparison on one task that the runs allow, with its verdicts, or why there are none."""
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -13,7 +14,7 @@ from analysis.report.material import Frame, Material, latest
 from analysis.scales import bounds
 from analysis.statistics import Outcome, Verdicts, judge
 from analysis.task_scores import TaskScores, read_predictions, read_scores
-from experiments.metrics.nlg import SCORES
+from experiments.stored.shown import visible
 
 DECILE = 0.1
 CHANGED = "setting 2 of "  # how a table of runs names a method in the setting that came second
@@ -63,12 +64,22 @@ class Comparison:
 def comparisons(material: Material, rule: Rule) -> list[Comparison]:
     """Every group of runs that are compared, in the order of task, model and protocol.
 
-    Raises ValueError where none of them has the method that all others are compared with.
+    A group whose runs do not fit each other is left out, and named on the standard error stream.
+    Raises ValueError if all are, or if none has the method that all others are compared with.
     """
-    found = []
-    for _, runs in material.tested.groupby("group"):
+    found, left_out = [], []
+    for group, runs in material.tested.groupby("group"):
         if (runs["status"] == "complete").any():
-            found.append(comparison(runs, rule))
+            try:
+                found.append(comparison(runs, rule))
+            except ValueError as error:
+                left_out.append(f"{group}: {error}")
+    if left_out and not found:
+        raise ValueError(left_out[0])
+    for reason in left_out:
+        if reason not in material.left_out:
+            material.left_out.append(reason)
+            print(f"left out: {visible(reason)}", file=sys.stderr)
     names = {name for one in found for name in one.methods["method"]}
     if found and rule.against not in (None, *names):
         raise ValueError(
@@ -169,9 +180,8 @@ def scored(runs: Frame) -> TaskScores:
     kept = runs[runs["method"].isin(set(done))]
     second = kept["choice"] > 0
     named = kept.assign(variant=kept["method"].where(~second, CHANGED + kept["method"]))
-    metric = str(named["metric"].dropna().iloc[0])
     read = {run: comparable(frame) for run, frame in read_predictions(named).items()}
-    return read_scores(named, read, SCORES.get(metric))
+    return read_scores(named, read)
 
 
 def comparable(frame: Frame) -> Frame:

@@ -109,13 +109,16 @@ def summaries(folders: Iterable[str | Path]) -> tuple[list[Record], list[str]]:
 def with_predictions(
     runs: list[Record], stages: list[str]
 ) -> tuple[list[Record], list[str], list[str]]:
-    """The runs, and their stages, without those that would be compared and whose predictions cannot
-    be read; and why not."""
+    """The runs, and their stages, without those whose predictions cannot be read; and why not.
+
+    Those that are compared need some; of trials they may be absent.
+    """
     left_out: list[str] = []
     kept: list[tuple[Record, str]] = []
     for run, own in zip(runs, stages, strict=True):
         try:
-            if run["status"] == "complete" and own == TEST:
+            there = (Path(run["folder"]) / result.PREDICTIONS).exists()
+            if run["status"] == "complete" and (own == TEST or there):
                 result.check_predictions(run)
         except ValueError as error:
             left_out.append(str(error))

@@ -9,7 +9,7 @@ from analysis.report.comparisons import Comparison, undecided
 from analysis.report.material import Frame
 from analysis.report.overall import Overall
 from analysis.report.tables import NONE
-from analysis.scales import RAW, scale
+from analysis.scales import is_raw, scale
 from analysis.statistics import Outcome, Verdicts
 
 LISTED = 6  # claims that are read out; of more the table tells
@@ -20,12 +20,12 @@ def score(value: float | None, metric: str) -> str:
     """A score as it is read, in percent where it is a share."""
     if value is None or math.isnan(value):
         return NONE
-    return f"{value * scale(metric):.{2 if metric in RAW else 1}f}".replace("-", MINUS)
+    return f"{value * scale(metric):.{2 if is_raw(metric) else 1}f}".replace("-", MINUS)
 
 
 def points(value: float, metric: str) -> str:
     """A difference of scores."""
-    if metric in RAW:
+    if is_raw(metric):
         return f"{value:.2f}"
     return f"{100 * value:.1f}{NO_BREAK}points"
 

@@ -211,13 +211,14 @@ def check_base(adapter: Adapter) -> None:
         adapter.model.folder()
     except (ValueError, ConnectionError) as error:
         raise ValueError(
-            f"The base of {adapter.folder} is not found: {error} If it has moved, --base names it."
+            f"The base in {adapter.folder / ABOUT} is not found: {error} If it has moved, --base "
+            "names it."
         ) from None
     found = adapter.model.weights_hash()
     if found != adapter.weights:
         raise ValueError(
             f"{adapter.folder} was trained on weights with sha256 {adapter.weights}, "
-            f"and model '{adapter.model.name}' now has {found}."
+            f"and model '{adapter.model.name}' now has {found} (weights in {ABOUT})."
         )
     if adapter.model_files not in (None, adapter.model.files_hash()):
         raise ValueError(

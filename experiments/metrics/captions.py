@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.metrics.grams import Gram, Words, grams
+from experiments.metrics.base import TextMetric, Words
+from experiments.metrics.grams import Gram, grams
+from experiments.metrics.ptb import tokenize_repaired
 
 ORDERS = 4
 BETA = 1.2  # how much more recall counts than precision in ROUGE-L
@@ -92,3 +94,19 @@ def alike(output: Profile, reference: Profile) -> float:
     sizes = [a * b for a, b in zip(output.norms, reference.norms, strict=True)]
     cosine = sum(p / size for p, size in zip(products, sizes, strict=True) if size) / ORDERS
     return cosine * math.exp(-((output.pairs - reference.pairs) ** 2) / (2 * SIGMA**2))
+
+
+def mean(sums: np.ndarray, examples: int) -> np.ndarray:
+    """The mean over examples of one number."""
+    return sums[..., 0] / examples
+
+
+METRICS = (
+    TextMetric(
+        name="ROUGE_L", words=tokenize_repaired, columns=("score",), rows=rouge_rows, of_sums=mean
+    ),
+    TextMetric(
+        name="CIDEr", words=tokenize_repaired, columns=("score",), rows=cider_rows, of_sums=mean,
+        bounds=(0.0, np.inf), raw=True,
+    ),
+)  # fmt: skip

@@ -2,7 +2,8 @@
 
 from collections import Counter
 
-Words = list[str]
+from experiments.metrics.base import Words
+
 Gram = tuple[str, ...]
 
 

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.metrics.glue import ratio
+from experiments.metrics.base import TextMetric
+from experiments.metrics.ptb import tokenize_repaired
+from experiments.metrics.resampling import ratio
 
 ALPHA, BETA, GAMMA, DELTA = 0.85, 0.2, 0.6, 0.75
 WEIGHTS = np.array([1.0, 0.6, 0.8, 0.6])  # of equal words, stems, synonyms, paraphrases
@@ -93,3 +95,11 @@ def score(sums: np.ndarray) -> np.ndarray:
     mean = ratio(precision * recall, ALPHA * precision + (1 - ALPHA) * recall)
     chunks, matched = sums[..., 20], sums[..., 21:23]
     return mean * (1 - GAMMA * ratio(chunks, np.mean(matched, axis=-1)) ** BETA)
+
+
+METRICS = (
+    TextMetric(
+        name="METEOR", words=tokenize_repaired, columns=COLUMNS, rows=statistics,
+        of_sums=lambda sums, examples: score(sums), missing=missing,
+    ),
+)  # fmt: skip

@@ -11,7 +11,9 @@ import numpy as np
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 
-from experiments.metrics.grams import Gram, Words, grams, runs
+from experiments.metrics.base import TextMetric, Words
+from experiments.metrics.challenge import repaired
+from experiments.metrics.grams import Gram, grams, runs
 
 BLEU_ORDERS, NIST_ORDERS = 4, 5
 BLEU_COLUMNS = (
@@ -33,6 +35,11 @@ TOKENIZER = Tokenizer13a()
 def tokenize(text: str) -> Words:
     """The tokens of mteval-v13a; letters beyond A-Z keep their case, as they do there."""
     return TOKENIZER(text).translate(LOWER).split()
+
+
+def tokenize_repaired(text: str) -> Words:
+    """The tokens of a text as the E2E challenge's scorer reads it."""
+    return tokenize(repaired(text))
 
 
 def bleu_rows(hypotheses: list[Words], references: list[list[Words]]) -> np.ndarray:
@@ -88,3 +95,15 @@ def nist_score(sums: np.ndarray, examples: int) -> np.ndarray:
     length = totals[..., 0] * sums[..., -1] / (sums[..., -2] * examples)
     penalty = np.exp(BETA * np.log(np.clip(length, 1e-300, 1.0)) ** 2)
     return np.sum(weights / np.maximum(totals, 1.0), axis=-1) * penalty
+
+
+METRICS = (
+    TextMetric(
+        name="BLEU", words=tokenize_repaired, columns=BLEU_COLUMNS,
+        rows=bleu_rows, of_sums=lambda sums, examples: bleu_score(sums),
+    ),
+    TextMetric(
+        name="NIST", words=tokenize_repaired, columns=NIST_COLUMNS,
+        rows=nist_rows, of_sums=nist_score, bounds=(0.0, np.inf), raw=True,
+    ),
+)  # fmt: skip

@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterator
 from functools import lru_cache
 
+from experiments.metrics.challenge import repaired
+
 LETTER = r"[^\W\d_ª²³¹º¼½¾]"
 WORD = rf"(?:{LETTER}|\d)+(?:_(?:{LETTER}|\d)+)*"
 QUOTE = "['\u2018\u2019\u201b`]"
@@ -123,6 +125,11 @@ CHUNK = re.compile(
 def tokenize(text: str) -> list[str]:
     """The words of a text."""
     return [word for chunk in CHUNK.findall(text.replace("\u00ad", "")) for word in words(chunk)]
+
+
+def tokenize_repaired(text: str) -> list[str]:
+    """The tokens of a text as the E2E challenge's scorer reads it."""
+    return tokenize(repaired(text))
 
 
 @lru_cache(maxsize=100_000)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from experiments.batches import Encoded, encode
 from experiments.config import restored_section
-from experiments.metrics.glue import METRICS, interval
+from experiments.metrics.base import find_label_metric
 from experiments.mini.text import passages
 from experiments.models import Loaded, Pretrained
 from experiments.randomness import derived_seed, numpy_generator, torch_generator
@@ -100,14 +100,16 @@ class Planted(LabelledTask):
     def score(self, labels: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
         predictions = self.predict(outputs)
         found = {
-            name: float(METRICS[name](labels, predictions)) for name in ("pearson", "spearman")
+            name: float(find_label_metric(name).value(labels, predictions))
+            for name in ("pearson", "spearman")
         }
         return found | {"mse": float(np.mean((labels - predictions) ** 2))}
 
     def interval(
         self, labels: np.ndarray, outputs: np.ndarray, generator: np.random.Generator
     ) -> tuple[float, float]:
-        return interval(self.primary, labels, self.predict(outputs), generator)
+        metric = find_label_metric(self.primary)
+        return metric.interval(labels, self.predict(outputs), generator)
 
     def load(self, source: Source, evaluated: bool = True) -> Data:
         if not isinstance(source, Mini):

@@ -18,16 +18,16 @@ def masked_path(path: str) -> str:
 
 def masked_text(text: str) -> str:
     """A text with every absolute path in it masked; doing so twice changes nothing more."""
-    return PATH.sub(lambda found: masked_path(found[1]), text)
+    return PATH.sub(lambda found: masked_path(found[1]), text) if "/" in text else text
 
 
 def masked(node: Any) -> Any:
     """Plain data with the absolute paths in its texts masked; names of its keys stay."""
-    if isinstance(node, Mapping):
+    if isinstance(node, str):
+        return masked_text(node)
+    if isinstance(node, dict):
         return {key: masked(item) for key, item in node.items()}
-    if isinstance(node, list | tuple):
-        return [masked(item) for item in node]
-    return masked_text(node) if isinstance(node, str) else node
+    return [masked(item) for item in node] if isinstance(node, list | tuple) else node
 
 
 def paths_in(node: Any) -> set[str]:

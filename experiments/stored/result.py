@@ -205,14 +205,19 @@ ABSENT: dict[str, Any] = {
 
 
 def check_score(content: dict[str, Any]) -> None:
-    """Raise ValueError unless a run that came to its end has a score, and only such a one."""
+    """Raise ValueError unless a run has seconds of phases, and a score if it came to its end."""
     if content["status"] == "complete":
         for key in ("metric", "score", "interval"):
             if key not in content["primary"]:
                 raise ValueError(f"primary.{key} is missing.")
+        metric = content["primary"]["metric"]
+        if not any(metric in scores for scores in content["scores"].values()):
+            raise ValueError(f"primary.metric is {metric!r:.40}, and scores has none of that name.")
         for key in ("latency", "bytes"):
             if key not in content["cost"]:
                 raise ValueError(f"cost.{key} is missing.")
+    for name in ("seconds", "processor_seconds"):
+        fit(content["cost"].get(name, {}), dict[str, float], f"cost.{name}")
     key = KIND if content["schema"] == SCHEMA else TARGET
     if not isinstance(content["config"]["protocol"].get(key), str):
         raise ValueError(f"config.protocol.{key} is missing, or no text.")

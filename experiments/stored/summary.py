@@ -10,7 +10,7 @@ NAME = "summary.json"
 
 
 class Row(TypedDict):
-    """One method on one task under one protocol."""
+    """One method on one task under one protocol: `experiments.study.summary.Row`."""
 
     protocol: str
     task: str
@@ -21,7 +21,15 @@ class Row(TypedDict):
     own: float | None
     tuned: float | None
     chosen: list[str] | None
+    rival: NotRequired[list[str] | None]
+    rival_scores: NotRequired[list[float]]
+    tries: NotRequired[list[tuple[str, list[float]]]]
     edge: str
+    seeds: NotRequired[list[int]]
+    scores: list[float]
+    score: NotRequired[float | None]
+    spread: NotRequired[float | None]
+    trained: NotRequired[int | None]
     tuning_seconds: float
     seconds: float
     lost: list[str]
@@ -43,6 +51,7 @@ class Cell(TypedDict):
     folder: str
     stage: str
     status: NotRequired[str]
+    choice: NotRequired[int]
 
 
 class Stored(TypedDict):
@@ -51,6 +60,7 @@ class Stored(TypedDict):
     study: str
     rows: list[Row]
     cells: list[Cell]
+    tuning: NotRequired[str]
     inflation: NotRequired[list[Inflation]]
 
 

@@ -12,6 +12,8 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
+from experiments.stored.shown import visible
+
 Check = Callable[[Any, str], Any]  # a value and its dotted key; the value as it is to be used
 WORDS = {
     str: "a text", int: "a whole number", float: "a number", bool: "true or false",
@@ -166,7 +168,7 @@ def of_keys(kind: Any) -> Check:
             if name in value:
                 found[name] = inside(value[name], prefix + name)
             elif name in required:
-                raise ValueError(f"{prefix}{name} is missing.")
+                raise ValueError(f"{visible(prefix)}{name} is missing.")
         return found
 
     return check
@@ -204,18 +206,19 @@ def check_names(value: Mapping[str, Any], known: Mapping[str, Any], owner: str, 
             near = get_close_matches(name, known, n=1, cutoff=0.5)
             hint = f" Did you mean '{near[0]}'?" if near else ""
             raise ValueError(
-                f"{key} has no setting '{name}'.{hint} {owner} has: {', '.join(known)}."
+                f"{visible(key)} has no setting '{visible(name)}'.{hint} {owner} has: "
+                f"{', '.join(known)}."
             )
     for name, field in known.items():
         if name not in value and field.default is MISSING and field.default_factory is MISSING:
-            raise ValueError(f"{key}.{name} is missing.")
+            raise ValueError(f"{visible(key)}.{name} is missing.")
 
 
 def wrong(key: str, expected: str, value: Any) -> ValueError:
     """The error for a value of another type."""
     shown = repr(value)
     shown = shown if len(shown) <= SHOWN else f"{shown[:SHOWN]}..."
-    return ValueError(f"{key} must be {expected}, got {shown}.")
+    return ValueError(f"{visible(key)} must be {expected}, got {shown}.")
 
 
 def check_finite(content: Mapping[str, Any]) -> None:

@@ -1,12 +1,11 @@
 """The arms of a study: one method on one task, and the runs that follow from its config."""
 
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.api import composed
@@ -14,6 +13,7 @@ from experiments.identity import plain, short_hash
 from experiments.stored import kinds
 from experiments.stored.study import TRUST, classes
 from experiments.study.cells import Cell, Point
+from experiments.study.composing import Composed, Composer, compose
 from experiments.study.settings import Settings, parsed, referred, update
 
 
@@ -28,20 +28,31 @@ class Arm:
     marks: tuple[str, ...]  # how a tracker groups the runs: no part of what they are
     start: Cell | None  # the run whose adapter the arm's runs begin with
     trusted: bool = True  # whether it may name any class, as a user's own command may
+    composer: Composer | None = field(default=None, compare=False, repr=False)  # of all arms
     cells: dict[tuple, Cell] = field(default_factory=dict, compare=False, repr=False)
 
     @cached_property
-    def config(self) -> DictConfig:
-        """The config of a cell before stage, point and seed are set; composing takes a moment.
+    def composed(self) -> Composed:
+        """The config of a cell before stage, point and seed are set.
 
         Raises ValueError for a class that only the user's own command may name.
         """
-        config = composed(*self.overrides)
+        if self.composer is None:
+            found = compose(self.overrides)
+        else:
+            found = self.composer.pair(self.task, self.method)
+            if self.start is not None:
+                found = replace(found, sections=found.sections | {"start": str(self.start.folder)})
         if not self.trusted:
-            for target in classes(plain(config, resolve=False)):
+            for target in classes(found.sections):
                 if target not in kinds.names():
                     raise ValueError(f"{self.method} on {self.task} names {target}; {TRUST}.")
-        return config
+        return found
+
+    @cached_property
+    def config(self) -> DictConfig:
+        """The same for whoever reads it."""
+        return OmegaConf.create(self.composed.sections)
 
     def own(self, key: str) -> Any:
         """The method's own value of a setting."""
@@ -71,12 +82,12 @@ class Arm:
         Both follow from the arm's, without composing or resolving anything anew, unless something
         else refers to what is set, or folders are named in a way of one's own.
         """
-        if self.parent is None or not all(self.is_plain(text) for text in settings):
-            config = self.changed(settings)
-            HydraConfig.instance().set_config(config)
+        parent = self.composed.parent
+        if parent is None or not all(self.is_plain(text) for text in settings):
+            config = composed(*self.overrides, *settings)
             return Path(config.hydra.run.dir), plain(config, resolve=True)
         found = update(self.resolved, [parsed(text) for text in settings])
-        return self.parent / f"s{found['seed']}-{short_hash(found)}", found
+        return parent / f"s{found['seed']}-{short_hash(found)}", found
 
     @cached_property
     def resolved(self) -> Settings:
@@ -86,15 +97,7 @@ class Arm:
     @cached_property
     def references(self) -> set[str]:
         """What settings refer to."""
-        return set(referred(plain(self.config, resolve=False)))
-
-    @cached_property
-    def parent(self) -> Path | None:
-        """The folder that the folders of cells lie in; None if they are named otherwise."""
-        HydraConfig.instance().set_config(self.config)
-        folder = Path(self.config.hydra.run.dir)
-        usual = f"s{self.resolved['seed']}-{short_hash(self.resolved)}"
-        return folder.parent if folder.name == usual else None
+        return set(referred(self.composed.sections))
 
     def is_plain(self, setting: str) -> bool:
         """Whether a setting changes no other, and is there to be changed."""

@@ -8,6 +8,7 @@ from typing import Any
 
 # Settings of the loop that cannot change what comes out of it.
 FREE = ("device", "checkpoint_every", "snapshots", "eval_batch_size")
+ENCODER = json.JSONEncoder(sort_keys=True)
 Facts = dict[str, list[str]]  # by what they are of; several where the runs differ
 
 
@@ -61,7 +62,7 @@ def scale(variant: dict[str, Any]) -> float:
 
 def as_text(value: Any) -> str:
     """A value as it is compared and printed."""
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    return value if isinstance(value, str) else ENCODER.encode(value)
 
 
 def remarks(by_method: dict[str, Facts]) -> dict[str, list[str]]:

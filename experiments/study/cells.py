@@ -7,7 +7,7 @@ from pathlib import Path
 from experiments.files import read_object, read_text, write_record
 from experiments.folders import check_place
 from experiments.locks import holder
-from experiments.results import read_result
+from experiments.results import Result, read_result
 from experiments.stored.result import NAME
 from experiments.stored.typed import fit
 from experiments.study.settings import Settings, differing
@@ -26,6 +26,7 @@ class Outcome:
     status: str
     reason: str | None = None
     score: float | None = None
+    seconds: float = 0.0  # that the run has cost, all its phases together
 
     @property
     def settled(self) -> bool:
@@ -78,7 +79,8 @@ class Cell:
                 f"{self.folder / NAME} is of another run ({', '.join(other)}); delete it, and "
                 "resume.",
             )
-        return Outcome(result.status, result.failure, result.primary.get("score"))
+        score = result.primary.get("score")
+        return Outcome(result.status, result.failure, score, spent(result))
 
     def fail(self, reason: str) -> None:
         """Record that the run came to nothing."""
@@ -105,6 +107,14 @@ def short(point: str) -> str:
     """Overrides without the sections of their settings."""
     parts = (part.partition("=") for part in point.split())
     return " ".join(f"{key.rpartition('.')[2]}{equals}{value}" for key, equals, value in parts)
+
+
+def spent(result: Result) -> float:
+    """Seconds of all phases: of the GPU, or of the processor, where others may work meanwhile."""
+    cost = result.cost
+    on_gpu = cost.get("memory") == "GPU allocator"
+    phases = cost["seconds"] if on_gpu else cost.get("processor_seconds", cost["seconds"])
+    return sum(phases.values())
 
 
 def read_failure(path: Path) -> str:

@@ -6,7 +6,7 @@ a study that is killed, or carried out by several processes at once, comes to th
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import product
 from math import prod
 from pathlib import Path
@@ -16,6 +16,7 @@ from experiments.scalars import quoted
 from experiments.study import race, search
 from experiments.study.arms import Arm
 from experiments.study.cells import Cell, Outcome, Point, Trial
+from experiments.study.composing import Composer
 from experiments.study.design import (
     TUNING_SEED,
     Study,
@@ -64,32 +65,51 @@ class Plan:
         return (
             arm
             if rank is None
-            else replace(arm, overrides=(*arm.overrides, f"variant.rank={rank}"))
+            else replace(
+                arm, overrides=(*arm.overrides, f"variant.rank={rank}"), composer=None, cells={}
+            )
         )
 
     def unmatched(self, protocol: str, task: str, method: str) -> Arm:
         """One method on one task."""
         start = self.start(protocol, task, method)
+        begun = () if start is None else (f"start={quoted(str(start.folder))}",)
         return Arm(
             protocol=protocol,
             task=task,
             method=method,
-            overrides=(
-                *self.study.overrides,
-                *self.study.task(task),
-                *self.study.method(method),
-                *self.common,
-                *self.folders,
-                f"protocol={protocol}",
-                *([] if start is None else [f"start={quoted(str(start.folder))}"]),
-            ),
+            overrides=(*self.overrides(protocol, task, method), *begun),
             marks=(
                 f"tracker.group={quoted(self.name)}",
                 f"tracker.tags=[{protocol},{quoted(task)},{quoted(method)}]",
             ),
             start=start,
             trusted=self.trusted,
+            composer=self.composers.get(protocol) if task in self.study.tasks else None,
         )
+
+    def overrides(self, protocol: str, task: str, method: str) -> tuple[str, ...]:
+        """The overrides that one method on one task has, whatever its runs begin with."""
+        return (
+            *self.study.overrides,
+            *self.study.task(task),
+            *self.study.method(method),
+            *self.common,
+            *self.folders,
+            f"protocol={protocol}",
+        )
+
+    @cached_property
+    def composers(self) -> dict[str, Composer]:
+        """What composes the configs of each protocol; none with settings of one's own."""
+        if self.folders:
+            return {}
+        return {
+            protocol: Composer(
+                partial(self.overrides, protocol), self.study.tasks, self.study.methods
+            )
+            for protocol in self.study.protocols
+        }
 
     def start(self, protocol: str, task: str, method: str) -> Cell | None:
         """The run whose adapter the runs of an arm begin with: the method as it stands."""

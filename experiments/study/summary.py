@@ -116,8 +116,8 @@ class Summary:
         row.curve = [(" ".join(trial.point), trial.score) for trial in line]
         row.tries = [(" ".join(trial.point), list(trial.scores)) for trial in line]
         row.lost = [self.lost(cell) for cell in (*tried, *finals) if self.is_lost(cell)]
-        row.tuning_seconds = sum(map(self.seconds, tried))
-        row.seconds = sum(map(self.seconds, finals))
+        row.tuning_seconds = self.seconds(tried)
+        row.seconds = self.seconds(finals)
         chosen = best(line)
         if chosen is not None:
             row.tuned, row.chosen = chosen.score, list(chosen.point)
@@ -149,11 +149,9 @@ class Summary:
         outcome = self.plan.outcome(cell)
         return f"{cell.title} {outcome.status}: {outcome.reason}"
 
-    def seconds(self, cell: Cell) -> float:
-        """What a run has cost, all its phases together."""
-        if self.plan.outcome(cell).status not in ("complete", "diverged"):
-            return 0.0
-        return spent(read_result(cell.folder))
+    def seconds(self, cells: list[Cell]) -> float:
+        """What runs have cost, all their phases together."""
+        return sum(self.plan.outcome(cell).seconds for cell in cells)
 
     @property
     def failed(self) -> bool:
@@ -176,12 +174,6 @@ class Summary:
             for clean, paper in pairs
             if set(clean.seeds) & set(paper.seeds)
         ]
-
-
-def spent(result: Result) -> float:
-    """Seconds of all phases: of the GPU, or of the processor, where others may work meanwhile."""
-    on_gpu = result.cost["memory"] == "GPU allocator"
-    return sum(result.cost["seconds" if on_gpu else "processor_seconds"].values())
 
 
 def reported(protocol: str, scores: list[float]) -> float:

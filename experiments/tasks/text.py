@@ -11,15 +11,13 @@ from typing import Any
 import numpy as np
 from scipy.special import softmax
 
-from experiments.metrics.glue import METRICS, interval
+from experiments.metrics.base import LabelMetric, find_label_metric, names_of
 from experiments.models import Loaded
 from experiments.tasks.base import Data, Split
 from experiments.tasks.labelled import LabelledTask
 from experiments.tasks.sources import Source
 from experiments.tasks.tables import HubFiles, Part, Table, check_unicode, near
 from experiments.training import Train
-
-SCORE_METRICS = ["pearson", "spearman"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,12 +150,15 @@ class TextTask(LabelledTask):
 
     def score(self, labels: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
         predictions = self.paired(labels, outputs)
-        return {metric: float(METRICS[metric](labels, predictions)) for metric in self.metrics}
+        return {
+            name: float(find_label_metric(name).value(labels, predictions)) for name in self.metrics
+        }
 
     def interval(
         self, labels: np.ndarray, outputs: np.ndarray, generator: np.random.Generator
     ) -> tuple[float, float]:
-        return interval(self.primary, labels, self.paired(labels, outputs), generator)
+        metric = find_label_metric(self.primary)
+        return metric.interval(labels, self.paired(labels, outputs), generator)
 
     def paired(self, labels: np.ndarray, outputs: np.ndarray) -> np.ndarray:
         """The predictions, one for each of the labels."""
@@ -168,7 +169,7 @@ class TextTask(LabelledTask):
 
 def check_metrics(metrics: list[str], labels: list[str] | None) -> None:
     """Raise unless each metric suits the kind of label."""
-    fitting = SCORE_METRICS if labels is None else [m for m in METRICS if m not in SCORE_METRICS]
+    fitting = names_of(LabelMetric, "scores" if labels is None else "classes")
     if not metrics:
         raise ValueError(f"metrics must name at least one of: {', '.join(fitting)}.")
     for metric in metrics:

@@ -231,7 +231,7 @@ def fingerprint(command: Command) -> str:
     return digest.hexdigest()
 
 
-def judge(seen: Seen, usual: Seen, case: Case) -> str:
+def judge(seen: Seen, usual: Seen, case: Case, command: Command) -> str:
     """The outcome of one case."""
     if seen.kind:
         return seen.kind
@@ -247,11 +247,13 @@ def judge(seen: Seen, usual: Seen, case: Case) -> str:
         return SAME
     if any(file in line for line in new) or file in where:
         return NAMED if len(new) <= 1 else SEVERAL
-    if seen.code != 0 and new:
+    # A file that is not there, or a whole one of another run before who reads no more than it, is
+    # no file that is wrong.
+    absent = case.what in ("missing", "a link to nothing", "a link to itself")
+    meant = case.edit or absent or (case.what == "that of another" and command.name == "load")
+    if seen.code != 0 and new and not (absent and len(new) == 1):
         return UNNAMED if len(new) == 1 else SEVERAL
-    # A file that is not there is no file that is wrong.
-    absent = case.what in ("missing", "a link to nothing")
-    return MEANT if case.edit or absent else SILENT
+    return MEANT if meant else SILENT
 
 
 def case_is_told_in_output(case: Case) -> bool:
@@ -295,7 +297,7 @@ def attack(victims: Path, scratch: Path, chosen: Callable[[list], list], seed: i
         usual[command.name] = in_copy(victims, scratch, None, command)
     for case, command in chosen(list(all_cases(victims, seed))):
         seen = in_copy(victims, scratch, case, command)
-        outcome = judge(seen, usual[command.name], case)
+        outcome = judge(seen, usual[command.name], case, command)
         table.add(case, command, outcome, seen.err or seen.out)
     return table
 

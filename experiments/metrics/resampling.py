@@ -88,81 +88,24 @@ def mean(values: np.ndarray) -> Scorer:
     return additive(values[..., None], lambda sums, examples: sums[..., 0] / examples)
 
 
-def accuracy(labels: np.ndarray, predictions: np.ndarray) -> Scorer:
-    """The share of equal codes."""
-    return mean(beside(labels, predictions) == predictions)
+def by_value(value: Callable[..., np.ndarray]) -> Callable[[np.ndarray, np.ndarray], Scorer]:
+    """Scorers of a metric of which only the value for labels and predictions is known."""
 
+    def make(labels: np.ndarray, predictions: np.ndarray) -> Scorer:
+        runs = np.moveaxis(predictions, 0, -1)
 
-def f1(labels: np.ndarray, predictions: np.ndarray) -> Scorer:
-    """The harmonic mean of precision and recall of class 1."""
-    true, told = beside(labels, predictions) == 1, predictions == 1
-    rows = np.stack([true & told, true + np.zeros_like(told), told], axis=-1)
-    return additive(rows, lambda sums, _: ratio(2 * sums[..., 0], sums[..., 1] + sums[..., 2]))
+        def on(rows: np.ndarray) -> np.ndarray:
+            own = np.broadcast_to(labels[rows], runs[..., rows].shape)
+            return np.asarray(value(own, runs[..., rows], axis=-1), dtype=float)
 
+        rows = np.arange(len(labels))
+        return Scorer(
+            len(labels),
+            lambda weights: np.stack([on(np.repeat(rows, w.astype(int))) for w in weights]),
+            lambda: np.stack([on(np.delete(rows, row)) for row in rows]),
+        )
 
-def matthews(labels: np.ndarray, predictions: np.ndarray) -> Scorer:
-    """The correlation of codes, for any number of classes.
-
-    Gorodkin, 2004, doi:10.1016/j.compbiolchem.2004.09.006, Eq. (8).
-    """
-    codes = np.union1d(labels, predictions)
-    true, told = np.searchsorted(codes, labels), np.searchsorted(codes, predictions)
-    cells = np.eye(len(codes) ** 2)[beside(true, told) * len(codes) + told]
-
-    def score(sums: np.ndarray, examples: int) -> np.ndarray:
-        table = sums.reshape(*sums.shape[:-1], len(codes), len(codes))
-        hits = np.trace(table, axis1=-2, axis2=-1)
-        rows, columns = table.sum(axis=-1), table.sum(axis=-2)
-        size = float(examples)
-        spread = (size**2 - (rows**2).sum(-1)) * (size**2 - (columns**2).sum(-1))
-        return ratio(hits * size - (rows * columns).sum(-1), np.sqrt(spread))
-
-    return additive(cells, score)
-
-
-def pearson(labels: np.ndarray, predictions: np.ndarray) -> Scorer:
-    """The linear correlation."""
-    x, y = (values - values.mean(axis=0) for values in (labels.astype(float), predictions))
-    x = beside(x, y) + np.zeros_like(y)
-    least = TINY * np.stack([(x * x).mean(axis=0), (y * y).mean(axis=0)])
-
-    def score(sums: np.ndarray, examples: int) -> np.ndarray:
-        x, y, xx, yy, xy = np.moveaxis(sums / examples, -1, 0)
-        spread = np.stack([xx - x * x, yy - y * y], axis=1)
-        varied = (spread > least).all(axis=1)
-        below = np.sqrt(np.maximum(spread, 0).prod(axis=1))
-        return np.clip(ratio((xy - x * y) * varied, below), -1.0, 1.0)
-
-    return additive(np.stack([x, y, x * x, y * y, x * y], axis=-1), score)
-
-
-def spearman(labels: np.ndarray, predictions: np.ndarray) -> Scorer:
-    """The linear correlation of ranks, ties sharing one."""
-    runs = predictions.reshape(len(labels), -1)
-
-    def scores(weights: np.ndarray) -> np.ndarray:
-        x = ranks(weights, labels)
-        weighted = weights * x
-        spread = np.sum(weighted * x, axis=1)
-        found = np.empty((len(weights), runs.shape[1]))
-        for run in range(runs.shape[1]):
-            y = ranks(weights, runs[:, run])
-            below = np.sqrt(spread * np.einsum("rn,rn,rn->r", weights, y, y))
-            found[:, run] = ratio(np.einsum("rn,rn->r", weighted, y), below)
-        return found.reshape(-1, *predictions.shape[1:])
-
-    return Scorer(len(labels), scores)
-
-
-def ranks(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Ranks [resamples, examples] about their mean, ties sharing one, of weighted examples."""
-    order = np.argsort(values, kind="stable")
-    _, starts, group = np.unique(values[order], return_index=True, return_inverse=True)
-    held = np.add.reduceat(weights[:, order], starts, axis=1)
-    middle = np.cumsum(held, axis=1) - held / 2 - weights.sum(axis=1, keepdims=True) / 2
-    place = np.empty_like(order)
-    place[order] = group
-    return middle[:, place]
+    return make
 
 
 def beside(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
@@ -172,14 +115,5 @@ def beside(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
 
 def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     """above / below, and 0.0 where `below` is 0."""
-    return np.divide(above, below, out=np.zeros_like(above, dtype=float), where=below != 0)
-
-
-# Labels [examples] and predictions [examples, ...] -> scores of the runs [...] on resamples.
-METRICS: dict[str, Callable[[np.ndarray, np.ndarray], Scorer]] = {
-    "accuracy": accuracy,
-    "f1": f1,
-    "matthews": matthews,
-    "pearson": pearson,
-    "spearman": spearman,
-}
+    above, below = np.asarray(above, dtype=float), np.asarray(below, dtype=float)
+    return np.divide(above, below, out=np.zeros_like(above), where=below != 0)
