@@ -7,7 +7,18 @@ from copy import deepcopy
 import pytest
 import torch
 import torch.nn as nn
-from modules import ADAPTERS, METHODS, OWN, QUANTISED, in_turn, method, nudge, steps
+from modules import (
+    ADAPTERS,
+    DROPPING,
+    METHODS,
+    OWN,
+    QUANTISED,
+    in_turn,
+    method,
+    nudge,
+    start_within,
+    steps,
+)
 from torch import Tensor
 from torch.testing import assert_close
 from transformers import (
@@ -25,8 +36,6 @@ from transformers import (
 from variants.base import AdapterLayer, Progress, adapter_layers, merge
 from variants.bitfit import is_bias
 from variants.last_k import find_stacks
-from variants.lora import LoRALayer
-from variants.pissa import PiSSALayer
 
 D = 16
 
@@ -182,7 +191,13 @@ def test_buffers_that_move_in_training_are_saved(name: str) -> None:
         steps(model, variant, batch)
     state = {n: t.clone() for n, t in variant.learned_state(model).items()}
     assert {"1.running_mean", "1.num_batches_tracked", "3.mean"} <= state.keys()
-    assert "3.scratch" not in state and not any("codes" in n or ".q" in n for n in state)
+    assert "3.scratch" not in state
+    of_base = {n for n in state if n.startswith(("0.base.", "4.base."))} - {
+        "0.base.bias",
+        "4.base.bias",
+    }
+    # Only codes that do not follow from W0 are part of what was learned.
+    assert not of_base or name == "loftq" or name in OWN
     again = deepcopy(bare)
     torch.manual_seed(5)
     variant.adapt(again)
@@ -339,7 +354,7 @@ def test_a_layer_with_two_parents_is_adapted_at_both(name: str, target: str) -> 
     method(name, target).adapt(model)
     assert model.encoder["proj"] is model.decoder["project"]
     assert isinstance(model.encoder["proj"], AdapterLayer)
-    nudge(model)
+    nudge(model.eval())
     x = batch()
     y = model(x)
     variant = method(name, target)
@@ -352,7 +367,7 @@ def test_a_layer_with_two_parents_is_adapted_at_both(name: str, target: str) -> 
     again = Shared()
     variant.adapt(again)
     variant.load_state(again, state)
-    assert_close(again(x), y, rtol=0, atol=0)
+    assert_close(again.eval()(x), y, rtol=0, atol=0)
 
 
 class Int8(nn.Linear):
@@ -462,7 +477,8 @@ def test_gpt2_is_adapted_as_transformers_gives_it(name: str) -> None:
     variant.adapt(model)
     names = {n.split(".", 2)[2] for n, _ in adapter_layers(model)}
     assert names == {"attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"}
-    assert_close(model(ids).last_hidden_state, before, rtol=1e-4, atol=1e-5)
+    within = start_within(name, {"rtol": 1e-4, "atol": 1e-5}, 0.05)
+    assert_close(model(ids).last_hidden_state, before, **within)
     nudge(model)
     after = model(ids).last_hidden_state
     after.sum().backward()
@@ -486,8 +502,7 @@ def test_a_conv1d_is_the_linear_layer_of_its_turned_weight() -> None:
         assert_close(layer(x), x @ layer.weight + layer.bias, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("cls", [LoRALayer, PiSSALayer])
-def test_a_method_names_the_layer_that_it_cannot_take(cls: type[LoRALayer]) -> None:
+def test_a_method_names_the_layer_that_it_cannot_take() -> None:
     with pytest.raises(ValueError, match=r"^body\.0 cannot be adapted\. rank must be at most 16"):
         method("pissa", "body.0", rank=17).adapt(Classifier())
 
@@ -510,17 +525,18 @@ def test_bert_says_what_it_has_in_the_place_of_a_wrong_name() -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("name", [n for n in ADAPTERS if n != "delta_lora"])
+@pytest.mark.parametrize("name", ADAPTERS)
 def test_what_is_put_in_has_the_mode_of_what_was_there(name: str, training: bool) -> None:
     model = Classifier().train(training)
     model.body[2].eval()
-    method(name, ["0", "2"], dropout=0.5).adapt(model)
+    drops = name in DROPPING
+    method(name, ["0", "2"], **({"dropout": 0.5} if drops else {})).adapt(model)
     nudge(model)
     others = [m for n, m in model.named_modules() if not n.startswith("body.2")]
     assert all(module.training == training for module in others)
     assert not any(m.training for m in model.body[2].modules())
     x = batch()
-    assert torch.equal(model(x), model(x)) == (not training)
+    assert torch.equal(model(x), model(x)) == (not training or not drops)
     merge(model)
     assert model.body[0].training == training and not model.body[2].training
 
@@ -565,7 +581,9 @@ def test_pissa_says_where_a_weight_has_fewer_directions_than_its_rank() -> None:
     nn.init.zeros_(model.body[0].weight)
     with torch.no_grad():
         model.body[0].weight[0, 0] = 1
-    with pytest.raises(ValueError, match=r"^body\.0 cannot be adapted\. rank must be at most 1"):
+    with pytest.raises(
+        ValueError, match=r"^body\.0 cannot be adapted\. rank is 2, and the smallest"
+    ):
         method("pissa", "body.0", rank=2).adapt(model)
 
 
