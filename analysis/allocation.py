@@ -28,7 +28,7 @@ PLANTED = re.compile(r"^planted \w+ in (.+?); ")  # as the task says where its d
 
 @dataclass(frozen=True)
 class Allocation:
-    """What a method kept in each matrix, and what there was to keep."""
+    """The amount that a method kept in each matrix, and the true amounts."""
 
     kept: dict[str, float]
     planted: set[str]
@@ -97,7 +97,7 @@ def importance(folder: str | Path) -> pd.DataFrame:
 
 
 def against_truth(folder: str | Path) -> Allocation:
-    """What a run on task=planted kept, and where the truth lies; raises ValueError for others.
+    """Return what a run on task=planted kept, and the truth; raises ValueError for other runs.
 
     The amount is the rank where ranks are allocated, and else one for each pair of its own.
     """

@@ -1,4 +1,4 @@
-"""What quality costs: parameters, seconds, memory, bytes and latency, and who is best for how much.
+"""The cost of quality: parameters, seconds, memory, bytes, latency, and who is best for how much.
 
 Seconds and memory are those of one machine and one stack of software, so a table never averages
 over several, and what compares costs refuses more than one.
@@ -109,7 +109,7 @@ def within(table: Frame, cost: str) -> Frame:
 
 
 def tuning(trials: Frame) -> Frame:
-    """What finding the settings has cost, by task and method.
+    """Return the cost of finding the settings, by task and method.
 
     `runs`, `seconds`, `processor_seconds` and `train_flops`. Diverged trials count: they were
     paid for.

@@ -1,4 +1,4 @@
-"""What a training did to every matrix: delta W of a run, an adapter, or another library's file.
+"""Show how a training changed every matrix: delta W of a run, an adapter or another library's file.
 
     python -m analysis.geometry PATH [--alpha 16] [--against OTHER] [--out FOLDER]
     python -m analysis.geometry RUN RUN [RUN ...]
@@ -160,7 +160,7 @@ def main() -> None:
 
 
 def arguments() -> argparse.Namespace:
-    """What was asked for."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m analysis.geometry",
         description=__doc__,

@@ -1,4 +1,4 @@
-"""What came out here beside what papers print: `python -m analysis.ledger outputs`."""
+"""Compare our results with the numbers that papers print: `python -m analysis.ledger outputs`."""
 
 import math
 from collections.abc import Callable
@@ -40,7 +40,7 @@ def compare(published: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def beside(cell: Cell, runs: list[Run]) -> dict[str, Any]:
-    """What there is of ours for one published number."""
+    """Return our results for one published number."""
     kept, reason = comparable(cell, runs)
     done = [run for run in kept if run["status"] == "complete"]
     scores = seed_scores(cell, done)
@@ -77,7 +77,7 @@ def comparable(cell: Cell, runs: list[Run]) -> tuple[list[Run], str]:
 
 
 def conditions(cell: Cell) -> list[Condition]:
-    """What a run must be for a number, one after the other, and what to say where none is."""
+    """The conditions on a run for a number, in order, each with a message if no run meets it."""
     variant, task, model = cell["variant"], cell["task"], cell["model"]
     protocol = PROTOCOLS.get(cell["selection"])  # None: either will do
     return [

@@ -1,4 +1,4 @@
-"""What a weight's change looks like: numbers from W0 and delta, as tidy tables.
+"""Numbers about the change of a weight, from W0 and delta, as tidy tables.
 
 A table has one row per matrix, or per singular value, per pair (i, j) and so on, and in each row
 the matrix's name, layer and type.  Weights are [d_out, d_in], so a row is an output neuron.

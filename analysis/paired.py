@@ -19,7 +19,7 @@ DIGITS = 12  # to which scores are told apart
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What a test says of a difference; with too few pairs its ends are infinite."""
+    """The result of a test of a difference; with too few pairs its ends are infinite."""
 
     test: str
     difference: float

@@ -22,7 +22,7 @@ from analysis.task_scores import Frame, Run, TaskScores, read_scores
 
 
 class Outcome(StrEnum):
-    """What may be said of the first method of a pair, beside the second."""
+    """The outcome for the first method of a pair, compared with the second."""
 
     BETTER = "better"
     WORSE = "worse"
@@ -33,7 +33,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Verdicts:
-    """What may be said of one family of comparisons.
+    """The verdict on one family of comparisons.
 
     `pairs` has a row for each: a (the higher mean) and b, difference, its interval low and high
     (all intervals hold at once), p, p_adjusted, p_same and within (whether they are the same within
@@ -120,7 +120,7 @@ def guarded(family: Family, found: Frame, at_floor: Frame, lost: np.ndarray) -> 
 
 
 def judged(family: Family, found: Frame, at_floor: Verdicts | None = None) -> Verdicts:
-    """What was found in every pair, adjusted for the whole family."""
+    """Return the verdicts on all pairs, adjusted for the whole family."""
     rule = family.rule
     table = found.assign(
         seeds=[views[0].seeds for views in family.views],

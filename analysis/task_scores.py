@@ -173,7 +173,7 @@ def losses(runs: Frame, table: Frame) -> np.ndarray:
 
 
 def spread_out(found: np.ndarray, where: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """What was found of runs [..., runs] in a table [..., rows, seeds], NaN where there is none."""
+    """Spread values of runs [..., runs] over a table [..., rows, seeds]; NaN if there is no run."""
     table = np.full((*found.shape[:-1], *shape), np.nan)
     table[..., where[:, 0], where[:, 1]] = found
     return table

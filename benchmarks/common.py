@@ -1,4 +1,4 @@
-"""What the benchmarks of training share: composing runs, our steps, and how results are shown."""
+"""Shared parts of the training benchmarks: composing runs, our steps, and printing results."""
 
 import argparse
 import json
@@ -65,7 +65,7 @@ SIZES: dict[str, tuple[type[PreTrainedModel], PreTrainedConfig]] = {
 
 
 def arguments(doc: str | None) -> argparse.ArgumentParser:
-    """What every benchmark of training is told."""
+    """Return a parser with the options of every training benchmark."""
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -87,7 +87,7 @@ def arguments(doc: str | None) -> argparse.ArgumentParser:
 
 
 def step_arguments(doc: str | None) -> argparse.ArgumentParser:
-    """What the benchmarks of single steps are told beside."""
+    """Return a parser that also has the options of the benchmarks of single steps."""
     parser = arguments(doc)
     parser.add_argument("--padded", type=int, metavar="T", help="texts of T tokens, no padding")
     return parser
@@ -224,7 +224,7 @@ def inverse(ratio: dict[str, float]) -> dict[str, float]:
 
 
 def claim(same: float) -> str:
-    """What may be said, given the ratio of a configuration to itself."""
+    """Say whether ratios can be claimed, from the ratio of a configuration to itself."""
     noisy = abs(same - 1) > TOLERANCE
     verdict = "noisy: no ratio is claimed" if noisy else "the ratios hold within that"
     return f"A/A {same:.3f}; {verdict}."
@@ -253,7 +253,7 @@ def load() -> float:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What figures can only be compared on."""
+    """Return the facts of the machine; figures can be compared only if these are equal."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
     return {
         "device": name,

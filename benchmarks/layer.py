@@ -48,7 +48,7 @@ SHORTEST = 0.02  # seconds of one timing
 
 @dataclass(frozen=True)
 class Row:
-    """What was found of one method at one size."""
+    """The measurement of one method at one size."""
 
     width: int
     tokens: int

@@ -1,4 +1,4 @@
-"""What training needs beside the loaded model: ours against the peers', each in a fresh process.
+"""Measure the memory of training beside the loaded model: ours and peers', each in a fresh process.
 
     python benchmarks/memory.py --data GLUE [--bf16] [--ours "train.lean=true"] [--padded T]
 
@@ -84,7 +84,7 @@ def counting(model: nn.Module) -> Iterator[Saved]:
 
 
 def engine(given: argparse.Namespace, out: Path) -> Ours | Stepping:
-    """What `--one` names, alone in memory."""
+    """Return the engine that `--one` names, alone in memory."""
     name, forms = given.one, common.forms(given)
     run = common.step_run(given, given.tasks[0], "variant=lora", *forms.get(name, []))
     mine = common.ours(name, run, common.data_of(run, given.padded))

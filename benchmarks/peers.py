@@ -39,7 +39,7 @@ RUN_GLUE = 128  # max_seq_length, to which run_glue pads
 
 @dataclass(frozen=True)
 class Peer:
-    """What tells one peer from another."""
+    """The settings in which peers differ."""
 
     trainer: bool
     width: int | None  # tokens that every text is padded to; None: to the longest of its batch
@@ -175,7 +175,7 @@ class Loop:
         return loss.detach()
 
     def forward(self, batch: dict[str, Tensor]) -> Any:
-        """What transformers' classifier says of a batch."""
+        """Return the output of transformers' classifier for a batch."""
         batch = {name: tensor.to(self.device) for name, tensor in batch.items()}
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             return self.model(**batch)

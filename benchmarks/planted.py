@@ -47,7 +47,7 @@ def outcome(variant: str, targets: str, rank: int, seed: int, overrides: list[st
 
 
 def allocation(variant: str, result: Result, planted: set[str]) -> Allocation:
-    """What the run's telemetry says of each matrix."""
+    """Return the amounts of the run's telemetry for each matrix."""
     kept = told(result.telemetry, METHODS[variant])
     return Allocation(kept, planted, 4.0 if variant == "adalora" else 1.0)
 

@@ -1,4 +1,4 @@
-"""What reading many runs takes: report, table of runs, plan and status of a study.
+"""Measure the reading of many runs: report, table of runs, plan and status of a study.
 
     python benchmarks/scale.py runs [--methods 10 --tasks 10 --seeds 40 --trials 10]
     python benchmarks/scale.py study [--methods 15 --tasks 9 --seeds 27]

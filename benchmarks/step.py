@@ -143,7 +143,7 @@ def span(work: Callable[[], object], device: torch.device) -> float:
 
 
 def precision(engine: Engine) -> str:
-    """What an engine's matrix products are made in."""
+    """Return the precision of an engine's matrix products."""
     if isinstance(engine, Stepping):
         return "bf16" if engine.peer.autocast else "fp32"
     return engine.job.run.train.precision
@@ -179,7 +179,7 @@ def timed_texts(job: Job, count: int) -> list[Texts]:
 def figures_of(
     engine: Engine, times: dict[str, list[float]], steps: list[Texts], bases: list[str]
 ) -> dict[str, Any]:
-    """What the timed steps of one engine come to."""
+    """Summarise the timed steps of one engine."""
     config = engine.job.run.model.config()
     total = sum(times[engine.name])
     return {
@@ -267,7 +267,7 @@ def gradient(parameter: Tensor) -> Tensor:
 
 
 def tensors(mine: Ours, prefix: str) -> dict[str, Tensor]:
-    """What trains in our model, under PEFT's names."""
+    """Return the parameters that train in our model, under PEFT's names."""
     model, run = mine.job.loaded.model, mine.job.run
     form = run.variant.to_peft(model.backbone)
     layers = {
@@ -281,7 +281,7 @@ def tensors(mine: Ours, prefix: str) -> dict[str, Tensor]:
 
 
 def named(theirs: Stepping) -> dict[str, Tensor]:
-    """What trains in PEFT's model."""
+    """Return the parameters that train in PEFT's model."""
     return {plain_name(n): p for n, p in theirs.modules.named_parameters() if p.requires_grad}
 
 

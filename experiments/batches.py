@@ -63,7 +63,7 @@ class Batch:
 
     @cached_property
     def inputs(self) -> dict[str, Tensor]:
-        """What transformers calls a batch: columns [n, longest], padded on the right."""
+        """Return transformers' form of the batch: columns [n, longest], padded on the right."""
         padded = {name: self.padded(x, self.padding[name]) for name, x in self.columns.items()}
         real = torch.ones_like(self.columns["input_ids"])
         return padded | {"attention_mask": self.padded(real, 0)}

@@ -1,4 +1,4 @@
-"""What a person sees of a run: where it stands, and what came out."""
+"""The console output of a run: its progress and its result."""
 
 from pathlib import Path
 from types import TracebackType

@@ -41,14 +41,14 @@ class World:
                 work.wait()
 
     def share(self, value: Any) -> Any:
-        """What the first process has here, in every one."""
+        """Return the value of the first process in every process."""
         values = [value]
         if self.size > 1:
             dist.broadcast_object_list(values, src=0)
         return values[0]
 
     def gather(self, value: Any) -> list[Any]:
-        """What each process has here, in order, in every one; tensors must lie on the CPU."""
+        """Return every process's value, in order, in every process; tensors must be on the CPU."""
         values = [value]
         if self.size > 1:
             values *= self.size

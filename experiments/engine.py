@@ -21,12 +21,12 @@ log = logging.getLogger(__name__)
 
 
 def kept(compute: Callable[..., Tensor], *args: Any) -> Tensor:
-    """What it computes, with all that its backward pass needs."""
+    """Compute, and keep everything that the backward pass needs."""
     return compute(*args)
 
 
 def again(compute: Callable[..., Tensor], *args: Any) -> Tensor:
-    """What it computes, which the backward pass computes once more."""
+    """Compute, and compute once more in the backward pass."""
     return checkpoint(compute, *args, use_reentrant=False)
 
 
@@ -84,7 +84,7 @@ class Engine:
     def through(
         self, backbone: Any, blocks: Any, context: Any, x: Tensor, layout: Layout
     ) -> Tensor:
-        """What these blocks make of x [tokens, d]: the states of the layout's queries."""
+        """Pass x [tokens, d] through these blocks; return the states of the layout's queries."""
         family = family_of(backbone.config)
         block = again if self.checkpointing and backbone.training else kept
         lean = self.lean and backbone.training

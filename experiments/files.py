@@ -161,7 +161,7 @@ def set_default_mode(path: Path) -> None:
 
 
 def read_tensors(path: Path, way_on: str) -> "tuple[dict[str, str], dict[str, Tensor]]":
-    """What a safetensors file says of itself, and its tensors.
+    """Return the metadata and the tensors of a safetensors file.
 
     Raises ValueError, ending in the way on, if the file is missing, truncated or something else,
     or no longer what was written.

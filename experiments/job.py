@@ -30,7 +30,7 @@ FIXED = 0  # seeds the rows that `train.examples` keeps, where all runs train on
 
 @dataclass(frozen=True)
 class Job:
-    """What the phases of a run work on."""
+    """Everything that the phases of a run work on."""
 
     run: Run
     device: torch.device
@@ -152,7 +152,7 @@ def rows_hash(split: Split) -> str:
 
 
 def fingerprint(run: Run, data: Data) -> dict[str, Any]:
-    """What a result depends on: settings, the bytes of the data, the bytes of the weights."""
+    """The settings, data and weights that a result depends on, as hashes of their bytes."""
     splits = {"train": data.train, **data.score, **data.predict}
     found = {
         "config": identity(describe(run)),

@@ -152,7 +152,7 @@ def owner(path: Path) -> str:
 
 
 def doubt(lock: BaseFileLock) -> str:
-    """What to do if the owner of a lock is gone; nothing if the system frees it then."""
+    """Say what to do if the owner of a lock is gone; empty if the system frees the lock then."""
     if not isinstance(lock, SoftFileLock):
         return ""
     return (

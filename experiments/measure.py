@@ -1,4 +1,4 @@
-"""What a run costs: parameters, time, memory, arithmetic."""
+"""Measure the cost of a run: parameters, time, memory, arithmetic."""
 
 import statistics
 import time
@@ -70,7 +70,7 @@ def enough_memory() -> Iterator[None]:
 
 
 def memory_kind(device: torch.device, cost: Cost) -> str:
-    """What the peaks are peaks of."""
+    """Name the kind of memory of which the peaks are given."""
     if cost.peak_mib is None:
         return "not measured: this system does not let a process reset its peak"
     return "GPU allocator" if device.type == "cuda" else "resident set of the process"

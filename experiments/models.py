@@ -62,7 +62,7 @@ class Model(nn.Module):
         return at_least_float32(self.engine.states(self.backbone, batch, places))
 
     def summaries(self, batch: Batch) -> Tensor:
-        """What the head reads of each text [n, width]: one token's last state, or their mean."""
+        """Return the head's input of each text [n, width]: one token's last state, or the mean."""
         ends = np.cumsum(batch.lengths)
         if self.head.reads != "mean":
             last = self.head.reads == "last"
@@ -269,7 +269,7 @@ def package_folder(package: str) -> Path | None:
 
 
 def read_config(folder: Path) -> PreTrainedConfig:
-    """What a model folder says of its architecture."""
+    """Read the config of a model folder."""
     for path in sorted(folder.iterdir()):
         if path.suffix in READ and not path.is_dir():
             check_regular(path)  # transformers would wait for a pipe for ever

@@ -1,4 +1,4 @@
-"""What a finished run comes to: its result, and the files beside it."""
+"""Write the result of a finished run, and the files beside it."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What the frozen blocks below the lowest trained one make of the train split, computed once.
+"""States of the train split below the lowest trained block, computed once.
 
 Nothing in them moves, so with their dropout off a token's state there is the same in every epoch,
 and in every run of a sweep that trains only above. That changes the regulariser: it is asked for

@@ -45,7 +45,7 @@ class Trial:
 
     @contextmanager
     def head_restored(self) -> Iterator[None]:
-        """Whatever is done to the head, put it back as it was."""
+        """Restore the head on leaving the context, whatever was done to it."""
         head = {name: tensor.clone() for name, tensor in self.model.head.state_dict().items()}
         yield
         self.model.head.load_state_dict(head)

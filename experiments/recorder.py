@@ -1,4 +1,4 @@
-"""What a training run leaves behind while it goes: history, checkpoints, snapshots, progress."""
+"""Record a training run while it goes: history, checkpoints, snapshots, progress."""
 
 import math
 import time
@@ -213,7 +213,7 @@ class Recorder(Watch):
         copy_exactly(dict(model.head.state_dict()), self.groups.get("head", {}))
 
     def read_checkpoint(self) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
-        """What the checkpoint says of itself, and its tensors by group."""
+        """Return the checkpoint's metadata, and its tensors by group."""
         about, groups = checkpoint.read(self.checkpoint)
         if about["key"] != self.key:
             raise ValueError(

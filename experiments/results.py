@@ -58,7 +58,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Result:
-    """What came out of a run, and all that is needed to judge and repeat it."""
+    """The result of a run, with everything that is needed to judge and repeat it."""
 
     status: str  # complete | diverged
     label: dict[str, str]

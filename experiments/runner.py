@@ -79,7 +79,7 @@ def carry_out(job: Job, out: Path, key: dict, origin: Origin) -> Result:
 
 
 def help_out(job: Job, out: Path, key: dict) -> Result:
-    """What a further process does: its share of the training; the first says what came of it."""
+    """Do a further process's share of the training; return the first process's result."""
     recorder = Recorder(job, out, key, listeners=[])
     prepare(job, recorder)
     train(job, recorder)

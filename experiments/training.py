@@ -158,7 +158,7 @@ class State:
 
 
 class Watch:
-    """What a training run tells its surroundings; this one does not listen."""
+    """A listener to the events of training; this one ignores them all."""
 
     def begin(self, state: State, total: int) -> int:
         """The run starts; returns the number of steps it has behind it."""

@@ -1,4 +1,4 @@
-"""What comes into layers: their inputs on real tokens, and moments of them."""
+"""Inputs of layers on real tokens, and moments of them."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -150,7 +150,7 @@ def input_moments(
 
 
 def real_inputs(name: str, layer: AdapterLayer, x: Tensor, masks: Masks) -> Tensor:
-    """What W0 is multiplied by, [places, d_in], without padding."""
+    """Return the tensor that W0 multiplies, [places, d_in], without padding."""
     x = layer.form.inputs(layer.base, x)
     mask = masks.find(name, x[..., 0])
     return x[mask] if isinstance(mask, Tensor) else x.flatten(0, -2)

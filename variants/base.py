@@ -46,7 +46,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Probe:
-    """What `Variant.prepare` may use of the run: a stratified share, in (0, 1], of the train split.
+    """The run as `Variant.prepare` may use it: a stratified share, in (0, 1], of the train split.
 
     The head takes part in `fit` and is as before afterwards; no batch of the main run is used up.
     `gradients` moves no parameter, and has no dropout.
@@ -180,7 +180,7 @@ class Variant:
         return True
 
     def learned_state(self, model: nn.Module) -> dict[str, Tensor]:
-        """What, loaded over the adapted pretrained model, restores the fine-tuned one.
+        """Return the state that restores the fine-tuned model over the adapted pretrained one.
 
         Trainable parameters, every parameter an adapter layer added, trained or not, as LoRA-FA's
         frozen random A is part of the function too, and buffers that training may move.
@@ -203,7 +203,7 @@ class Variant:
         return {}
 
     def to_peft(self, model: nn.Module) -> Foreign:
-        """What PEFT would have stored for the same function; raises ValueError without a form."""
+        """Return PEFT's checkpoint of the same function; raises ValueError if there is none."""
         raise ValueError(
             f"{type(self).__name__} has no form in PEFT's checkpoint format; merge it instead."
         )

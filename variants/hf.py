@@ -200,7 +200,7 @@ class DataProbe:
 
     @contextmanager
     def rest_restored(self) -> Iterator[list[nn.Parameter]]:
-        """What trains beside the adapters, as a new head; afterwards it is as before."""
+        """Yield what trains beside the adapters, such as a new head; restore it afterwards."""
         model = self.trainer.model
         inside = {id(p) for _, layer in adapter_layers(model) for p in layer.parameters()}
         rest = [p for p in model.parameters() if p.requires_grad and id(p) not in inside]

@@ -181,7 +181,7 @@ def bitsandbytes() -> Any:
 
 
 def bnb_weight(codes: Tensor, scales: Tensor, block: int, dtype: torch.dtype) -> Tensor:
-    """What NF4 codes with one scale per block stand for, [blocks, block]."""
+    """Return the weights of NF4 codes with one scale per block, [blocks, block]."""
     functional = bitsandbytes()
     state = functional.QuantState(
         absmax=scales, shape=(len(scales), block), blocksize=block, quant_type="nf4", dtype=dtype

@@ -89,7 +89,7 @@ def comparisons(material: Material, rule: Rule) -> list[Comparison]:
 
 
 def hopeless(material: Material) -> list[str]:
-    """What is to be said of groups of which no run came to its end."""
+    """Return a message for each group in which no run completed."""
     return [
         f"{group}: {ended(runs)}."
         for group, runs in material.tested.groupby("group")
@@ -138,7 +138,7 @@ def undecided(pairs: Frame) -> Frame:
 
 
 def twice(tested: Frame, runs: Frame) -> Iterator[str]:
-    """What is said where a run stands twice."""
+    """Yield a message if runs have the same settings and seed."""
     if more := len(tested) - len(runs):
         yield f"{count(more, 'run')} of the same settings and seed ended earlier; the last counts."
 
@@ -169,7 +169,7 @@ def unpaired(known: TaskScores) -> Iterator[str]:
 
 
 def without(names: tuple[str, ...], against: str | None) -> Iterator[str]:
-    """What is said where the method that others are to be compared with is not there."""
+    """Yield a message if the method that others are to be compared with has no runs."""
     if against not in (None, *names):
         yield f"{against} has no runs here, so nothing is compared with it."
 

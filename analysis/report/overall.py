@@ -109,7 +109,7 @@ def alike(parts: list[Comparison]) -> tuple[list[Comparison], set[str]]:
 
 
 def absent(candidates: list[Comparison], parts: list[Comparison], names: set[str]) -> Iterator[str]:
-    """What does not count over all tasks, and what had been left out on each."""
+    """Yield messages on what does not count over all tasks, and what each task had left out."""
     for one in candidates:
         if not any(one is part for part in parts):
             twice = one.task in [part.task for part in parts]

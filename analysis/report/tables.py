@@ -66,7 +66,7 @@ class Table:
         return found if key == cell.text else found + Markup(' data-key="{}"').format(key)
 
     def values(self, place: int) -> list[str]:
-        """What a picker offers."""
+        """Return the values that a picker offers."""
         return sorted({row[place].text for row in self.rows})
 
     @property

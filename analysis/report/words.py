@@ -242,7 +242,7 @@ def same(found: Verdicts, metric: str) -> list[str]:
 
 
 def held(found: Verdicts, metric: str) -> list[str]:
-    """What the second verdict changes, in which lost runs are scored as one answer to all."""
+    """Say what the second verdict changes, in which lost runs are scored as one answer to all."""
     if found.at_floor is None:
         return []
     said = [
@@ -365,12 +365,12 @@ def unlearned(one: Comparison) -> list[str]:
 
 
 def ground(one: Comparison) -> str:
-    """What a verdict rests on."""
+    """Say what a verdict rests on."""
     return f"{count(len(one.seeds), 'seed')}, {one.examples:,} examples, {one.metric}"
 
 
 def ground_of_all(whole: Overall) -> str:
-    """What a verdict over tasks rests on."""
+    """Say what a verdict over tasks rests on."""
     weights = joined(f"{task} {share(weight)}" for task, weight in whole.weights.items())
     return (
         f"{len(whole.tasks)} tasks, {joined(whole.metrics)}; weighted mean of their scores, so "
@@ -399,7 +399,7 @@ def claims(found: Verdicts) -> set[tuple[str, str]]:
 
 
 def alone(methods: Frame) -> str:
-    """What is said where there is nothing to compare."""
+    """Say that there is nothing to compare."""
     if len(methods) > 1:
         return "Nothing is compared here."
     return f"{methods['method'].iloc[0]} stands alone; there is nothing to compare it with."

@@ -30,7 +30,7 @@ from variants.base import Variant, copy_exactly
 
 @dataclass(frozen=True)
 class Adapter:
-    """What one training learned, and on what."""
+    """The learned state of one training, and the model that it belongs to."""
 
     variant: Variant
     model: Pretrained

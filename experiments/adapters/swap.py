@@ -82,7 +82,7 @@ class Switch:
             self.use(active)
 
     def own_parts(self, adapter: Adapter) -> Parts:
-        """What the adapter has in other places than the base, which is left changed."""
+        """Return the parts in which the adapter differs from the base; the base stays changed."""
         own: Parts = {}
         with torch.random.fork_rng(devices=[]):
             adapter.variant.adapt(self.backbone)

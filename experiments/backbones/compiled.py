@@ -154,7 +154,7 @@ def mixed(x: Any) -> Any:
 
 @compiled
 def key_of(seed: int, row: int) -> Any:
-    """What the masks of a row are drawn by."""
+    """Return the key from which the dropout masks of a row are drawn."""
     low, high = np.uint32(seed), np.uint32(seed >> 32)
     return np.uint32(mixed(np.uint32(mixed(np.uint32(low + np.uint32(row))) ^ high)))
 

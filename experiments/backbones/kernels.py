@@ -1,4 +1,4 @@
-"""What an encoder and a decoder share: attention, dropout and norms that keep little for the
+"""The shared parts of encoders and decoders: attention, dropout and norms that keep little for the
 backward pass. On a processor they are compiled (`compiled.py`); elsewhere they are torch's words,
 to which tests hold the compiled ones.
 """
@@ -46,7 +46,7 @@ def drop(x: Tensor, p: float, seed: int) -> Tensor:
 
 
 def mask(x: Tensor, p: float, seed: int) -> Tensor:
-    """What `drop` multiplies x [n, d] with."""
+    """Return the factors by which `drop` multiplies x [n, d]."""
     if not x.is_cuda:
         return drop(torch.ones_like(x), p, seed)
     generator = torch.Generator(x.device).manual_seed(seed)
@@ -67,7 +67,7 @@ class Dropout(torch.autograd.Function):
 
 
 def dropout(x: Tensor, module: nn.Module) -> Tensor:
-    """What the dropout module would do to x."""
+    """Apply the dropout module to x."""
     p = rate(module)
     return dropped(x, p) if p else x
 
@@ -132,7 +132,7 @@ def added_norm(
 def compiled_norm(
     h: Tensor | None, residual: Tensor, norm: nn.LayerNorm, p: float, seed: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What `added_norm` gives."""
+    """Return the same as `added_norm`."""
     y, total = (torch.empty(residual.shape, dtype=residual.dtype) for _ in range(2))
     weight, bias = affine(norm, at_least_float32(residual[:0]))
     scale = weight.new_empty(len(residual), 1)
@@ -157,7 +157,7 @@ def compiled_norm_backward(
     through: Tensor, beside: Tensor | None, y: Tensor, scale: Tensor, norm: nn.LayerNorm,
     p: float, seed: int,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """What `added_norm_backward` gives."""
+    """Return the same as `added_norm_backward`."""
     residual, h = torch.empty_like(y), torch.empty_like(y if p else y[:0])
     compiled.run(
         compiled.add_norm_backward, through, y[:0] if beside is None else beside, y, scale,

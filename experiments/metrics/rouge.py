@@ -14,7 +14,7 @@ from experiments.metrics.base import TextMetric, Words
 
 
 def missing() -> str | None:
-    """What the package needs to be had, in one sentence; None if it is there."""
+    """Say how to install the package, in one sentence; None if it is installed."""
     if find_spec("rouge_score") is None:
         return 'ROUGE needs the extra summary: pip install -e ".[summary]".'
     return None

@@ -127,7 +127,7 @@ def phrase(draw: Draw, nouns: Sequence[Noun | Person], plural: bool, depth: int)
 
 
 def predicate(draw: Draw, plural: bool) -> str:
-    """What agrees in number with a subject, in the present tense."""
+    """Draw a predicate in the present tense that agrees in number with its subject."""
     state = draw.one(lexicon.STATES)
     kind = draw.below(4)
     if kind == 0:
@@ -186,7 +186,7 @@ def people(split: str | None = None) -> list[str]:
 
 
 def words(split: str | None = None) -> Words:
-    """What one split may use, or everything."""
+    """Return the words that one split may use, or all words."""
 
     def part(items: list[Item]) -> list[Item]:
         return lexicon.share(items, split) if split else items
@@ -314,7 +314,7 @@ def changed(draw: Draw, event: Event, words: Words) -> Event:
 
 
 def asked(event: Event) -> list[str]:
-    """What may be asked of an event."""
+    """List the parts of an event that a question may ask for."""
     parts = ["agent", "patient", "whole"]
     return parts + [part for part in ("receiver", "day", "place") if getattr(event, part)]
 
@@ -377,7 +377,7 @@ QUANTIFIERS = {
 
 @dataclass(frozen=True)
 class Claim:
-    """What is said of how many of a kind."""
+    """A statement about how many things of a kind do something."""
 
     quantifier: str
     noun: Noun
@@ -390,7 +390,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Deed:
-    """What somebody did, or did not do, with one of a kind."""
+    """An action that somebody did, or did not do, with one thing of a kind."""
 
     agent: str
     verb: Verb

@@ -1,4 +1,4 @@
-"""What a backbone learns from the suite's text: to guess masked tokens, or the next one.
+"""Pretraining objectives on the suite's text: guess masked tokens, or the next token.
 
 A batch is a function of the recipe and its number, so that no reader has a position to restore.
 """
@@ -114,7 +114,7 @@ class Objective:
         return (" ".join(passage),)
 
     def loss(self, rows: list[list[int]], generator: torch.Generator) -> tuple[Tensor, float]:
-        """What is made small on a batch, and the mean loss of its guesses."""
+        """Return the loss to minimise on a batch, and the mean loss of its guesses."""
         shifted = bool(torch.rand((), generator=generator) < self.recipe.shifted)
         guesses, verdicts = self.judge(rows, generator, shifted)
         loss = guesses.mean()

@@ -223,7 +223,7 @@ def breadth(one: Noun, two: Noun, kind: list[Noun]) -> str:
 
 
 def kinds(draw: Draw) -> list[str]:
-    """What is a kind of what."""
+    """Draw sentences about which kinds of things belong to which wider kind."""
     kind = draw.one(KINDS)
     top, one, two = kind[0], *draw.some(kind[1:], 2)
     verb = draw.one(lexicon.GROWN if kind in lexicon.LIVING else lexicon.WORN)

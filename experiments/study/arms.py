@@ -96,7 +96,7 @@ class Arm:
 
     @cached_property
     def references(self) -> set[str]:
-        """What settings refer to."""
+        """Return the keys that settings refer to."""
         return set(referred(self.composed.sections))
 
     def is_plain(self, setting: str) -> bool:

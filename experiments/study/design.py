@@ -1,4 +1,4 @@
-"""What a study is: methods, tasks and seeds, and how every method is tuned alike."""
+"""The design of a study: methods, tasks and seeds, and how every method is tuned alike."""
 
 import re
 from dataclasses import dataclass

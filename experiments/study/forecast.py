@@ -1,4 +1,4 @@
-"""What a study will take, from a few steps of every method on every task."""
+"""Forecast the cost of a study from a few steps of every method on every task."""
 
 import time
 from dataclasses import dataclass
@@ -81,7 +81,7 @@ def expected(plan: Plan) -> list[tuple[Arm, int]]:
 
 
 def estimate(plan: Plan, arm: Arm, runs: int) -> Forecast:
-    """What one arm takes; how long does not depend on the adapter that its runs begin with."""
+    """Estimate one arm; its time does not depend on the adapter that its runs begin with."""
     config = arm.changed((*plan.first_trials([arm])[arm.method][0].cells[0].settings, "start=null"))
     run = read(config)
     job = start(run, run.protocol.load(run.task, run.data))

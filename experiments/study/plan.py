@@ -101,7 +101,7 @@ class Plan:
 
     @cached_property
     def composers(self) -> dict[str, Composer]:
-        """What composes the configs of each protocol; none with settings of one's own."""
+        """Composers of the configs, by protocol; empty if the user brings settings of their own."""
         if self.folders:
             return {}
         return {

@@ -1,4 +1,4 @@
-"""What a person sees of a study under way."""
+"""The console output of a running study."""
 
 import time
 from contextlib import AbstractContextManager, nullcontext

@@ -1,4 +1,4 @@
-"""What a study comes to: how every method was tuned, whether alike, and what it then scored."""
+"""The summary of a study: how every method was tuned, whether alike, and its scores."""
 
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -145,12 +145,12 @@ class Summary:
         return self.plan.outcome(cell).status in ("diverged", "failed")
 
     def lost(self, cell: Cell) -> str:
-        """What is to be said of a run that came to nothing."""
+        """Say that a run came to nothing, and why."""
         outcome = self.plan.outcome(cell)
         return f"{cell.title} {outcome.status}: {outcome.reason}"
 
     def seconds(self, cells: list[Cell]) -> float:
-        """What runs have cost, all their phases together."""
+        """Return the seconds that runs took, all their phases together."""
         return sum(self.plan.outcome(cell).seconds for cell in cells)
 
     @property
@@ -261,7 +261,7 @@ def curves(rows: list[Row]) -> Table:
 
 
 def scores(rows: list[Row]) -> Table:
-    """What every method scored once its settings were chosen."""
+    """Tabulate the scores of every method at its chosen settings."""
     metric = next((row.metric for row in rows if row.metric), "score")
     table = plain("method", "own → tuned", metric, "seeds", "trained", "tuning + runs")
     for row in rows:

@@ -28,7 +28,7 @@ LOST = 255  # what a process is said to have ended with whose forking process wa
 
 @dataclass(frozen=True)
 class Limits:
-    """What the process of a cell may use."""
+    """The limits of the process of a cell."""
 
     threads: int
     gpu: int | None
@@ -139,7 +139,7 @@ def visible(gpu: int) -> str:
 
 
 def told(exit_code: int) -> str:
-    """What an exit code says."""
+    """Explain an exit code in a sentence."""
     if exit_code == LOST:
         return "The process that the study's runs are forked from was killed."
     if exit_code >= 0:

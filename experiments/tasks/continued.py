@@ -86,7 +86,7 @@ class ContinuedTask(Task):
         """The tokens that continue each prompt, their end included."""
 
     def find_answer(self, text: str) -> str:
-        """What of a generated text is compared with the references."""
+        """Return the part of a generated text that is compared with the references."""
         return text
 
     def configure(self, loaded: Loaded, name: str) -> None:

@@ -22,7 +22,7 @@ class Source(ABC):
 
     @property
     def name(self) -> str:
-        """What results call it; no setting, so that no result can be mislabelled."""
+        """The source's name in results; it is no setting, so that no result can be mislabelled."""
         return type(self).__name__.lower()
 
     @abstractmethod
