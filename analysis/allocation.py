@@ -79,7 +79,7 @@ def rank_history(folder: str | Path) -> pd.DataFrame:
     rows = [
         {"step": int(record["step"]), **place(name), "rank": value}
         for record in read_lines(path)
-        for name, value in told(record, "rank").items()
+        for name, value in matrix_figures(record, "rank").items()
     ]
     if not rows:
         raise ValueError(f"{path} says nothing of ranks: the method allocates none.")
@@ -105,7 +105,7 @@ def against_truth(folder: str | Path) -> Allocation:
     where = planted(folder)
     if not where:
         raise ValueError(f"{folder} is no run on task=planted, so where the truth lies is unknown.")
-    rank = told(result["telemetry"], "rank")
+    rank = matrix_figures(result["telemetry"], "rank")
     if rank:
         return Allocation(rank, where, float(result["config"]["task"]["rank"]))
     table = per_matrix(Path(folder), "own")
@@ -121,13 +121,13 @@ def planted(folder: str | Path) -> set[str]:
 
 def per_matrix(folder: Path, what: str) -> pd.DataFrame:
     """One figure of the final telemetry for each matrix."""
-    found = told(read_result(folder)["telemetry"], what)
+    found = matrix_figures(read_result(folder)["telemetry"], what)
     if not found:
         raise ValueError(f"{folder} says nothing of '{what}' per matrix in its telemetry.")
     return pd.DataFrame([{**place(name), what: value} for name, value in found.items()])
 
 
-def told(telemetry: dict[str, float], what: str) -> dict[str, float]:
+def matrix_figures(telemetry: dict[str, float], what: str) -> dict[str, float]:
     """The figures `what/NAME` by name."""
     prefix = f"{what}/"
     return {k.removeprefix(prefix): v for k, v in telemetry.items() if k.startswith(prefix)}
@@ -143,7 +143,7 @@ def read_result(folder: Path) -> dict[str, Any]:
 
 def draw(folder: Path, out: Path, marked: Collection[str]) -> pd.DataFrame:
     """Write the figures of one run, and give the table they show."""
-    if told(read_result(folder)["telemetry"], "rank"):
+    if matrix_figures(read_result(folder)["telemetry"], "rank"):
         table = in_layers(folder, ranks(folder))
         figures.save(figures.rank_map(table, marked=marked), out / "rank_map")
         figures.save(figures.budget_curve(rank_history(folder)), out / "budget")

@@ -11,7 +11,7 @@ from rich.table import Table
 from scipy import stats
 
 from analysis.family import count
-from analysis.load import asked, load
+from analysis.load import load, parse_runs_folder
 from analysis.papers import Cell, published
 from experiments.stored.shown import fail, plain
 
@@ -188,7 +188,9 @@ def theirs(cell: Cell, our_spread: float) -> float:
 def main() -> None:
     """Print the ledger of all runs below a folder."""
     try:
-        runs = load(asked("python -m analysis.ledger", "Runs beside published numbers."))
+        runs = load(
+            parse_runs_folder("python -m analysis.ledger", "Runs beside published numbers.")
+        )
         ledger = compare(published(), pd.DataFrame(runs[runs["stage"] != "select"]))
     except (ValueError, OSError) as error:
         fail(error)

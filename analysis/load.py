@@ -139,13 +139,15 @@ def machine(provenance: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     """Print the table of all runs below a folder."""
     try:
-        runs = load(asked("python -m analysis.load", "All finished runs below a folder."))
+        runs = load(
+            parse_runs_folder("python -m analysis.load", "All finished runs below a folder.")
+        )
     except (ValueError, OSError) as error:
         fail(error)
     Console().print(shown(runs))
 
 
-def asked(program: str, description: str) -> str:
+def parse_runs_folder(program: str, description: str) -> str:
     """The folder on the command line."""
     parser = argparse.ArgumentParser(prog=program, description=description)
     parser.add_argument("runs", nargs="?", default="outputs", help="folder of runs (outputs)")

@@ -30,12 +30,12 @@ from transformers import (
 
 from experiments.api import composed
 from experiments.config import Run, build, read
-from experiments.job import Job, start
-from experiments.probe import Trial
+from experiments.job import PreparedRun, prepare_run
+from experiments.probe import ProbeRun
 from experiments.processor import multiplying
 from experiments.randomness import seed_everything
 from experiments.tasks.base import Data, Split
-from experiments.training import Stepper, Watch
+from experiments.training import Stepper, TrainingListener
 
 PADDING = (
     "Most of the gain over A is padding: A computes every text at 128 tokens. "
@@ -180,7 +180,7 @@ class Ours:
     """Our engine, one step at a time; what a method prepares is behind it."""
 
     name: str
-    job: Job
+    job: PreparedRun
     stepper: Stepper
 
     def ready(self, number: int) -> Any:
@@ -189,7 +189,7 @@ class Ours:
 
     def step(self, number: int) -> Tensor:
         with multiplying(self.job.device, self.job.run.train.precision):
-            return self.stepper.step(number, Watch())[0]
+            return self.stepper.step(number, TrainingListener())[0]
 
     @property
     def modules(self) -> torch.nn.Module:
@@ -198,10 +198,10 @@ class Ours:
 
 def ours(name: str, run: Run, data: Data) -> Ours:
     """A run ready for its first step."""
-    job = start(run, data)
+    job = prepare_run(run, data)
     model, seed = job.loaded.model, run.seed
     run.variant.prepare(
-        model.backbone, Trial(model, run.variant, job.examples, job.plan, seed).probe()
+        model.backbone, ProbeRun(model, run.variant, job.examples, job.plan, seed).probe()
     )
     seed_everything(seed)
     return Ours(name, job, Stepper(model, run.variant, job.batches, job.plan))

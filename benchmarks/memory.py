@@ -143,7 +143,7 @@ def measured(given: argparse.Namespace, out: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def alone(arguments: list[str], name: str, task: str) -> dict[str, Any]:
+def run_configuration(arguments: list[str], name: str, task: str) -> dict[str, Any]:
     """The figures of one configuration from a process of its own."""
     command = [sys.executable, __file__, *arguments, "--one", name, "--tasks", task]
     done = subprocess.run(command, stdout=subprocess.PIPE, encoding="utf-8", check=True)
@@ -154,8 +154,8 @@ def compared(given: argparse.Namespace, task: str) -> dict[str, Any]:
     """All configurations of one task, the first one once more at the end."""
     forms, load = common.forms(given), common.load()
     names = [*forms, *common.peers(given)]
-    found = {name: alone(sys.argv[1:], name, task) for name in names}
-    again = alone(sys.argv[1:], names[0], task)
+    found = {name: run_configuration(sys.argv[1:], name, task) for name in names}
+    again = run_configuration(sys.argv[1:], names[0], task)
     same = max(
         (again[key] / found[names[0]][key] for key in ("saved", "growth")),
         key=lambda ratio: abs(ratio - 1),

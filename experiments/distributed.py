@@ -72,7 +72,7 @@ def number(name: str, otherwise: int) -> int:
     return int(os.environ.get(name, otherwise))
 
 
-def own(device: torch.device) -> torch.device:
+def local_device(device: torch.device) -> torch.device:
     """The GPU of this process where a run has several, else the device itself."""
     if launched() == ALONE or device.type != "cuda":
         return device
@@ -84,7 +84,7 @@ def own(device: torch.device) -> torch.device:
     return torch.device("cuda", number("LOCAL_RANK", 0))
 
 
-def join(device: torch.device) -> World:
+def init_process_group(device: torch.device) -> World:
     """Meet the other processes, where there are any and it has not been done yet."""
     world = launched()
     if world != ALONE and not dist.is_initialized():
@@ -96,7 +96,7 @@ def join(device: torch.device) -> World:
     return world
 
 
-def leave() -> None:
+def shutdown() -> None:
     """Part from the other processes, when all is done."""
     if launched() != ALONE and dist.is_initialized():
         dist.destroy_process_group()

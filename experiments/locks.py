@@ -44,7 +44,7 @@ class Busy(ValueError):  # noqa: N818 (a state of a folder, not a fault)
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def exclusive(folder: Path) -> Iterator[None]:
     """Keep other processes from working in the same folder.
 
     Raises Busy, naming the owner of the lock, if another one does; ValueError for a folder that is

@@ -188,7 +188,7 @@ def count_flops(
                 loss.backward()
             backward += counter.get_total_flops()
     model.zero_grad()
-    places = sum(model.engine.places(part) for part in parts)
+    places = sum(model.engine.count_positions(part) for part in parts)
     return {
         "forward_per_token": forward / places,
         "training_per_token": (forward + backward) / places,

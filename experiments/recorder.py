@@ -15,10 +15,10 @@ from experiments.code import shared_hash
 from experiments.epochs import Epochs, ends
 from experiments.files import append_line, flatten, write_lines, write_tensors
 from experiments.folders import SNAPSHOTS
-from experiments.job import Job
+from experiments.job import PreparedRun
 from experiments.measure import Clock, Cost, peak
 from experiments.stored import checkpoint
-from experiments.training import State, Watch
+from experiments.training import State, TrainingListener
 from variants.base import adapter_layers, copy_exactly
 
 
@@ -37,10 +37,10 @@ class Seen:
 
 
 @dataclass
-class Recorder(Watch):
+class Recorder(TrainingListener):
     """Listens to a run in its folder, and takes it up again where its last checkpoint left it."""
 
-    job: Job
+    job: PreparedRun
     folder: Path
     key: dict[str, Any]  # the run's fingerprint: a checkpoint must agree with it to be continued
     listeners: list[Callable[[dict[str, float]], None]]  # told of every logged record
@@ -73,7 +73,9 @@ class Recorder(Watch):
 
     def seen(self, batch: Batch, outputs: Tensor) -> None:
         self.window.append(
-            Seen(batch.tokens, self.state.model.engine.places(batch), batch.labels, outputs)
+            Seen(
+                batch.tokens, self.state.model.engine.count_positions(batch), batch.labels, outputs
+            )
         )
 
     def after(self, step: int, loss: Tensor, norm: Tensor) -> None:

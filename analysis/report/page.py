@@ -19,7 +19,7 @@ from analysis.papers import published
 from analysis.report import charts, costs, sections, words
 from analysis.report.audit import audits
 from analysis.report.choices import budget_curves
-from analysis.report.comparisons import Comparison, comparisons, hopeless
+from analysis.report.comparisons import Comparison, comparisons, groups_without_results
 from analysis.report.material import STALE, Frame, Material
 from analysis.report.overall import Overall, overall
 from analysis.report.tuning import curves
@@ -121,7 +121,7 @@ def context(report: Report) -> Context:
             *map(card_of_all, report.overall),
             *map(card, sorted(found, key=lambda one: one.verdicts is None)),
         ],
-        "notices": [*hopeless(material), *unlisted(material), *unread(material)],
+        "notices": [*groups_without_results(material), *unlisted(material), *unread(material)],
         "methods": report.methods,
         "scores": sections.scores(found),
         "over_tasks": sections.over_tasks(report.overall),
@@ -190,13 +190,13 @@ def summary(report: Report) -> list[tuple[str, str]]:
 def card(one: Comparison) -> Context:
     """The verdict on one task."""
     found = one.verdicts
-    first, *more = words.advice(found, one.methods, one.unlearned, one.metric)
+    first, *more = words.advice(found, one.methods, one.not_above_floor, one.metric)
     return {
         "title": one.group,
         "ground": words.ground(one),
         "headline": shortened(first),
         "sentences": more if found is None else [*more, *sentences(found, one.metric)],
-        "left_out": [*map(shortened, words.unlearned(one)), *one.left_out],
+        "left_out": [*map(shortened, words.warn_not_above_floor(one)), *one.left_out],
         "bars": bars(one.methods, one.metric),
         "family": "" if found is None else found.family,
         "whole": False,
@@ -206,7 +206,7 @@ def card(one: Comparison) -> Context:
 def card_of_all(whole: Overall) -> Context:
     """The verdict over several tasks."""
     found = whole.verdicts
-    first, *more = words.advice(found, whole.methods, whole.unlearned, "")
+    first, *more = words.advice(found, whole.methods, whole.not_above_floor, "")
     return {
         "title": title_of_all(whole),
         "ground": words.ground_of_all(whole),

@@ -55,21 +55,23 @@ def joined(names: Iterable[str], last: str = "and") -> str:
     return f"{', '.join(first)} {last} {final}" if first else final
 
 
-def told(one: Comparison) -> list[str]:
+def describe_comparison(one: Comparison) -> list[str]:
     """All that is said of one comparison, what to use first."""
     found = one.verdicts
     said = [] if found is None else sentences(found, one.metric)
-    first = advice(found, one.methods, one.unlearned, one.metric)
-    return [*first, *said, *unlearned(one), *one.left_out]
+    first = advice(found, one.methods, one.not_above_floor, one.metric)
+    return [*first, *said, *warn_not_above_floor(one), *one.left_out]
 
 
-def headline(found: Verdicts | None, methods: Frame, unlearned: Sequence[str], metric: str) -> str:
+def headline(
+    found: Verdicts | None, methods: Frame, not_above_floor: Sequence[str], metric: str
+) -> str:
     """The first sentence of `advice`."""
-    return advice(found, methods, unlearned, metric)[0]
+    return advice(found, methods, not_above_floor, metric)[0]
 
 
 def advice(
-    found: Verdicts | None, methods: Frame, unlearned: Sequence[str], metric: str
+    found: Verdicts | None, methods: Frame, not_above_floor: Sequence[str], metric: str
 ) -> list[str]:
     """The method to use: the cheapest of those that lose at most the margin to the best one.
 
@@ -77,14 +79,14 @@ def advice(
     Methods that are not shown to have learned anything are never named.
     """
     if found is None:
-        return [alone(methods)]
+        return [say_nothing_compared(methods)]
     if undecided(found.pairs).all():
         return ["Nothing can be decided."]
-    if len(unlearned) == len(methods):
+    if len(not_above_floor) == len(methods):
         return ["No method is shown to have learned anything, so none is recommended."]
     if found.rule.against is not None:
         return [against(found)]
-    learned = methods[~methods["method"].isin(unlearned)].set_index("method")
+    learned = methods[~methods["method"].isin(not_above_floor)].set_index("method")
     near = learned[learned["loses"] <= (found.margin or 0.0)]
     if not near.empty:
         return [use(near, found, metric)]
@@ -354,13 +356,14 @@ def detectable(found: Verdicts, metric: str) -> list[str]:
     return [f"There was {chance} power to find a true difference of {ends} between {whom}."]
 
 
-def unlearned(one: Comparison) -> list[str]:
+def warn_not_above_floor(one: Comparison) -> list[str]:
     """Which methods may as well have learned nothing."""
-    if not one.unlearned:
+    if not one.not_above_floor:
         return []
+    verb = "is" if len(one.not_above_floor) == 1 else "are"
     return [
-        f"{joined(one.unlearned)} {'is' if len(one.unlearned) == 1 else 'are'} not shown to be "
-        f"better than one answer to all examples, which scores {score(one.floor, one.metric)}."
+        f"{joined(one.not_above_floor)} {verb} not shown to be better than one answer to "
+        f"all examples, which scores {score(one.floor, one.metric)}."
     ]
 
 
@@ -398,7 +401,7 @@ def claims(found: Verdicts) -> set[tuple[str, str]]:
     return {(winning(row), losing(row)) for row in records(found)}
 
 
-def alone(methods: Frame) -> str:
+def say_nothing_compared(methods: Frame) -> str:
     """Say that there is nothing to compare."""
     if len(methods) > 1:
         return "Nothing is compared here."

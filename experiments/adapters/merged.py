@@ -14,7 +14,7 @@ from transformers import (
 
 from experiments.adapters.saved import Adapter, load
 from experiments.families.base import OUTPUT, family_of
-from experiments.files import whole_folder
+from experiments.files import atomic_folder
 from experiments.generation import language_model
 from experiments.heads import as_in_transformers
 from experiments.models import LanguageModel, Model, read_config
@@ -36,7 +36,7 @@ def write_merged(adapter: Adapter, out: Path, dtype: str = "float32") -> None:
     config = read_config(adapter.model.folder())
     config.pad_token_id = tokenizer.pad_token_id
     model = in_transformers(adapter, loaded.model, config, DTYPES[dtype])
-    with whole_folder(out) as folder:
+    with atomic_folder(out) as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 

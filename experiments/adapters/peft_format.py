@@ -14,7 +14,7 @@ from experiments.adapters.foreign import A
 from experiments.adapters.merged import names_of_head
 from experiments.adapters.saved import Adapter, load
 from experiments.families.base import family_of
-from experiments.files import read_object, read_tensors, save_tensors, whole_folder, write_json
+from experiments.files import atomic_folder, read_object, read_tensors, save_tensors, write_json
 from experiments.heads import as_in_transformers
 from experiments.models import LanguageModel, Pretrained
 from variants.base import Foreign, adapter_layers
@@ -79,7 +79,7 @@ def write_peft(adapter: Adapter, out: Path) -> None:
         # The first names of the head's modules, such as classifier.
         "modules_to_save": saved_modules(names, backbone) if adapter.num_outputs else None,
     }
-    with whole_folder(out) as folder:
+    with atomic_folder(out) as folder:
         write_json(folder / CONFIG, config)
         save_tensors(folder / TENSORS, tensors, {"format": "pt"})
 

@@ -272,8 +272,8 @@ class Attention(torch.autograd.Function):
 # As operators of torch's they are counted where operations are.
 OPERATORS = torch.library.Library("lora_assay", "DEF")
 HOW = (
-    "Tensor starts, Tensor asking, Tensor places, int heads, int groups, bool causal, float p, "
-    "int seed"
+    "Tensor starts, Tensor query_starts, Tensor query_positions, int heads, int groups, "
+    "bool causal, float p, int seed"
 )
 OPERATORS.define(f"attend(Tensor q, Tensor k, Tensor v, {HOW}) -> Tensor")
 OPERATORS.define(
@@ -301,9 +301,9 @@ def attended_backward(q: Tensor, k: Tensor, v: Tensor, *how: Any) -> list[Tensor
     return found
 
 
-def one_product(q: Tensor, starts: Tensor, asking: Tensor) -> int:
+def one_product(q: Tensor, starts: Tensor, query_starts: Tensor) -> int:
     """Operations of a product of queries with keys, or of as many numbers with values."""
-    return 2 * q.shape[1] * int((starts.diff() * asking.diff()).sum())
+    return 2 * q.shape[1] * int((starts.diff() * query_starts.diff()).sum())
 
 
 @register_flop_formula(attend, get_raw=True)

@@ -313,7 +313,7 @@ def changed(draw: Draw, event: Event, words: Words) -> Event:
     raise ValueError(f"No pool of verbs holds {event.verb}.")
 
 
-def asked(event: Event) -> list[str]:
+def askable_parts(event: Event) -> list[str]:
     """List the parts of an event that a question may ask for."""
     parts = ["agent", "patient", "whole"]
     return parts + [part for part in ("receiver", "day", "place") if getattr(event, part)]
@@ -334,11 +334,11 @@ Question = tuple[Event, str]
 def inquiries(draw: Draw, words: Words, same: bool) -> tuple[Question, Question]:
     """Two events, each with what is asked of it, which make the same question or not."""
     one = replace(some_event(draw, words), day="", place="")
-    part = draw.one(asked(one))
+    part = draw.one(askable_parts(one))
     if same:
         return (one, part), (one, part)
     if draw.chance(0.3):
-        return (one, part), (one, draw.other(asked(one), part))
+        return (one, part), (one, draw.other(askable_parts(one), part))
     return (one, part), (changed(draw, one, words), part)
 
 

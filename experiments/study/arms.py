@@ -54,7 +54,7 @@ class Arm:
         """The same for whoever reads it."""
         return OmegaConf.create(self.composed.sections)
 
-    def own(self, key: str) -> Any:
+    def own_value(self, key: str) -> Any:
         """The method's own value of a setting."""
         return OmegaConf.select(self.config, key, throw_on_missing=True)
 

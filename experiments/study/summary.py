@@ -60,7 +60,7 @@ class Summary:
     @cached_property
     def groups(self) -> dict[Group, list[Row]]:
         """Every method's row, with what the audit has to remark."""
-        self.plan.look()
+        self.plan.refresh()
         return {group: self.of_group(group) for group in self.plan.groups}
 
     def of_group(self, group: Group) -> list[Row]:
@@ -138,7 +138,7 @@ class Summary:
     def is_own(self, arm: Arm, trial: Trial) -> bool:
         """Whether a trial is the method as it stands."""
         given = dict(override.split("=", 1) for override in trial.point)
-        return all(str(arm.own(key)) == value for key, value in given.items())
+        return all(str(arm.own_value(key)) == value for key, value in given.items())
 
     def is_lost(self, cell: Cell) -> bool:
         """Whether a run came to nothing."""

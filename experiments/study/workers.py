@@ -68,7 +68,7 @@ class Workers:
         limits = Limits(self.threads, gpu, self.study.memory)
         # The process that all are forked from may stand elsewhere.
         args = (cell.overrides, Path.cwd(), cell.folder, limits)
-        process = self.context.Process(target=carry_out, args=args)
+        process = self.context.Process(target=run_cell, args=args)
         process.start()
         self.busy[place] = (cell, process)
 
@@ -103,13 +103,13 @@ def sources() -> list[str]:
     ]
 
 
-def carry_out(overrides: tuple[str, ...], place: Path, folder: Path, limits: Limits) -> None:
+def run_cell(overrides: tuple[str, ...], place: Path, folder: Path, limits: Limits) -> None:
     """The process of a cell: `python run.py OVERRIDES` in a place, its output in a file."""
     os.chdir(place)
     threading.Thread(target=end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     if limits.gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = visible(limits.gpu)
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible_devices(limits.gpu)
     if limits.memory is not None:
         limit = int(limits.memory * 2**30)
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
@@ -132,13 +132,13 @@ def end_with_parent() -> None:
         os._exit(1)
 
 
-def visible(gpu: int) -> str:
+def visible_devices(gpu: int) -> str:
     """The GPU's name, where only some of the machine's are to be seen."""
     seen = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     return seen.split(",")[gpu] if seen else str(gpu)
 
 
-def told(exit_code: int) -> str:
+def explain_exit(exit_code: int) -> str:
     """Explain an exit code in a sentence."""
     if exit_code == LOST:
         return "The process that the study's runs are forked from was killed."
