@@ -99,7 +99,7 @@ def importance(folder: str | Path) -> pd.DataFrame:
 def against_truth(folder: str | Path) -> Allocation:
     """Return what a run on task=planted kept, and the truth; raises ValueError for other runs.
 
-    The amount is the rank where ranks are allocated, and else one for each pair of its own.
+    The amount is the rank if ranks are allocated, and else one for each pair of its own.
     """
     result = read_result(Path(folder))
     where = planted(folder)
@@ -113,7 +113,7 @@ def against_truth(folder: str | Path) -> Allocation:
 
 
 def planted(folder: str | Path) -> set[str]:
-    """The matrices that a run's task has changed; none, where it is no such task."""
+    """The matrices that a run's task has changed; none, if it is no such task."""
     source = read_result(Path(folder))["examples"]["source"]["train"]
     found = PLANTED.match(source or "")
     return set(found[1].split(", ")) if found else set()

@@ -71,7 +71,7 @@ def stacks(table: Frame) -> Frame:
 
 
 def one_stack(table: Frame) -> None:
-    """Raise where costs of several machines or stacks stand in one table."""
+    """Raise if costs of several machines or stacks stand in one table."""
     if len(found := stacks(table)) > 1:
         said = "; ".join(describe(row) for row in found.to_dict("records"))
         raise ValueError(f"Costs are compared on one machine and stack at a time, got {said}.")
@@ -101,7 +101,7 @@ def front(table: Frame, cost: str) -> Frame:
 def within(table: Frame, cost: str) -> Frame:
     """The best mean score within each budget: `budget`, `variant`, `score`.
 
-    A budget is what one of the methods costs; it is listed where it buys something better.
+    A budget is what one of the methods costs; it is listed if it buys something better.
     """
     best = table[front(table, cost)].sort_values([cost, "variant"], ignore_index=True)
     found = best[[cost, "variant", "score"]].rename(columns={cost: "budget"})
@@ -126,5 +126,5 @@ def tuning(trials: Frame) -> Frame:
 
 
 def total(values: Frame) -> float:
-    """A sum that is not known where one of its parts is not."""
+    """A sum that is not known if one of its parts is not."""
     return float(values.astype(float).sum(skipna=False))

@@ -84,7 +84,7 @@ def literal_text(value: Any) -> Any:
 
 
 def canvas(axes: Axes | None, width: float = 4.4, height: float = 3.2) -> Axes:
-    """The Axes to draw on: where none are given, new ones, in a figure that needs no screen."""
+    """The Axes to draw on: if none are given, new ones, in a figure that needs no screen."""
     if axes is not None:
         return axes
     return Figure(figsize=(width, height), layout="constrained").add_subplot()
@@ -345,7 +345,7 @@ def trade_offs(tables: Mapping[str, Frame]) -> list[Axes]:
 
 
 def arms(row: dict[Any, Any], column: str) -> list[list[float]] | None:
-    """The two arms of an interval, as `errorbar` takes them; None where there is none."""
+    """The two arms of an interval, as `errorbar` takes them; None if there is none."""
     low, high = row[f"{column}_low"], row[f"{column}_high"]
     return None if np.isnan(low) else [[row[column] - low], [high - row[column]]]
 

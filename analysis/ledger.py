@@ -144,7 +144,7 @@ def too_few(scores: np.ndarray) -> str:
 
 
 def center(cell: Cell, scores: np.ndarray) -> float:
-    """Our scores [seeds] as one number, of the kind that is published; NaN where there are none."""
+    """Our scores [seeds] as one number, of the kind that is published; NaN if there are none."""
     if not len(scores):
         return math.nan
     return float(np.median(scores) if cell["statistic"] == "median" else scores.mean())
@@ -153,7 +153,7 @@ def center(cell: Cell, scores: np.ndarray) -> float:
 def judge(cell: Cell, scores: np.ndarray) -> tuple[str, str]:
     """The verdict, by the 95 % t-interval of the difference of ours [seeds] and the paper's.
 
-    The paper's number has luck of its own: that of its runs, of one where it does not say how many.
+    The paper's number has luck of its own: that of its runs, of one if it does not say how many.
     """
     reach = float(stats.t.ppf(0.975, len(scores) - 1))
     reach *= OF_MEDIANS if cell["statistic"] == "median" else 1.0

@@ -126,7 +126,7 @@ def sign_flip(
     """The permutation test of the mean of paired differences, exact for up to 13 pairs.
 
     Means of subsets give p-value and interval at once: turning the signs of a subset around
-    raises the sum where the subset's mean is negative (Hartigan, 1969, JASA 64, 1303).
+    raises the sum if the subset's mean is negative (Hartigan, 1969, JASA 64, 1303).
     """
     pairs = len(differences)
     means = np.sort(subset_means(differences, generator, resamples))

@@ -76,7 +76,7 @@ class Paper:
 def published(folder: Path = PUBLISHED) -> pd.DataFrame:
     """Every published number as one row, scores and spreads on our scale.
 
-    Raises ValueError naming file and key where a file is not as it should be.
+    Raises ValueError naming file and key if a file is not as it should be.
     """
     paths = sorted(folder.glob("*.yaml"))
     if not paths:

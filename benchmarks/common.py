@@ -265,7 +265,7 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def cpu_name() -> str:
-    """The processor's name, where the system says it."""
+    """The processor's name, if the system says it."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -289,7 +289,7 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
 
 
 def write(path: Path | None, figures: dict[str, Any]) -> None:
-    """Write the figures where they were asked for."""
+    """Write the figures if they were asked for."""
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

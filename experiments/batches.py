@@ -22,7 +22,7 @@ IGNORED = -100  # in the place of a label: no target here
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples as one stream of tokens, labels where there are any, and the rows they come from.
+    """Examples as one stream of tokens, labels if there are any, and the rows they come from.
 
     Columns are [tokens]. Labels are [n], or [tokens] where tokens are to be predicted.
     """

@@ -60,7 +60,7 @@ ALONE = World()
 
 
 def launched() -> World:
-    """The processes that a launcher says there are; one where none says so."""
+    """The processes that a launcher says there are; one if none says so."""
     world = World(number("RANK", 0), number("WORLD_SIZE", 1))
     return world if world.size > 1 else ALONE
 
@@ -73,7 +73,7 @@ def number(name: str, otherwise: int) -> int:
 
 
 def local_device(device: torch.device) -> torch.device:
-    """The GPU of this process where a run has several, else the device itself."""
+    """The GPU of this process if a run has several, else the device itself."""
     if launched() == ALONE or device.type != "cuda":
         return device
     if device.index is not None:
@@ -85,7 +85,7 @@ def local_device(device: torch.device) -> torch.device:
 
 
 def init_process_group(device: torch.device) -> World:
-    """Meet the other processes, where there are any and it has not been done yet."""
+    """Meet the other processes, if there are any and it has not been done yet."""
     world = launched()
     if world != ALONE and not dist.is_initialized():
         if device.type == "cuda":

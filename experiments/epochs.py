@@ -90,5 +90,5 @@ class Epochs:
 
 
 def rank(score: float) -> float:
-    """The score, or less than any where it is no number."""
+    """The score, or less than any if it is no number."""
     return score if math.isfinite(score) else -sys.float_info.max

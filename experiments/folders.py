@@ -98,7 +98,7 @@ def remove_unfinished_of_run(folder: Path) -> None:
 def kept_command(folder: Path, config: DictConfig) -> Iterator[None]:
     """Keep what was asked for in a run's folder, and in the block what is logged.
 
-    Hydra would do both by itself, through any link, and with a traceback where it cannot.
+    Hydra would do both by itself, through any link, and with a traceback if it cannot.
     """
     prepare(folder)
     hydra_config = cast(DictConfig, OmegaConf.create({"hydra": HydraConfig.get()}))

@@ -57,7 +57,7 @@ class Decoding:
         return ids
 
     def check_room(self, longest: int, positions: int) -> None:
-        """Raise ValueError where the longest prompt leaves a model too few positions."""
+        """Raise ValueError if the longest prompt leaves a model too few positions."""
         room = positions - self.max_tokens
         if longest > room:
             raise ValueError(

@@ -115,7 +115,7 @@ def begin_with(folder: Path, run: Run, backbone: nn.Module) -> None:
 
 
 def check_function(adapter: saved.Adapter, run: Run, backbone: nn.Module) -> None:
-    """Raise ValueError where the adapter's tensors mean something else with the run's settings."""
+    """Raise ValueError if the adapter's tensors mean something else with the run's settings."""
     known = dict(adapter_layers(saved.load(adapter).model.backbone))
     with torch.no_grad():
         same = all(

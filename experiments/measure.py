@@ -50,7 +50,7 @@ def measure(device: torch.device, cost: Cost) -> Iterator[None]:
 
 
 def peak(device: torch.device, cost: Cost) -> float | None:
-    """The peak so far of the phase that is measured; None where it cannot be."""
+    """The peak so far of the phase that is measured; None if it cannot be."""
     return None if cost.peak_mib is None else read_peak(device)
 
 
@@ -77,7 +77,7 @@ def memory_kind(device: torch.device, cost: Cost) -> str:
 
 
 def reset_peak(device: torch.device) -> bool:
-    """Start a new measurement of peak memory; False where the system does not let us."""
+    """Start a new measurement of peak memory; False if the system does not let us."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return True

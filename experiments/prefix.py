@@ -55,7 +55,7 @@ class Prefix:
 def with_prefix(data: Encoded, model: Model) -> Encoded:
     """The examples with the states that the frozen blocks give them, from the cache or into it.
 
-    Raises ValueError where the lowest block trains.
+    Raises ValueError if the lowest block trains.
     """
     blocks = model.engine.frozen_blocks(model.backbone)
     if not blocks:

@@ -115,7 +115,7 @@ class Recorder(TrainingListener):
         self.window: list[Seen] = []
 
     def log(self, step: int, norm: float) -> None:
-        """Write the means since the last record; raises Diverged where training has gone wrong."""
+        """Write the means since the last record; raises Diverged if training has gone wrong."""
         if self.world.size > 1:
             self.meet()
         for part in self.window:

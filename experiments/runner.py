@@ -25,7 +25,7 @@ from experiments.training import fit
 def execute(run: Run, out: Path, origin: Origin | None = None) -> Result:
     """Carry out a run in the folder `out`, or take it up again there, or read what it gave.
 
-    Raises Diverged, with the result written, where training went wrong.
+    Raises Diverged, with the result written, if training went wrong.
     """
     # What this machine cannot do is said before anything is downloaded.
     device = run.train.pick_device()
@@ -90,7 +90,7 @@ def run_worker_process(job: PreparedRun, out: Path, key: dict) -> Result:
 
 
 def finished(run: Run, out: Path, key: dict) -> Result:
-    """The result in the folder, where it is that of this very run."""
+    """The result in the folder, if it is that of this very run."""
     result = read_result(out)
     changed = differing(result.fingerprint, result.schema, key)
     if changed:

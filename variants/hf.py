@@ -147,9 +147,9 @@ class VariantTrainer(VariantMixin, Trainer):
 
 
 def look_at_data(trainer: Any, variant: Variant) -> None:
-    """Let a method look at data before it trains, where it wants to.
+    """Let a method look at data before it trains, if it wants to.
 
-    Raises ValueError where there are several processes, or the data has no length.
+    Raises ValueError if there are several processes, or the data has no length.
     """
     if type(variant).prepare is Variant.prepare:
         return

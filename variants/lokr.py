@@ -46,7 +46,7 @@ class LoKrLayer(AdapterLayer):
         self.make("W2", c, d, rank, zero == "W2", "W2_b")
 
     def make(self, name: str, rows: int, columns: int, rank: int, zero: bool, which: str) -> None:
-        """A matrix, or two factors of it where `rank` is under half of its longer side."""
+        """A matrix, or two factors of it if `rank` is under half of its longer side."""
         like = at_least_float32(self.W0)
         shapes = {name: (rows, columns)}
         if 0 < rank < max(rows, columns) / 2:

@@ -126,7 +126,7 @@ def comparison(tested: Frame, rule: Rule) -> Comparison:
 
 
 def letters(verdicts: Verdicts | None) -> dict[str, str]:
-    """The letters by method; none where nothing could be decided, which is not to be alike."""
+    """The letters by method; none if nothing could be decided, which is not to be alike."""
     if verdicts is None or "letters" not in verdicts.methods or undecided(verdicts.pairs).all():
         return {}
     return dict(verdicts.methods[["method", "letters"]].to_numpy().tolist())

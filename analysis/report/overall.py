@@ -97,7 +97,7 @@ def over_tasks(candidates: list[Comparison], rule: Rule) -> Overall | None:
 def alike(parts: list[Comparison]) -> tuple[list[Comparison], set[str]]:
     """The tasks that share methods, and these; the largest comparison is the first.
 
-    A task stays out where it would leave fewer than half of the methods, or one method.
+    A task stays out if it would leave fewer than half of the methods, or one method.
     """
     order = sorted(parts, key=lambda part: -len(part.methods) * len(part.seeds))
     names = set(order[0].methods["method"])

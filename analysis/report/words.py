@@ -17,7 +17,7 @@ NO_BREAK, MINUS = "\u00a0", "\u2212"
 
 
 def score(value: float | None, metric: str) -> str:
-    """A score as it is read, in percent where it is a share."""
+    """A score as it is read, in percent if it is a share."""
     if value is None or math.isnan(value):
         return NONE
     return f"{value * scale(metric):.{2 if is_raw(metric) else 1}f}".replace("-", MINUS)

@@ -26,7 +26,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 def write_merged(adapter: Adapter, out: Path, dtype: str = "float32") -> None:
     """Write model, head and tokenizer; merged in float32 and rounded once, to `dtype`.
 
-    Raises ValueError where the folder is not empty, or the adapter does not fit its base.
+    Raises ValueError if the folder is not empty, or the adapter does not fit its base.
     """
     loaded = load(adapter)
     make_plain(loaded.model.backbone)

@@ -41,7 +41,7 @@ STARTS = (True, False, None, "gaussian", "orthogonal", "mica")
 def write_peft(adapter: Adapter, out: Path) -> None:
     """Write the adapter, and its head, as PEFT would have.
 
-    Raises ValueError where the method or the model has no exact form there.
+    Raises ValueError if the method or the model has no exact form there.
     """
     model = load(adapter).model
     backbone = model.backbone
@@ -112,7 +112,7 @@ def with_patterns(form: Foreign, inside: str) -> Foreign:
 
 
 def targets(names: list[str], backbone: PreTrainedModel, inside: str) -> list[str]:
-    """The last names of the layers where they match no others, else their full names."""
+    """The last names of the layers if they match no others, else their full names."""
     last = {name.rpartition(".")[2] for name in names}
     names_of_head = family_of(backbone.config).head_names(backbone.config).values()
     head = [part for theirs in names_of_head for part in theirs.split(".")]

@@ -36,7 +36,7 @@ class Switch:
     def add(self, name: str, adapter: Adapter) -> None:
         """Take in an adapter under a name.
 
-        Raises ValueError, with nothing changed, where the name is taken, the base is another, or
+        Raises ValueError, with nothing changed, if the name is taken, the base is another, or
         the tensors do not fit.
         """
         if name in self.adapters:

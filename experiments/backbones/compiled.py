@@ -304,7 +304,7 @@ def product(C: Any, A: Any, B: Any, m: int, k: int, n: int, transposed: bool) ->
 
 @compiled_finite
 def largest(row: Any, n: int) -> Any:
-    """The largest of the first n; which of them does not matter where one is no number."""
+    """The largest of the first n; which of them does not matter if one is no number."""
     found = row[0]
     for j in range(n):
         found = max(found, row[j])

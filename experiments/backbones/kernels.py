@@ -185,7 +185,7 @@ def norm_backward(grad: Tensor, y: Tensor, scale: Tensor, norm: nn.LayerNorm) ->
 
 
 def recomputed(wanted: bool, compute: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """`compute(x)`; where it is wanted, only x is kept, and the rest found again from it."""
+    """`compute(x)`; if it is wanted, only x is kept, and the rest found again from it."""
     return checkpoint(compute, x, use_reentrant=False) if wanted else compute(x)
 
 
@@ -224,7 +224,7 @@ def attention(
 ) -> Tensor:
     """softmax(q k^T / sqrt(d)) v within each example and head, in the shape of q.
 
-    Where the layout lets only some tokens attend, q has their rows, and k and v those of all. With
+    If the layout lets only some tokens attend, q has their rows, and k and v those of all. With
     `groups`, k and v have so many heads, each for as many neighbouring heads of q.
     """
     groups = groups or heads
@@ -314,7 +314,7 @@ def attend_flops(q: Tensor, k: Tensor, v: Tensor, *how: Any, **_: Any) -> int:
 
 @register_flop_formula(attend_backward, get_raw=True)
 def attend_backward_flops(q: Tensor, k: Tensor, v: Tensor, *how: Any, **_: Any) -> int:
-    """The scores once more, the gradient to them where it is used, and one product for each."""
+    """The scores once more, the gradient to them if it is used, and one product for each."""
     for_q, for_k, for_v = how[-1]
     return (1 + (for_q or for_k) + for_q + for_k + for_v) * one_product(q, *how[:2])
 

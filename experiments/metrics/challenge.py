@@ -53,7 +53,7 @@ def read_outputs(path: Path) -> tuple[list[str], list[str]]:
     """Meaning representations and their outputs, or references, from a .tsv or .csv file.
 
     Any other file has one output in each line and no meaning representations, which are empty then.
-    Raises ValueError where the header of a table does not name one column of each.
+    Raises ValueError if the header of a table does not name one column of each.
     """
     if path.suffix.lower() not in (".tsv", ".csv"):
         texts = [text.strip() for text in path.read_text(encoding="utf-8").split("\n")]

@@ -189,7 +189,7 @@ class Masked(Objective):
 
     @cached_property
     def rivals(self) -> Tensor:
-        """1 where the second token could stand wrongly in the place of the first, else 0."""
+        """1 if the second token could stand wrongly in the place of the first, else 0."""
         found = torch.zeros(len(self.tokenizer), len(self.tokenizer))
         for word, others in rivals().items():
             for spelled in (str, str.capitalize):

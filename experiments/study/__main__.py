@@ -73,7 +73,7 @@ def resume(plan: Plan, options: argparse.Namespace) -> int:
 
 
 def failed(plan: Plan, options: argparse.Namespace) -> int:
-    """List the runs that came to nothing, with the reason; 1 where there is one."""
+    """List the runs that came to nothing, with the reason; 1 if there is one."""
     lost = [cell for cell in plan.refresh() if plan.outcome(cell).status in LOST]
     folding = (Column(title, overflow="fold") for title in ("reason", "folder"))
     table = Table("run", "status", *folding)

@@ -287,7 +287,7 @@ def check_apart(cells: list[Cell]) -> None:
 
 
 def best(trials: list[Trial]) -> Trial | None:
-    """The trial with the highest score, the first of several; None where none succeeded.
+    """The trial with the highest score, the first of several; None if none succeeded.
 
     Only those that were tried most often count: in a race the two that got more runs.
     """

@@ -194,7 +194,7 @@ def difference(clean: Row, paper: Row) -> dict[str, Any]:
 
 
 def conclude(plan: Plan) -> bool:
-    """Print and write what a study came to; False where a run that was wanted failed."""
+    """Print and write what a study came to; False if a run that was wanted failed."""
     summary = Summary(plan)
     show(summary)
     write(summary, OUTPUTS / STUDIES / plan.name)
@@ -278,7 +278,7 @@ def scores(rows: list[Row]) -> Table:
 
 
 def plain(*heads: str) -> Table:
-    """A table without lines, with a head where there are names for it."""
+    """A table without lines, with a head if there are names for it."""
     columns = [Column(head, no_wrap=True) for head in heads]
     return Table(*columns, box=None, padding=(0, 2, 0, 0), show_header=bool(heads))
 

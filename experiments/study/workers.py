@@ -133,7 +133,7 @@ def end_with_parent() -> None:
 
 
 def visible_devices(gpu: int) -> str:
-    """The GPU's name, where only some of the machine's are to be seen."""
+    """The GPU's name, if only some of the machine's are to be seen."""
     seen = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     return seen.split(",")[gpu] if seen else str(gpu)
 

@@ -205,7 +205,7 @@ class ContinuedTask(Task):
 
 
 def check_length(prompt: int, max_length: int) -> None:
-    """Raise where a source of so many tokens leaves no place for its text."""
+    """Raise if a source of so many tokens leaves no place for its text."""
     if prompt >= max_length:
         raise ValueError(
             f"train.max_length={max_length} leaves no room for the text of a source of "

@@ -58,7 +58,7 @@ class Local(Source):
 
 @dataclass(frozen=True, kw_only=True)
 class Hub(Source):
-    """Parquet files of the Hugging Face hub, from the local cache where they are there."""
+    """Parquet files of the Hugging Face hub, from the local cache if they are there."""
 
     def table(self, part: Part) -> Table:
         hub = part.hub
