@@ -156,7 +156,7 @@ def test_a_shared_tensor_that_is_saved_twice(
 def test_a_head_that_is_not_restored(plant: Callable, tiny_run: Callable) -> None:
     def wrong(self: ProbeRun, share: float, steps: int) -> None:
         plan = Plan(self.plan.train, self.plan.lr, steps)
-        batches = test_lora_drop.start(self.run_, self.run_.task.load(self.run_.data)).batches
+        batches = test_lora_drop.prepare_run(self.run_, self.run_.task.load(self.run_.data)).batches
         fit(self.model, self.variant, batches, plan, TrainingListener())
 
     run = tiny_run("lora_drop", "variant.steps=5", "variant.threshold=0.5")
