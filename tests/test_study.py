@@ -236,7 +236,7 @@ def test_cells_are_dealt_to_the_gpus_that_are_to_be_seen(monkeypatch: pytest.Mon
             pass
 
     monkeypatch.setattr(workers.context, "Process", Process)
-    assert workers.places == 4 and workers.free == [0, 1, 2, 3]
+    assert workers.slots == 4 and workers.free == [0, 1, 2, 3]
     cells = Plan(study(), "s", []).refresh()
     for cell in cells[:4]:
         workers.start(cell)

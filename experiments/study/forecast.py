@@ -52,10 +52,10 @@ def forecast(plan: Plan) -> None:
         )  # fmt: skip
     rich.print(table)
     seconds = sum(item.runs * item.seconds for _, item in known)
-    places = Workers(plan.study).places
+    slots = Workers(plan.study).slots
     rich.print(
         f"{sum(item.runs for _, item in known)} runs; about "
-        f"{timedelta(seconds=round(seconds / places))} with {places} at once; "
+        f"{timedelta(seconds=round(seconds / slots))} with {slots} at once; "
         f"{sum(item.runs * item.bytes for _, item in known) / 2**20:,.0f} MiB.",
         highlight=False,
     )

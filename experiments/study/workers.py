@@ -37,7 +37,7 @@ class Limits:
 
 @dataclass
 class Workers:
-    """A number of places, each with a process that carries out one cell, or with none.
+    """A number of slots, each with a process that carries out one cell, or with none.
 
     The processes are forked from one that has imported everything and computed nothing, so that a
     cell starts at once and all share the memory of the libraries.
@@ -49,35 +49,34 @@ class Workers:
     def __post_init__(self) -> None:
         gpus = torch.cuda.device_count()
         cores = joblib.cpu_count()
-        places = gpus * self.study.cells_per_gpu or cores
-        self.places = self.study.cells or places
-        self.threads = max(1, cores // self.places)
+        self.slots = self.study.cells or gpus * self.study.cells_per_gpu or cores
+        self.threads = max(1, cores // self.slots)
         self.gpus = gpus
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(sources())
 
     @property
     def free(self) -> list[int]:
-        """The places without a process."""
-        return [place for place in range(self.places) if place not in self.busy]
+        """The slots without a process."""
+        return [slot for slot in range(self.slots) if slot not in self.busy]
 
     def start(self, cell: Cell) -> None:
-        """Carry out a cell in the first free place."""
-        place = self.free[0]
-        gpu = place % self.gpus if self.gpus else None
+        """Carry out a cell in the first free slot."""
+        slot = self.free[0]
+        gpu = slot % self.gpus if self.gpus else None
         limits = Limits(self.threads, gpu, self.study.memory)
         # The process that all are forked from may stand elsewhere.
         args = (cell.overrides, Path.cwd(), cell.folder, limits)
         process = self.context.Process(target=run_cell, args=args)
         process.start()
-        self.busy[place] = (cell, process)
+        self.busy[slot] = (cell, process)
 
     def ended(self) -> Iterator[tuple[Cell, int]]:
         """The cells whose process has ended since, with its exit code; a signal is negative."""
-        for place, (cell, process) in list(self.busy.items()):
+        for slot, (cell, process) in list(self.busy.items()):
             if process.exitcode is not None:
                 process.join()
-                del self.busy[place]
+                del self.busy[slot]
                 yield cell, process.exitcode
 
     def stop(self) -> None:
