@@ -30,7 +30,7 @@ def main(cfg: DictConfig) -> float:
     """Run one cell and return its primary score, which is what a sweeper sees."""
     # Here and not above, so that --help and a mistyped name answer at once.
     from experiments.config import read
-    from experiments.distributed import ALONE, launched, leave
+    from experiments.distributed import ALONE, launched, shutdown
     from experiments.folders import kept_command
     from experiments.recorder import Diverged
     from experiments.results import Origin
@@ -60,7 +60,7 @@ def main(cfg: DictConfig) -> float:
     except (ValueError, OSError, Diverged) as error:
         # Hydra prints this kind as one line; HYDRA_FULL_ERROR=1 shows where it came from.
         raise CompactHydraException(sentence(error)) from error
-    leave()
+    shutdown()
     return result.primary["score"]
 
 
@@ -70,7 +70,7 @@ def silence() -> None:
     sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (until the end)
 
 
-def carry_out() -> int:
+def run_command() -> int:
     """Do what was asked for; what a person can mend is one line, and the rest a traceback."""
     from experiments.stored.shown import visible
 
@@ -104,5 +104,5 @@ if __name__ == "__main__":
     # As torchrun sets them.
     if os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK") != "0":
         silence()
-    if code := carry_out():
+    if code := run_command():
         sys.exit(code)

@@ -28,7 +28,7 @@ PLANTED = re.compile(r"^planted \w+ in (.+?); ")  # as the task says where its d
 
 @dataclass(frozen=True)
 class Allocation:
-    """What a method kept in each matrix, and what there was to keep."""
+    """The amount that a method kept in each matrix, and the true amounts."""
 
     kept: dict[str, float]
     planted: set[str]
@@ -79,7 +79,7 @@ def rank_history(folder: str | Path) -> pd.DataFrame:
     rows = [
         {"step": int(record["step"]), **place(name), "rank": value}
         for record in read_lines(path)
-        for name, value in told(record, "rank").items()
+        for name, value in matrix_figures(record, "rank").items()
     ]
     if not rows:
         raise ValueError(f"{path} says nothing of ranks: the method allocates none.")
@@ -97,15 +97,15 @@ def importance(folder: str | Path) -> pd.DataFrame:
 
 
 def against_truth(folder: str | Path) -> Allocation:
-    """What a run on task=planted kept, and where the truth lies; raises ValueError for others.
+    """Return what a run on task=planted kept, and the truth; raises ValueError for other runs.
 
-    The amount is the rank where ranks are allocated, and else one for each pair of its own.
+    The amount is the rank if ranks are allocated, and else one for each pair of its own.
     """
     result = read_result(Path(folder))
     where = planted(folder)
     if not where:
         raise ValueError(f"{folder} is no run on task=planted, so where the truth lies is unknown.")
-    rank = told(result["telemetry"], "rank")
+    rank = matrix_figures(result["telemetry"], "rank")
     if rank:
         return Allocation(rank, where, float(result["config"]["task"]["rank"]))
     table = per_matrix(Path(folder), "own")
@@ -113,7 +113,7 @@ def against_truth(folder: str | Path) -> Allocation:
 
 
 def planted(folder: str | Path) -> set[str]:
-    """The matrices that a run's task has changed; none, where it is no such task."""
+    """The matrices that a run's task has changed; none, if it is no such task."""
     source = read_result(Path(folder))["examples"]["source"]["train"]
     found = PLANTED.match(source or "")
     return set(found[1].split(", ")) if found else set()
@@ -121,13 +121,13 @@ def planted(folder: str | Path) -> set[str]:
 
 def per_matrix(folder: Path, what: str) -> pd.DataFrame:
     """One figure of the final telemetry for each matrix."""
-    found = told(read_result(folder)["telemetry"], what)
+    found = matrix_figures(read_result(folder)["telemetry"], what)
     if not found:
         raise ValueError(f"{folder} says nothing of '{what}' per matrix in its telemetry.")
     return pd.DataFrame([{**place(name), what: value} for name, value in found.items()])
 
 
-def told(telemetry: dict[str, float], what: str) -> dict[str, float]:
+def matrix_figures(telemetry: dict[str, float], what: str) -> dict[str, float]:
     """The figures `what/NAME` by name."""
     prefix = f"{what}/"
     return {k.removeprefix(prefix): v for k, v in telemetry.items() if k.startswith(prefix)}
@@ -143,7 +143,7 @@ def read_result(folder: Path) -> dict[str, Any]:
 
 def draw(folder: Path, out: Path, marked: Collection[str]) -> pd.DataFrame:
     """Write the figures of one run, and give the table they show."""
-    if told(read_result(folder)["telemetry"], "rank"):
+    if matrix_figures(read_result(folder)["telemetry"], "rank"):
         table = in_layers(folder, ranks(folder))
         figures.save(figures.rank_map(table, marked=marked), out / "rank_map")
         figures.save(figures.budget_curve(rank_history(folder)), out / "budget")

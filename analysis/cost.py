@@ -1,4 +1,4 @@
-"""What quality costs: parameters, seconds, memory, bytes and latency, and who is best for how much.
+"""The cost of quality: parameters, seconds, memory, bytes, latency, and who is best for how much.
 
 Seconds and memory are those of one machine and one stack of software, so a table never averages
 over several, and what compares costs refuses more than one.
@@ -71,7 +71,7 @@ def stacks(table: Frame) -> Frame:
 
 
 def one_stack(table: Frame) -> None:
-    """Raise where costs of several machines or stacks stand in one table."""
+    """Raise if costs of several machines or stacks stand in one table."""
     if len(found := stacks(table)) > 1:
         said = "; ".join(describe(row) for row in found.to_dict("records"))
         raise ValueError(f"Costs are compared on one machine and stack at a time, got {said}.")
@@ -101,7 +101,7 @@ def front(table: Frame, cost: str) -> Frame:
 def within(table: Frame, cost: str) -> Frame:
     """The best mean score within each budget: `budget`, `variant`, `score`.
 
-    A budget is what one of the methods costs; it is listed where it buys something better.
+    A budget is what one of the methods costs; it is listed if it buys something better.
     """
     best = table[front(table, cost)].sort_values([cost, "variant"], ignore_index=True)
     found = best[[cost, "variant", "score"]].rename(columns={cost: "budget"})
@@ -109,7 +109,7 @@ def within(table: Frame, cost: str) -> Frame:
 
 
 def tuning(trials: Frame) -> Frame:
-    """What finding the settings has cost, by task and method.
+    """Return the cost of finding the settings, by task and method.
 
     `runs`, `seconds`, `processor_seconds` and `train_flops`. Diverged trials count: they were
     paid for.
@@ -126,5 +126,5 @@ def tuning(trials: Frame) -> Frame:
 
 
 def total(values: Frame) -> float:
-    """A sum that is not known where one of its parts is not."""
+    """A sum that is not known if one of its parts is not."""
     return float(values.astype(float).sum(skipna=False))

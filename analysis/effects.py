@@ -42,7 +42,7 @@ def cohen(differences: np.ndarray, alpha: float = 0.05) -> Effect:
 
 
 def hedges(degrees: int) -> float:
-    """What takes the bias from a standardised mean; Hedges, 1981, J. Educ. Stat. 6, 107."""
+    """Factor that removes the bias of a standardised mean; Hedges, 1981, J. Educ. Stat. 6, 107."""
     return exp(lgamma(degrees / 2) - lgamma((degrees - 1) / 2)) * sqrt(2 / degrees)
 
 

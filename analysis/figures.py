@@ -84,7 +84,7 @@ def literal_text(value: Any) -> Any:
 
 
 def canvas(axes: Axes | None, width: float = 4.4, height: float = 3.2) -> Axes:
-    """The Axes to draw on: where none are given, new ones, in a figure that needs no screen."""
+    """The Axes to draw on: if none are given, new ones, in a figure that needs no screen."""
     if axes is not None:
         return axes
     return Figure(figsize=(width, height), layout="constrained").add_subplot()
@@ -134,7 +134,7 @@ def from_zero(axes: Axes) -> None:
     axes.autoscale_view()
 
 
-def look(i: int) -> dict[str, Any]:
+def marker_style(i: int) -> dict[str, Any]:
     """The line and the marker of the i-th kind of thing."""
     return {"linestyle": LINES[i % len(LINES)], "marker": MARKERS[i % len(MARKERS)]}
 
@@ -152,12 +152,14 @@ def spectra(table: Frame, axes: Axes | None = None) -> Axes:
     shade, kinds = colours(table["layer"]), list(table["matrix"].unique())
     size = 3 if table["index"].max() <= 20 else 0
     for (kind, layer), group in table.groupby(["matrix", "layer"], sort=False):
-        style = look(kinds.index(kind)) | {"color": shade[layer], "markersize": size}
+        style = marker_style(kinds.index(kind)) | {"color": shade[layer], "markersize": size}
         axes.plot(group["index"], group["value"], **style)
     axes.set(xlabel="index", ylabel="singular value of ΔW")
     from_zero(axes)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    handles = [Line2D([], [], color="0.3", label=kind, **look(i)) for i, kind in enumerate(kinds)]
+    handles = [
+        Line2D([], [], color="0.3", label=kind, **marker_style(i)) for i, kind in enumerate(kinds)
+    ]
     axes.legend(handles=(handles if len(kinds) > 1 else []) + layer_keys(shade))
     return axes
 
@@ -168,7 +170,9 @@ def by_layer(table: Frame, value: str, axes: Axes | None = None) -> Axes:
     axes = canvas(axes)
     for i, (kind, group) in enumerate(table.groupby("matrix", sort=False)):
         means = group.groupby("layer")[value].mean()
-        axes.plot(means.index, means, label=kind, color=PALETTE[i % len(PALETTE)], **look(i))
+        axes.plot(
+            means.index, means, label=kind, color=PALETTE[i % len(PALETTE)], **marker_style(i)
+        )
     axes.set(xlabel="layer", ylabel=value.replace("_", " "))
     from_zero(axes)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -341,7 +345,7 @@ def trade_offs(tables: Mapping[str, Frame]) -> list[Axes]:
 
 
 def arms(row: dict[Any, Any], column: str) -> list[list[float]] | None:
-    """The two arms of an interval, as `errorbar` takes them; None where there is none."""
+    """The two arms of an interval, as `errorbar` takes them; None if there is none."""
     low, high = row[f"{column}_low"], row[f"{column}_high"]
     return None if np.isnan(low) else [[row[column] - low], [high - row[column]]]
 

@@ -1,4 +1,4 @@
-"""What a training did to every matrix: delta W of a run, an adapter, or another library's file.
+"""Show how a training changed every matrix: delta W of a run, an adapter or another library's file.
 
     python -m analysis.geometry PATH [--alpha 16] [--against OTHER] [--out FOLDER]
     python -m analysis.geometry RUN RUN [RUN ...]
@@ -46,7 +46,7 @@ def changes(
 ) -> dict[str, Change]:
     """The change of every matrix, by name of the layer.
 
-    `other` finds methods that are none of the project's. Raises ValueError where there is no
+    `other` finds methods that are none of the project's. Raises ValueError if there is no
     adapter at `path`, or alpha is missing or not asked for.
     """
     path = Path(path)
@@ -106,7 +106,7 @@ def method(adapter: Adapter) -> str:
 
 
 def of_adapter(adapter: Adapter) -> dict[str, Change]:
-    """The change of each linear layer that was adapted or trained; of all, where none was."""
+    """The change of each linear layer that was adapted or trained; of all, if none was."""
     backbone = load(adapter).model.backbone
     linears = {n: m for n, m in backbone.named_modules() if isinstance(m, nn.Linear)}
     found = {name: of_layer(layer) for name, layer in adapter_layers(backbone)}
@@ -124,7 +124,7 @@ def of_adapter(adapter: Adapter) -> dict[str, Change]:
 
 @torch.no_grad()
 def of_layer(layer: AdapterLayer) -> Change:
-    """An adapter layer's change, in its factors where it has them; of a quantised base from what
+    """An adapter layer's change, in its factors if it has them; of a quantised base from what
     the bits stand for."""
     exact = deepcopy(layer).double()  # a small change of a large weight would lose its digits
     W0, factors = array(layer.W0), exact.factors()
@@ -160,7 +160,7 @@ def main() -> None:
 
 
 def arguments() -> argparse.Namespace:
-    """What was asked for."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m analysis.geometry",
         description=__doc__,

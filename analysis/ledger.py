@@ -1,4 +1,4 @@
-"""What came out here beside what papers print: `python -m analysis.ledger outputs`."""
+"""Compare our results with the numbers that papers print: `python -m analysis.ledger outputs`."""
 
 import math
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from rich.table import Table
 from scipy import stats
 
 from analysis.family import count
-from analysis.load import asked, load
+from analysis.load import load, parse_runs_folder
 from analysis.papers import Cell, published
 from experiments.stored.shown import fail, plain
 
@@ -40,7 +40,7 @@ def compare(published: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def beside(cell: Cell, runs: list[Run]) -> dict[str, Any]:
-    """What there is of ours for one published number."""
+    """Return our results for one published number."""
     kept, reason = comparable(cell, runs)
     done = [run for run in kept if run["status"] == "complete"]
     scores = seed_scores(cell, done)
@@ -77,7 +77,7 @@ def comparable(cell: Cell, runs: list[Run]) -> tuple[list[Run], str]:
 
 
 def conditions(cell: Cell) -> list[Condition]:
-    """What a run must be for a number, one after the other, and what to say where none is."""
+    """The conditions on a run for a number, in order, each with a message if no run meets it."""
     variant, task, model = cell["variant"], cell["task"], cell["model"]
     protocol = PROTOCOLS.get(cell["selection"])  # None: either will do
     return [
@@ -144,7 +144,7 @@ def too_few(scores: np.ndarray) -> str:
 
 
 def center(cell: Cell, scores: np.ndarray) -> float:
-    """Our scores [seeds] as one number, of the kind that is published; NaN where there are none."""
+    """Our scores [seeds] as one number, of the kind that is published; NaN if there are none."""
     if not len(scores):
         return math.nan
     return float(np.median(scores) if cell["statistic"] == "median" else scores.mean())
@@ -153,7 +153,7 @@ def center(cell: Cell, scores: np.ndarray) -> float:
 def judge(cell: Cell, scores: np.ndarray) -> tuple[str, str]:
     """The verdict, by the 95 % t-interval of the difference of ours [seeds] and the paper's.
 
-    The paper's number has luck of its own: that of its runs, of one where it does not say how many.
+    The paper's number has luck of its own: that of its runs, of one if it does not say how many.
     """
     reach = float(stats.t.ppf(0.975, len(scores) - 1))
     reach *= OF_MEDIANS if cell["statistic"] == "median" else 1.0
@@ -188,7 +188,9 @@ def theirs(cell: Cell, our_spread: float) -> float:
 def main() -> None:
     """Print the ledger of all runs below a folder."""
     try:
-        runs = load(asked("python -m analysis.ledger", "Runs beside published numbers."))
+        runs = load(
+            parse_runs_folder("python -m analysis.ledger", "Runs beside published numbers.")
+        )
         ledger = compare(published(), pd.DataFrame(runs[runs["stage"] != "select"]))
     except (ValueError, OSError) as error:
         fail(error)

@@ -28,7 +28,7 @@ def load(folder: str | Path) -> pd.DataFrame:
 
 
 def results(folder: str | Path) -> list[Record]:
-    """What every finished run below `folder` says, and in which folder it lies.
+    """Read every finished run below `folder`; each record also names its folder.
 
     A run that cannot be read is left out, and named on the standard error stream. Raises
     ValueError if there is none that can.
@@ -105,7 +105,7 @@ def row(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def costs(cost: dict[str, Any]) -> dict[str, Any]:
-    """What a run has cost; a run that diverged has no latency and no files.
+    """Return the costs of a run; a run that diverged has no latency and no files.
 
     Seconds are those on the wall, and the processor's where they were measured.
     """
@@ -125,7 +125,7 @@ def costs(cost: dict[str, Any]) -> dict[str, Any]:
 
 
 def machine(provenance: dict[str, Any]) -> dict[str, Any]:
-    """What seconds and memory depend on beside the run itself."""
+    """The facts, beside the run itself, that seconds and memory depend on."""
     return {
         "device": provenance["device"],
         "threads": provenance["threads"],
@@ -139,13 +139,15 @@ def machine(provenance: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     """Print the table of all runs below a folder."""
     try:
-        runs = load(asked("python -m analysis.load", "All finished runs below a folder."))
+        runs = load(
+            parse_runs_folder("python -m analysis.load", "All finished runs below a folder.")
+        )
     except (ValueError, OSError) as error:
         fail(error)
     Console().print(shown(runs))
 
 
-def asked(program: str, description: str) -> str:
+def parse_runs_folder(program: str, description: str) -> str:
     """The folder on the command line."""
     parser = argparse.ArgumentParser(prog=program, description=description)
     parser.add_argument("runs", nargs="?", default="outputs", help="folder of runs (outputs)")

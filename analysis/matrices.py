@@ -1,4 +1,4 @@
-"""What a weight's change looks like: numbers from W0 and delta, as tidy tables.
+"""Numbers about the change of a weight, from W0 and delta, as tidy tables.
 
 A table has one row per matrix, or per singular value, per pair (i, j) and so on, and in each row
 the matrix's name, layer and type.  Weights are [d_out, d_in], so a row is an output neuron.
@@ -27,7 +27,7 @@ LAYERS = 2  # fewer give no interval
 class Change:
     """W = W0 + delta, all [d_out, d_in]; delta itself, or its factors B [d_out, r] and A [r, d_in].
 
-    W0 is None where the pretrained weight is not at hand.
+    W0 is None if the pretrained weight is not at hand.
     """
 
     W0: ndarray | None
@@ -49,7 +49,7 @@ class Change:
 
     @property
     def base(self) -> ndarray:
-        """W0; raises ValueError where it is not at hand."""
+        """W0; raises ValueError if it is not at hand."""
         if self.W0 is None:
             raise ValueError(
                 "This needs the pretrained weights, and the adapter came without them; bring it "
@@ -96,7 +96,7 @@ def sizes(changes: Changes) -> pd.DataFrame:
     """Norms and ranks of every delta; its size relative to W0's where all W0 are at hand.
 
     stable_rank: ||delta||_F^2 / ||delta||_2^2.  effective_rank: exp of the entropy of s / sum(s).
-    Neither is defined, and so not a number, where nothing changed.
+    Neither is defined, and so not a number, if nothing changed.
     """
     rows = []
     for name, change in changes.items():
@@ -155,7 +155,7 @@ def similarity(
 ) -> pd.DataFrame:
     """phi(i, j), i and j up to `most`, for every matrix of that name in both.
 
-    `chance` is the expectation for random subspaces, max(i, j) / d.  Raises ValueError where the
+    `chance` is the expectation for random subspaces, max(i, j) / d.  Raises ValueError if the
     two have no matrix in common.
     """
     names = [name for name in first if name in second]
@@ -275,7 +275,7 @@ def correlations(
 
 
 def pearson(parts: Sequence[ndarray]) -> float:
-    """The correlation of the two columns of all parts [n, 2]; NaN where one of them is constant."""
+    """The correlation of the two columns of all parts [n, 2]; NaN if one of them is constant."""
     points = np.concatenate(parts)
     if (np.ptp(points, axis=0) == 0).any():
         return np.nan

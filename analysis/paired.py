@@ -19,7 +19,7 @@ DIGITS = 12  # to which scores are told apart
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What a test says of a difference; with too few pairs its ends are infinite."""
+    """The result of a test of a difference; with too few pairs its ends are infinite."""
 
     test: str
     difference: float
@@ -126,7 +126,7 @@ def sign_flip(
     """The permutation test of the mean of paired differences, exact for up to 13 pairs.
 
     Means of subsets give p-value and interval at once: turning the signs of a subset around
-    raises the sum where the subset's mean is negative (Hartigan, 1969, JASA 64, 1303).
+    raises the sum if the subset's mean is negative (Hartigan, 1969, JASA 64, 1303).
     """
     pairs = len(differences)
     means = np.sort(subset_means(differences, generator, resamples))

@@ -1,4 +1,4 @@
-"""What papers print, as one table: `published()`.
+"""The numbers that papers print, as one table: `published()`.
 
 `analysis/published/` has a file for each paper, with those numbers alone that could be read in the
 paper itself or in its authors' code. The papers of LoRA+, VeRA, LoRA-FA, LoRA-drop and Delta-LoRA
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """What stands in one column of a table."""
+    """The task, metric and unit of one column of a table."""
 
     task: str
     metric: str
@@ -76,7 +76,7 @@ class Paper:
 def published(folder: Path = PUBLISHED) -> pd.DataFrame:
     """Every published number as one row, scores and spreads on our scale.
 
-    Raises ValueError naming file and key where a file is not as it should be.
+    Raises ValueError naming file and key if a file is not as it should be.
     """
     paths = sorted(folder.glob("*.yaml"))
     if not paths:
@@ -140,7 +140,7 @@ def cells(path: Path) -> list[Cell]:
 
 
 def row_cells(table: Table, row: Row, where: str) -> Iterator[Cell]:
-    """What one row says, but for what was left out."""
+    """Yield one row's numbers, without those that the table leaves out."""
     if len(row.scores) != len(table.columns):
         raise ValueError(f"{where} has {len(row.scores)} values for {len(table.columns)} columns.")
     for (name, column), printed in zip(table.columns.items(), row.scores, strict=True):
@@ -151,7 +151,7 @@ def row_cells(table: Table, row: Row, where: str) -> Iterator[Cell]:
 
 
 def strangers(cell: Cell, paper: Paper) -> tuple[str, ...]:
-    """What a number is of and is not here: names of a method, a model or a task."""
+    """Return the names of a number's method, model and task that this project does not have."""
     return tuple(cell[key] for key in ("variant", "model", "task") if cell[key] in paper.not_ours)
 
 
@@ -172,7 +172,7 @@ def numbers(printed: Any, unit: str, where: str) -> tuple[float, float]:
 
 
 def described(table: Table, row: Row, column: Column) -> Cell:
-    """What a number is of, and how it came about."""
+    """Describe a number: its method, model and task, and how it came about."""
     return {
         "table": table.name,
         "label": row.label,

@@ -64,7 +64,7 @@ def level_at(looks: Sequence[int], seeds: int, alpha: float = 0.05) -> float:
     return spent(seeds / looks[-1], alpha) - before
 
 
-def look(one: Comparison, looks: Sequence[int], rule: Rule) -> str:
+def describe_look(one: Comparison, looks: Sequence[int], rule: Rule) -> str:
     """Whether a study may stop now, in words."""
     seeds = int(one.methods["seeds"].min())
     level = level_at(looks, seeds, rule.alpha)
@@ -148,7 +148,9 @@ def show(one: Comparison, rule: Rule, given: argparse.Namespace, rich: Console) 
     rich.print(table)
     rich.print(shortage(one, rule), highlight=False)
     if given.looks:
-        rich.print(look(one, given.looks, rule), highlight=False, markup=False, soft_wrap=True)
+        rich.print(
+            describe_look(one, given.looks, rule), highlight=False, markup=False, soft_wrap=True
+        )
 
 
 def numbers(text: str) -> list[int]:

@@ -58,7 +58,7 @@ class Study:
         return found
 
     def seed_effects(self, generator: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
-        """What a seed does to a method, in standard deviations, or in t's own unit."""
+        """Draw the effects of seeds on a method, in standard deviations, or in t's own unit."""
         if np.isinf(self.degrees):
             return generator.standard_normal(shape)
         return generator.standard_t(self.degrees, shape)

@@ -22,7 +22,7 @@ from analysis.task_scores import Frame, Run, TaskScores, read_scores
 
 
 class Outcome(StrEnum):
-    """What may be said of the first method of a pair, beside the second."""
+    """The outcome for the first method of a pair, compared with the second."""
 
     BETTER = "better"
     WORSE = "worse"
@@ -33,19 +33,19 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Verdicts:
-    """What may be said of one family of comparisons.
+    """The verdict on one family of comparisons.
 
     `pairs` has a row for each: a (the higher mean) and b, difference, its interval low and high
     (all intervals hold at once), p, p_adjusted, p_same and within (whether they are the same within
     the rule's margin, if there is one), d with d_low and d_high (from three seeds on), superiority
     with its own, seeds (that both have, of the task with the fewest), outcome, and note, which says
-    why nothing is claimed where that is not plain. `methods` has a row for each method, by mean:
-    mean, its letters and its chance to be the best where all pairs were compared, and loses, the
+    why nothing is claimed if that is not plain. `methods` has a row for each method, by mean:
+    mean, its letters and its chance to be the best if all pairs were compared, and loses, the
     most that choosing it can lose to the best one (for all methods at once). `detectable` is the
     range of the true difference that would have been found with the rule's power, as far as the
-    noise is known; NaN where nothing varied. `margin` is the rule's, as a difference of scores;
+    noise is known; NaN if nothing varied. `margin` is the rule's, as a difference of scores;
     None claims of no pair that it is the same. `weights` are those of the tasks. `at_floor` is the
-    second verdict, in which lost runs count as one answer to all; None where none was lost.
+    second verdict, in which lost runs count as one answer to all; None if none was lost.
     """
 
     family: str
@@ -120,7 +120,7 @@ def guarded(family: Family, found: Frame, at_floor: Frame, lost: np.ndarray) -> 
 
 
 def judged(family: Family, found: Frame, at_floor: Verdicts | None = None) -> Verdicts:
-    """What was found in every pair, adjusted for the whole family."""
+    """Return the verdicts on all pairs, adjusted for the whole family."""
     rule = family.rule
     table = found.assign(
         seeds=[views[0].seeds for views in family.views],
@@ -163,7 +163,7 @@ def detectable(family: Family) -> tuple[float, float]:
 
 
 def clipped(table: Frame, apart: np.ndarray) -> Frame:
-    """Intervals that end at 0 where the pair is told apart by a sharper procedure than theirs."""
+    """Intervals that end at 0 if the pair is told apart by a sharper procedure than theirs."""
     positive = table["difference"] > 0
     return table.assign(
         low=np.where(apart & positive, table["low"].clip(lower=0), table["low"]),
@@ -230,7 +230,7 @@ def turned(row: Mapping) -> dict:
 
 
 def methods_table(family: Family, table: Frame, apart: np.ndarray) -> Frame:
-    """Every method by mean; letters and comparisons with the best where all pairs were compared."""
+    """Every method by mean; letters and comparisons with the best if all pairs were compared."""
     k = len(family.methods)
     found = pd.DataFrame({"method": family.methods, "mean": family.means})
     if family.rule.against is None:

@@ -22,12 +22,12 @@ LOST = ("diverged",)  # statuses of runs that came to no score
 class TaskScores:
     """Scores of methods on one task.
 
-    A row is a method in one setting. `scores` [rows, seeds] is NaN where there is no run with a
+    A row is a method in one setting. `scores` [rows, seeds] is NaN if there is no run with a
     score, and `lost` [rows, seeds] says where there is one without: it diverged. `values`
     [n, rows, seeds] are the pseudo-values of the examples (of an accuracy: 1 for right, 0 for
     wrong). `settings` lists the rows of each method, the one that tuning chose first; a claim has
     to hold in all of them. `floor` is the score of the best single answer to all examples, and
-    `floor_values` [n] its pseudo-values; None where answers are no labels.
+    `floor_values` [n] its pseudo-values; None if answers are no labels.
     """
 
     task: str
@@ -69,7 +69,7 @@ class TaskScores:
     def with_losses_at_floor(self) -> "TaskScores":
         """The task with every lost run scored as the best single answer to all examples.
 
-        Where answers are no labels, it scores 0, which no text scores less than.
+        If answers are no labels, it scores 0, which no text scores less than.
         """
         score = 0.0 if self.floor is None else self.floor
         values = np.zeros(self.examples) if self.floor_values is None else self.floor_values
@@ -145,7 +145,7 @@ def read_scores(runs: Frame, predictions: Mapping[Run, Frame]) -> TaskScores:
 
 
 def scored_runs(runs: Frame) -> Frame:
-    """The runs that came to a score; all of them where the table does not say."""
+    """The runs that came to a score; all of them if the table does not say."""
     return runs[~runs["status"].isin(LOST)] if "status" in runs else runs
 
 
@@ -173,7 +173,7 @@ def losses(runs: Frame, table: Frame) -> np.ndarray:
 
 
 def spread_out(found: np.ndarray, where: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """What was found of runs [..., runs] in a table [..., rows, seeds], NaN where there is none."""
+    """Spread values of runs [..., runs] over a table [..., rows, seeds]; NaN if there is no run."""
     table = np.full((*found.shape[:-1], *shape), np.nan)
     table[..., where[:, 0], where[:, 1]] = found
     return table
@@ -188,7 +188,7 @@ def only(runs: Frame, column: str) -> str:
 
 
 def score_table(runs: Frame) -> Frame:
-    """Scores by variant (rows), task and seed (columns), none twice; NaN where there is no run."""
+    """Scores by variant (rows), task and seed (columns), none twice; NaN if there is no run."""
     keys = ["task", "seed", "variant"]
     for task, seed, variant in runs.loc[runs.duplicated(keys), keys].itertuples(index=False):
         raise ValueError(f"{variant} has two runs on {task} with seed {seed}; keep one of them.")
@@ -228,7 +228,7 @@ def same(first: Frame, second: Frame, column: str) -> bool:
 
 
 def scorers(metric: str, frames: Mapping[Run, Frame]) -> tuple[Scorer, Scorer | None]:
-    """The scores of all runs, and those of the best single answer where answers are labels.
+    """The scores of all runs, and those of the best single answer if answers are labels.
 
     Of a metric of texts, predictions hold a column of counts per example under its name.
     """

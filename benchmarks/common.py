@@ -1,4 +1,4 @@
-"""What the benchmarks of training share: composing runs, our steps, and how results are shown."""
+"""Shared parts of the training benchmarks: composing runs, our steps, and printing results."""
 
 import argparse
 import json
@@ -30,12 +30,12 @@ from transformers import (
 
 from experiments.api import composed
 from experiments.config import Run, build, read
-from experiments.job import Job, start
-from experiments.probe import Trial
+from experiments.job import PreparedRun, prepare_run
+from experiments.probe import ProbeRun
 from experiments.processor import multiplying
 from experiments.randomness import seed_everything
 from experiments.tasks.base import Data, Split
-from experiments.training import Stepper, Watch
+from experiments.training import Stepper, TrainingListener
 
 PADDING = (
     "Most of the gain over A is padding: A computes every text at 128 tokens. "
@@ -65,7 +65,7 @@ SIZES: dict[str, tuple[type[PreTrainedModel], PreTrainedConfig]] = {
 
 
 def arguments(doc: str | None) -> argparse.ArgumentParser:
-    """What every benchmark of training is told."""
+    """Return a parser with the options of every training benchmark."""
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -87,7 +87,7 @@ def arguments(doc: str | None) -> argparse.ArgumentParser:
 
 
 def step_arguments(doc: str | None) -> argparse.ArgumentParser:
-    """What the benchmarks of single steps are told beside."""
+    """Return a parser that also has the options of the benchmarks of single steps."""
     parser = arguments(doc)
     parser.add_argument("--padded", type=int, metavar="T", help="texts of T tokens, no padding")
     return parser
@@ -180,7 +180,7 @@ class Ours:
     """Our engine, one step at a time; what a method prepares is behind it."""
 
     name: str
-    job: Job
+    job: PreparedRun
     stepper: Stepper
 
     def ready(self, number: int) -> Any:
@@ -189,7 +189,7 @@ class Ours:
 
     def step(self, number: int) -> Tensor:
         with multiplying(self.job.device, self.job.run.train.precision):
-            return self.stepper.step(number, Watch())[0]
+            return self.stepper.step(number, TrainingListener())[0]
 
     @property
     def modules(self) -> torch.nn.Module:
@@ -198,10 +198,10 @@ class Ours:
 
 def ours(name: str, run: Run, data: Data) -> Ours:
     """A run ready for its first step."""
-    job = start(run, data)
+    job = prepare_run(run, data)
     model, seed = job.loaded.model, run.seed
     run.variant.prepare(
-        model.backbone, Trial(model, run.variant, job.examples, job.plan, seed).probe()
+        model.backbone, ProbeRun(model, run.variant, job.examples, job.plan, seed).probe()
     )
     seed_everything(seed)
     return Ours(name, job, Stepper(model, run.variant, job.batches, job.plan))
@@ -224,7 +224,7 @@ def inverse(ratio: dict[str, float]) -> dict[str, float]:
 
 
 def claim(same: float) -> str:
-    """What may be said, given the ratio of a configuration to itself."""
+    """Say whether ratios can be claimed, from the ratio of a configuration to itself."""
     noisy = abs(same - 1) > TOLERANCE
     verdict = "noisy: no ratio is claimed" if noisy else "the ratios hold within that"
     return f"A/A {same:.3f}; {verdict}."
@@ -253,7 +253,7 @@ def load() -> float:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What figures can only be compared on."""
+    """Return the facts of the machine; figures can be compared only if these are equal."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
     return {
         "device": name,
@@ -265,7 +265,7 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def cpu_name() -> str:
-    """The processor's name, where the system says it."""
+    """The processor's name, if the system says it."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -289,7 +289,7 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
 
 
 def write(path: Path | None, figures: dict[str, Any]) -> None:
-    """Write the figures where they were asked for."""
+    """Write the figures if they were asked for."""
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

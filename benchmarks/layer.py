@@ -48,7 +48,7 @@ SHORTEST = 0.02  # seconds of one timing
 
 @dataclass(frozen=True)
 class Row:
-    """What was found of one method at one size."""
+    """The measurement of one method at one size."""
 
     width: int
     tokens: int
@@ -112,7 +112,7 @@ def adapted(variant: Variant, width: int) -> nn.Sequential:
 
 
 def peer(variant: Variant, model: nn.Module, x: Tensor) -> nn.Module | None:
-    """PEFT's layer of the same function, or None where it has none on this base."""
+    """PEFT's layer of the same function, or None if it has none on this base."""
     layer = next(layer for _, layer in adapter_layers(model))
     if not isinstance(layer.base, nn.Linear):
         return None

@@ -1,4 +1,4 @@
-"""What training needs beside the loaded model: ours against the peers', each in a fresh process.
+"""Measure the memory of training beside the loaded model: ours and peers', each in a fresh process.
 
     python benchmarks/memory.py --data GLUE [--bf16] [--ours "train.lean=true"] [--padded T]
 
@@ -84,7 +84,7 @@ def counting(model: nn.Module) -> Iterator[Saved]:
 
 
 def engine(given: argparse.Namespace, out: Path) -> Ours | Stepping:
-    """What `--one` names, alone in memory."""
+    """Return the engine that `--one` names, alone in memory."""
     name, forms = given.one, common.forms(given)
     run = common.step_run(given, given.tasks[0], "variant=lora", *forms.get(name, []))
     mine = common.ours(name, run, common.data_of(run, given.padded))
@@ -143,7 +143,7 @@ def measured(given: argparse.Namespace, out: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def alone(arguments: list[str], name: str, task: str) -> dict[str, Any]:
+def run_configuration(arguments: list[str], name: str, task: str) -> dict[str, Any]:
     """The figures of one configuration from a process of its own."""
     command = [sys.executable, __file__, *arguments, "--one", name, "--tasks", task]
     done = subprocess.run(command, stdout=subprocess.PIPE, encoding="utf-8", check=True)
@@ -154,8 +154,8 @@ def compared(given: argparse.Namespace, task: str) -> dict[str, Any]:
     """All configurations of one task, the first one once more at the end."""
     forms, load = common.forms(given), common.load()
     names = [*forms, *common.peers(given)]
-    found = {name: alone(sys.argv[1:], name, task) for name in names}
-    again = alone(sys.argv[1:], names[0], task)
+    found = {name: run_configuration(sys.argv[1:], name, task) for name in names}
+    again = run_configuration(sys.argv[1:], names[0], task)
     same = max(
         (again[key] / found[names[0]][key] for key in ("saved", "growth")),
         key=lambda ratio: abs(ratio - 1),

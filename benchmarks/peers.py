@@ -31,7 +31,7 @@ from experiments.adapters.peft_format import saved_modules
 from experiments.batches import Batch, Encoded
 from experiments.config import Run
 from experiments.families.base import family_of
-from experiments.job import Job
+from experiments.job import PreparedRun
 from experiments.training import Plan
 
 RUN_GLUE = 128  # max_seq_length, to which run_glue pads
@@ -39,7 +39,7 @@ RUN_GLUE = 128  # max_seq_length, to which run_glue pads
 
 @dataclass(frozen=True)
 class Peer:
-    """What tells one peer from another."""
+    """The settings in which peers differ."""
 
     trainer: bool
     width: int | None  # tokens that every text is padded to; None: to the longest of its batch
@@ -175,7 +175,7 @@ class Loop:
         return loss.detach()
 
     def forward(self, batch: dict[str, Tensor]) -> Any:
-        """What transformers' classifier says of a batch."""
+        """Return the output of transformers' classifier for a batch."""
         batch = {name: tensor.to(self.device) for name, tensor in batch.items()}
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             return self.model(**batch)
@@ -223,7 +223,7 @@ class Stepping:
     Its batches are put together beforehand, which is in the peer's favour.
     """
 
-    def __init__(self, name: str, job: Job, out: Path) -> None:
+    def __init__(self, name: str, job: PreparedRun, out: Path) -> None:
         self.name, self.job, self.peer = name, job, PEERS[name]
         self.collate = Collate(pad_of(job.loaded.tokenizer), self.peer.width)
         if self.peer.trainer:

@@ -19,7 +19,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from analysis.allocation import Allocation, told
+from analysis.allocation import Allocation, matrix_figures
 from analysis.names import place
 from experiments.api import composed, run
 from experiments.config import read
@@ -47,8 +47,8 @@ def outcome(variant: str, targets: str, rank: int, seed: int, overrides: list[st
 
 
 def allocation(variant: str, result: Result, planted: set[str]) -> Allocation:
-    """What the run's telemetry says of each matrix."""
-    kept = told(result.telemetry, METHODS[variant])
+    """Return the amounts of the run's telemetry for each matrix."""
+    kept = matrix_figures(result.telemetry, METHODS[variant])
     return Allocation(kept, planted, 4.0 if variant == "adalora" else 1.0)
 
 

@@ -1,4 +1,4 @@
-"""What reading many runs takes: report, table of runs, plan and status of a study.
+"""Measure the reading of many runs: report, table of runs, plan and status of a study.
 
     python benchmarks/scale.py runs [--methods 10 --tasks 10 --seeds 40 --trials 10]
     python benchmarks/scale.py study [--methods 15 --tasks 9 --seeds 27]
@@ -155,14 +155,14 @@ def make_study(folder: Path, given: argparse.Namespace) -> None:
 
 def fill_study(folder: Path) -> int:
     """Write a result for every cell that is known and waits; returns their number."""
-    from experiments.study.command import again
+    from experiments.study.command import restore_plan
 
     known, dice = template(), np.random.default_rng(0)
     before = Path.cwd()
     os.chdir(folder)
     try:
-        plan = again("large")
-        waiting = [cell for cell in plan.look() if plan.outcome(cell).status == "waiting"]
+        plan = restore_plan("large")
+        waiting = [cell for cell in plan.refresh() if plan.outcome(cell).status == "waiting"]
         for cell in waiting:
             score = float(dice.random())
             primary = {"metric": "accuracy", "score": score, "interval": [score, score],

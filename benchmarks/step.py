@@ -30,10 +30,10 @@ from transformers import PreTrainedConfig
 from experiments.config import Run
 from experiments.families.base import family_of
 from experiments.heads import as_in_transformers
-from experiments.job import Job
+from experiments.job import PreparedRun
 from experiments.layers import PRECISIONS
 from experiments.processor import multiplying
-from experiments.training import Watch
+from experiments.training import TrainingListener
 
 WARM_UP = 2
 AGAIN = "again"  # the first one once more
@@ -86,7 +86,7 @@ def rounds(found: list[Engine], count: int) -> dict[str, list[float]]:
     return times
 
 
-def over(times: dict[str, list[float]], name: str, base: str) -> dict[str, float]:
+def ratios_to(times: dict[str, list[float]], name: str, base: str) -> dict[str, float]:
     """How many times as long one takes as another, round by round."""
     pairs = zip(times[name], times[base], strict=True)
     return common.quoted([one / other for one, other in pairs])
@@ -143,7 +143,7 @@ def span(work: Callable[[], object], device: torch.device) -> float:
 
 
 def precision(engine: Engine) -> str:
-    """What an engine's matrix products are made in."""
+    """Return the precision of an engine's matrix products."""
     if isinstance(engine, Stepping):
         return "bf16" if engine.peer.autocast else "fp32"
     return engine.job.run.train.precision
@@ -167,7 +167,7 @@ def measured(given: argparse.Namespace, task: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def timed_texts(job: Job, count: int) -> list[Texts]:
+def timed_texts(job: PreparedRun, count: int) -> list[Texts]:
     """The texts of each of the steps that are timed."""
     data, numbers = job.batches.data, range(WARM_UP + 1, WARM_UP + count + 1)
     return [
@@ -179,7 +179,7 @@ def timed_texts(job: Job, count: int) -> list[Texts]:
 def figures_of(
     engine: Engine, times: dict[str, list[float]], steps: list[Texts], bases: list[str]
 ) -> dict[str, Any]:
-    """What the timed steps of one engine come to."""
+    """Summarise the timed steps of one engine."""
     config = engine.job.run.model.config()
     total = sum(times[engine.name])
     return {
@@ -187,11 +187,11 @@ def figures_of(
         "seconds": common.quoted(times[engine.name]),
         "samples_per_second": sum(map(len, steps)) / total,
         "flops_per_second": sum(arithmetic(config, texts) for texts in steps) / total,
-        "over": {base: over(times, engine.name, base) for base in bases},
+        "over": {base: ratios_to(times, engine.name, base) for base in bases},
     }
 
 
-def peaks_of(job: Job, tokens: int) -> dict[str, float]:
+def peaks_of(job: PreparedRun, tokens: int) -> dict[str, float]:
     """The peak of each precision, near the size of the model's own products."""
     d = job.run.model.config().hidden_size
     found = {}
@@ -250,7 +250,7 @@ def deviation(mine: Ours, theirs: Stepping) -> float:
         given = tensors(mine, prefix)
         for name, parameter in named(theirs).items():
             parameter.copy_(given[name])
-    loss = mine.stepper.backward(1, Watch())
+    loss = mine.stepper.backward(1, TrainingListener())
     expected = theirs.loop.backward(theirs.ready(1))
     for parameter in own:
         parameter.data = gradient(parameter)
@@ -267,7 +267,7 @@ def gradient(parameter: Tensor) -> Tensor:
 
 
 def tensors(mine: Ours, prefix: str) -> dict[str, Tensor]:
-    """What trains in our model, under PEFT's names."""
+    """Return the parameters that train in our model, under PEFT's names."""
     model, run = mine.job.loaded.model, mine.job.run
     form = run.variant.to_peft(model.backbone)
     layers = {
@@ -281,7 +281,7 @@ def tensors(mine: Ours, prefix: str) -> dict[str, Tensor]:
 
 
 def named(theirs: Stepping) -> dict[str, Tensor]:
-    """What trains in PEFT's model."""
+    """Return the parameters that train in PEFT's model."""
     return {plain_name(n): p for n, p in theirs.modules.named_parameters() if p.requires_grad}
 
 

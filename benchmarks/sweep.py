@@ -84,7 +84,7 @@ def of_peer(given: argparse.Namespace, name: str) -> Scores:
 
 
 def peer_cells(given: argparse.Namespace, out: Path) -> Scores:
-    """What the process of a peer does."""
+    """Do the work of a peer's process: train all its cells, return their scores."""
     torch.set_num_threads(given.threads)
     cells: list[Cell] = list(product(["lora"], given.tasks, given.seeds))
     runs = [

@@ -19,7 +19,7 @@ CONF = Path(__file__).parents[1] / "conf"
 
 
 def run(*overrides: str, out: str | Path | None = None) -> Result:
-    """What `python run.py OVERRIDES` does, for example `run("variant=dora", "task=sst2")`.
+    """Do what `python run.py OVERRIDES` does, for example `run("variant=dora", "task=sst2")`.
 
     The result lies in the same folder as from the command line, below the working directory,
     unless `out` names another.

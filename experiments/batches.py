@@ -22,7 +22,7 @@ IGNORED = -100  # in the place of a label: no target here
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples as one stream of tokens, labels where there are any, and the rows they come from.
+    """Examples as one stream of tokens, labels if there are any, and the rows they come from.
 
     Columns are [tokens]. Labels are [n], or [tokens] where tokens are to be predicted.
     """
@@ -63,7 +63,7 @@ class Batch:
 
     @cached_property
     def inputs(self) -> dict[str, Tensor]:
-        """What transformers calls a batch: columns [n, longest], padded on the right."""
+        """Return transformers' form of the batch: columns [n, longest], padded on the right."""
         padded = {name: self.padded(x, self.padding[name]) for name, x in self.columns.items()}
         real = torch.ones_like(self.columns["input_ids"])
         return padded | {"attention_mask": self.padded(real, 0)}
@@ -108,14 +108,14 @@ class Encoded:
         """How many losses these examples have: one each, or one per predicted token."""
         return len(rows)
 
-    def places(self, rows: np.ndarray) -> np.ndarray:
+    def token_positions(self, rows: np.ndarray) -> np.ndarray:
         """The places of all tokens of these examples, in order."""
         lengths = self.lengths[rows]
         return np.repeat(self.starts[rows], lengths) + positions(lengths)
 
     def batch(self, rows: np.ndarray) -> Batch:
         """These examples in this order."""
-        places = self.places(rows)
+        places = self.token_positions(rows)
         columns = {
             name: torch.from_numpy(column[places].astype(np.int64))
             for name, column in self.columns.items()
@@ -126,19 +126,19 @@ class Encoded:
 
 
 @dataclass(frozen=True)
-class Continued(Encoded):
-    """Texts of which only what follows the first `given` [n] tokens is to be predicted."""
+class PromptedTexts(Encoded):
+    """Texts that begin with a prompt; only the tokens after the prompt are to be predicted."""
 
-    given: np.ndarray
+    prompt_lengths: np.ndarray  # [n], in tokens
 
     def num_labels(self, rows: np.ndarray) -> int:
-        return int(np.maximum(self.lengths - self.given, 0)[rows].sum())
+        return int(np.maximum(self.lengths - self.prompt_lengths, 0)[rows].sum())
 
     def batch(self, rows: np.ndarray) -> Batch:
         """These examples, their labels the targets' own tokens [tokens]."""
         batch = super().batch(rows)
         lengths = batch.lengths
-        shown = torch.from_numpy(positions(lengths) < np.repeat(self.given[rows], lengths))
+        shown = torch.from_numpy(positions(lengths) < np.repeat(self.prompt_lengths[rows], lengths))
         return replace(batch, labels=batch.columns["input_ids"].masked_fill(shown, IGNORED))
 
 
@@ -202,7 +202,7 @@ class Batches:
         order = numpy_generator(self.seed, "order", epoch).permutation(len(self.data))
         return order[position * self.batch_size : (position + 1) * self.batch_size]
 
-    def shares(self, step: int) -> list[list[np.ndarray]]:
+    def split_by_process(self, step: int) -> list[list[np.ndarray]]:
         """The examples of one step by process, each in up to `accumulate` parts of like length.
 
         A sum over examples does not mind their order, and like lengths need less padding; short and
@@ -216,4 +216,4 @@ class Batches:
 
     def parts(self, step: int) -> Iterator[Batch]:
         """This process's share of the batch of one step, part by part."""
-        return map(self.data.batch, self.shares(step)[self.world.rank])
+        return map(self.data.batch, self.split_by_process(step)[self.world.rank])

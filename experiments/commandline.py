@@ -9,7 +9,7 @@ CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def sentence(error: BaseException) -> str:
-    """What went wrong; of a file that the system refuses, its name and where else to write."""
+    """Describe an error; if the system refuses a file, name the file and where else to write."""
     if isinstance(error, YAMLError):
         return f"{' '.join(str(error).split())}."
     if isinstance(error, MemoryError):

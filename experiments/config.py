@@ -141,7 +141,7 @@ def naming(section: str = "") -> Iterator[None]:
 
 
 def first_line(error: OmegaConfBaseException) -> str:
-    """What went wrong, without the lines in which OmegaConf repeats the key."""
+    """Return the error message without the lines in which OmegaConf repeats the key."""
     return (error.msg or str(error)).splitlines()[0].rstrip(".")
 
 

@@ -1,4 +1,4 @@
-"""What a person sees of a run: where it stands, and what came out."""
+"""The console output of a run: its progress and its result."""
 
 from pathlib import Path
 from types import TracebackType
@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from experiments.families.base import family_of
-from experiments.job import Job
+from experiments.job import PreparedRun
 from experiments.results import Result
 from experiments.stored.shown import plain, visible
 from variants.summary import summary
@@ -19,7 +19,7 @@ from variants.summary import summary
 class Console:
     """Progress while a run trains, where somebody watches."""
 
-    def __init__(self, job: Job, folder: Path) -> None:
+    def __init__(self, job: PreparedRun, folder: Path) -> None:
         self.rich = RichConsole()
         self.job = job
         self.folder = folder

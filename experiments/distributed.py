@@ -41,14 +41,14 @@ class World:
                 work.wait()
 
     def share(self, value: Any) -> Any:
-        """What the first process has here, in every one."""
+        """Return the value of the first process in every process."""
         values = [value]
         if self.size > 1:
             dist.broadcast_object_list(values, src=0)
         return values[0]
 
     def gather(self, value: Any) -> list[Any]:
-        """What each process has here, in order, in every one; tensors must lie on the CPU."""
+        """Return every process's value, in order, in every process; tensors must be on the CPU."""
         values = [value]
         if self.size > 1:
             values *= self.size
@@ -60,7 +60,7 @@ ALONE = World()
 
 
 def launched() -> World:
-    """The processes that a launcher says there are; one where none says so."""
+    """The processes that a launcher says there are; one if none says so."""
     world = World(number("RANK", 0), number("WORLD_SIZE", 1))
     return world if world.size > 1 else ALONE
 
@@ -72,8 +72,8 @@ def number(name: str, otherwise: int) -> int:
     return int(os.environ.get(name, otherwise))
 
 
-def own(device: torch.device) -> torch.device:
-    """The GPU of this process where a run has several, else the device itself."""
+def local_device(device: torch.device) -> torch.device:
+    """The GPU of this process if a run has several, else the device itself."""
     if launched() == ALONE or device.type != "cuda":
         return device
     if device.index is not None:
@@ -84,8 +84,8 @@ def own(device: torch.device) -> torch.device:
     return torch.device("cuda", number("LOCAL_RANK", 0))
 
 
-def join(device: torch.device) -> World:
-    """Meet the other processes, where there are any and it has not been done yet."""
+def init_process_group(device: torch.device) -> World:
+    """Meet the other processes, if there are any and it has not been done yet."""
     world = launched()
     if world != ALONE and not dist.is_initialized():
         if device.type == "cuda":
@@ -96,7 +96,7 @@ def join(device: torch.device) -> World:
     return world
 
 
-def leave() -> None:
+def shutdown() -> None:
     """Part from the other processes, when all is done."""
     if launched() != ALONE and dist.is_initialized():
         dist.destroy_process_group()

@@ -20,13 +20,13 @@ NAMES = ("packed", "transformers")
 log = logging.getLogger(__name__)
 
 
-def kept(compute: Callable[..., Tensor], *args: Any) -> Tensor:
-    """What it computes, with all that its backward pass needs."""
+def keep(compute: Callable[..., Tensor], *args: Any) -> Tensor:
+    """Compute, and keep everything that the backward pass needs."""
     return compute(*args)
 
 
-def again(compute: Callable[..., Tensor], *args: Any) -> Tensor:
-    """What it computes, which the backward pass computes once more."""
+def recompute(compute: Callable[..., Tensor], *args: Any) -> Tensor:
+    """Compute, and compute once more in the backward pass."""
     return checkpoint(compute, *args, use_reentrant=False)
 
 
@@ -61,7 +61,7 @@ class Engine:
         layout = lay_out(batch.lengths, batch.device, family.causal)
         reading = lay_out(batch.lengths, batch.device, family.causal, places)
         context = family.context(backbone, layout)
-        x, first = self.begun(backbone, batch, layout)
+        x, first = self.initial_states(backbone, batch, layout)
         blocks = family.blocks(backbone)
         if first == len(blocks):
             return family.finish(backbone, reading.queries(x))
@@ -73,10 +73,10 @@ class Engine:
         family = family_of(backbone.config)
         layout = lay_out(batch.lengths, batch.device, family.causal)
         context = family.context(backbone, layout)
-        x, first = self.begun(backbone, batch, layout)
+        x, first = self.initial_states(backbone, batch, layout)
         return self.through(backbone, family.blocks(backbone)[first:blocks], context, x, layout)
 
-    def begun(self, backbone: Any, batch: Batch, layout: Layout) -> tuple[Tensor, int]:
+    def initial_states(self, backbone: Any, batch: Batch, layout: Layout) -> tuple[Tensor, int]:
         """States [tokens, d] that are known without a block or from a cache, before which block."""
         family = family_of(backbone.config)
         return batch.prefix or (family.embed(backbone, batch.columns, layout), 0)
@@ -84,9 +84,9 @@ class Engine:
     def through(
         self, backbone: Any, blocks: Any, context: Any, x: Tensor, layout: Layout
     ) -> Tensor:
-        """What these blocks make of x [tokens, d]: the states of the layout's queries."""
+        """Pass x [tokens, d] through these blocks; return the states of the layout's queries."""
         family = family_of(backbone.config)
-        block = again if self.checkpointing and backbone.training else kept
+        block = recompute if self.checkpointing and backbone.training else keep
         lean = self.lean and backbone.training
         for layer in blocks:
             x = block(family.block, backbone, context, layer, x, layout, lean)
@@ -105,8 +105,8 @@ class Engine:
         family = family_of(backbone.config)
         return [*family.below(backbone), *family.blocks(backbone)[:blocks]]
 
-    def places(self, batch: Batch) -> int:
-        """How many places of tokens it computes."""
+    def count_positions(self, batch: Batch) -> int:
+        """The number of token positions that it computes, padding included."""
         if self.name == "packed":
             return batch.tokens + -batch.tokens % self.multiple
         return batch.inputs["input_ids"].numel()

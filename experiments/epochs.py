@@ -10,13 +10,13 @@ from torch import Tensor
 
 from experiments import evaluation
 from experiments.files import digest, flatten, read_tensors, unflatten, write_tensors
-from experiments.job import Job
+from experiments.job import PreparedRun
 from variants.base import Progress, copy_exactly
 
 BEST = "best-{}.safetensors"  # by step
 
 
-def ends(job: Job, step: int) -> bool:
+def ends(job: PreparedRun, step: int) -> bool:
     """Whether an epoch, or the run, ends with this step."""
     return step % job.batches.steps_per_epoch == 0 or step == job.plan.total
 
@@ -25,7 +25,7 @@ def ends(job: Job, step: int) -> bool:
 class Epochs:
     """Scores a model where an epoch ends, and keeps what it had learned where that is the best."""
 
-    job: Job
+    job: PreparedRun
     folder: Path
     scores: list[dict[str, Any]] = field(default_factory=list)
 
@@ -90,5 +90,5 @@ class Epochs:
 
 
 def rank(score: float) -> float:
-    """The score, or less than any where it is no number."""
+    """The score, or less than any if it is no number."""
     return score if math.isfinite(score) else -sys.float_info.max

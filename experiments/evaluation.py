@@ -16,7 +16,7 @@ RESAMPLES_SEED = 0  # of the interval's bootstrap: part of the measure, not of t
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What came of one split beside the examples it belongs to: outputs [n, ...], or texts [n]."""
+    """The evaluation of one split, beside its examples: outputs [n, ...], or texts [n]."""
 
     split: Split
     outputs: np.ndarray
@@ -39,7 +39,7 @@ def outputs(model: Model, data: Encoded, batch_size: int) -> np.ndarray:
 
 
 def not_finite(evaluated: Mapping[str, Evaluated]) -> str | None:
-    """What is to be said where the last steps broke the model, or None."""
+    """Error message if any output is not finite, else None."""
     for name, item in evaluated.items():
         numbers = item.outputs if item.outputs.dtype != object else list(item.losses.values())
         broken = int((~np.isfinite(np.reshape(numbers, (len(numbers), -1)))).any(axis=1).sum())

@@ -32,7 +32,7 @@ STALE = 3600.0  # seconds without a write after which an unfinished file is a de
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A temporary path that takes the place of `path` when the block ends well.
 
     Every writer has a name of its own that nobody can foresee, and a link in the place of `path`
@@ -57,7 +57,7 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path) -> Iterator[Path]:
     """A temporary folder that takes the place of `path` when the block ends well.
 
     Raises ValueError if `path` holds something already, OSError if it cannot be written.
@@ -147,7 +147,7 @@ def save_tensors(path: Path, tensors: "dict[str, Tensor]", metadata: dict[str, s
     from safetensors.torch import save_file
 
     cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with whole(path) as file:
+    with atomic_write(path) as file:
         save_file(cpu, file, metadata=metadata)
         set_default_mode(file)
 
@@ -161,7 +161,7 @@ def set_default_mode(path: Path) -> None:
 
 
 def read_tensors(path: Path, way_on: str) -> "tuple[dict[str, str], dict[str, Tensor]]":
-    """What a safetensors file says of itself, and its tensors.
+    """Return the metadata and the tensors of a safetensors file.
 
     Raises ValueError, ending in the way on, if the file is missing, truncated or something else,
     or no longer what was written.
@@ -241,7 +241,7 @@ def parse(text: str) -> Any:
 
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file; a value that is not a number has no place in it."""
-    with whole(path) as file:
+    with atomic_write(path) as file:
         file.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
@@ -281,7 +281,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 def write_lines(path: Path, records: list[dict[str, float]]) -> None:
     """Write a JSON-lines file anew."""
-    with whole(path) as file:
+    with atomic_write(path) as file:
         file.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
 
 

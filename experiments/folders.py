@@ -13,7 +13,7 @@ from typing import cast
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.files import open_to_append, remove_unfinished, whole
+from experiments.files import atomic_write, open_to_append, remove_unfinished
 
 COMMAND = ".hydra"  # what was asked for, as Hydra composed it
 SNAPSHOTS = "snapshots"
@@ -110,7 +110,7 @@ def remove_unfinished_of_run(folder: Path) -> None:
 def kept_command(folder: Path, config: DictConfig) -> Iterator[None]:
     """Keep what was asked for in a run's folder, and in the block what is logged.
 
-    Hydra would do both by itself, through any link, and with a traceback where it cannot.
+    Hydra would do both by itself, through any link, and with a traceback if it cannot.
     """
     prepare(folder)
     hydra_config = cast(DictConfig, OmegaConf.create({"hydra": HydraConfig.get()}))
@@ -118,7 +118,7 @@ def kept_command(folder: Path, config: DictConfig) -> Iterator[None]:
     for name, content in (
         ("config.yaml", config), ("hydra.yaml", hydra_config), ("overrides.yaml", overrides),
     ):  # fmt: skip
-        with whole(folder / COMMAND / name) as file:
+        with atomic_write(folder / COMMAND / name) as file:
             file.write_text(OmegaConf.to_yaml(content), encoding="utf-8")
     # Opened here, since the handler would follow a link.
     with TextIOWrapper(open_to_append(folder / LOG), "utf-8", line_buffering=True) as stream:

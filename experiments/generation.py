@@ -57,7 +57,7 @@ class Decoding:
         return ids
 
     def check_room(self, longest: int, positions: int) -> None:
-        """Raise ValueError where the longest prompt leaves a model too few positions."""
+        """Raise ValueError if the longest prompt leaves a model too few positions."""
         room = positions - self.max_tokens
         if longest > room:
             raise ValueError(
@@ -137,7 +137,7 @@ def in_batch(
     decoding: Decoding,
     end: list[int],
 ) -> list[list[int]]:
-    """What these prompts are continued with, padding behind the end included."""
+    """Generate a continuation of each prompt; it includes the padding behind its end."""
     width = max(len(prompts[row]) for row in rows)
     device = next(model.parameters()).device
     # On the left, so that all continue at the same place.

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from experiments.files import check_regular, save_tensors, unreadable, whole_folder
+from experiments.files import atomic_folder, check_regular, save_tensors, unreadable
 from experiments.locks import in_turn
 from experiments.stored.result import hash_file
 from experiments.userfolders import own_cache
@@ -41,7 +41,7 @@ def converted(path: Path, sha256: str | None) -> Path:
             if find_spec("gguf") is None:
                 raise ValueError(f"{path} is a GGUF file, and {NEEDED}.")
             print(f"{path.name} is made into float32 weights, once: {folder}")
-            with whole_folder(folder) as unfinished:
+            with atomic_folder(folder) as unfinished:
                 convert(path, unfinished)
     return folder
 

@@ -107,7 +107,7 @@ def download(repo: str, kind: str, patterns: list[str], revision: str | None) ->
 
 
 def reason(error: BaseException) -> str:
-    """What kept a download from its end, in one line."""
+    """Say in one line why a download failed."""
     if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__:
         # The library wraps what the hub said into advice to look at the connection.
         return reason(error.__cause__)
@@ -117,7 +117,7 @@ def reason(error: BaseException) -> str:
 
 
 def probe(endpoint: str) -> str:
-    """What keeps us from the hub, or an empty string; known within PATIENCE seconds.
+    """Return why the hub cannot be reached, or an empty string, within PATIENCE seconds.
 
     In a thread, because no timeout of the HTTP client covers name resolution.
     """
@@ -129,7 +129,7 @@ def probe(endpoint: str) -> str:
 
 
 def ask(endpoint: str) -> str:
-    """What goes wrong with one request, or an empty string."""
+    """Send one request; return what goes wrong with it, or an empty string."""
     try:
         # The hub library's own session, for its proxies and certificates.
         status = huggingface_hub.get_session().head(endpoint, timeout=3.0).status_code

@@ -13,7 +13,7 @@ from experiments.adapters import saved
 from experiments.backbones import kernels
 from experiments.batches import Batches, Encoded
 from experiments.config import Run, describe
-from experiments.distributed import join
+from experiments.distributed import init_process_group
 from experiments.identity import identity
 from experiments.layers import PRECISIONS, float_masters
 from experiments.models import Loaded
@@ -29,8 +29,8 @@ FIXED = 0  # seeds the rows that `train.examples` keeps, where all runs train on
 
 
 @dataclass(frozen=True)
-class Job:
-    """What the phases of a run work on."""
+class PreparedRun:
+    """Everything that the phases of a run work on."""
 
     run: Run
     device: torch.device
@@ -42,13 +42,13 @@ class Job:
     plan: Plan
 
 
-def start(run: Run, data: Data) -> Job:
+def prepare_run(run: Run, data: Data) -> PreparedRun:
     """Load, adapt and lay out; the head is drawn before any method touches the model."""
     train, device = run.train, run.train.pick_device()
-    world = join(device)
+    world = init_process_group(device)
     seed_everything(run.seed)
     loaded = load_adapted(run, device)
-    torch.set_float32_matmul_precision(world.share(products(train, device, loaded)))
+    torch.set_float32_matmul_precision(world.share(matmul_precision(train, device, loaded)))
     torch.set_num_threads(threads_for(loaded.width))
     if loaded.model.engine.name == "packed" and device.type == "cpu":
         kernels.load(PRECISIONS[train.precision])  # and let no step wait for them
@@ -62,10 +62,10 @@ def start(run: Run, data: Data) -> Job:
     batches = Batches(examples, train.batch_size, train.accumulate, run.seed, world)
     total = train.total_steps(batches.steps_per_epoch)
     plan = Plan(train, run.variant.lr * run.model.lr_scale, total)
-    return Job(run, device, data, loaded, examples, rows_hash(chosen), batches, plan)
+    return PreparedRun(run, device, data, loaded, examples, rows_hash(chosen), batches, plan)
 
 
-def products(train: Train, device: torch.device, loaded: Loaded) -> str:
+def matmul_precision(train: Train, device: torch.device, loaded: Loaded) -> str:
     """How matrices of float32 are multiplied: on a processor, as is fastest there."""
     # transformers' attention is several times slower under the other setting.
     ours = loaded.model.engine.name == "packed" and train.precision == "fp32"
@@ -115,7 +115,7 @@ def begin_with(folder: Path, run: Run, backbone: nn.Module) -> None:
 
 
 def check_function(adapter: saved.Adapter, run: Run, backbone: nn.Module) -> None:
-    """Raise ValueError where the adapter's tensors mean something else with the run's settings."""
+    """Raise ValueError if the adapter's tensors mean something else with the run's settings."""
     known = dict(adapter_layers(saved.load(adapter).model.backbone))
     with torch.no_grad():
         same = all(
@@ -152,7 +152,7 @@ def rows_hash(split: Split) -> str:
 
 
 def fingerprint(run: Run, data: Data) -> dict[str, Any]:
-    """What a result depends on: settings, the bytes of the data, the bytes of the weights."""
+    """The settings, data and weights that a result depends on, as hashes of their bytes."""
     splits = {"train": data.train, **data.score, **data.predict}
     found = {
         "config": identity(describe(run)),

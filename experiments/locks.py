@@ -44,7 +44,7 @@ class Busy(ValueError):  # noqa: N818 (a state of a folder, not a fault)
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def exclusive(folder: Path) -> Iterator[None]:
     """Keep other processes from working in the same folder.
 
     Raises Busy, naming the owner of the lock, if another one does; ValueError for a folder that is
@@ -152,7 +152,7 @@ def owner(path: Path) -> str:
 
 
 def doubt(lock: BaseFileLock) -> str:
-    """What to do if the owner of a lock is gone; nothing if the system frees it then."""
+    """Say what to do if the owner of a lock is gone; empty if the system frees the lock then."""
     if not isinstance(lock, SoftFileLock):
         return ""
     return (

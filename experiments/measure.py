@@ -1,4 +1,4 @@
-"""What a run costs: parameters, time, memory, arithmetic."""
+"""Measure the cost of a run: parameters, time, memory, arithmetic."""
 
 import statistics
 import time
@@ -50,7 +50,7 @@ def measure(device: torch.device, cost: Cost) -> Iterator[None]:
 
 
 def peak(device: torch.device, cost: Cost) -> float | None:
-    """The peak so far of the phase that is measured; None where it cannot be."""
+    """The peak so far of the phase that is measured; None if it cannot be."""
     return None if cost.peak_mib is None else read_peak(device)
 
 
@@ -70,14 +70,14 @@ def enough_memory() -> Iterator[None]:
 
 
 def memory_kind(device: torch.device, cost: Cost) -> str:
-    """What the peaks are peaks of."""
+    """Name the kind of memory of which the peaks are given."""
     if cost.peak_mib is None:
         return "not measured: this system does not let a process reset its peak"
     return "GPU allocator" if device.type == "cuda" else "resident set of the process"
 
 
 def reset_peak(device: torch.device) -> bool:
-    """Start a new measurement of peak memory; False where the system does not let us."""
+    """Start a new measurement of peak memory; False if the system does not let us."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return True
@@ -188,7 +188,7 @@ def count_flops(
                 loss.backward()
             backward += counter.get_total_flops()
     model.zero_grad()
-    places = sum(model.engine.places(part) for part in parts)
+    places = sum(model.engine.count_positions(part) for part in parts)
     return {
         "forward_per_token": forward / places,
         "training_per_token": (forward + backward) / places,

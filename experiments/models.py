@@ -62,7 +62,7 @@ class Model(nn.Module):
         return at_least_float32(self.engine.states(self.backbone, batch, places))
 
     def summaries(self, batch: Batch) -> Tensor:
-        """What the head reads of each text [n, width]: one token's last state, or their mean."""
+        """Return the head's input of each text [n, width]: one token's last state, or the mean."""
         ends = np.cumsum(batch.lengths)
         if self.head.reads != "mean":
             last = self.head.reads == "last"
@@ -195,12 +195,12 @@ class Pretrained:
         return folder if self.path and named else None
 
     def located(self) -> "Pretrained":
-        """The same model, found from any working directory where its path names a folder."""
+        """The same model, found from any working directory if its path names a folder."""
         folder = self.named_folder()
         return self if folder is None else replace(self, path=str(folder.absolute()))
 
     def weights_hash(self) -> str:
-        """The sha256 of the weights; raises ValueError where it is not the expected one."""
+        """The sha256 of the weights; raises ValueError if it is not the expected one."""
         folder = self.folder()
         files = weight_files(folder)
         digest = hash_files(files)
@@ -269,7 +269,7 @@ def package_folder(package: str) -> Path | None:
 
 
 def read_config(folder: Path) -> PreTrainedConfig:
-    """What a model folder says of its architecture."""
+    """Read the config of a model folder."""
     for path in sorted(folder.iterdir()):
         if path.suffix in READ and not path.is_dir():
             check_regular(path)  # transformers would wait for a pipe for ever
@@ -318,7 +318,7 @@ def load_backbone(
 ) -> PreTrainedModel:
     """The pretrained model without pooler; a missing weight is an error.
 
-    The layer that predicts tokens is part of it where it is asked for, and no embedding table.
+    The layer that predicts tokens is part of it if it is asked for, and no embedding table.
     """
     own_output = predicts and not config.tie_word_embeddings
     cls: Any = AutoModelForCausalLM if own_output else AutoModel
@@ -380,7 +380,7 @@ def check_output(backbone: PreTrainedModel) -> None:
 
 @torch.no_grad()
 def load_head(folder: Path, head: nn.Module, names: Mapping[str, str]) -> None:
-    """Take the modules of a head that are pretrained too from the checkpoint, where it has them."""
+    """Take the modules of a head that are pretrained too from the checkpoint, if it has them."""
     wanted = {
         f"{theirs}.{part}": parameter
         for ours, theirs in names.items()

@@ -1,4 +1,4 @@
-"""What a finished run comes to: its result, and the files beside it."""
+"""Write the result of a finished run, and the files beside it."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from experiments import code, evaluation
 from experiments.adapters import saved
 from experiments.config import describe
 from experiments.evaluation import Evaluated
-from experiments.job import Job
+from experiments.job import PreparedRun
 from experiments.measure import count_flops, count_parameters, latency, memory_kind
 from experiments.recorder import Recorder
 from experiments.results import PREDICTIONS, Origin, Result, provenance, write_predictions
@@ -17,7 +17,7 @@ LATENCY_BATCH = 32
 
 
 def collect(
-    job: Job,
+    job: PreparedRun,
     recorder: Recorder,
     evaluated: dict[str, Evaluated],
     failure: str | None,
@@ -56,7 +56,7 @@ def collect(
     )
 
 
-def write(job: Job, evaluated: dict[str, Evaluated], result: Result) -> None:
+def write(job: PreparedRun, evaluated: dict[str, Evaluated], result: Result) -> None:
     """Write adapter, head and predictions, then the result that declares them complete."""
     if evaluated:
         folder = result.folder
@@ -73,7 +73,7 @@ def write(job: Job, evaluated: dict[str, Evaluated], result: Result) -> None:
     result.write()
 
 
-def cost(job: Job, recorder: Recorder, evaluated: dict[str, Evaluated]) -> dict[str, Any]:
+def cost(job: PreparedRun, recorder: Recorder, evaluated: dict[str, Evaluated]) -> dict[str, Any]:
     """Parameters, seconds, memory, arithmetic and latency of the run."""
     clock = recorder.clock
     model, variant = job.loaded.model, job.run.variant
@@ -110,7 +110,7 @@ def cost(job: Job, recorder: Recorder, evaluated: dict[str, Evaluated]) -> dict[
     return found
 
 
-def count_examples(job: Job, evaluated: dict[str, Evaluated]) -> dict[str, Any]:
+def count_examples(job: PreparedRun, evaluated: dict[str, Evaluated]) -> dict[str, Any]:
     """How many examples there were by split, how many were cut or left out, and where from."""
     data = job.data
     splits = {"train": data.train, **data.score, **data.predict}

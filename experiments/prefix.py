@@ -1,4 +1,4 @@
-"""What the frozen blocks below the lowest trained one make of the train split, computed once.
+"""States of the train split below the lowest trained block, computed once.
 
 Nothing in them moves, so with their dropout off a token's state there is the same in every epoch,
 and in every run of a sweep that trains only above. That changes the regulariser: it is asked for
@@ -19,11 +19,11 @@ from torch import Tensor
 
 from experiments.batches import Encoded
 from experiments.files import (
+    atomic_write,
     check_record,
     check_regular,
     read_object,
     remove_unfinished,
-    whole,
     write_record,
 )
 from experiments.locks import in_turn
@@ -55,7 +55,7 @@ class Prefix:
 def with_prefix(data: Encoded, model: Model) -> Encoded:
     """The examples with the states that the frozen blocks give them, from the cache or into it.
 
-    Raises ValueError where the lowest block trains.
+    Raises ValueError if the lowest block trains.
     """
     blocks = model.engine.frozen_blocks(model.backbone)
     if not blocks:
@@ -70,7 +70,7 @@ def with_prefix(data: Encoded, model: Model) -> Encoded:
     with in_turn(path.with_suffix(".lock")):  # another run that needs it waits for the first one
         if not intact(path):
             remove_unfinished(path.parent, path.name)
-            with whole(path) as file:
+            with atomic_write(path) as file:
                 fill(file, data, model, blocks)
                 content = {"bytes": file.stat().st_size, "sha256_of_file": hash_file(file)}
             # Last, so that states without their checksum are filled anew.
@@ -138,7 +138,7 @@ def fill(path: Path, data: Encoded, model: Model, blocks: int) -> None:
             shape = (int(data.lengths.sum()), found.shape[1])
             kept = np.lib.format.open_memmap(path, mode="w+", dtype=found.dtype, shape=shape)
             take_room(path)
-        kept[data.places(rows)] = found
+        kept[data.token_positions(rows)] = found
     assert kept is not None
     kept.flush()
     model.train(training)

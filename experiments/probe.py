@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import Tensor
 
-from experiments.batches import Batch, Batches, Continued, Encoded
+from experiments.batches import Batch, Batches, Encoded, PromptedTexts
 from experiments.models import Model
 from experiments.randomness import derived_seed
-from experiments.training import Plan, Watch, fit
+from experiments.training import Plan, TrainingListener, fit
 from variants.base import Probe, Variant, evaluation_mode, gradients_at_W0
 
 SCORE_BINS = 5
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Trial:
+class ProbeRun:
     """Short training of a method on a share of the train split, beside the main run."""
 
     model: Model
@@ -41,11 +41,11 @@ class Trial:
         train = replace(self.plan.train, schedule="constant", warmup=0.0)
         seed = derived_seed(self.seed, "probe")
         batches = Batches(take(self.data, rows), train.batch_size, train.accumulate, seed)
-        fit(self.model, variant, batches, Plan(train, self.plan.lr, steps), Watch())
+        fit(self.model, variant, batches, Plan(train, self.plan.lr, steps), TrainingListener())
 
     @contextmanager
     def head_restored(self) -> Iterator[None]:
-        """Whatever is done to the head, put it back as it was."""
+        """Restore the head on leaving the context, whatever was done to it."""
         head = {name: tensor.clone() for name, tensor in self.model.head.state_dict().items()}
         yield
         self.model.head.load_state_dict(head)
@@ -141,13 +141,13 @@ def check_division(asked: str, count: int, rows: int, codes: np.ndarray | None) 
 
 def take(data: Encoded, rows: np.ndarray) -> Encoded:
     """Some examples of an encoded split."""
-    places = data.places(rows)
+    places = data.token_positions(rows)
     found = {
         "columns": {name: column[places] for name, column in data.columns.items()},
         "lengths": data.lengths[rows],
         "labels": None if data.labels is None else data.labels[rows],
     }
-    if isinstance(data, Continued):
-        found["given"] = data.given[rows]
+    if isinstance(data, PromptedTexts):
+        found["prompt_lengths"] = data.prompt_lengths[rows]
     # The prefix counts tokens of the whole split.
     return replace(data, prefix=None, **found)

@@ -73,7 +73,7 @@ def error(product: Tensor, exact: Tensor) -> float:
 
 
 def choice(seconds: dict[str, float], errors: dict[str, float]) -> str:
-    """The other setting where it gains enough and rounds no more than twice as much."""
+    """The other setting if it gains enough and rounds no more than twice as much."""
     faster = seconds[OTHER] * GAIN < seconds[DEFAULT]
     return OTHER if faster and errors[OTHER] <= 2 * errors[DEFAULT] else DEFAULT
 

@@ -1,4 +1,4 @@
-"""What a run may look at: how its data is divided, and which of its states is scored."""
+"""Protocols: how the data of a run is divided, and which of its states is scored."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
@@ -59,7 +59,7 @@ class Clean(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Paper(Protocol):
-    """What most papers did: the best epoch by the very split that is reported."""
+    """The protocol of most papers: the best epoch by the very split that is reported."""
 
     def load(self, task: Task, source: Source) -> Data:
         # Splits without labels are for a trained model, which this protocol has one of per epoch.

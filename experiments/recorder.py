@@ -1,4 +1,4 @@
-"""What a training run leaves behind while it goes: history, checkpoints, snapshots, progress."""
+"""Record a training run while it goes: history, checkpoints, snapshots, progress."""
 
 import math
 import time
@@ -15,10 +15,10 @@ from experiments.code import shared_hash
 from experiments.epochs import Epochs, ends
 from experiments.files import append_line, flatten, write_lines, write_tensors
 from experiments.folders import SNAPSHOTS
-from experiments.job import Job
+from experiments.job import PreparedRun
 from experiments.measure import Clock, Cost, peak
 from experiments.stored import checkpoint
-from experiments.training import State, Watch
+from experiments.training import State, TrainingListener
 from variants.base import adapter_layers, copy_exactly
 
 
@@ -37,10 +37,10 @@ class Seen:
 
 
 @dataclass
-class Recorder(Watch):
+class Recorder(TrainingListener):
     """Listens to a run in its folder, and takes it up again where its last checkpoint left it."""
 
-    job: Job
+    job: PreparedRun
     folder: Path
     key: dict[str, Any]  # the run's fingerprint: a checkpoint must agree with it to be continued
     listeners: list[Callable[[dict[str, float]], None]]  # told of every logged record
@@ -73,7 +73,9 @@ class Recorder(Watch):
 
     def seen(self, batch: Batch, outputs: Tensor) -> None:
         self.window.append(
-            Seen(batch.tokens, self.state.model.engine.places(batch), batch.labels, outputs)
+            Seen(
+                batch.tokens, self.state.model.engine.count_positions(batch), batch.labels, outputs
+            )
         )
 
     def after(self, step: int, loss: Tensor, norm: Tensor) -> None:
@@ -113,7 +115,7 @@ class Recorder(Watch):
         self.window: list[Seen] = []
 
     def log(self, step: int, norm: float) -> None:
-        """Write the means since the last record; raises Diverged where training has gone wrong."""
+        """Write the means since the last record; raises Diverged if training has gone wrong."""
         if self.world.size > 1:
             self.meet()
         for part in self.window:
@@ -213,7 +215,7 @@ class Recorder(Watch):
         copy_exactly(dict(model.head.state_dict()), self.groups.get("head", {}))
 
     def read_checkpoint(self) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
-        """What the checkpoint says of itself, and its tensors by group."""
+        """Return the checkpoint's metadata, and its tensors by group."""
         about, groups = checkpoint.read(self.checkpoint)
         if about["key"] != self.key:
             raise ValueError(

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 
 from experiments.code import shared_hash
-from experiments.files import read_lines, whole
+from experiments.files import atomic_write, read_lines
 from experiments.folders import tidy
 from experiments.identity import NOT_IDENTITY
 from experiments.locks import holder
@@ -58,7 +58,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Result:
-    """What came out of a run, and all that is needed to judge and repeat it."""
+    """The result of a run, with everything that is needed to judge and repeat it."""
 
     status: str  # complete | diverged
     label: dict[str, str]
@@ -115,7 +115,7 @@ LEFTOVERS = ("checkpoint.safetensors", "best-*.safetensors", UNFINISHED)
 
 def mark_unfinished(folder: Path) -> None:
     """Say in the folder that it holds no result yet."""
-    with whole(folder / UNFINISHED) as file:
+    with atomic_write(folder / UNFINISHED) as file:
         file.write_text(
             "This run has no result yet. The same command takes it up where it stopped.\n",
             encoding="utf-8",
@@ -138,7 +138,7 @@ def read_result(folder: Path) -> Result:
 
 def write_predictions(folder: Path, frame: pd.DataFrame) -> str:
     """Write one row per evaluated example; returns the sha256 of the file."""
-    with whole(folder / PREDICTIONS) as file:
+    with atomic_write(folder / PREDICTIONS) as file:
         frame.to_parquet(file, index=False)
     return stored.hash_file(folder / PREDICTIONS)
 

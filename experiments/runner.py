@@ -8,12 +8,12 @@ import torch
 from experiments import evaluation, outcome
 from experiments.config import Run, describe
 from experiments.console import Console, show, show_samples
-from experiments.distributed import join
+from experiments.distributed import init_process_group
 from experiments.evaluation import Evaluated
-from experiments.job import Job, fingerprint, start
-from experiments.locks import alone
+from experiments.job import PreparedRun, fingerprint, prepare_run
+from experiments.locks import exclusive
 from experiments.measure import enough_memory, measure
-from experiments.probe import Trial
+from experiments.probe import ProbeRun
 from experiments.processor import multiplying, restored
 from experiments.randomness import derived_seed, seed_everything
 from experiments.recorder import Diverged, Recorder
@@ -25,13 +25,13 @@ from experiments.training import fit
 def execute(run: Run, out: Path, origin: Origin | None = None) -> Result:
     """Carry out a run in the folder `out`, or take it up again there, or read what it gave.
 
-    Raises Diverged, with the result written, where training went wrong.
+    Raises Diverged, with the result written, if training went wrong.
     """
     # What this machine cannot do is said before anything is downloaded.
     device = run.train.pick_device()
     if device.index is not None:
         torch.cuda.set_device(device)  # clocks and generators are those of the current one
-    world = join(device)
+    world = init_process_group(device)
     out = world.share(out)
     run.tracker.check_key()
     data = run.protocol.load(run.task, run.data)
@@ -41,7 +41,7 @@ def execute(run: Run, out: Path, origin: Origin | None = None) -> Result:
     if (out / "result.json").exists():
         return finished(run, out, key)
     with (
-        alone(out) if world.first else nullcontext(),
+        exclusive(out) if world.first else nullcontext(),
         enough_memory(),
         restored(),
         multiplying(device, run.train.precision),
@@ -50,13 +50,13 @@ def execute(run: Run, out: Path, origin: Origin | None = None) -> Result:
             return finished(run, out, key)  # of a process that was here meanwhile
         if world.first:
             mark_unfinished(out)
-        job = start(run, data)
+        job = prepare_run(run, data)
         if not world.first:
-            return help_out(job, out, key)
-        return carry_out(job, out, key, origin or Origin())
+            return run_worker_process(job, out, key)
+        return run_main_process(job, out, key, origin or Origin())
 
 
-def carry_out(job: Job, out: Path, key: dict, origin: Origin) -> Result:
+def run_main_process(job: PreparedRun, out: Path, key: dict, origin: Origin) -> Result:
     """Prepare, train, evaluate, and write what came of it."""
     run = job.run
     with Console(job, out) as console, run.tracker.start(out, run.title, describe(run)) as tracked:
@@ -78,8 +78,8 @@ def carry_out(job: Job, out: Path, key: dict, origin: Origin) -> Result:
     return result
 
 
-def help_out(job: Job, out: Path, key: dict) -> Result:
-    """What a further process does: its share of the training; the first says what came of it."""
+def run_worker_process(job: PreparedRun, out: Path, key: dict) -> Result:
+    """Do a further process's share of the training; return the first process's result."""
     recorder = Recorder(job, out, key, listeners=[])
     prepare(job, recorder)
     train(job, recorder)
@@ -90,7 +90,7 @@ def help_out(job: Job, out: Path, key: dict) -> Result:
 
 
 def finished(run: Run, out: Path, key: dict) -> Result:
-    """The result in the folder, where it is that of this very run."""
+    """The result in the folder, if it is that of this very run."""
     result = read_result(out)
     changed = differing(result.fingerprint, result.schema, key)
     if changed:
@@ -105,18 +105,20 @@ def finished(run: Run, out: Path, key: dict) -> Result:
     return result
 
 
-def prepare(job: Job, recorder: Recorder) -> None:
+def prepare(job: PreparedRun, recorder: Recorder) -> None:
     """Let the method look at data or train briefly; a run taken up again has that behind it."""
     if recorder.checkpoint.exists():
         recorder.restore_model()
     elif job.run.start is None:  # else its structure is that of the adapter it begins with
         with measure(job.device, recorder.costs["prepare"]):
-            trial = Trial(job.loaded.model, job.run.variant, job.examples, job.plan, job.run.seed)
+            trial = ProbeRun(
+                job.loaded.model, job.run.variant, job.examples, job.plan, job.run.seed
+            )
             job.run.variant.prepare(job.loaded.model.backbone, trial.probe())
-            align(job)
+            sync_adapter_state(job)
 
 
-def align(job: Job) -> None:
+def sync_adapter_state(job: PreparedRun) -> None:
     """Begin in every process as in the first: a device may have rounded `prepare` otherwise."""
     world, variant, backbone = job.batches.world, job.run.variant, job.loaded.model.backbone
     if world.size > 1:
@@ -124,7 +126,7 @@ def align(job: Job) -> None:
         variant.load_state(backbone, world.share(state))
 
 
-def train(job: Job, recorder: Recorder) -> str | None:
+def train(job: PreparedRun, recorder: Recorder) -> str | None:
     """Train; returns what went wrong where the loss did."""
     # Again: methods have drawn different amounts, and all start dropout from here.
     rank = job.batches.world.rank
@@ -138,7 +140,7 @@ def train(job: Job, recorder: Recorder) -> str | None:
     return None
 
 
-def evaluate(job: Job, recorder: Recorder) -> dict[str, Evaluated]:
+def evaluate(job: PreparedRun, recorder: Recorder) -> dict[str, Evaluated]:
     """The trained model's outputs on every split that is scored or predicted."""
     if recorder.epochs is not None:
         recorder.epochs.restore_best()

@@ -47,7 +47,7 @@ def as_written() -> Iterator[None]:
 
 
 def quoted(text: str) -> str:
-    """A text as a value of an override, in quotes where Hydra would read it otherwise."""
+    """A text as a value of an override, in quotes if Hydra would read it otherwise."""
     if re.fullmatch(r"[\w./:@+-]+", text, re.ASCII) and not plain_value(text):
         return text
     # Backslashes count before a quote or a reference alone, and then each for half of one.

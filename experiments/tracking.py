@@ -28,7 +28,7 @@ class Tracker:
             raise ValueError(f"tracker.mode must be one of {', '.join(MODES)}, got '{self.mode}'.")
 
     def check_key(self) -> None:
-        """Raise ValueError where a run is to go online and nobody is logged in."""
+        """Raise ValueError if a run is to go online and nobody is logged in."""
         if self.mode != "online" or os.environ.get("WANDB_API_KEY"):
             return
         if cache_folder() is None:

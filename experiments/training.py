@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from experiments.batches import Batch, Batches
-from experiments.distributed import own
+from experiments.distributed import local_device
 from experiments.engine import NAMES, Engine
 from experiments.layers import PRECISIONS
 from experiments.models import Model
@@ -98,7 +98,7 @@ class Train:
     def pick_device(self) -> torch.device:
         """The device asked for, of several GPUs this process's; `auto` is a GPU if there is one."""
         auto = "cuda" if torch.cuda.is_available() else "cpu"
-        device = own(torch.device(auto if self.device == "auto" else self.device))
+        device = local_device(torch.device(auto if self.device == "auto" else self.device))
         found = torch.cuda.device_count()
         if device.type == "cuda" and (device.index or 0) >= found:
             raise ValueError(
@@ -157,8 +157,8 @@ class State:
     schedule: LambdaLR
 
 
-class Watch:
-    """What a training run tells its surroundings; this one does not listen."""
+class TrainingListener:
+    """A listener to the events of training; this one ignores them all."""
 
     def begin(self, state: State, total: int) -> int:
         """The run starts; returns the number of steps it has behind it."""
@@ -192,9 +192,9 @@ class Stepper:
     def state(self) -> State:
         return State(self.model, self.variant, self.optimizer, self.schedule)
 
-    def step(self, number: int, watch: Watch) -> tuple[Tensor, Tensor]:
+    def step(self, number: int, listener: TrainingListener) -> tuple[Tensor, Tensor]:
         """Its mean loss, and the norm of its gradient before clipping."""
-        loss = self.backward(number, watch)
+        loss = self.backward(number, listener)
         progress = Progress(number, self.plan.total)
         self.variant.after_backward(self.model.backbone, progress)
         self.optimizer.gather()
@@ -205,9 +205,10 @@ class Stepper:
         self.optimizer.zero_grad()
         return loss, norm
 
-    def backward(self, number: int, watch: Watch) -> Tensor:
+    def backward(self, number: int, listener: TrainingListener) -> Tensor:
         """Give every trained parameter its gradient; returns the mean loss."""
-        data, world, shares = self.batches.data, self.batches.world, self.batches.shares(number)
+        data, world = self.batches.data, self.batches.world
+        shares = self.batches.split_by_process(number)
         parts = [rows for share in shares for rows in share]
         labels_in_step = sum(data.num_labels(rows) for rows in parts)
         # The last batch of an epoch may leave nothing for some processes.
@@ -218,18 +219,20 @@ class Stepper:
             part_loss = loss_sum / labels_in_step + penalty / len(parts)
             part_loss.backward()
             losses.append(part_loss.detach())
-            watch.seen(part, outputs.detach())
+            listener.seen(part, outputs.detach())
         loss = torch.stack(losses).sum()
         if world.size > 1:
             world.add([loss, *self.optimizer.gradients()])
         return loss
 
 
-def fit(model: Model, variant: Variant, batches: Batches, plan: Plan, watch: Watch) -> None:
-    """Train for `plan.total` steps, or for what the watch says is left of them."""
+def fit(
+    model: Model, variant: Variant, batches: Batches, plan: Plan, listener: TrainingListener
+) -> None:
+    """Train for `plan.total` steps, or for the rest of them if some are done already."""
     stepper = Stepper(model, variant, batches, plan)
-    start = watch.begin(stepper.state, plan.total)
+    start = listener.begin(stepper.state, plan.total)
     for number in range(start + 1, plan.total + 1):
-        watch.before(number)
-        loss, norm = stepper.step(number, watch)
-        watch.after(number, loss, norm)
+        listener.before(number)
+        loss, norm = stepper.step(number, listener)
+        listener.after(number, loss, norm)

@@ -22,9 +22,9 @@ from experiments.backbones.language import compiled_cross_entropy, cross_entropy
 from experiments.backbones.stream import lay_out
 from experiments.config import Run
 from experiments.engine import Engine
-from experiments.job import start
+from experiments.job import prepare_run
 from experiments.processor import batch_multiple
-from experiments.training import Stepper, Watch
+from experiments.training import Stepper, TrainingListener
 
 CPU = torch.device("cpu")
 TYPES = [torch.float64, torch.float32, torch.bfloat16]
@@ -255,10 +255,10 @@ def test_a_step_meets_no_kernel_that_is_not_loaded(
 
     monkeypatch.setattr(compiled, "run", noting)
     run = tiny_run(variant, f"train.precision={precision}", "model.dropout=0.1")
-    job = start(run, run.task.load(run.data))
+    job = prepare_run(run, run.task.load(run.data))
     loaded = set(met)
     met.clear()
-    Stepper(job.loaded.model, run.variant, job.batches, job.plan).step(1, Watch())
+    Stepper(job.loaded.model, run.variant, job.batches, job.plan).step(1, TrainingListener())
     assert met and met <= loaded
 
 
@@ -273,7 +273,7 @@ def test_a_batch_that_is_filled_up_gives_the_same_states(
             Engine(multiple=multiple).states(made.model.backbone, made.batch, places)
             for multiple in (1, 16, made.batch.tokens)
         ]
-    assert Engine(multiple=16).places(made.batch) % 16 == 0
+    assert Engine(multiple=16).count_positions(made.batch) % 16 == 0
     for other in found[1:]:
         assert_close(other, found[0])
     prefix = replace(made.batch, prefix=(torch.randn(made.batch.tokens, 4), 1)).filled(16).prefix

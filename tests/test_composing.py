@@ -28,7 +28,7 @@ def plan_of(tasks: Mapping[str, Any], methods: Mapping[str, Any], **changes: Any
 
 def check_as_composed(plan: Plan) -> None:
     """Every known cell has the folder and the settings that its own command line comes to."""
-    cells = plan.look()
+    cells = plan.refresh()
     assert len(cells) > 3
     for cell in cells:
         config = composed(*cell.overrides)
@@ -87,5 +87,5 @@ def test_a_study_composes_a_config_for_each_task_and_method(
     monkeypatch.setattr(composing, "compose", lambda texts: calls.append(texts) or exact(texts))
     names = ("cola", "mnli", "mrpc", "qnli", "sst2")
     plan = plan_of({n: [] for n in names}, {n: ["train.epochs=2"] for n in VARIANTS[:6]}, seeds=30)
-    assert len(plan.look()) == 30
+    assert len(plan.refresh()) == 30
     assert len(calls) == 5 + 6 - 1

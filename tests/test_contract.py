@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from conftest import VARIANTS, Case
 
 from experiments.engine import Engine
-from experiments.job import start
+from experiments.job import prepare_run
 from experiments.layers import float_masters
-from experiments.probe import Trial
+from experiments.probe import ProbeRun
 from experiments.randomness import seed_everything
 from variants.base import (
     AdapterLayer,
@@ -159,13 +159,15 @@ def test_an_adapted_model_starts_as_the_pretrained_one(
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_prepared_model_starts_as_the_method_says(tiny_run: Callable, variant: str) -> None:
-    job = start(run := tiny_run(variant), data := run.task.load(run.data))
+    job = prepare_run(run := tiny_run(variant), data := run.task.load(run.data))
     model = job.loaded.model.eval()
-    trial = Trial(model, run.variant, job.examples, job.plan, run.seed)
+    trial = ProbeRun(model, run.variant, job.examples, job.plan, run.seed)
     run.variant.prepare(model.backbone, trial.probe())
     rows = np.arange(8)
     batch = job.examples.batch(rows)
-    bare = start(replace(run, variant=tiny_run("head_only").variant), data).loaded.model.eval()
+    bare = prepare_run(
+        replace(run, variant=tiny_run("head_only").variant), data
+    ).loaded.model.eval()
     with torch.no_grad():
         found, pretrained = model.eval()(batch), bare(batch)
     if run.variant.starts_as_pretrained:

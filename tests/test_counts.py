@@ -12,7 +12,7 @@ from transformers import RobertaConfig, RobertaModel
 
 from experiments.api import composed
 from experiments.config import build
-from experiments.job import start
+from experiments.job import prepare_run
 from experiments.study import match
 from variants.base import Variant
 
@@ -135,5 +135,5 @@ def test_every_method_has_a_count() -> None:
 
 def test_a_result_says_the_same(tiny_run: Callable) -> None:
     run = tiny_run("ia3")
-    job = start(run, run.task.load(run.data))
+    job = prepare_run(run, run.task.load(run.data))
     assert trained(job.loaded.model.backbone) == 2 * (32 + 32 + 64)

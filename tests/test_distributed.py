@@ -21,8 +21,15 @@ from safetensors.torch import load_file, save_file
 from experiments.api import composed
 from experiments.batches import Batches
 from experiments.config import Run, read
-from experiments.distributed import ALONE, World, join, launched, leave, own
-from experiments.job import Job, start
+from experiments.distributed import (
+    ALONE,
+    World,
+    init_process_group,
+    launched,
+    local_device,
+    shutdown,
+)
+from experiments.job import PreparedRun, prepare_run
 from experiments.recorder import Diverged, Recorder
 from experiments.runner import execute, prepare, train
 
@@ -46,8 +53,8 @@ def runs() -> dict[str, Run]:
 class Together(Batches):
     """All that two processes would do, done by one."""
 
-    def shares(self, step: int) -> list[list[np.ndarray]]:
-        both = Batches.shares(replace(self, world=World(0, 2)), step)
+    def split_by_process(self, step: int) -> list[list[np.ndarray]]:
+        both = Batches.split_by_process(replace(self, world=World(0, 2)), step)
         return [[rows for share in both for rows in share]]
 
 
@@ -57,7 +64,7 @@ def learn(run: Run, folder: Path, together: bool = False) -> None:
     In float64, as Adam makes steps of gradients that are rounding and nothing else, of which
     float32 has some in every model.
     """
-    job = start(run, run.task.load(run.data))
+    job = prepare_run(run, run.task.load(run.data))
     job.loaded.model.double()
     if together:
         job = replace(job, batches=Together(**vars(job.batches)))
@@ -69,7 +76,7 @@ def learn(run: Run, folder: Path, together: bool = False) -> None:
     save_file(copies, folder / f"state-{job.batches.world.rank}.safetensors")
 
 
-def head(job: Job) -> dict[str, torch.Tensor]:
+def head(job: PreparedRun) -> dict[str, torch.Tensor]:
     return {f"head.{name}": t for name, t in job.loaded.model.head.state_dict().items()}
 
 
@@ -101,7 +108,7 @@ def the_second_fails(rank: int) -> None:
 
 
 def drifts(run: Run, folder: Path) -> None:
-    job = start(run, run.task.load(run.data))
+    job = prepare_run(run, run.task.load(run.data))
     with torch.no_grad():
         next(job.loaded.model.head.parameters()).add_(1e-3 * job.batches.world.rank)
     with pytest.raises(AssertionError, match="drifted apart"):
@@ -115,7 +122,7 @@ def called(work: Callable[..., None], rank: int, port: int, *args: Any) -> None:
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TOKENIZERS_PARALLELISM": "false",
     }  # fmt: skip
     work(*args)
-    leave()
+    shutdown()
 
 
 def in_two(work: Callable[..., None], *args: Any) -> list[int | None]:
@@ -232,22 +239,24 @@ def test_a_divergence_is_one_for_all(tmp_path: Path) -> None:
 
 
 def test_shares_are_the_batch_and_of_like_size() -> None:
-    job = start(described("lora"), described("lora").task.load(described("lora").data))
+    job = prepare_run(described("lora"), described("lora").task.load(described("lora").data))
     for size in (1, 2, 3, 20):
         batches = replace(job.batches, world=World(0, size), accumulate=2)
-        shares = batches.shares(1)
+        shares = batches.split_by_process(1)
         assert len(shares) == size
         rows = np.concatenate([rows for share in shares for rows in share])
         assert np.array_equal(np.sort(rows), np.sort(batches.rows(1)))
         counts = [sum(map(len, share)) for share in shares]
         assert max(counts) - min(counts) <= 1
-    assert [len(share) for share in replace(job.batches, world=World(0, 2)).shares(3)] == [1, 0]
+    assert [
+        len(share) for share in replace(job.batches, world=World(0, 2)).split_by_process(3)
+    ] == [1, 0]
 
 
 def test_without_a_launcher_there_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
-    assert launched() == join(torch.device("cpu")) == ALONE
+    assert launched() == init_process_group(torch.device("cpu")) == ALONE
     assert not torch.distributed.is_initialized()
     assert ALONE.share("value") == "value" and ALONE.gather("value") == ["value"]
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -258,7 +267,7 @@ def test_without_a_launcher_there_is_one_process(monkeypatch: pytest.MonkeyPatch
 def test_each_process_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}.items():
         monkeypatch.setenv(name, value)
-    assert own(torch.device("cuda")) == torch.device("cuda:1")
-    assert own(torch.device("cpu")) == torch.device("cpu")
+    assert local_device(torch.device("cuda")) == torch.device("cuda:1")
+    assert local_device(torch.device("cpu")) == torch.device("cpu")
     with pytest.raises(ValueError, match="one GPU for 8 processes"):
-        own(torch.device("cuda:0"))
+        local_device(torch.device("cuda:0"))

@@ -192,13 +192,13 @@ def test_a_norm_from_inference_can_be_used_in_training() -> None:
 def test_the_parts_of_a_batch_and_an_evaluation_need_one_norm(
     tiny_run: Callable, counted: list[DoRALayer]
 ) -> None:
-    from experiments.job import start
-    from experiments.training import Watch, fit
+    from experiments.job import prepare_run
+    from experiments.training import TrainingListener, fit
 
     run = tiny_run("dora", "train.epochs=1", "train.batch_size=16", "train.accumulate=4")
-    job = start(run, run.task.load(run.data))
+    job = prepare_run(run, run.task.load(run.data))
     model = job.loaded.model
-    fit(model, run.variant, job.batches, job.plan, Watch())
+    fit(model, run.variant, job.batches, job.plan, TrainingListener())
     layers = [made for _, made in adapter_layers(model.backbone)]
     assert [counted.count(made) for made in layers] == [job.plan.total] * len(layers)
     counted.clear()

@@ -24,7 +24,7 @@ from experiments.adapters.peft_format import read_peft, write_peft
 from experiments.api import composed
 from experiments.config import Run, read
 from experiments.evaluation import Evaluated
-from experiments.job import Job, start
+from experiments.job import PreparedRun, prepare_run
 from experiments.metrics.base import find_text_metrics
 from experiments.metrics.challenge import read_outputs
 from experiments.protocol import Clean, Paper
@@ -46,10 +46,10 @@ def run(tiny_run: Callable[..., Run]) -> Callable[..., Run]:
 
 
 @pytest.fixture
-def job(run: Callable[..., Run]) -> Callable[..., Job]:
-    def make(variant: str = "lora", *more: str) -> Job:
+def job(run: Callable[..., Run]) -> Callable[..., PreparedRun]:
+    def make(variant: str = "lora", *more: str) -> PreparedRun:
         described = run(variant, *more)
-        return start(described, described.task.load(described.data))
+        return prepare_run(described, described.task.load(described.data))
 
     return make
 
@@ -65,7 +65,7 @@ def test_slots_are_written_as_the_authors_of_lora_write_them() -> None:
 
 
 def test_a_row_is_source_end_target_end_and_only_the_target_is_trained_on(
-    job: Callable[..., Job],
+    job: Callable[..., PreparedRun],
 ) -> None:
     made = job()
     tokenizer, task = made.loaded.tokenizer, made.run.task
@@ -89,7 +89,7 @@ def test_a_row_is_source_end_target_end_and_only_the_target_is_trained_on(
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_the_loss_is_that_of_pytorch_with_smoothing_and_is_reported_without(
-    job: Callable[..., Job], smoothing: float
+    job: Callable[..., PreparedRun], smoothing: float
 ) -> None:
     made = job("lora", f"task.label_smoothing={smoothing}")
     model = made.loaded.model.eval()
@@ -107,7 +107,7 @@ def test_the_loss_is_that_of_pytorch_with_smoothing_and_is_reported_without(
     assert outputs[:, 1].tolist() == counts.tolist()
 
 
-def test_a_long_text_loses_its_end_and_is_counted(job: Callable[..., Job]) -> None:
+def test_a_long_text_loses_its_end_and_is_counted(job: Callable[..., PreparedRun]) -> None:
     made = job()
     task, tokenizer, train = made.run.task, made.loaded.tokenizer, made.data.train
     whole = task.encode(tokenizer, train, 64)
@@ -210,7 +210,7 @@ def test_lines_of_json_as_loras_authors_write_them_are_read(name: str, tmp_path:
     assert len(found.train) == 3 and len(found.score["test"]) == 2
     assert found.score["test"].texts[0] == ("Ann : helped : Ben",)
     assert list(found.score["test"].labels[0]) == ["Ann helped Ben .", "Ben was helped by Ann ."]
-    job = start(described, found)
+    job = prepare_run(described, found)
     prompt = described.task.encode_prompt(job.loaded.tokenizer, "Ann : helped : Ben")
     assert job.loaded.tokenizer.decode(prompt).strip() == "Ann : helped : Ben<|endoftext|>"
 
@@ -253,16 +253,16 @@ def test_a_source_that_is_no_list_of_slots_is_named_with_its_row(
 def test_a_run_in_which_nothing_would_train_is_refused(run: Callable[..., Run]) -> None:
     described = run("head_only")
     with pytest.raises(ValueError, match=r"^Nothing trains in head_only/mini/e2e/.*no head for"):
-        start(described, described.task.load(described.data))
+        prepare_run(described, described.task.load(described.data))
 
 
 def test_a_model_that_predicts_no_tokens_is_refused(tiny_run: Callable[..., Run]) -> None:
     described = tiny_run("lora", *SMALL, family="roberta")
     with pytest.raises(ValueError, match="is no language model; choose one, such as"):
-        start(described, described.task.load(described.data))
+        prepare_run(described, described.task.load(described.data))
 
 
-def test_parts_of_a_batch_count_by_their_tokens(job: Callable[..., Job]) -> None:
+def test_parts_of_a_batch_count_by_their_tokens(job: Callable[..., PreparedRun]) -> None:
     made = job("full")
     whole = made.examples.batch(np.arange(8))
     parts = [made.examples.batch(np.arange(8)[rows]) for rows in (slice(0, 3), slice(3, 8))]
@@ -281,7 +281,7 @@ def predicted(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.
 
 
 def test_a_trained_language_model_is_merged_exported_and_read_back(
-    job: Callable[..., Job], tiny: Callable[[str], Path], tmp_path: Path
+    job: Callable[..., PreparedRun], tiny: Callable[[str], Path], tmp_path: Path
 ) -> None:
     made = job()
     model, batch = made.loaded.model, made.examples.batch(np.arange(4))

@@ -8,8 +8,8 @@ from peft_oracle import adapted, base
 from torch import Tensor
 from torch.testing import assert_close
 
-from experiments.job import start
-from experiments.probe import Trial
+from experiments.job import prepare_run
+from experiments.probe import ProbeRun
 from variants.layerwise import layers_of
 from variants.lora import LoRALayer
 from variants.lora_ga import LoRAGA, chosen
@@ -77,11 +77,11 @@ def test_lora_one_starts_a_normalised_step_against_the_gradient() -> None:
     assert (start * G).sum() < 0
 
 
-def probe_of(tiny_run: Callable, variant: str, *overrides: str) -> Trial:
+def probe_of(tiny_run: Callable, variant: str, *overrides: str) -> ProbeRun:
     run = tiny_run(variant, *overrides)
-    job = start(run, run.task.load(run.data))
+    job = prepare_run(run, run.task.load(run.data))
     job.loaded.model.eval()
-    return Trial(job.loaded.model, run.variant, job.examples, job.plan, run.seed)
+    return ProbeRun(job.loaded.model, run.variant, job.examples, job.plan, run.seed)
 
 
 def test_the_loss_of_the_probe_falls_at_the_start(tiny_run: Callable) -> None:

@@ -21,7 +21,7 @@ from experiments.files import CHECKSUM
 from experiments.runner import execute
 from experiments.stored import kinds
 from experiments.study import __main__ as study
-from experiments.study.command import again
+from experiments.study.command import restore_plan
 
 SMALL = ("data.train=64", "data.dev=32", "train.epochs=1", "tracker.mode=disabled")
 EVIL = """
@@ -348,7 +348,7 @@ def test_a_cell_of_a_handed_study_writes_through_no_link(
     target = outside(tmp_path)
     study_file(handed.parent)
     assert command(study, "status", "mine").code == 0
-    (folder,) = {cell.folder for cell in again("mine").look()}
+    (folder,) = {cell.folder for cell in restore_plan("mine").refresh()}
     folder.mkdir(parents=True)
     for name in ("output.log", "failure.json", "more/below"):
         (folder / name).parent.mkdir(exist_ok=True)

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from experiments.adapters import saved
-from experiments.job import start
-from experiments.probe import Trial
+from experiments.job import prepare_run
+from experiments.probe import ProbeRun
 from experiments.runner import execute
 from variants.activations import Moments, input_moments
 from variants.corda import CorDA
@@ -48,10 +48,10 @@ def corda(mode: str = "ipm") -> CorDA:
     return CorDA(**SETTINGS, mode=mode, share=1.0)
 
 
-def prepared(tiny_run: Callable, variant: str, *overrides: str, **options: str) -> Trial:
+def prepared(tiny_run: Callable, variant: str, *overrides: str, **options: str) -> ProbeRun:
     run = tiny_run(variant, *overrides, **options)
-    job = start(run, run.task.load(run.data))
-    made = Trial(job.loaded.model, run.variant, job.examples, job.plan, run.seed)
+    job = prepare_run(run, run.task.load(run.data))
+    made = ProbeRun(job.loaded.model, run.variant, job.examples, job.plan, run.seed)
     run.variant.prepare(job.loaded.model.backbone, made.probe())
     return made
 
@@ -64,8 +64,8 @@ def test_moments_are_those_of_real_tokens_and_shared_by_equal_inputs(
     tiny_run: Callable, family: str
 ) -> None:
     run = tiny_run("lora", "variant.targets=${model.linears.all}", family=family)
-    job = start(run, run.task.load(run.data))
-    made = Trial(job.loaded.model, run.variant, job.examples, job.plan, run.seed)
+    job = prepare_run(run, run.task.load(run.data))
+    made = ProbeRun(job.loaded.model, run.variant, job.examples, job.plan, run.seed)
     backbone = made.model.backbone
     layers = layers_of(backbone, LoRALayer)
     found = input_moments(backbone, layers, made.batches(0.5))

@@ -13,7 +13,7 @@ import pytest
 from test_permissions import as_nobody, public  # noqa: F401 (a fixture)
 
 from experiments import locks
-from experiments.locks import LOCK, alone, holder, in_turn
+from experiments.locks import LOCK, exclusive, holder, in_turn
 from experiments.study.cells import Cell
 from experiments.study.progress import Progress
 
@@ -38,7 +38,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def dies_in(folder: Path) -> None:
     """A process that ends in the middle of its work."""
-    with alone(folder):
+    with exclusive(folder):
         os._exit(1)
 
 
@@ -50,13 +50,13 @@ def killed_in(folder: Path) -> int:
 
 
 def refused(folder: Path) -> str:
-    with pytest.raises(ValueError, match="Another process works in") as caught, alone(folder):
+    with pytest.raises(ValueError, match="Another process works in") as caught, exclusive(folder):
         pass
     return str(caught.value)
 
 
 def test_the_owner_of_a_lock_is_named(tmp_path: Path) -> None:
-    with alone(tmp_path):
+    with exclusive(tmp_path):
         said = refused(tmp_path)
         held = holder(tmp_path)
     me = f"process {os.getpid()} on {socket.gethostname()}, since 20"
@@ -69,13 +69,13 @@ def test_the_system_frees_the_lock_of_a_dead_process(tmp_path: Path) -> None:
     killed_in(tmp_path)
     assert (tmp_path / LOCK).exists()
     assert holder(tmp_path) is None
-    with alone(tmp_path):
+    with exclusive(tmp_path):
         pass
 
 
 @pytest.mark.usefixtures("no_flock")
 def test_without_locks_of_the_system_the_file_is_one(tmp_path: Path) -> None:
-    with alone(tmp_path):
+    with exclusive(tmp_path):
         said = refused(tmp_path)
         held = holder(tmp_path)
     assert f"process {os.getpid()} on {socket.gethostname()}, since 20" in said
@@ -89,7 +89,7 @@ def test_without_locks_of_the_system_a_dead_process_of_this_machine_is_found_out
     tmp_path: Path,
 ) -> None:
     killed_in(tmp_path)
-    with alone(tmp_path):
+    with exclusive(tmp_path):
         pass
 
 
@@ -100,14 +100,14 @@ def test_a_process_of_another_machine_is_named_with_the_way_on(tmp_path: Path) -
     assert "process 4711 on farnode, since 20" in said
     assert said.endswith(f"if that process is gone, delete {tmp_path / LOCK}.")
     (tmp_path / LOCK).unlink()
-    with alone(tmp_path):
+    with exclusive(tmp_path):
         pass
 
 
 def test_a_folder_copied_from_a_file_system_without_locks_is_free(tmp_path: Path) -> None:
     (tmp_path / LOCK).write_text(ELSEWHERE)
     assert holder(tmp_path) is None
-    with alone(tmp_path):
+    with exclusive(tmp_path):
         pass
 
 
@@ -115,7 +115,7 @@ def test_a_folder_copied_to_one_names_its_former_owner(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there = tmp_path / "there"
-    with alone(tmp_path / "here"):
+    with exclusive(tmp_path / "here"):
         shutil.copytree(tmp_path / "here", there)
 
     def missing(*_: object) -> None:

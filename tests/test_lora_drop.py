@@ -15,17 +15,19 @@ from torch.testing import assert_close
 
 from experiments.adapters.saved import restore
 from experiments.config import Run
-from experiments.job import start
-from experiments.probe import Trial, strata
+from experiments.job import prepare_run
+from experiments.probe import ProbeRun, strata
 from experiments.runner import execute
 from variants.base import Variant
 from variants.lora import LoRALayer
 from variants.lora_drop import lora_layers, measure_importance, share_factors, smallest_cover
 
 
-def trial(run: Run) -> tuple[Trial, torch.nn.Module]:
-    job = start(run, run.task.load(run.data))
-    return Trial(job.loaded.model, run.variant, job.examples, job.plan, run.seed), job.loaded.model
+def trial(run: Run) -> tuple[ProbeRun, torch.nn.Module]:
+    job = prepare_run(run, run.task.load(run.data))
+    return ProbeRun(
+        job.loaded.model, run.variant, job.examples, job.plan, run.seed
+    ), job.loaded.model
 
 
 def test_the_fewest_layers_that_reach_the_threshold_are_kept() -> None:
@@ -126,7 +128,7 @@ def test_the_share_is_stratified_seeded_and_of_its_size(tiny_run: Callable) -> N
     assert np.bincount(strata(scores)).tolist() == [10] * 5
 
 
-def with_labels(probe: Trial, labels: np.ndarray) -> Trial:
+def with_labels(probe: ProbeRun, labels: np.ndarray) -> ProbeRun:
     return replace(probe, data=replace(probe.data, labels=labels))
 
 

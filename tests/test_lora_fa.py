@@ -148,14 +148,14 @@ def test_the_plain_algorithm_leaves_the_gradient_alone() -> None:
 
 @pytest.mark.parametrize("corrected", ["true", "false"])
 def test_a_stays_as_drawn_and_is_saved(tiny_run: Callable, tmp_path, corrected: str) -> None:
-    from experiments.job import start
-    from experiments.training import Watch, fit
+    from experiments.job import prepare_run
+    from experiments.training import TrainingListener, fit
 
     run = tiny_run("lora_fa", f"variant.corrected={corrected}")
-    job = start(run, run.task.load(run.data))
+    job = prepare_run(run, run.task.load(run.data))
     layers = dict(adapter_layers(job.loaded.model.backbone))
     before = {name: layer.A.detach().clone() for name, layer in layers.items()}
-    fit(job.loaded.model, run.variant, job.batches, job.plan, Watch())
+    fit(job.loaded.model, run.variant, job.batches, job.plan, TrainingListener())
     assert all(torch.equal(layers[name].A, A) for name, A in before.items())
     state = run.variant.learned_state(job.loaded.model.backbone)
     assert all(torch.equal(state[f"{name}.A"], A) for name, A in before.items())

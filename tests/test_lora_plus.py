@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn as nn
 
-from experiments.job import start
+from experiments.job import prepare_run
 from experiments.training import build_optimizer, build_schedule
 from variants.base import adapter_layers
 from variants.lora_plus import LoRAPlus
@@ -14,7 +14,7 @@ from variants.lora_plus import LoRAPlus
 
 def test_b_keeps_its_multiple_of_as_rate_through_the_schedule(tiny_run: Callable) -> None:
     run = tiny_run("lora_plus", "variant.ratio=6.0", "train.head_lr=0.0")
-    job = start(run, run.task.load(run.data))
+    job = prepare_run(run, run.task.load(run.data))
     optimizer = build_optimizer(job.loaded.model, run.variant, job.plan)
     schedule = build_schedule(optimizer, job.plan)
     for _ in range(job.plan.total - 1):
@@ -49,13 +49,13 @@ def test_a_wrong_factor_or_ratio_is_an_error() -> None:
 
 
 def test_a_ratio_of_one_trains_as_lora(tiny_run: Callable) -> None:
-    from experiments.training import Watch, fit
+    from experiments.training import TrainingListener, fit
 
     results = []
     for variant, extra in (("lora", []), ("lora_plus", ["variant.ratio=1.0", "variant.zero=B"])):
         run = tiny_run(variant, "variant.lr=0.01", "model.dropout=0.0", *extra)
-        job = start(run, run.task.load(run.data))
-        fit(job.loaded.model, run.variant, job.batches, job.plan, Watch())
+        job = prepare_run(run, run.task.load(run.data))
+        fit(job.loaded.model, run.variant, job.batches, job.plan, TrainingListener())
         results.append(dict(adapter_layers(job.loaded.model.backbone)))
     for name, layer in results[0].items():
         torch.testing.assert_close(results[1][name].B, layer.B)

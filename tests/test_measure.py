@@ -11,7 +11,7 @@ import torch
 from conftest import VARIANTS
 
 from experiments.config import Run
-from experiments.job import start
+from experiments.job import prepare_run
 from experiments.measure import Clock, Cost, count_flops, count_parameters, latency, measure
 from experiments.runner import execute
 from variants.base import adapter_layers, replace_linears, target_linears
@@ -26,7 +26,7 @@ D, LAYERS, INNER, RANK = 32, 2, 64, 8  # of the tiny models
 
 
 def begin(run: Run):
-    return start(run, run.task.load(run.data))
+    return prepare_run(run, run.task.load(run.data))
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ from transformers import PreTrainedModel
 
 from experiments.engine import Engine
 from experiments.families import gpt2
-from experiments.probe import Trial
-from experiments.training import Plan, Watch, fit
+from experiments.probe import ProbeRun
+from experiments.training import Plan, TrainingListener, fit
 from variants.adalora import AdaLoRA
 from variants.base import Variant
 from variants.delta_lora import DeltaLoRALayer
@@ -154,14 +154,14 @@ def test_a_shared_tensor_that_is_saved_twice(
 
 
 def test_a_head_that_is_not_restored(plant: Callable, tiny_run: Callable) -> None:
-    def wrong(self: Trial, share: float, steps: int) -> None:
+    def wrong(self: ProbeRun, share: float, steps: int) -> None:
         plan = Plan(self.plan.train, self.plan.lr, steps)
-        batches = test_lora_drop.start(self.run_, self.run_.task.load(self.run_.data)).batches
-        fit(self.model, self.variant, batches, plan, Watch())
+        batches = test_lora_drop.prepare_run(self.run_, self.run_.task.load(self.run_.data)).batches
+        fit(self.model, self.variant, batches, plan, TrainingListener())
 
     run = tiny_run("lora_drop", "variant.steps=5", "variant.threshold=0.5")
-    plant(Trial, "run_", run, raising=False)
-    plant(Trial, "fit", wrong)
+    plant(ProbeRun, "run_", run, raising=False)
+    plant(ProbeRun, "fit", wrong)
     with pytest.raises(FAILURE):
         test_lora_drop.test_the_probe_leaves_the_head_as_it_was_and_the_factors_fresh(tiny_run)
 

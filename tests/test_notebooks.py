@@ -206,7 +206,7 @@ def test_the_first_comparison_is_put_into_words(execute: Execute, folder: Path) 
     material = gather(*(result.folder for result in finished(folder, "lora", "dora")))
     (one,) = comparisons(material, Rule())
     assert len(one.runs) == 6
-    told = [line.replace(words.NO_BREAK, " ") for line in words.told(one)]
+    told = [line.replace(words.NO_BREAK, " ") for line in words.describe_comparison(one)]
     assert "The two methods cannot be told apart." in told
     assert any("true difference" in line for line in told)
     assert "\n".join(told) in shown.text
@@ -285,4 +285,4 @@ def test_a_method_of_ones_own_is_checked_trained_and_compared(
     trained = {row["method"]: row["trained"] for row in shown.table("operations")}
     assert trained["ia3"] == f"{runs[0].cost['parameters']['trained']:,}"
     (one,) = comparisons(gather(*(run.folder for run in finished(folder, "ia3", "lora"))), Rule())
-    assert words.told(one)[0] in shown.text
+    assert words.describe_comparison(one)[0] in shown.text

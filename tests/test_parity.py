@@ -12,7 +12,7 @@ from experiments.batches import Batches, encode
 from experiments.layers import float_masters
 from experiments.models import Model
 from experiments.randomness import seed_everything
-from experiments.training import Plan, Watch, fit
+from experiments.training import Plan, TrainingListener, fit
 from variants.base import adapter_layers
 
 STEPS = 50
@@ -23,7 +23,7 @@ WEIGHTS = {"rtol": 1e-6, "atol": 1e-8}
 OVERRIDES = ("model.dropout=0.0", "train.epochs=1", "train.accumulate=1", "train.batch_size=8")
 
 
-class Losses(Watch):
+class Losses(TrainingListener):
     """Keeps the loss of every step."""
 
     def __init__(self) -> None:
@@ -94,11 +94,11 @@ def test_fifty_steps_are_those_of_peft(
     plan = Plan(run.train, lr=5e-3, total=STEPS)
     theirs = theirs_like(ours, tiny("roberta"), run, METHODS[method])
 
-    watch = Losses()
-    fit(ours, run.variant, batches, plan, watch)
+    listener = Losses()
+    fit(ours, run.variant, batches, plan, listener)
     expected = train_theirs(theirs, batches, plan)
 
-    found = torch.tensor(watch.values, dtype=torch.float64)
+    found = torch.tensor(listener.values, dtype=torch.float64)
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), **LOSSES)
     inner = theirs.base_model.model
     for name, layer in adapter_layers(ours.backbone):

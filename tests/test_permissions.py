@@ -19,7 +19,7 @@ from experiments.adapters import saved
 from experiments.adapters.merged import write_merged
 from experiments.adapters.peft_format import write_peft
 from experiments.config import Run
-from experiments.files import read_tensors, whole_folder, write_json, write_tensors
+from experiments.files import atomic_folder, read_tensors, write_json, write_tensors
 from experiments.runner import execute
 from experiments.tracking import Tracker
 
@@ -79,7 +79,7 @@ def test_files_and_folders_have_the_modes_that_the_umask_leaves(umask: int, tmp_
     tensors = {"a": torch.ones(2)}
     write_tensors(tmp_path / "new" / "a.safetensors", tensors)
     write_json(tmp_path / "a.json", {})
-    with whole_folder(tmp_path / "folder") as folder:
+    with atomic_folder(tmp_path / "folder") as folder:
         save_file(tensors, folder / "b.safetensors")
         (folder / "inner").mkdir()
         save_file(tensors, folder / "inner" / "c.safetensors")

@@ -82,12 +82,14 @@ def test_the_command_says_what_more_seeds_would_find(
 
 def test_a_study_may_stop_once_every_pair_is_decided(folder: Path, tmp_path: Path) -> None:
     (one,) = comparisons(gather(folder), Rule())
-    stop = plan.look(one, [4], Rule(margin=60.0))
+    stop = plan.describe_look(one, [4], Rule(margin=60.0))
     assert stop.endswith("3 of 3 pairs decided. The study may stop.")
-    last = plan.look(one, [4], Rule())
+    last = plan.describe_look(one, [4], Rule())
     assert "3 of 3 pairs decided" in last
     near = replace(one, scores=ALIKE.draw(np.random.default_rng(0)))
-    wait = plan.look(replace(near, methods=one.methods.assign(seeds=16)), [16], Rule(margin=0.1))
+    wait = plan.describe_look(
+        replace(near, methods=one.methods.assign(seeds=16)), [16], Rule(margin=0.1)
+    )
     assert wait.endswith("That was the last look.") and "3 open: " in wait
     store(tmp_path, "lora", 0, np.ones(20, dtype=bool))
     (alone,) = comparisons(gather(tmp_path), Rule())

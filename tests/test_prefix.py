@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from experiments.config import Run
-from experiments.job import Job, start
+from experiments.job import PreparedRun, prepare_run
 from experiments.prefix import with_prefix
 from experiments.runner import execute
-from experiments.training import Watch, fit
+from experiments.training import TrainingListener, fit
 from experiments.userfolders import own_cache
 
 UPPER = ("model.dropout=0.0", "variant.targets=[layer.1.attention.self.query]")
@@ -24,7 +24,7 @@ def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
-class Losses(Watch):
+class Losses(TrainingListener):
     def __init__(self) -> None:
         self.values: list[float] = []
 
@@ -32,8 +32,8 @@ class Losses(Watch):
         self.values.append(float(loss))
 
 
-def begin(run: Run) -> Job:
-    return start(run, run.task.load(run.data))
+def begin(run: Run) -> PreparedRun:
+    return prepare_run(run, run.task.load(run.data))
 
 
 def files() -> list[Path]:
@@ -41,9 +41,9 @@ def files() -> list[Path]:
 
 
 def losses(run: Run) -> list[float]:
-    job, watch = begin(run), Losses()
-    fit(job.loaded.model, job.run.variant, job.batches, replace(job.plan, total=5), watch)
-    return watch.values
+    job, listener = begin(run), Losses()
+    fit(job.loaded.model, job.run.variant, job.batches, replace(job.plan, total=5), listener)
+    return listener.values
 
 
 @pytest.mark.parametrize("family", ["roberta", "gpt2"])

@@ -8,20 +8,20 @@ import pytest
 import torch
 from test_contract import FAMILIES
 
-from experiments.job import Job, start
-from experiments.probe import Trial
+from experiments.job import PreparedRun, prepare_run
+from experiments.probe import ProbeRun
 from experiments.randomness import seed_everything
 from variants.base import adapter_layers
 
 
-def trial(tiny_run: Callable, variant: str = "lora", *overrides: str, **options: str) -> Trial:
+def trial(tiny_run: Callable, variant: str = "lora", *overrides: str, **options: str) -> ProbeRun:
     run = tiny_run(variant, *overrides, **options)
-    job: Job = start(run, run.task.load(run.data))
+    job: PreparedRun = prepare_run(run, run.task.load(run.data))
     job.loaded.model.eval()
-    return Trial(job.loaded.model, run.variant, job.examples, job.plan, run.seed)
+    return ProbeRun(job.loaded.model, run.variant, job.examples, job.plan, run.seed)
 
 
-def tensors(made: Trial) -> dict[str, torch.Tensor]:
+def tensors(made: ProbeRun) -> dict[str, torch.Tensor]:
     return {name: t.detach().clone() for name, t in made.model.state_dict().items()}
 
 

@@ -16,8 +16,8 @@ from omegaconf import OmegaConf
 
 from experiments.api import composed
 from experiments.config import build, read
-from experiments.files import STALE, whole, whole_folder, write_record
-from experiments.locks import Busy, alone, holder
+from experiments.files import STALE, atomic_folder, atomic_write, write_record
+from experiments.locks import Busy, exclusive, holder
 from experiments.results import LEFTOVERS, Result, read_result
 from experiments.runner import execute
 from experiments.study import conduct as conducting
@@ -25,7 +25,7 @@ from experiments.study.cells import Cell, last_words
 from experiments.study.conduct import Conductor, conduct
 from experiments.study.plan import Plan
 from experiments.study.progress import Progress
-from experiments.study.workers import LOST, Workers, told
+from experiments.study.workers import LOST, Workers, explain_exit
 
 SMALL = ("data.train=64", "data.dev=32", "train.epochs=1", "tracker.mode=disabled",
          "train.device=cpu")  # fmt: skip
@@ -68,7 +68,7 @@ def test_no_reader_sees_half_of_what_several_write(tmp_path: Path) -> None:
 
 def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
-    with pytest.raises(KeyboardInterrupt), whole(path) as beside:
+    with pytest.raises(KeyboardInterrupt), atomic_write(path) as beside:
         beside.write_text("half")
         raise KeyboardInterrupt
     assert not list(tmp_path.iterdir())
@@ -79,7 +79,7 @@ def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
     os.utime(left, (time.time() - 2 * STALE,) * 2)
     write_record(path, {})
     assert not left.exists() and other.exists()  # the other's writer may be alive
-    with alone(tmp_path):
+    with exclusive(tmp_path):
         assert not other.exists()  # not any more: here works one process at a time
 
 
@@ -92,7 +92,7 @@ def test_a_folder_that_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
         os.utime(path, (time.time() - 2 * STALE,) * 2)
     (tmp_path / ".out.89ab.unfinished").symlink_to(tmp_path / "precious")
     (tmp_path / "precious").mkdir()
-    with whole_folder(tmp_path / "out") as folder:
+    with atomic_folder(tmp_path / "out") as folder:
         (folder / "model.safetensors").write_text("whole")
     assert not left.exists() and other.exists() and (tmp_path / "precious").exists()
     assert (tmp_path / "out/model.safetensors").read_text() == "whole"
@@ -116,7 +116,7 @@ def test_what_a_finished_run_left_is_tidied_by_the_next_reader(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     plan = plan_of()
-    (cell,) = plan.look()
+    (cell,) = plan.refresh()
     run = read(composed(*cell.overrides))
 
     class Killed(BaseException):
@@ -137,7 +137,7 @@ def test_what_a_finished_run_left_is_tidied_by_the_next_reader(
     elif reader == "a study":
         assert cell.outcome().status == "complete"
     else:
-        with alone(cell.folder):  # who still works there tidies by himself
+        with exclusive(cell.folder):  # who still works there tidies by himself
             read_result(cell.folder)
             assert (cell.folder / "UNFINISHED").exists()
         read_result(cell.folder)
@@ -180,14 +180,14 @@ def test_a_cell_that_waited_for_another_process_has_not_failed(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     plan = plan_of()
-    (cell,) = plan.look()
+    (cell,) = plan.refresh()
     cell.folder.mkdir(parents=True)
     (cell.folder / "output.log").write_text("what the other process printed\n")
-    with alone(cell.folder):
+    with exclusive(cell.folder):
         # It looked free a moment ago.
         plan.outcomes[cell] = type(cell.outcome())("waiting")
         with monkeypatch.context() as patch:
-            patch.setattr(Plan, "look", lambda self: [cell])
+            patch.setattr(Plan, "refresh", lambda self: [cell])
             conductor = carry_out(plan)
         wait_until(lambda: conductor.workers.busy[0][1].exitcode is not None)
         assert conductor.workers.busy[0][1].exitcode == Busy.exit_code
@@ -214,7 +214,7 @@ def test_the_process_that_all_are_forked_from_may_be_killed(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     plan = plan_of("train.epochs=20", "train.checkpoint_every=0", "train.log_every=1")
-    (cell,) = plan.look()
+    (cell,) = plan.refresh()
     conductor = carry_out(plan)
     wait_until((cell.folder / "checkpoint.safetensors").exists)
     pid = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
@@ -223,7 +223,7 @@ def test_the_process_that_all_are_forked_from_may_be_killed(
     assert conductor.workers.busy[0][1].exitcode == LOST
     conductor.collect()
     assert not (cell.folder / "failure.json").exists()
-    assert told(LOST) in capfd.readouterr().out
+    assert explain_exit(LOST) in capfd.readouterr().out
     wait_until(lambda: holder(cell.folder) is None)  # its orphan, if it lives on
     conductor.run()
     assert cell.outcome().status == "complete"
@@ -234,7 +234,7 @@ def test_a_cell_whose_process_is_killed_each_time_fails_in_the_end(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     plan = plan_of()
-    (cell,) = plan.look()
+    (cell,) = plan.refresh()
     conductor = Conductor(plan, Workers(plan.study), Progress())
     for attempt in range(1, conducting.ATTEMPTS + 1):
         conductor.attempts[cell] = attempt
@@ -252,7 +252,7 @@ def test_a_method_may_have_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     rates = {name: f"variant.lr={1e-3 + 1e-5 * i}" for i, name in enumerate(NAMES)}
     plan = plan_of(methods={name: ["variant=lora", rate] for name, rate in rates.items()},
                    axes={"train.weight_decay": [0.01]})  # fmt: skip
-    for cell in plan.look():
+    for cell in plan.refresh():
         config = composed(*cell.overrides)
         assert config.tracker.tags[2] == cell.method and config.tracker.group == "mine"
         assert read(config).tracker.tags[2] == cell.method
@@ -278,7 +278,7 @@ def test_a_value_of_an_axis_may_be_any_text(tmp_path: Path, monkeypatch: Any) ->
     odd = ["a b", "c,d", "it's", "[e]", "x=y"]
     plan = plan_of(axes={"tracker.project": odd, "variant.lr": [1e-3]})
     arm = plan.groups["clean", "sst2"][0]
-    points = [trial.point for trial in plan.line(arm, (0, 0))]
+    points = [trial.point for trial in plan.grid_trials(arm, (0, 0))]
     assert [arm.changed(point).tracker.project for point in points] == odd
     assert [composed(*arm.overrides, *point).tracker.project for point in points] == odd
 
@@ -291,9 +291,9 @@ def test_two_cells_are_never_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
         {"axes": {"tracker.project": ["a", "b"]}},  # changes nothing that comes out
     ):
         with pytest.raises(ValueError, match="have the same settings and are one run"):
-            plan_of(**changes).look()
+            plan_of(**changes).refresh()
     paper = {"protocols": ["paper"], "tasks": {"sst2": [], "rte": []}, "begin": {"rte": "sst2"}}
-    assert plan_of(**paper).look()  # the run that rte begins with may be one of sst2's
+    assert plan_of(**paper).refresh()  # the run that rte begins with may be one of sst2's
 
 
 @pytest.mark.parametrize("override", ["hydra.run.dir=x", "hydra/launcher=basic", "+hydra.a=1",
@@ -314,7 +314,7 @@ def test_the_result_of_another_run_is_not_a_cells(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     plan = plan_of()
-    (cell,) = plan.look()
+    (cell,) = plan.refresh()
     execute(small("variant.lr=0.5"), cell.folder)
     outcome = cell.outcome()
     assert outcome.status == "failed" and "variant.lr is 0.5, not 0.001" in str(outcome.reason)
@@ -362,7 +362,7 @@ def test_a_disk_error_of_the_first_files_is_one_line(
     elif call == "log":
         monkeypatch.setattr("experiments.folders.open_to_append", full)
     else:
-        monkeypatch.setattr("experiments.folders.whole", full)
+        monkeypatch.setattr("experiments.folders.atomic_write", full)
     answer = shell(*SMALL)
     assert answer.code == 1 and "Traceback" not in answer.err
     assert answer.said == "outputs could not be written: No space left on device."

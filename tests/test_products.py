@@ -111,10 +111,10 @@ def test_the_first_gradient_is_that_of_the_zero_factor_alone(
 def test_lokrs_rank_is_the_product_of_two_ranks() -> None:
     layer = adapted(lokr(2), base(64, 36))[1]
     assert isinstance(layer, LoKrLayer)
-    C = torch.linalg.matrix_rank(layer.whole("C"))
+    C = torch.linalg.matrix_rank(layer.full_matrix("C"))
     change = (layer.merged_weight() - layer.W0).detach()
     assert torch.linalg.matrix_rank(change) == 2 * C == 12
-    assert layer.parts("C")[0].shape == (6, 8) and layer.whole("W2").shape == (6, 8)
+    assert layer.parts("C")[0].shape == (6, 8) and layer.full_matrix("W2").shape == (6, 8)
 
 
 def test_a_side_is_split_as_in_peft_and_by_hand() -> None:

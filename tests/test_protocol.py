@@ -17,7 +17,7 @@ from experiments import evaluation
 from experiments.api import composed
 from experiments.config import Run, read
 from experiments.epochs import Epochs
-from experiments.job import start
+from experiments.job import prepare_run
 from experiments.protocol import Clean, carve, train_only
 from experiments.recorder import Diverged
 from experiments.results import Result, read_result
@@ -281,7 +281,7 @@ def test_a_run_can_begin_with_the_adapter_of_another(
 ) -> None:
     execute(tiny_run(variant, "task=mnli", "train.epochs=1"), tmp_path / "mnli")
     run = tiny_run(variant, "task=rte", f"start={tmp_path / 'mnli'}")
-    job = start(run, run.protocol.load(run.task, run.data))
+    job = prepare_run(run, run.protocol.load(run.task, run.data))
     trained = load_file(tmp_path / "mnli" / "adapter.safetensors")
     state = run.variant.learned_state(job.loaded.model.backbone)
     assert state.keys() == trained.keys()

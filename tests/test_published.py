@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from experiments.identity import identity, short_hash
 from experiments.stored.places import masked, masked_path, masked_text, paths_in, without_release
 from experiments.study import __main__ as command
-from experiments.study.command import again, begin
+from experiments.study.command import begin, restore_plan
 from experiments.study.publish import RESULTS
 
 ROWS = [f"a fine film number {i}\t1\na bad film number {i}\t0\n" for i in range(16)]
@@ -96,7 +96,7 @@ def test_a_published_study_names_no_place_and_goes_on(
     other = tmp_path / "other"
     shutil.copytree(RESULTS / "mine", other / "outputs")
     monkeypatch.chdir(other)
-    statuses = [outcome(cell) for cell in again("mine").look()]
+    statuses = [outcome(cell) for cell in restore_plan("mine").refresh()]
     assert sorted(statuses) == ["complete", "complete", "failed"]
     # And who had published it, by the command that began it.
     shutil.copytree(published(home), home / "again/outputs")

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from peft_oracle import adapted, base
 from torch.testing import assert_close
 
-from experiments.job import start
-from experiments.training import Watch, fit
+from experiments.job import prepare_run
+from experiments.training import TrainingListener, fit
 from variants.base import Progress
 from variants.dylora import DyLoRA, DyLoRALayer
 from variants.layerwise import layers_of
@@ -101,8 +101,8 @@ def test_sparsity_grows_with_xi(tiny_run: Callable) -> None:
     left = []
     for xi in (0.0, 0.01, 0.1):
         run = tiny_run("sora", f"variant.xi={xi}")
-        job = start(run, run.task.load(run.data))
-        fit(job.loaded.model, run.variant, job.batches, job.plan, Watch())
+        job = prepare_run(run, run.task.load(run.data))
+        fit(job.loaded.model, run.variant, job.batches, job.plan, TrainingListener())
         left.append(run.variant.telemetry(job.loaded.model.backbone)["rank"])
     assert left[0] == 4 * 8 and left[0] > left[1] > left[2]
 

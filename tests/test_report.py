@@ -19,7 +19,7 @@ from analysis.family import Rule
 from analysis.report import __main__ as command
 from analysis.report import charts, costs, export, material, sections, words
 from analysis.report.audit import audits
-from analysis.report.comparisons import comparisons, hopeless
+from analysis.report.comparisons import comparisons, groups_without_results
 from analysis.report.material import gather
 from analysis.report.overall import overall
 from analysis.report.page import Report
@@ -307,8 +307,11 @@ def test_a_task_without_that_method_has_scores_and_no_verdict(tmp_path: Path) ->
     found = Report(gather(tmp_path), Rule(against="lora"))
     assert [one.verdicts is None for one in found.found] == [True, False] and not found.overall
     assert "lora has no runs here, so nothing is compared with it." in found.html()
-    assert words.told(found.found[0])[0] == "Nothing is compared here."
-    assert words.told(found.found[1])[0] == "None of the others can be told apart from lora."
+    assert words.describe_comparison(found.found[0])[0] == "Nothing is compared here."
+    assert (
+        words.describe_comparison(found.found[1])[0]
+        == "None of the others can be told apart from lora."
+    )
     with pytest.raises(
         ValueError, match=r"^against must be one of dora, lora, vera, got 'lore'\.$"
     ):
@@ -344,8 +347,8 @@ def test_a_method_that_learned_nothing_is_named(tmp_path: Path) -> None:
         store(tmp_path, "dora", seed, right(0.5, seed=seed + 10))
         store(tmp_path, "vera", seed, np.arange(len(right(0.5))) % 2 == 0)  # says 0 of all
     (one,) = comparisons(gather(tmp_path), QUICK)
-    assert one.floor == pytest.approx(0.5) and one.unlearned == ["dora", "vera"]
-    assert words.unlearned(one) == [
+    assert one.floor == pytest.approx(0.5) and one.not_above_floor == ["dora", "vera"]
+    assert words.warn_not_above_floor(one) == [
         "dora and vera are not shown to be better than one answer to all examples, which scores "
         "50.0."
     ]
@@ -414,7 +417,7 @@ def test_where_everything_diverged_that_is_said(tmp_path: Path) -> None:
     material = gather(tmp_path)
     assert comparisons(material, QUICK) == [] and overall([], QUICK) == []
     said = ["local/sst2 · minilm · clean: 1 run diverged, none came to its end."]
-    assert hopeless(material) == said and said[0] in page(tmp_path).said
+    assert groups_without_results(material) == said and said[0] in page(tmp_path).said
 
 
 def test_selection_runs_alone_have_curves_and_no_verdict(tmp_path: Path) -> None:
@@ -515,10 +518,10 @@ def test_a_method_that_learned_nothing_is_never_recommended() -> None:
 
 def test_all_that_is_said_of_a_comparison_stands_together(whole: Report) -> None:
     for one in whole.found:
-        advice = words.advice(one.verdicts, one.methods, one.unlearned, one.metric)
-        told = words.told(one)
+        advice = words.advice(one.verdicts, one.methods, one.not_above_floor, one.metric)
+        told = words.describe_comparison(one)
         assert told[: len(advice)] == advice and advice[0] == words.headline(
-            one.verdicts, one.methods, one.unlearned, one.metric
+            one.verdicts, one.methods, one.not_above_floor, one.metric
         )
         if one.verdicts is None:
             assert told[len(advice) :] == one.left_out and one.left_out

@@ -131,6 +131,6 @@ def test_runs_that_collapsed_are_counted_with_the_share_that_is_still_likely(
     assert rows.loc["dora", "lost"] == 1 and rows.loc["dora", "decile"] < 0.6
     shown = sections.scores([one]).frame().set_index("method")["collapsed"]
     assert shown["lora"] == "0 (up to 28\u00a0%)"
-    said = " ".join(words.told(one))
+    said = " ".join(words.describe_comparison(one))
     assert "dora diverged in 1 of 9 runs" in said
     assert isinstance(one.methods, pd.DataFrame)

@@ -10,9 +10,9 @@ from peft.optimizers import create_riemannian_optimizer
 from peft_oracle import adapted, base, in_peft
 from torch.testing import assert_close
 
-from experiments.job import start
+from experiments.job import prepare_run
 from experiments.optimizer import FlatAdamW
-from experiments.training import Watch, fit
+from experiments.training import TrainingListener, fit
 from variants.base import Progress
 from variants.lora import LoRALayer
 from variants.lora_pro import LoRAPro, LoRAProLayer, sylvester
@@ -195,10 +195,10 @@ def test_a_plain_group_moves_by_its_rate_and_decay_alone() -> None:
 def test_lora_pro_trains_at_its_own_rate_without_clipping(tiny_run: Callable) -> None:
     run = tiny_run("lora_pro", "train.clip=1e-6", "train.warmup=0.0", "train.epochs=1")
     run = replace(run, variant=replace(run.variant, lr=1e-3))
-    job = start(run, run.task.load(run.data))
+    job = prepare_run(run, run.task.load(run.data))
     layers = [m for m in job.loaded.model.modules() if isinstance(m, LoRAProLayer)]
     before = [layer.merged_weight().detach().clone() for layer in layers]
-    fit(job.loaded.model, run.variant, job.batches, job.plan, Watch())
+    fit(job.loaded.model, run.variant, job.batches, job.plan, TrainingListener())
     for layer, weight in zip(layers, before, strict=True):
         moved = (layer.merged_weight() - weight).abs().mean()
         assert 1e-4 < float(moved) < 3e-3  # of the order of the rate, as under full fine-tuning

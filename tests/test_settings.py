@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from experiments.config import Run
-from experiments.job import start
-from experiments.probe import Trial
+from experiments.job import prepare_run
+from experiments.probe import ProbeRun
 from experiments.randomness import seed_everything
-from experiments.training import Watch, fit
+from experiments.training import TrainingListener, fit
 from variants.base import Variant, adapter_layers
 from variants.lora import LoRA
 
@@ -77,7 +77,7 @@ def others(run: Run, name: str, value: Any) -> list[Any]:
     return [candidate for candidate in candidates if candidate != value]
 
 
-class Losses(Watch):
+class Losses(TrainingListener):
     def __init__(self) -> None:
         self.values: list[Tensor] = []
 
@@ -87,15 +87,15 @@ class Losses(Watch):
 
 def outcome(run: Run) -> dict[str, Tensor]:
     """What comes of a short run: losses, what was learned, the books of the layers, telemetry."""
-    job = start(run, run.task.load(run.data))
+    job = prepare_run(run, run.task.load(run.data))
     backbone = job.loaded.model.backbone
     run.variant.prepare(
-        backbone, Trial(job.loaded.model, run.variant, job.examples, job.plan, run.seed).probe()
+        backbone, ProbeRun(job.loaded.model, run.variant, job.examples, job.plan, run.seed).probe()
     )
     seed_everything(1)
-    watch = Losses()
-    fit(job.loaded.model, run.variant, job.batches, job.plan, watch)
-    found = {"losses": torch.stack(watch.values)}
+    listener = Losses()
+    fit(job.loaded.model, run.variant, job.batches, job.plan, listener)
+    found = {"losses": torch.stack(listener.values)}
     found |= {f"learned {name}": t for name, t in run.variant.learned_state(backbone).items()}
     for place, layer in adapter_layers(backbone):
         found |= {f"buffer {place}.{name}": t for name, t in layer.named_buffers()}

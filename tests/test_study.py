@@ -19,19 +19,19 @@ from small_studies import SMALL, Folders, folders, grid, rate, study
 
 from experiments.api import composed
 from experiments.config import build, read
-from experiments.locks import alone
+from experiments.locks import exclusive
 from experiments.results import read_result
 from experiments.study import audit, match
 from experiments.study import plan as planning
 from experiments.study.cells import Cell, Outcome, Trial
-from experiments.study.command import again, begin
+from experiments.study.command import begin, restore_plan
 from experiments.study.conduct import conduct
 from experiments.study.design import TUNING_SEED, log_grid
 from experiments.study.forecast import forecast
 from experiments.study.plan import Plan
 from experiments.study.publish import publish, without_texts
 from experiments.study.summary import Row, Summary, difference
-from experiments.study.workers import Workers, told, visible
+from experiments.study.workers import Workers, explain_exit, visible_devices
 
 ROOT = Path(__file__).parents[1]
 __all__ = ["folders"]  # a fixture
@@ -48,7 +48,7 @@ def test_a_log_grid_is_even_and_grows_at_its_ends() -> None:
 
 
 def test_every_method_is_tried_at_equally_many_points_around_its_own_rate() -> None:
-    cells = Plan(study(**grid(3, tuning_seeds=2)), "s", []).look()
+    cells = Plan(study(**grid(3, tuning_seeds=2)), "s", []).refresh()
     assert {cell.stage for cell in cells} == {"select"}
     for method, own in (("lora", 5e-4), ("vera", composed("variant=vera").variant.lr)):
         mine = [cell for cell in cells if cell.method == method]
@@ -59,30 +59,32 @@ def test_every_method_is_tried_at_equally_many_points_around_its_own_rate() -> N
 
 def test_the_best_point_is_run_with_every_seed_once_all_trials_are_over(folders: Folders) -> None:
     plan = Plan(study(**grid(3, seeds=4)), "s", [])
-    trials = plan.look()
+    trials = plan.refresh()
     lora = [cell for cell in trials if cell.method == "lora"]
     folders.score(lora[:2], rate)
-    assert {cell.stage for cell in plan.look()} == {"select"}
+    assert {cell.stage for cell in plan.refresh()} == {"select"}
     folders.score(lora[2:], rate)
-    finals = [cell for cell in plan.look() if cell.stage == "test"]
+    finals = [cell for cell in plan.refresh() if cell.stage == "test"]
     assert [cell.seed for cell in finals] == [0, 1, 2, 3]
     assert {rate(cell) for cell in finals} == {0.005}
     assert {cell.method for cell in finals} == {"lora"}
     assert plan.expected() == 6 + 8
-    assert len(plan.outcomes) == len(plan.look()) == 6 + 4
+    assert len(plan.outcomes) == len(plan.refresh()) == 6 + 4
 
 
 def test_a_point_with_a_diverged_run_is_not_chosen(folders: Folders) -> None:
     plan = Plan(study(**grid(3, tuning_seeds=2)), "s", [])
-    folders.score(plan.look(), lambda c: None if (rate(c), c.seed) == (0.005, 1000) else rate(c))
-    chosen = {rate(cell) for cell in plan.look() if (cell.stage, cell.method) == ("test", "lora")}
+    folders.score(plan.refresh(), lambda c: None if (rate(c), c.seed) == (0.005, 1000) else rate(c))
+    chosen = {
+        rate(cell) for cell in plan.refresh() if (cell.stage, cell.method) == ("test", "lora")
+    }
     assert chosen == {0.0005}
 
 
 def test_a_method_of_which_nothing_succeeds_has_no_final_runs(folders: Folders) -> None:
     plan = Plan(study(**grid(3)), "s", [])
-    folders.score(plan.look(), lambda cell: None)
-    assert {cell.stage for cell in plan.look()} == {"select"}
+    folders.score(plan.refresh(), lambda cell: None)
+    assert {cell.stage for cell in plan.refresh()} == {"select"}
 
 
 def test_grids_grow_for_all_methods_alike_while_a_best_point_lies_at_an_edge(
@@ -96,11 +98,11 @@ def test_grids_grow_for_all_methods_alike_while_a_best_point_lies_at_an_edge(
         return -abs(rate(cell) - peak[cell.method])
 
     for extra in (0, 1, 2):
-        cells = [cell for cell in plan.look() if cell.stage == "select"]
+        cells = [cell for cell in plan.refresh() if cell.stage == "select"]
         assert len(cells) == 2 * (3 + extra)
-        assert all(cell.stage == "select" for cell in plan.look())
+        assert all(cell.stage == "select" for cell in plan.refresh())
         folders.score(cells, near)
-    finals = [cell for cell in plan.look() if cell.stage == "test"]
+    finals = [cell for cell in plan.refresh() if cell.stage == "test"]
     assert {(cell.method, rate(cell)) for cell in finals} == set(peak.items())
 
 
@@ -109,12 +111,12 @@ def test_the_paper_protocol_starts_tasks_from_the_adapter_of_another(folders: Fo
         **grid(3), protocols=["paper"], tasks={"rte": [], "sst2": []}, begin={"rte": "mnli"}
     )
     plan = Plan(settings, "s", [])
-    first = plan.look()
+    first = plan.refresh()
     starts = [cell for cell in first if cell.stage == "start"]
     assert {(cell.task, cell.method) for cell in starts} == {("mnli", "lora"), ("mnli", "vera")}
     assert not [cell for cell in first if cell.task == "rte"]
     folders.score(starts, lambda cell: 0.5)
-    begun = [cell for cell in plan.look() if cell.task == "rte"]
+    begun = [cell for cell in plan.refresh() if cell.task == "rte"]
     assert len(begun) == 6
     folder = starts[0].folder
     assert all(f"start={folder}" in c.overrides for c in begun if c.method == starts[0].method)
@@ -122,7 +124,7 @@ def test_the_paper_protocol_starts_tasks_from_the_adapter_of_another(folders: Fo
 
 def test_a_cell_lies_where_its_command_would_put_it() -> None:
     plan = Plan(study(**grid(3)), "s", ["train.epochs=3"])
-    for cell in plan.look()[::2]:
+    for cell in plan.refresh()[::2]:
         assert composed(*cell.overrides).hydra.run.dir == str(cell.folder)
         assert "train.epochs=3" in cell.overrides
 
@@ -174,7 +176,7 @@ def test_ranks_are_chosen_so_that_methods_train_as_many_parameters() -> None:
 def test_an_axis_can_be_a_list_and_hold_null() -> None:
     axes = {"variant.lr": [1e-4, 1e-3], "train.clip": [None, 1.0], "train.examples": [32]}
     (arm,) = Plan(study(methods={"lora": []}, axes=axes), "s", []).groups["clean", "sst2"]
-    cells = Plan(study(methods={"lora": []}, axes=axes), "s", []).look()
+    cells = Plan(study(methods={"lora": []}, axes=axes), "s", []).refresh()
     points = {cell.point for cell in cells}
     assert (
         len(points) == 4 and ("variant.lr=0.0001", "train.clip=null", "train.examples=32") in points
@@ -212,14 +214,14 @@ def test_the_cells_of_a_study_find_settings_in_a_folder_of_ones_own(
     results = [read_result(path.parent) for path in Path("outputs").rglob("result.json")]
     assert [result.config["variant"]["alpha"] for result in results] == [3.0, 3.0]
     with pytest.raises(ValueError, match=r"folders names .* --trust lets it"):
-        again("mine")
+        restore_plan("mine")
     assert all(plan_cell.settled for plan_cell in again_outcomes("mine"))
 
 
 def again_outcomes(name: str) -> list[Outcome]:
     """Where the cells of a study of one's own stand, by its name."""
-    plan = again(name, trusted=True)
-    return [plan.outcome(cell) for cell in plan.look()]
+    plan = restore_plan(name, trusted=True)
+    return [plan.outcome(cell) for cell in plan.refresh()]
 
 
 def test_cells_are_dealt_to_the_gpus_that_are_to_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,15 +236,15 @@ def test_cells_are_dealt_to_the_gpus_that_are_to_be_seen(monkeypatch: pytest.Mon
             pass
 
     monkeypatch.setattr(workers.context, "Process", Process)
-    assert workers.places == 4 and workers.free == [0, 1, 2, 3]
-    cells = Plan(study(), "s", []).look()
+    assert workers.slots == 4 and workers.free == [0, 1, 2, 3]
+    cells = Plan(study(), "s", []).refresh()
     for cell in cells[:4]:
         workers.start(cell)
     assert [limits.gpu for limits in begun] == [0, 1, 0, 1] and not workers.free
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
-    assert [visible(0), visible(1)] == ["3", "5"]
+    assert [visible_devices(0), visible_devices(1)] == ["3", "5"]
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    assert visible(1) == "1"
+    assert visible_devices(1) == "1"
 
 
 @pytest.mark.parametrize(
@@ -278,10 +280,10 @@ def test_optuna_chooses_from_lists_of_anything(folders: Folders) -> None:
     axes = {"variant.rank": [4, 16], "variant.targets": [["query"], ["query", "value"]]}
     plan = Plan(study(methods={"lora": []}, search="optuna", axes=axes), "s", [])
     for _ in range(4):
-        cells = plan.look()
+        cells = plan.refresh()
         folders.score(cells, lambda cell: 0.5)
         plan.outcomes.clear()
-    points = {cell.point for cell in plan.look() if cell.stage == "select"}
+    points = {cell.point for cell in plan.refresh() if cell.stage == "select"}
     assert points <= {
         (f"variant.rank={rank}", f"variant.targets={targets}")
         for rank in (4, 16)
@@ -297,7 +299,7 @@ def test_a_start_that_failed_hides_no_other_method(
     plan = Plan(study(**grid(3), **both), "s", [])
     for _ in range(4):
         plan.outcomes.clear()
-        cells = [cell for cell in plan.look() if cell.stage != "test"]
+        cells = [cell for cell in plan.refresh() if cell.stage != "test"]
         folders.score(cells, lambda cell: None if cell.method == "vera" else rate_or(cell, 0.5))
     rows = {row.method: row for rows in Summary(plan).groups.values() for row in rows}
     assert rows["lora"].tuned == 0 and rows["lora"].trials == 3
@@ -317,22 +319,22 @@ def test_every_study_file_composes_into_cells(name: str) -> None:
 
 def test_an_axis_that_is_no_setting_is_refused() -> None:
     with pytest.raises(ValueError, match=r"study\.axes: there is no setting 'variant\.rnak'\."):
-        Plan(study(axes={"variant.rnak": [4]}), "s", []).look()
+        Plan(study(axes={"variant.rnak": [4]}), "s", []).refresh()
 
 
 def test_optuna_asks_for_the_same_points_after_the_same_scores(folders: Folders) -> None:
     plan = Plan(study(**grid(5), search="optuna", trials=7), "s", [])
     seen: list[str] = []
     for _ in range(7):
-        cells = [cell for cell in plan.look() if (cell.stage, cell.method) == ("select", "lora")]
+        cells = [cell for cell in plan.refresh() if (cell.stage, cell.method) == ("select", "lora")]
         folders.score(cells, lambda c: None if rate(c) > 0.002 else -abs(rate(c) - 0.001))
         seen = [cell.point[0] for cell in cells]
     assert len(set(seen)) == 7
     assert seen[0] == "variant.lr=0.0005"
     assert all(5e-5 <= float(point.partition("=")[2]) <= 5e-3 for point in seen)
     again_ = Plan(plan.study, "s", [])
-    assert [cell.point[0] for cell in again_.look() if cell.method == "lora"][:7] == seen
-    assert [cell for cell in again_.look() if (cell.stage, cell.method) == ("test", "lora")]
+    assert [cell.point[0] for cell in again_.refresh() if cell.method == "lora"][:7] == seen
+    assert [cell for cell in again_.refresh() if (cell.stage, cell.method) == ("test", "lora")]
 
 
 # What is carried out.
@@ -388,7 +390,9 @@ def test_a_cell_that_fails_or_diverges_is_recorded_and_harms_no_other(
     }
     plan = begun(tmp_path, monkeypatch, methods=methods, seeds=1, **grid(1))
     assert not conduct(plan)
-    statuses = {cell.method: plan.outcome(cell) for cell in plan.look() if cell.stage == "select"}
+    statuses = {
+        cell.method: plan.outcome(cell) for cell in plan.refresh() if cell.stage == "select"
+    }
     assert statuses["lora"].status == "complete"
     assert statuses["mistaken"].status == "failed"
     assert "No linear layer is named 'qeury'. Did you mean 'query'?" in str(
@@ -422,16 +426,19 @@ def test_what_is_published_holds_no_text() -> None:
 
 def test_a_folder_another_process_works_in_is_left_to_it(tmp_path: Path) -> None:
     with (
-        alone(tmp_path / "run"),
+        exclusive(tmp_path / "run"),
         pytest.raises(ValueError, match="Another process works in"),
-        alone(tmp_path / "run"),
+        exclusive(tmp_path / "run"),
     ):
         pass
 
 
 def test_what_a_signal_did_is_said() -> None:
-    assert told(-9) == "The process was killed by SIGKILL. Perhaps the machine was out of memory."
-    assert told(3) == "The process ended with exit code 3."
+    assert (
+        explain_exit(-9)
+        == "The process was killed by SIGKILL. Perhaps the machine was out of memory."
+    )
+    assert explain_exit(3) == "The process ended with exit code 3."
 
 
 def carried_out(folder: Path) -> None:
@@ -473,7 +480,7 @@ def test_a_study_that_is_killed_and_then_shared_comes_to_the_same(
         process.join()
     assert [process.exitcode for process in shared] == [0, 0]
     monkeypatch.chdir(broken)
-    assert table(again("mine")) == table(unbroken)
+    assert table(restore_plan("mine")) == table(unbroken)
     results = [read_result(path.parent) for path in Path("outputs").rglob("result.json")]
     assert len(results) == 4
     assert 1 <= sum(result.cost["restarts"] for result in results) <= 2  # of what was killed
@@ -522,8 +529,8 @@ def test_the_scale_counts_the_root_of_the_rank_where_it_is_so() -> None:
 
 def test_ties_go_to_the_first_point(folders: Folders) -> None:
     plan = Plan(study(**grid(3)), "s", [])
-    folders.score(plan.look(), lambda cell: 0.5)
-    plan.look()
+    folders.score(plan.refresh(), lambda cell: 0.5)
+    plan.refresh()
     arm = plan.groups["clean", "sst2"][0]
     chosen = planning.best(plan.trials([arm])["lora"])
     assert chosen is not None and chosen.point == ("variant.lr=5e-05",)

@@ -52,7 +52,7 @@ def test_a_race_loses_the_best_point_more_seldom_than_single_trials() -> None:
 
 
 def trials_of(plan: Plan) -> list[Cell]:
-    return [cell for cell in plan.look() if cell.stage == "select"]
+    return [cell for cell in plan.refresh() if cell.stage == "select"]
 
 
 def test_a_race_tries_every_point_once_and_the_best_two_again(folders: Folders) -> None:
@@ -66,10 +66,10 @@ def test_a_race_tries_every_point_once_and_the_best_two_again(folders: Folders) 
     assert sorted(rate(cell) for cell in again) == sorted(best * race.MORE)
     assert {cell.seed for cell in again} == {TUNING_SEED + 1, TUNING_SEED + 2}
     assert all(f"protocol.seed={cell.seed}" in cell.overrides for cell in again)
-    assert not [cell for cell in plan.look() if cell.stage == "test"]
+    assert not [cell for cell in plan.refresh() if cell.stage == "test"]
     # Much better in its further runs, so there is no doubt about the choice.
     folders.score(again, lambda cell: 0.9 if rate(cell) == best[1] else 0.6 + cell.seed / 1e6)
-    finals = [cell for cell in plan.look() if cell.stage == "test"]
+    finals = [cell for cell in plan.refresh() if cell.stage == "test"]
     assert len(finals) == 4 and {rate(cell) for cell in finals} == {best[1]}
     assert not any(o.startswith("protocol.seed") for cell in finals for o in cell.overrides)
     assert plan.expected() == 5 + 2 * race.MORE + 4
@@ -88,7 +88,7 @@ def test_two_points_that_are_as_good_are_both_run(
             lambda c: 0.5 if rate(c) not in best else 0.8 + luck[c.seed] * (rate(c) == best[0]),
         )
         plan.outcomes.clear()
-    finals = [cell for cell in plan.look() if cell.stage == "test"]
+    finals = [cell for cell in plan.refresh() if cell.stage == "test"]
     assert [rate(cell) for cell in finals] == [best[1]] * 4 + [best[0]] * 4
     ((row,),) = Summary(plan).groups.values()
     assert row.chosen == [f"variant.lr={best[1]}"] and row.rival == [f"variant.lr={best[0]}"]
@@ -101,7 +101,7 @@ def test_a_point_that_diverges_when_tried_again_is_not_chosen(folders: Folders) 
     high = log_grid(5e-4, 2.0, 3)[2]
     more = [cell for cell in trials_of(plan) if cell not in folders]
     folders.score(more, lambda cell: None if rate(cell) == high else rate(cell))
-    finals = {rate(cell) for cell in plan.look() if cell.stage == "test"}
+    finals = {rate(cell) for cell in plan.refresh() if cell.stage == "test"}
     assert finals == {0.0005}
 
 
@@ -111,7 +111,7 @@ def test_a_method_may_have_axes_of_its_own_at_the_same_number_of_trials() -> Non
         methods={"lora": [], "lora_plus": []}, own_axes=own, search="sample", trials=9,
         axes={"variant.lr": {"decades": 2.0, "points": 5}},
     )  # fmt: skip
-    cells = Plan(settings, "s", []).look()
+    cells = Plan(settings, "s", []).refresh()
     lora = [cell.point for cell in cells if cell.method == "lora"]
     plus = [cell.point for cell in cells if cell.method == "lora_plus"]
     assert len(lora) == len(plus) == len(set(plus)) == 9
@@ -121,14 +121,14 @@ def test_a_method_may_have_axes_of_its_own_at_the_same_number_of_trials() -> Non
     assert {point[1] for point in plus[1:]} == {"variant.ratio=4", "variant.ratio=16"}
     rates = [float(point[0].partition("=")[2]) / config.lr for point in plus]
     assert min(rates) < 0.3 and max(rates) > 3 and all(0.09 < rate < 11 for rate in rates)
-    assert Plan(settings, "s", []).look() == cells
+    assert Plan(settings, "s", []).refresh() == cells
 
 
 def test_a_grid_takes_the_axes_of_each_method() -> None:
     settings = study(
         **grid(3), methods={"lora": [], "vera": []}, own_axes={"vera": {"variant.rank": [4, 8]}}
     )
-    cells = Plan(settings, "s", []).look()
+    cells = Plan(settings, "s", []).refresh()
     assert [sum(cell.method == name for cell in cells) for name in ("lora", "vera")] == [3, 6]
 
 

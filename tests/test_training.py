@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 from experiments.batches import Batches
 from experiments.config import Run
-from experiments.job import Job, start
+from experiments.job import PreparedRun, prepare_run
 from experiments.optimizer import FlatAdamW
 from experiments.recorder import Diverged, Recorder
 from experiments.runner import execute
@@ -28,7 +28,7 @@ from experiments.training import (
     Plan,
     State,
     Stepper,
-    Watch,
+    TrainingListener,
     build_optimizer,
     build_schedule,
     fit,
@@ -36,7 +36,7 @@ from experiments.training import (
 from variants.lora import LoRA
 
 
-class Losses(Watch):
+class Losses(TrainingListener):
     def __init__(self) -> None:
         self.values: list[float] = []
 
@@ -48,11 +48,11 @@ class Killed(BaseException):
     """Stands for the end of the process."""
 
 
-def begin(run: Run) -> Job:
-    return start(run, run.task.load(run.data))
+def begin(run: Run) -> PreparedRun:
+    return prepare_run(run, run.task.load(run.data))
 
 
-def trained(job: Job) -> dict[str, torch.Tensor]:
+def trained(job: PreparedRun) -> dict[str, torch.Tensor]:
     return {n: p.detach() for n, p in job.loaded.model.named_parameters() if p.requires_grad}
 
 
@@ -185,7 +185,7 @@ def test_two_runs_with_one_seed_are_bit_identical(
     for _ in range(2):
         job = begin(tiny_run(variant, "train.epochs=2"))
         torch.manual_seed(5)
-        fit(job.loaded.model, job.run.variant, job.batches, job.plan, Watch())
+        fit(job.loaded.model, job.run.variant, job.batches, job.plan, TrainingListener())
         weights.append(trained(job))
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
@@ -197,9 +197,9 @@ def test_accumulation_equals_one_big_batch(tiny_run: Callable[..., Run], variant
         options = ("model.dropout=0.0", "train.batch_size=16", f"train.accumulate={parts}")
         job = begin(tiny_run(variant, *options))
         job.loaded.model.double()
-        watch = Losses()
-        fit(job.loaded.model, job.run.variant, job.batches, job.plan, watch)
-        results.append((watch.values, trained(job)))
+        listener = Losses()
+        fit(job.loaded.model, job.run.variant, job.batches, job.plan, listener)
+        results.append((listener.values, trained(job)))
     (losses, weights), (split_losses, split_weights) = results
     assert split_losses == pytest.approx(losses, rel=1e-9)
     for name, tensor in weights.items():
@@ -263,7 +263,7 @@ def test_a_method_may_decline_clipping_and_shrinks_no_other_gradient(
     job = begin(replace(run, variant=Unclipped(**values)))
     stepper = Stepper(job.loaded.model, job.run.variant, job.batches, job.plan)
     stepper.optimizer.zero_grad = lambda: None
-    _, norm = stepper.step(1, Watch())
+    _, norm = stepper.step(1, TrainingListener())
     assert 0 < norm < 1000
     own = [p.grad for p in job.loaded.model.backbone.parameters() if p.requires_grad]
     assert all((gradient == 1e6).all() for gradient in own)
@@ -275,7 +275,7 @@ def test_gradients_are_clipped_to_the_norm(tiny_run: Callable[..., Run]) -> None
     job = begin(tiny_run("lora", "train.clip=0.001", "train.epochs=1", "train.batch_size=64"))
     norms: list[float] = []
 
-    class Norms(Watch):
+    class Norms(TrainingListener):
         def after(self, step: int, loss: torch.Tensor, norm: torch.Tensor) -> None:
             norms.append(float(norm))
 

@@ -1,4 +1,4 @@
-"""What comes into layers: their inputs on real tokens, and moments of them."""
+"""Inputs of layers on real tokens, and moments of them."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -28,9 +28,9 @@ class Masks:
                 self.known.append(F.pad(labels[:, :-1] != -100, (1, 0), value=True))
 
     def find(self, name: str, places: Tensor) -> Tensor | float:
-        """The mask of these places, or 1 where they are no tokens of the batch.
+        """The mask of these places, or 1 if they are no tokens of the batch.
 
-        Raises ValueError where they could be an encoder's tokens as well as a decoder's.
+        Raises ValueError if they could be an encoder's tokens as well as a decoder's.
         """
         found = [m for mask in self.known if (m := reshape_mask(mask, places.shape)) is not None]
         if any(not torch.equal(mask, found[0]) for mask in found):
@@ -59,7 +59,7 @@ def visit_inputs(
 ) -> None:
     """Call `see(name, x, masks)` with what comes into each layer, batch by batch, dropout off.
 
-    A batch is a mapping of the model's inputs, or has one as `inputs`. Raises ValueError where
+    A batch is a mapping of the model's inputs, or has one as `inputs`. Raises ValueError if
     there is no batch, and for a layer that nothing comes into.
     """
     decodes = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
@@ -127,7 +127,7 @@ def input_moments(
     """The moments of each layer's input by name; layers that share an input share one object.
 
     Padding is left out where a layer sees tokens; of a convolution every patch counts. Which
-    layers share an input is seen in the first batch. Raises ValueError where there is no batch.
+    layers share an input is seen in the first batch. Raises ValueError if there is no batch.
     """
     found: dict[str, Moments] = {}
     owners: dict[str, str] = {}
@@ -150,7 +150,7 @@ def input_moments(
 
 
 def real_inputs(name: str, layer: AdapterLayer, x: Tensor, masks: Masks) -> Tensor:
-    """What W0 is multiplied by, [places, d_in], without padding."""
+    """Return the tensor that W0 multiplies, [places, d_in], without padding."""
     x = layer.form.inputs(layer.base, x)
     mask = masks.find(name, x[..., 0])
     return x[mask] if isinstance(mask, Tensor) else x.flatten(0, -2)

@@ -46,7 +46,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Probe:
-    """What `Variant.prepare` may use of the run: a stratified share, in (0, 1], of the train split.
+    """The run as `Variant.prepare` may use it: a stratified share, in (0, 1], of the train split.
 
     The head takes part in `fit` and is as before afterwards; no batch of the main run is used up.
     `gradients` moves no parameter, and has no dropout.
@@ -69,7 +69,7 @@ class AdapterLayer(BaseWrapper):
     def forward(self, x: Tensor) -> Tensor:
         """Map x [..., d_in] to [..., d_out]; by default through `factors` or `update`.
 
-        Called where the base is a plain linear layer; for all others there is `add_to_base`.
+        Called if the base is a plain linear layer; for all others there is `add_to_base`.
         """
         if can_merge(x, self.base) and not self.dropping():
             factors = self.factors()
@@ -92,7 +92,7 @@ class AdapterLayer(BaseWrapper):
     def merge(self) -> nn.Module:
         """The plain linear layer of equal function, rounded once to the base's dtype.
 
-        Raises ValueError where there is none, as the base is more than its weight.
+        Raises ValueError if there is none, as the base is more than its weight.
         """
         weight = self.compute_full_weight().to(self.W0.dtype)
         # The base's own class, so that a backbone whose linears cast at use keeps doing so.
@@ -101,7 +101,7 @@ class AdapterLayer(BaseWrapper):
         return merged.train(self.training)
 
     def frozen_bias(self) -> nn.Parameter | None:
-        """The merged bias as a parameter of a plain layer; the base's own where it is that."""
+        """The merged bias as a parameter of a plain layer; the base's own if it is that."""
         bias, b0 = self.bias, self.b0
         if bias is None or bias is b0:
             return b0
@@ -141,7 +141,7 @@ class Variant:
     def adapt(self, model: nn.Module) -> None:
         """Choose what trains in `model` and put the method's layers into it, in place.
 
-        Raises ValueError, with the model as it was, where that cannot be done.
+        Raises ValueError, with the model as it was, if that cannot be done.
         """
         raise NotImplementedError
 
@@ -180,7 +180,7 @@ class Variant:
         return True
 
     def learned_state(self, model: nn.Module) -> dict[str, Tensor]:
-        """What, loaded over the adapted pretrained model, restores the fine-tuned one.
+        """Return the state that restores the fine-tuned model over the adapted pretrained one.
 
         Trainable parameters, every parameter an adapter layer added, trained or not, as LoRA-FA's
         frozen random A is part of the function too, and buffers that training may move.
@@ -195,7 +195,7 @@ class Variant:
 
     @note_calls
     def load_state(self, model: nn.Module, state: Mapping[str, Tensor]) -> None:
-        """Restore `learned_state`, structure first where the method has one."""
+        """Restore `learned_state`, structure first if the method has one."""
         copy_exactly(self.learned_state(model), state)
 
     def telemetry(self, model: nn.Module) -> dict[str, float]:
@@ -203,14 +203,14 @@ class Variant:
         return {}
 
     def to_peft(self, model: nn.Module) -> Foreign:
-        """What PEFT would have stored for the same function; raises ValueError without a form."""
+        """Return PEFT's checkpoint of the same function; raises ValueError if there is none."""
         raise ValueError(
             f"{type(self).__name__} has no form in PEFT's checkpoint format; merge it instead."
         )
 
     @staticmethod
     def from_foreign(form: Foreign) -> "tuple[Variant, dict[str, Tensor]] | None":
-        """The method and its learned state, or None where the form is that of another method.
+        """The method and its learned state, or None if the form is that of another method.
 
         Asked of the class that defines it only, not of those that inherit it. The learning rate is
         not in any file and becomes 0.
@@ -261,8 +261,8 @@ def added_parameters(layer: AdapterLayer) -> Iterator[nn.Parameter]:
 def target_linears(model: nn.Module, targets: Iterable[str]) -> dict[str, nn.Linear]:
     """The layers that `targets` mean, by name; see `variants.targets`.
 
-    Linear ones, and those of other forms where the method that adapts takes them. Raises
-    ValueError for a target that means nothing, and where there is no target.
+    Linear ones, and those of other forms if the method that adapts takes them. Raises
+    ValueError for a target that means nothing, and if there is no target.
     """
     variant = ADAPTING.get()
     method = "This" if variant is None else type(variant).__name__

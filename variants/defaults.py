@@ -1,4 +1,4 @@
-"""Methods by name, with the settings of conf/variant/NAME.yaml where none are given."""
+"""Methods by name, with the settings of conf/variant/NAME.yaml if none are given."""
 
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
@@ -29,7 +29,7 @@ def make_method(name: str, **settings: Any) -> Variant:
 
 
 def find_class(target: str) -> type[Variant] | None:
-    """The class of the project's method with this dotted name; None where no YAML has it."""
+    """The class of the project's method with this dotted name; None if no YAML has it."""
     return next(
         (import_class(target) for name in list_methods() if read_defaults(name)[0] == target), None
     )

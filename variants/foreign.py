@@ -24,7 +24,7 @@ class Foreign:
 
 
 def scale_of(config: Mapping[str, Any], alpha: float, rank: int) -> float:
-    """What multiplies the product B A."""
+    """Return the factor of the product B A."""
     return alpha / (rank**0.5 if config.get("use_rslora") else rank)
 
 

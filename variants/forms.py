@@ -55,7 +55,7 @@ class Dense:
 
     @staticmethod
     def inputs(base: nn.Module, x: Tensor) -> Tensor:
-        """What W0 is multiplied by where the layer gets x, [..., d_in]."""
+        """Return the tensor that W0 multiplies if the layer gets x, [..., d_in]."""
         return x
 
     @staticmethod

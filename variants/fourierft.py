@@ -82,7 +82,7 @@ class FourierFT(Layerwise):
 
     @property
     def starts_as_pretrained(self) -> bool:
-        """Only where c is zero."""
+        """Only if c is zero."""
         return self.begin == "zero"
 
     def wrap(self, linear: nn.Module) -> nn.Module:

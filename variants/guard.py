@@ -61,7 +61,7 @@ def list_parts(module: nn.Module) -> tuple[dict[str, Any], ...]:
 
 
 def guard_adapt(adapt: Callable[..., None]) -> Callable[..., None]:
-    """An `adapt` that leaves the model as it was where it fails, and notes what it did."""
+    """An `adapt` that leaves the model as it was if it fails, and notes what it did."""
 
     @wraps(adapt)
     def guarded(self: "Variant", model: nn.Module) -> None:

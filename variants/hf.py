@@ -57,31 +57,31 @@ class VariantMixin:
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        find_adaptation(self.own.model)
-        if self.own.is_fsdp_enabled or self.own.is_deepspeed_enabled:
+        find_adaptation(self.typed_self.model)
+        if self.typed_self.is_fsdp_enabled or self.typed_self.is_deepspeed_enabled:
             raise ValueError("Sharded models, by FSDP or DeepSpeed, are not served here; use DDP.")
-        if self.own.accelerator.scaler is not None:
+        if self.typed_self.accelerator.scaler is not None:
             raise ValueError("float16 scales gradients, which hooks read; train in bf16 instead.")
         self.ready = False  # whether the method has looked at data, or need not
         self.sha256: str | None = None
-        self.own.add_callback(HookCallback(self))
+        self.typed_self.add_callback(HookCallback(self))
 
     @property
-    def own(self) -> Any:
+    def typed_self(self) -> Any:
         """The trainer that this is mixed into, for those who check types."""
         return self
 
     @property
     def variant(self) -> Variant:
         """The method that the model is adapted with."""
-        return find_adaptation(self.own.model)[2].variant
+        return find_adaptation(self.typed_self.model)[2].variant
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The optimiser that the arguments name, over the method's groups and all else that trains.
 
         The first one comes after the method has looked at data.
         """
-        trainer, args = self.own, self.own.args
+        trainer, args = self.typed_self, self.typed_self.args
         if not self.ready:
             self.ready = True
             look_at_data(trainer, self.variant)
@@ -99,16 +99,16 @@ class VariantMixin:
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """A batch forward and back; behind a step's last one, what hooks do to the gradient."""
         loss = super().training_step(*args, **kwargs)  # type: ignore[misc]
-        if self.own.accelerator.sync_gradients:
+        if self.typed_self.accelerator.sync_gradients:
             # Each process adds the same, so that the mean over processes is right.
-            add_gradient(self.own.model, self.hooks.penalty())
+            add_gradient(self.typed_self.model, self.hooks.penalty())
             self.hooks.after_backward()
         return loss
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log the method's own numbers too, those of single layers left out."""
         if "loss" in logs:
-            found = self.variant.telemetry(self.own.model)
+            found = self.variant.telemetry(self.typed_self.model)
             logs |= {name: value for name, value in found.items() if "/" not in name}
         super().log(logs, *args, **kwargs)  # type: ignore[misc]
 
@@ -116,7 +116,7 @@ class VariantMixin:
         """Write the adapter, and not the base with it."""
         from safetensors.torch import save_file
 
-        trainer = self.own
+        trainer = self.typed_self
         if not trainer.args.should_save:
             return
         folder = Path(output_dir or cast(str, trainer.args.output_dir))
@@ -134,12 +134,12 @@ class VariantMixin:
         from safetensors.torch import load_file
 
         folder = Path(resume_from_checkpoint)
-        load(self.own.model, folder)
-        copy_exactly(collect_books(self.own.model), load_file(folder / BOOKS))
+        load(self.typed_self.model, folder)
+        copy_exactly(collect_books(self.typed_self.model), load_file(folder / BOOKS))
         self.ready = True  # by what was looked at before
 
     def _load_best_model(self) -> None:
-        self._load_from_checkpoint(cast(str, self.own.state.best_model_checkpoint))
+        self._load_from_checkpoint(cast(str, self.typed_self.state.best_model_checkpoint))
 
 
 class VariantTrainer(VariantMixin, Trainer):
@@ -147,9 +147,9 @@ class VariantTrainer(VariantMixin, Trainer):
 
 
 def look_at_data(trainer: Any, variant: Variant) -> None:
-    """Let a method look at data before it trains, where it wants to.
+    """Let a method look at data before it trains, if it wants to.
 
-    Raises ValueError where there are several processes, or the data has no length.
+    Raises ValueError if there are several processes, or the data has no length.
     """
     if type(variant).prepare is Variant.prepare:
         return
@@ -200,7 +200,7 @@ class DataProbe:
 
     @contextmanager
     def rest_restored(self) -> Iterator[list[nn.Parameter]]:
-        """What trains beside the adapters, as a new head; afterwards it is as before."""
+        """Yield what trains beside the adapters, such as a new head; restore it afterwards."""
         model = self.trainer.model
         inside = {id(p) for _, layer in adapter_layers(model) for p in layer.parameters()}
         rest = [p for p in model.parameters() if p.requires_grad and id(p) not in inside]

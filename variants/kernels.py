@@ -179,7 +179,7 @@ class SideProduct(torch.autograd.Function):
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
-    """The tensor in float32, or in float64 where it is that already."""
+    """The tensor in float32, or in float64 if it is that already."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 

@@ -24,7 +24,7 @@ class LastK(Variant):
         hold_in_float32(model)
 
     def find_stack(self, model: nn.Module) -> nn.Module:
-        """The blocks in order; raises ValueError where it is not clear which."""
+        """The blocks in order; raises ValueError if it is not clear which."""
         found = find_stacks(model)
         if self.blocks is not None:
             named = dict(model.named_modules())

@@ -101,7 +101,7 @@ def layers_of(model: nn.Module, kind: type[Layer]) -> dict[str, Layer]:
 
 
 def exportable(model: nn.Module, kind: type[Layer]) -> dict[str, Layer]:
-    """The same, where they have a form in another library's format; else raises ValueError."""
+    """The same, if they have a form in another library's format; else raises ValueError."""
     return {name: layer for name, layer in find_exportable_layers(model) if isinstance(layer, kind)}
 
 

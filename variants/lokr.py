@@ -46,7 +46,7 @@ class LoKrLayer(AdapterLayer):
         self.make("W2", c, d, rank, zero == "W2", "W2_b")
 
     def make(self, name: str, rows: int, columns: int, rank: int, zero: bool, which: str) -> None:
-        """A matrix, or two factors of it where `rank` is under half of its longer side."""
+        """A matrix, or two factors of it if `rank` is under half of its longer side."""
         like = at_least_float32(self.W0)
         shapes = {name: (rows, columns)}
         if 0 < rank < max(rows, columns) / 2:
@@ -62,17 +62,17 @@ class LoKrLayer(AdapterLayer):
         return [getattr(self, p) for p in (name, f"{name}_a", f"{name}_b") if hasattr(self, p)]
 
     def merged_weight(self) -> Tensor:
-        C, W2 = (self.whole(name) for name in ("C", "W2"))
+        C, W2 = (self.full_matrix(name) for name in ("C", "W2"))
         return at_least_float32(self.W0) + self.scale * torch.kron(C, W2)
 
-    def whole(self, name: str) -> Tensor:
+    def full_matrix(self, name: str) -> Tensor:
         """The matrix of this name, its factors multiplied."""
         first, *rest = self.parts(name)
         return first @ rest[0] if rest else first
 
     @mark_additive
     def update(self, x: Tensor, y: Tensor) -> Tensor:
-        C, right = (self.scale * self.whole("C")).to(x.dtype), self.parts("W2")
+        C, right = (self.scale * self.full_matrix("C")).to(x.dtype), self.parts("W2")
         last = right[0].to(x.dtype)
         X = x.reshape(-1, C.shape[1], x.shape[-1] // C.shape[1])
         if len(right) == 2:

@@ -78,7 +78,7 @@ def make_groups(
 ) -> list[dict[str, Any]]:
     """The method's optimiser groups, and in others what else trains.
 
-    Raises ValueError where nothing does, or a parameter is stored in less than float32.
+    Raises ValueError if nothing does, or a parameter is stored in less than float32.
     """
     check_trained(model)
     groups = variant.param_groups(model, lr, weight_decay)

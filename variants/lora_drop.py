@@ -91,7 +91,7 @@ class LoRADrop(LoRA):
         return name if whole else ".".join(parts[: numbers[-1] + 1])
 
     def group_of(self, name: str, layer: LoRALayer) -> tuple[Any, ...]:
-        """What layers must have in common to share one pair."""
+        """Return the key that layers must have in common to share one pair."""
         return (*layer.W0.shape, name.rpartition(".")[2] if self.shared_per == "name" else "")
 
     def learned_state(self, model: nn.Module) -> dict[str, Tensor]:

@@ -166,7 +166,7 @@ class NF4Linear(QuantLinear):
 def bitsandbytes() -> Any:
     """bitsandbytes' functions, imported where they are asked for and nowhere else.
 
-    Raises ValueError where the package is missing.
+    Raises ValueError if the package is missing.
     """
     # It complains of kernels from a hub, which are not for training.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
@@ -181,7 +181,7 @@ def bitsandbytes() -> Any:
 
 
 def bnb_weight(codes: Tensor, scales: Tensor, block: int, dtype: torch.dtype) -> Tensor:
-    """What NF4 codes with one scale per block stand for, [blocks, block]."""
+    """Return the weights of NF4 codes with one scale per block, [blocks, block]."""
     functional = bitsandbytes()
     state = functional.QuantState(
         absmax=scales, shape=(len(scales), block), blocksize=block, quant_type="nf4", dtype=dtype
@@ -191,7 +191,7 @@ def bnb_weight(codes: Tensor, scales: Tensor, block: int, dtype: torch.dtype) ->
 
 @cache
 def check_bitsandbytes(device: str) -> None:
-    """Raise ValueError where bitsandbytes has no kernels for this type of device."""
+    """Raise ValueError if bitsandbytes has no kernels for this type of device."""
     codes = torch.zeros(32, dtype=torch.uint8, device=device)
     try:
         bnb_weight(codes, torch.ones(1, device=device), 64, torch.float32)

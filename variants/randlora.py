@@ -97,7 +97,7 @@ class RandLoRA(Layerwise):
         copy_exactly(self.without_bases(model), without_seed(state, "projection_seed", seed, bases))
 
     def without_bases(self, model: nn.Module) -> dict[str, Tensor]:
-        """What any method learns, less A and B: every lambda and gamma, and what else trains."""
+        """Return the learned state without A and B: every lambda and gamma, and the rest."""
         return without(super().learned_state(model), model, bases_of(model))
 
     def to_peft(self, model: nn.Module) -> Foreign:

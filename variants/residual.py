@@ -82,7 +82,7 @@ def check_directions(rank: int, W0: Tensor, needed: int = 1) -> None:
 
 
 def check_singular_values(S: Tensor, chosen: Tensor, floor: float = 0.0) -> None:
-    """Raise ValueError where some of the chosen singular values are zero, or nearly so.
+    """Raise ValueError if some of the chosen singular values are zero, or nearly so.
 
     Two factors that both start from zero there would have no gradient, for ever.
     """

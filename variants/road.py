@@ -33,7 +33,7 @@ class RoAdLayer(AdapterLayer):
         self.a = nn.Parameter(like.new_ones(d_out // 2 * entries))
 
     def columns(self) -> tuple[Tensor, Tensor]:
-        """What an output, and the other one of its pair, is multiplied by; both [d_out]."""
+        """Return the factors of an output and of the other output of its pair; both [d_out]."""
         half, t, a = self.group // 2, self.t, self.a
         if self.entries == 4:
             t, a = (v.view(-1, 2, self.group).transpose(0, 1).flatten(1) for v in (t, a))

@@ -44,7 +44,7 @@ def learned_state(model: nn.Module) -> dict[str, Tensor]:
 def load_learned_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Restore `learned_state` in a model that is adapted with the same settings.
 
-    Raises ValueError, with nothing copied, where the tensors are not those of this model.
+    Raises ValueError, with nothing copied, if the tensors are not those of this model.
     """
     variant = find_adaptation(model)[2].variant
     rest = collect_rest(model, variant.learned_state(model))
@@ -104,7 +104,7 @@ def load(
     """Adapt the pretrained model as that which was saved, and restore what was learned.
 
     A model that is adapted already must have the same settings. `method` is the class of a method
-    that is not the project's own. Raises ValueError, with the model as it was, where settings or
+    that is not the project's own. Raises ValueError, with the model as it was, if settings or
     tensors differ, or the base is not the one trained on.
     """
     place = Path(folder)
@@ -165,7 +165,7 @@ def parse_method(about: dict[str, Any], method: type[Variant] | None, folder: Pa
 
 
 def find_module(model: nn.Module, name: str) -> nn.Module:
-    """The part of a model that an adapter belongs to; raises ValueError where there is none."""
+    """The part of a model that an adapter belongs to; raises ValueError if there is none."""
     found = dict(model.named_modules()).get(name)
     if found is None:
         raise ValueError(f"the adapter belongs to its part '{name}', which it does not have.")
@@ -173,7 +173,7 @@ def find_module(model: nn.Module, name: str) -> nn.Module:
 
 
 def check_settings(model: nn.Module, variant: Variant, about: dict[str, Any]) -> None:
-    """Raise ValueError where a model is adapted with other settings than the saved one was."""
+    """Raise ValueError if a model is adapted with other settings than the saved one was."""
     name, _, note = find_adaptation(model)
     theirs = {"method": type(variant).__name__, "module": about["module"], **vars(variant)}
     ours = {"method": type(note.variant).__name__, "module": name, **vars(note.variant)}

@@ -19,7 +19,7 @@ def without_seed(
 ) -> dict[str, Tensor]:
     """The state without what `with_seed` has added; `setting` is what the seed is called.
 
-    Raises ValueError where the state was trained on other frozen tensors.
+    Raises ValueError if the state was trained on other frozen tensors.
     """
     for key, own in ((SEED, torch.tensor(seed)), (SHA256, hash_of(drawn))):
         if key not in state or not torch.equal(state[key].cpu(), own):

@@ -63,7 +63,7 @@ class OnBasis(Layerwise):
         copy_exactly(self.without_bases(model), others)
 
     def without_bases(self, model: nn.Module) -> dict[str, Tensor]:
-        """What any method learns, less the bases."""
+        """Return the learned state without the bases."""
         layers = layers_of(model, BasisLayer).values()
         bases = [basis for layer in layers for basis in (layer.A, layer.B)]
         return without(super().learned_state(model), model, bases)

@@ -59,7 +59,7 @@ class StandIn(nn.Module):
                             yield module, key
 
     def extra_repr(self) -> str:
-        """Rank and scale where there are any, and how much of the layer trains."""
+        """Rank and scale if there are any, and how much of the layer trains."""
         own = {id(t): t for t in (getattr(*place) for place in self.list_own_tensors())}.values()
         trained = sum(t.numel() for t in own if t.requires_grad)
         A = self._parameters.get("A")

@@ -71,7 +71,7 @@ def to_list(names: str | Iterable[str]) -> list[str]:
 def combine_targets(
     targets: str | Iterable[str] | None, exclude: str | Iterable[str], layers: Iterable[int] | None
 ) -> tuple[list[str] | None, list[str]]:
-    """The targets, where any are given, and the words that narrow them."""
+    """The targets, if any are given, and the words that narrow them."""
     narrowing = [f"{NOT}{name}" for name in to_list(exclude)]
     if layers is not None:
         narrowing.append(BLOCKS + ",".join(str(number) for number in layers))
@@ -115,7 +115,7 @@ def replace_targets(variant: Variant, targets: list[str]) -> Variant:
 def train_beside(model: nn.Module, target: str) -> None:
     """Unfreeze the modules and parameters of this name, but for those in adapter layers.
 
-    Raises ValueError where there is none.
+    Raises ValueError if there is none.
     """
     inside = {id(p) for _, layer in adapter_layers(model) for p in layer.parameters()}
     parameters, modules = dict(model.named_parameters()), dict(model.named_modules())
@@ -131,7 +131,7 @@ def train_beside(model: nn.Module, target: str) -> None:
 def find_adaptation(model: nn.Module) -> tuple[str, nn.Module, Adapted]:
     """The part of a model that was adapted, its name in it, and how.
 
-    Raises ValueError where there is none, or more than one.
+    Raises ValueError if there is none, or more than one.
     """
     found = list(find_notes(model))
     if not found:
@@ -157,7 +157,7 @@ def disable(model: nn.Module) -> Iterator[None]:
     """The model without its adapters, and afterwards with them.
 
     A quantised base stays quantised, and what trains beside the adapters stays as it is. Raises
-    ValueError where the method trains the model's own parameters.
+    ValueError if the method trains the model's own parameters.
     """
     check_apart(model)
     layers = dict(adapter_layers(model))
@@ -173,7 +173,7 @@ def disable(model: nn.Module) -> Iterator[None]:
 def unload(model: nn.Module) -> None:
     """Take the adapters out, in place: the model as it was, with the flags that it had.
 
-    Raises ValueError where the model as it was is not there any more.
+    Raises ValueError if the model as it was is not there any more.
     """
     _, module, note = check_apart(model)
     layers = dict(adapter_layers(model))

@@ -67,7 +67,7 @@ def list_layers(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def match_target(model: nn.Module, layers: dict[str, nn.Module], target: str) -> list[str]:
-    """The names that a target means; raises ValueError where there are none."""
+    """The names that a target means; raises ValueError if there are none."""
     linears = [name for name, layer in layers.items() if is_linear(layer)]
     if target == ALL:
         outside = find_outputs(model)
@@ -87,7 +87,7 @@ def match_target(model: nn.Module, layers: dict[str, nn.Module], target: str) ->
 def select_by_word(word: str, layers: dict[str, nn.Module]) -> list[str]:
     """The names of those that are linear layers and nothing else; of others it is warned.
 
-    Raises ValueError where no layer is left.
+    Raises ValueError if no layer is left.
     """
     # Codes are kept: they are refused, with what to do.
     plain = [n for n, m in layers.items() if has_known_forward(m) or not is_floating(m)]

@@ -27,7 +27,7 @@ def mark_additive(update: Update) -> Update:
 
 
 def guard_forward(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A layer's own forward pass, and `add_to_base` where the base is no plain linear."""
+    """A layer's own forward pass, and `add_to_base` if the base is no plain linear."""
 
     @wraps(forward)
     def routed(self: "BaseWrapper", x: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ class BaseWrapper(StandIn):
         self.form = find_form(base) or Dense
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Call a method's own `forward` and `merge` only where the base is fit for them."""
+        """Call a method's own `forward` and `merge` only if the base is fit for them."""
         super().__init_subclass__(**kwargs)
         if "forward" in vars(cls):
             cls.forward = guard_forward(cls.forward)
@@ -71,7 +71,7 @@ class BaseWrapper(StandIn):
 
     @property
     def b0(self) -> nn.Parameter | None:
-        """The base's bias [d_out], where it has one."""
+        """The base's bias [d_out], if it has one."""
         return getattr(self.base, "bias", None)
 
     @property
@@ -113,7 +113,7 @@ class BaseWrapper(StandIn):
         return 1 if self.form is Embedding else self.shape[1]
 
     def get_size(self, side: int) -> int:
-        """Raises AttributeError where a plain layer of the base's kind would."""
+        """Raises AttributeError if a plain layer of the base's kind would."""
         if not self.form.dense:
             raise AttributeError(f"A {self.form.noun} has no such attribute.")
         return self.shape[side]
@@ -134,14 +134,14 @@ class BaseWrapper(StandIn):
     def compute_full_weight(self) -> Tensor:
         """`merged_weight` as precise as it says, also under autocast.
 
-        Raises ValueError where the base's weight is kept elsewhere between two calls.
+        Raises ValueError if the base's weight is kept elsewhere between two calls.
         """
         self.check_readable()
         with disable_autocast(self.W0.device):
             return self.merged_weight()
 
     def factors(self) -> tuple[Tensor, Tensor, float] | None:
-        """A [r, d_in], B [d_out, r] and s where the weight is W0 + s B A: for many tokens at once.
+        """A [r, d_in], B [d_out, r] and s if the weight is W0 + s B A: for many tokens at once.
 
         Gradients reach what they were computed from.
         """
@@ -167,9 +167,9 @@ class BaseWrapper(StandIn):
         return self.form.dense and is_plain(self.base)
 
     def add_to_base(self, x: Tensor) -> Tensor:
-        """base(x) + (W - W0) x; in one call of W where that is the same.
+        """base(x) + (W - W0) x; in one call of W if that is the same.
 
-        Raises ValueError where a linear layer returns something else than [..., d_out].
+        Raises ValueError if a linear layer returns something else than [..., d_out].
         """
         form, base = self.form, self.base
         whole = form.merges and not form.dense and not self.dropping()
@@ -200,7 +200,7 @@ class BaseWrapper(StandIn):
         return self.form.call(self.base, x, self.compute_change().to(dtype), None)
 
     def with_moved_bias(self, y: Tensor) -> Tensor:
-        """An output y with the change of the bias; y itself where the bias stays."""
+        """An output y with the change of the bias; y itself if the bias stays."""
         bias, b0 = self.merged_bias(), self.b0
         if bias is None or bias is b0:
             return y
@@ -231,7 +231,7 @@ class BaseWrapper(StandIn):
         )
 
     def drop_inputs(self, x: Tensor) -> Tensor:
-        """x behind the layer's dropout, where it has one."""
+        """x behind the layer's dropout, if it has one."""
         for part in self.children():
             if isinstance(part, nn.Dropout):
                 x = part(x)

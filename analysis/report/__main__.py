@@ -11,7 +11,7 @@ from experiments.stored.shown import fail
 
 
 def main() -> None:
-    """Write the page, and the tables where they are asked for."""
+    """Write the page, and the tables if they are asked for."""
     arguments = parser().parse_args()
     try:
         rule = Rule(

@@ -12,7 +12,7 @@ PARAMETERS = 2.0  # the ratio of trained parameters that is remarked upon, as in
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
-    """What there is to remark on one comparison, and who looked."""
+    """The remarks on one comparison, and who made them."""
 
     title: str
     source: str
@@ -37,7 +37,7 @@ def studies(material: Material, one: Comparison) -> set[str | None]:
 
 
 def of_studies(material: Material) -> list[Audit]:
-    """What studies remarked, by protocol and task."""
+    """Return the remarks of studies, by protocol and task."""
     groups: dict[tuple[str, str, str], list[dict]] = {}
     for row in rows(material):
         groups.setdefault((row["study"], row["task"], row["protocol"]), []).append(row)

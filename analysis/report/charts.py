@@ -1,4 +1,4 @@
-"""What the page's own charts are drawn from: quality against cost, and curves of tuning."""
+"""The data of the page's own charts: quality against cost, and curves of tuning."""
 
 import math
 from collections.abc import Iterable

@@ -21,7 +21,7 @@ WIDTH = 2 * 1.96  # standard errors in a 95 % interval
 class Chosen:
     """One method's choice of a setting on one task.
 
-    `repeated` is the chance that the same trials would choose it again, None where too little is
+    `repeated` is the chance that the same trials would choose it again, None if too little is
     kept to say; `exact` says whether the trials' predictions were there, or their intervals only.
     """
 

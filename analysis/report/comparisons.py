@@ -28,9 +28,9 @@ class Comparison:
     (the score that nine runs of ten exceed), fallen (runs at or below the floor, lost ones among
     them), fallen_most (the share of such runs that is still likely, one-sided 95 %), letters,
     chance_best, loses (see `analysis.statistics.Verdicts`) and trained (parameters). `floor` is the
-    score of the best single answer to all examples, and `unlearned` names the methods that are not
-    shown to be above it. `runs` are those compared, `left_out` says of the others why. Without
-    verdicts there is one method alone.
+    score of the best single answer to all examples, and `not_above_floor` names the methods that
+    are not shown to be above it. `runs` are those compared, `left_out` says of the others why.
+    Without verdicts there is one method alone.
     """
 
     group: str
@@ -42,7 +42,7 @@ class Comparison:
     runs: Frame
     methods: Frame
     verdicts: Verdicts | None
-    unlearned: list[str]
+    not_above_floor: list[str]
     left_out: list[str] = field(default_factory=list)
 
     @property
@@ -88,8 +88,8 @@ def comparisons(material: Material, rule: Rule) -> list[Comparison]:
     return found
 
 
-def hopeless(material: Material) -> list[str]:
-    """What is to be said of groups of which no run came to its end."""
+def groups_without_results(material: Material) -> list[str]:
+    """Return a message for each group in which no run completed."""
     return [
         f"{group}: {ended(runs)}."
         for group, runs in material.tested.groupby("group")
@@ -115,7 +115,7 @@ def comparison(tested: Frame, rule: Rule) -> Comparison:
         runs=runs[(runs["status"] == "complete") & (runs["choice"] == 0)],
         methods=method_rows(known, verdicts, runs, rule),
         verdicts=verdicts,
-        unlearned=unlearned(known, rule),
+        not_above_floor=not_above_floor(known, rule),
         left_out=[
             *twice(tested, runs),
             *losses(runs),
@@ -126,7 +126,7 @@ def comparison(tested: Frame, rule: Rule) -> Comparison:
 
 
 def letters(verdicts: Verdicts | None) -> dict[str, str]:
-    """The letters by method; none where nothing could be decided, which is not to be alike."""
+    """The letters by method; none if nothing could be decided, which is not to be alike."""
     if verdicts is None or "letters" not in verdicts.methods or undecided(verdicts.pairs).all():
         return {}
     return dict(verdicts.methods[["method", "letters"]].to_numpy().tolist())
@@ -138,7 +138,7 @@ def undecided(pairs: Frame) -> Frame:
 
 
 def twice(tested: Frame, runs: Frame) -> Iterator[str]:
-    """What is said where a run stands twice."""
+    """Yield a message if runs have the same settings and seed."""
     if more := len(tested) - len(runs):
         yield f"{count(more, 'run')} of the same settings and seed ended earlier; the last counts."
 
@@ -169,7 +169,7 @@ def unpaired(known: TaskScores) -> Iterator[str]:
 
 
 def without(names: tuple[str, ...], against: str | None) -> Iterator[str]:
-    """What is said where the method that others are to be compared with is not there."""
+    """Yield a message if the method that others are to be compared with has no runs."""
     if against not in (None, *names):
         yield f"{against} has no runs here, so nothing is compared with it."
 
@@ -192,7 +192,7 @@ def comparable(frame: Frame) -> Frame:
     return frame if "label" in frame else frame.assign(label=0)
 
 
-def unlearned(known: TaskScores, rule: Rule) -> list[str]:
+def not_above_floor(known: TaskScores, rule: Rule) -> list[str]:
     """The methods that are not shown to be above the best single answer."""
     if known.floor is None or known.floor_values is None or len(known.seeds) == 1:
         return []

@@ -14,7 +14,7 @@ from analysis.report.tables import Cell, Column, Table, numeric, table, text
 
 
 def costs(costs: Frame) -> Table:
-    """What every method costs; means over seeds."""
+    """Tabulate the cost of every method; means over seeds."""
     columns = [
         TASK, MODEL, PROTOCOL, METHOD, number("score"),
         number("trained", "parameters of the method, without the head"),
@@ -123,7 +123,7 @@ def others_of(one: Comparison, method: str, others: set[str]) -> Frame:
 
 
 def tuning_costs(material: Material) -> Table:
-    """What finding settings has cost, by the trials that lie here."""
+    """Tabulate the cost of finding settings, by the trials that lie here."""
     trials = material.trials.assign(variant=material.trials["base"])
     columns = [
         TASK, MODEL, PROTOCOL, METHOD, number("trials"),

@@ -23,7 +23,7 @@ Show = Callable[[str, str], str]  # a value and its letters
 def write(found: list[Comparison], folder: Path, level: str) -> list[Path]:
     """Write scores.csv, with all digits, and scores.md and scores.tex, as they are read.
 
-    Where there are more pairs than a page shows, pairs.csv has all.
+    If there are more pairs than a page shows, pairs.csv has all.
 
     `level` is what the intervals cover, as "95 %".
     """
@@ -55,7 +55,7 @@ def all_pairs(found: list[Comparison]) -> Frame:
 
 
 def long(found: list[Comparison]) -> Frame:
-    """A row for each method of each comparison; without ends where none are known."""
+    """A row for each method of each comparison; without ends if none are known."""
     parts = [one.methods.assign(**{key: getattr(one, key) for key in KEYS}) for one in found]
     table: Frame = pd.concat(parts)[COLUMNS] if parts else pd.DataFrame(columns=COLUMNS)
     ends = ["low", "high"]

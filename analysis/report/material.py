@@ -1,4 +1,4 @@
-"""What a report is of: the runs below a folder, what each was for, and what may be compared."""
+"""The material of a report: the runs below a folder, their stages, and what is comparable."""
 
 import hashlib
 import json
@@ -92,7 +92,7 @@ def gather(*folders: str | Path) -> Material:
 
 
 def summaries(folders: Iterable[str | Path]) -> tuple[list[Record], list[str]]:
-    """What the studies below some folders came to, and why others cannot be read."""
+    """Read the summaries of studies below some folders; also return why others cannot be read."""
     found: list[Record] = []
     left_out: list[str] = []
     for path in (path for folder in folders for path in sorted(Path(folder).rglob(summary.NAME))):
@@ -128,7 +128,7 @@ def with_predictions(
 
 
 def stages_of(runs: Iterable[Record], studies: list[Record]) -> list[str]:
-    """What each run was for."""
+    """Return the stage of each run."""
     by_name: dict[str, list[Record]] = {}
     for study in studies:
         by_name.setdefault(study["study"], []).append(study)
@@ -137,7 +137,7 @@ def stages_of(runs: Iterable[Record], studies: list[Record]) -> list[str]:
 
 
 def stage(result: Record, listed: Mapping[str, dict[tuple[str, ...], str]]) -> str:
-    """What a run was for: as its study lists it, else as it says itself."""
+    """Return the stage of a run: as its study lists it, else as the run itself says."""
     own = result["config"]["protocol"].get("stage")
     group = study_of(result)
     if known := listed.get(group or ""):
@@ -181,12 +181,12 @@ def choices(runs: Frame, studies: Iterable[Record]) -> list[int]:
 
 
 def place(folder: str) -> tuple[str, ...]:
-    """What names a run's folder wherever it was moved: variant, seed and hash of its settings."""
+    """Identify a run's folder wherever it was moved: variant, seed and hash of its settings."""
     return Path(folder).parts[-2:]
 
 
 def name(result: Record) -> str:
-    """What a method is called: as its study does, else by its variant."""
+    """Return the name of a method: as its study calls it, else its variant."""
     config = result["config"]
     if "part_of" in config:
         return config["part_of"][1] if config["part_of"] else result["label"]["variant"]
@@ -222,7 +222,7 @@ def flat(config: Record, prefix: str = "") -> dict[str, str]:
 
 
 def groups(runs: Frame, settings: list[dict[str, str]]) -> list[str]:
-    """What is compared: task, model and protocol, and where these have several data, which."""
+    """Name the group of each run: task, model and protocol, and the data if these have several."""
     found = [SEPARATOR.join(names) for names in runs[PLACE].itertuples(index=False)]
     for _, rows in runs.groupby([*PLACE, "stage"]):
         if rows["data"].nunique() > 1:

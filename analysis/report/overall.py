@@ -28,9 +28,9 @@ class Overall:
     examples, chance_best, loses, trained, and iqm (interquartile mean of standardised scores) with
     its own interval over other seeds. `improvement` has a row for each pair: a, b, and the chance
     that a run of a beats one of b. `profile` has the share of each method's runs above each
-    threshold of standardised scores. Both have low and high too. `unlearned` names the methods that
-    are not shown to be above the floor on any task. `without` has the verdicts with each task left
-    out, and `left_out` says what does not count, and why.
+    threshold of standardised scores. Both have low and high too. `not_above_floor` names methods
+    that are not shown to be above the floor on any task. `without` has the verdicts with each task
+    left out, and `left_out` says what does not count, and why.
     """
 
     model: str
@@ -42,7 +42,7 @@ class Overall:
     verdicts: Verdicts
     improvement: Frame
     profile: Frame
-    unlearned: list[str]
+    not_above_floor: list[str]
     without: Mapping[str, Verdicts]
     left_out: list[str]
 
@@ -86,7 +86,9 @@ def over_tasks(candidates: list[Comparison], rule: Rule) -> Overall | None:
         verdicts=verdicts,
         improvement=chances(scores, verdicts.pairs, rule),
         profile=shares(scores, rule),
-        unlearned=sorted(set.intersection(*(set(part.unlearned) for part in parts)) & names),
+        not_above_floor=sorted(
+            set.intersection(*(set(part.not_above_floor) for part in parts)) & names
+        ),
         without=without(known, rule),
         left_out=list(absent(candidates, parts, names)),
     )
@@ -95,7 +97,7 @@ def over_tasks(candidates: list[Comparison], rule: Rule) -> Overall | None:
 def alike(parts: list[Comparison]) -> tuple[list[Comparison], set[str]]:
     """The tasks that share methods, and these; the largest comparison is the first.
 
-    A task stays out where it would leave fewer than half of the methods, or one method.
+    A task stays out if it would leave fewer than half of the methods, or one method.
     """
     order = sorted(parts, key=lambda part: -len(part.methods) * len(part.seeds))
     names = set(order[0].methods["method"])
@@ -109,7 +111,7 @@ def alike(parts: list[Comparison]) -> tuple[list[Comparison], set[str]]:
 
 
 def absent(candidates: list[Comparison], parts: list[Comparison], names: set[str]) -> Iterator[str]:
-    """What does not count over all tasks, and what had been left out on each."""
+    """Yield messages on what does not count over all tasks, and what each task had left out."""
     for one in candidates:
         if not any(one is part for part in parts):
             twice = one.task in [part.task for part in parts]

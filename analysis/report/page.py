@@ -19,7 +19,7 @@ from analysis.papers import published
 from analysis.report import charts, costs, sections, words
 from analysis.report.audit import audits
 from analysis.report.choices import budget_curves
-from analysis.report.comparisons import Comparison, comparisons, hopeless
+from analysis.report.comparisons import Comparison, comparisons, groups_without_results
 from analysis.report.material import STALE, Frame, Material
 from analysis.report.overall import Overall, overall
 from analysis.report.tuning import curves
@@ -48,7 +48,7 @@ Context = dict[str, Any]
 
 
 class Report:
-    """What a folder of runs comes to, worked out once."""
+    """The report on a folder of runs; each part is computed once."""
 
     def __init__(self, material: Material, rule: Rule | None = None) -> None:
         self.material, self.rule = material, rule or Rule()
@@ -65,7 +65,7 @@ class Report:
 
     @cached_property
     def costs(self) -> list[tuple[Comparison, Frame]]:
-        """What the methods of each comparison cost, by machine and stack."""
+        """Return the costs of each comparison's methods, by machine and stack."""
         return [
             (one, cost.table(one.runs.assign(variant=one.runs["method"]))) for one in self.found
         ]
@@ -109,7 +109,7 @@ class Report:
 
 
 def context(report: Report) -> Context:
-    """What the template shows."""
+    """Return the values that the template shows."""
     material, found = report.material, report.found
     budgets = budget_curves(material)
     pareto, tuning = charts.pareto(report.one_by_one), charts.tuning(curves(material))
@@ -121,7 +121,7 @@ def context(report: Report) -> Context:
             *map(card_of_all, report.overall),
             *map(card, sorted(found, key=lambda one: one.verdicts is None)),
         ],
-        "notices": [*hopeless(material), *unlisted(material), *unread(material)],
+        "notices": [*groups_without_results(material), *unlisted(material), *unread(material)],
         "methods": report.methods,
         "scores": sections.scores(found),
         "over_tasks": sections.over_tasks(report.overall),
@@ -152,7 +152,7 @@ def context(report: Report) -> Context:
 
 
 def unlisted(material: Material) -> Iterable[str]:
-    """What is said of runs that their study does not list, as when it went on since."""
+    """Yield a message if studies do not list runs of theirs, as when a study went on since."""
     number = int((material.runs["stage"] == STALE).sum())
     if number == 1:
         yield "1 run is not compared: the summary of its study does not list it."
@@ -161,7 +161,7 @@ def unlisted(material: Material) -> Iterable[str]:
 
 
 def unread(material: Material) -> Iterable[str]:
-    """What is said of files that cannot be read; of many the first few."""
+    """Yield a message for files that cannot be read; if there are many, for the first few."""
     yield from (f"Left out: {reason}" for reason in material.left_out[:NAMED])
     if more := material.left_out[NAMED:]:
         yield f"{len(more)} more files cannot be read and are left out."
@@ -174,7 +174,7 @@ def joined(tables: Iterable[Frame]) -> Frame:
 
 
 def summary(report: Report) -> list[tuple[str, str]]:
-    """What there is, as numbers with their nouns."""
+    """Count the runs, methods and so on: numbers with their nouns."""
     runs, tested = report.material.runs, report.material.tested
     lost = int((runs["status"] != "complete").sum())
     facts = [
@@ -190,13 +190,13 @@ def summary(report: Report) -> list[tuple[str, str]]:
 def card(one: Comparison) -> Context:
     """The verdict on one task."""
     found = one.verdicts
-    first, *more = words.advice(found, one.methods, one.unlearned, one.metric)
+    first, *more = words.advice(found, one.methods, one.not_above_floor, one.metric)
     return {
         "title": one.group,
         "ground": words.ground(one),
         "headline": shortened(first),
         "sentences": more if found is None else [*more, *sentences(found, one.metric)],
-        "left_out": [*map(shortened, words.unlearned(one)), *one.left_out],
+        "left_out": [*map(shortened, words.warn_not_above_floor(one)), *one.left_out],
         "bars": bars(one.methods, one.metric),
         "family": "" if found is None else found.family,
         "whole": False,
@@ -206,7 +206,7 @@ def card(one: Comparison) -> Context:
 def card_of_all(whole: Overall) -> Context:
     """The verdict over several tasks."""
     found = whole.verdicts
-    first, *more = words.advice(found, whole.methods, whole.unlearned, "")
+    first, *more = words.advice(found, whole.methods, whole.not_above_floor, "")
     return {
         "title": title_of_all(whole),
         "ground": words.ground_of_all(whole),
@@ -232,7 +232,7 @@ def crowded(methods: Frame) -> bool:
 
 
 def sentences(found: Verdicts, metric: str) -> list[str]:
-    """What a verdict says, in sentences of a number and a length that are read."""
+    """Put a verdict into sentences, few and short enough to be read."""
     if crowded(found.methods):
         return [
             "The groups overlap in too many ways for letters; the table of pairs says who differs."
@@ -253,7 +253,7 @@ def shortened(sentence: str) -> str:
 
 
 def title_of_all(whole: Overall) -> str:
-    """What a comparison over several tasks is called."""
+    """Return the title of a comparison over several tasks."""
     return f"{len(whole.tasks)} tasks · {whole.model} · {whole.protocol}"
 
 

@@ -377,7 +377,7 @@ def environment(material: Material) -> Table:
 
 
 def facts(result: Record) -> Iterator[tuple[str, str]]:
-    """What a run ran on."""
+    """Yield the facts about the machine and the software of a run."""
     known, label, prints = result["provenance"], result["label"], result["fingerprint"]
     kinds = ("float32_products", "bfloat16_products", "engine")
     for key in ("device", "threads", "processes", "python", "system", *kinds):

@@ -54,7 +54,7 @@ class Table:
         assert all(len(row) == len(self.columns) for row in self.rows), self.name
 
     def attributes(self, place: int, cell: Cell) -> Markup:
-        """Those of a cell's element: what it looks like, and its key where the text is another."""
+        """Those of a cell's element: what it looks like, and its key if the text is another."""
         column = self.columns[place]
         looks = {
             "number": column.numbers, "strong": cell.strong, "code": column.code,
@@ -66,12 +66,12 @@ class Table:
         return found if key == cell.text else found + Markup(' data-key="{}"').format(key)
 
     def values(self, place: int) -> list[str]:
-        """What a picker offers."""
+        """Return the values that a picker offers."""
         return sorted({row[place].text for row in self.rows})
 
     @property
     def pickers(self) -> list[tuple[int, str, list[str]]]:
-        """Place, title and values of the columns that have a picker, where there is a choice."""
+        """Place, title and values of the columns that have a picker, if there is a choice."""
         found = [(i, c.title, self.values(i)) for i, c in enumerate(self.columns) if c.pick]
         return [(place, title, values) for place, title, values in found if len(values) > 1]
 

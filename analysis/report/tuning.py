@@ -12,7 +12,7 @@ Point = tuple[float, float | None]
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """Selection scores of one method over one tuned setting; None where a run was lost."""
+    """Selection scores of one method over one tuned setting; None if a run was lost."""
 
     place: str  # what it is of beside the method: task, protocol and where needed more
     method: str
@@ -36,7 +36,7 @@ def rows(material: Material) -> Iterator[Record]:
 
 
 def of_row(row: Record, several: bool) -> Curve | None:
-    """The curve of a study's row; None where not one number was tuned alone.
+    """The curve of a study's row; None if not one number was tuned alone.
 
     Of several studies each is named.
     """

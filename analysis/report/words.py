@@ -17,7 +17,7 @@ NO_BREAK, MINUS = "\u00a0", "\u2212"
 
 
 def score(value: float | None, metric: str) -> str:
-    """A score as it is read, in percent where it is a share."""
+    """A score as it is read, in percent if it is a share."""
     if value is None or math.isnan(value):
         return NONE
     return f"{value * scale(metric):.{2 if is_raw(metric) else 1}f}".replace("-", MINUS)
@@ -55,21 +55,23 @@ def joined(names: Iterable[str], last: str = "and") -> str:
     return f"{', '.join(first)} {last} {final}" if first else final
 
 
-def told(one: Comparison) -> list[str]:
+def describe_comparison(one: Comparison) -> list[str]:
     """All that is said of one comparison, what to use first."""
     found = one.verdicts
     said = [] if found is None else sentences(found, one.metric)
-    first = advice(found, one.methods, one.unlearned, one.metric)
-    return [*first, *said, *unlearned(one), *one.left_out]
+    first = advice(found, one.methods, one.not_above_floor, one.metric)
+    return [*first, *said, *warn_not_above_floor(one), *one.left_out]
 
 
-def headline(found: Verdicts | None, methods: Frame, unlearned: Sequence[str], metric: str) -> str:
+def headline(
+    found: Verdicts | None, methods: Frame, not_above_floor: Sequence[str], metric: str
+) -> str:
     """The first sentence of `advice`."""
-    return advice(found, methods, unlearned, metric)[0]
+    return advice(found, methods, not_above_floor, metric)[0]
 
 
 def advice(
-    found: Verdicts | None, methods: Frame, unlearned: Sequence[str], metric: str
+    found: Verdicts | None, methods: Frame, not_above_floor: Sequence[str], metric: str
 ) -> list[str]:
     """The method to use: the cheapest of those that lose at most the margin to the best one.
 
@@ -77,14 +79,14 @@ def advice(
     Methods that are not shown to have learned anything are never named.
     """
     if found is None:
-        return [alone(methods)]
+        return [say_nothing_compared(methods)]
     if undecided(found.pairs).all():
         return ["Nothing can be decided."]
-    if len(unlearned) == len(methods):
+    if len(not_above_floor) == len(methods):
         return ["No method is shown to have learned anything, so none is recommended."]
     if found.rule.against is not None:
         return [against(found)]
-    learned = methods[~methods["method"].isin(unlearned)].set_index("method")
+    learned = methods[~methods["method"].isin(not_above_floor)].set_index("method")
     near = learned[learned["loses"] <= (found.margin or 0.0)]
     if not near.empty:
         return [use(near, found, metric)]
@@ -242,7 +244,7 @@ def same(found: Verdicts, metric: str) -> list[str]:
 
 
 def held(found: Verdicts, metric: str) -> list[str]:
-    """What the second verdict changes, in which lost runs are scored as one answer to all."""
+    """Say what the second verdict changes, in which lost runs are scored as one answer to all."""
     if found.at_floor is None:
         return []
     said = [
@@ -354,23 +356,24 @@ def detectable(found: Verdicts, metric: str) -> list[str]:
     return [f"There was {chance} power to find a true difference of {ends} between {whom}."]
 
 
-def unlearned(one: Comparison) -> list[str]:
+def warn_not_above_floor(one: Comparison) -> list[str]:
     """Which methods may as well have learned nothing."""
-    if not one.unlearned:
+    if not one.not_above_floor:
         return []
+    verb = "is" if len(one.not_above_floor) == 1 else "are"
     return [
-        f"{joined(one.unlearned)} {'is' if len(one.unlearned) == 1 else 'are'} not shown to be "
-        f"better than one answer to all examples, which scores {score(one.floor, one.metric)}."
+        f"{joined(one.not_above_floor)} {verb} not shown to be better than one answer to "
+        f"all examples, which scores {score(one.floor, one.metric)}."
     ]
 
 
 def ground(one: Comparison) -> str:
-    """What a verdict rests on."""
+    """Say what a verdict rests on."""
     return f"{count(len(one.seeds), 'seed')}, {one.examples:,} examples, {one.metric}"
 
 
 def ground_of_all(whole: Overall) -> str:
-    """What a verdict over tasks rests on."""
+    """Say what a verdict over tasks rests on."""
     weights = joined(f"{task} {share(weight)}" for task, weight in whole.weights.items())
     return (
         f"{len(whole.tasks)} tasks, {joined(whole.metrics)}; weighted mean of their scores, so "
@@ -398,8 +401,8 @@ def claims(found: Verdicts) -> set[tuple[str, str]]:
     return {(winning(row), losing(row)) for row in records(found)}
 
 
-def alone(methods: Frame) -> str:
-    """What is said where there is nothing to compare."""
+def say_nothing_compared(methods: Frame) -> str:
+    """Say that there is nothing to compare."""
     if len(methods) > 1:
         return "Nothing is compared here."
     return f"{methods['method'].iloc[0]} stands alone; there is nothing to compare it with."

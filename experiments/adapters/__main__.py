@@ -18,7 +18,7 @@ from experiments.adapters.peft_format import CONFIG, read_peft, write_peft
 from experiments.adapters.saved import ABOUT, Adapter, check_whole, on_base, read_adapter, write
 from experiments.api import composed
 from experiments.config import build, describe_section
-from experiments.files import whole_folder
+from experiments.files import atomic_folder
 from experiments.models import Pretrained
 from experiments.scalars import quoted
 from experiments.stored.kinds import KIND, add_option
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def arguments() -> argparse.Namespace:
-    """What was asked for."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.adapters",
         description=__doc__,
@@ -125,7 +125,7 @@ def imported(given: argparse.Namespace) -> None:
         raise ValueError(f"{given.path} is an adapter of this project already.")
     base = build("model", composed(f"model={given.model}", *moved(given.base)).model)
     adapter = other(given.path, base, given.alpha)
-    with whole_folder(given.out) as folder:
+    with atomic_folder(given.out) as folder:
         write(adapter, folder)
     head = f"with a head of {adapter.num_outputs} outputs" if adapter.num_outputs else "headless"
     print(f"{given.out} holds the adapter, for {visible(adapter.model.name)}, {head}.")

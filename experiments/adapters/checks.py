@@ -1,4 +1,4 @@
-"""What other libraries' files must be like before anything is made of them.
+"""Checks of other libraries' files, made before anything is built from them.
 
 They may be anybody's: a wrong type, a factor that fits no other, or a pattern that never comes to
 an end is one sentence naming the file and the key.

@@ -26,7 +26,7 @@ Pairs = dict[str, tuple[Tensor, Tensor]]  # B [d_out, r] and A [r, d_in] by laye
 def loralib_factors(path: Path, alpha: float) -> Pairs:
     """Those in a file of loralib's; of GPT-2's fused projection by its parts.
 
-    Raises ValueError where a factor is missing, or none is there.
+    Raises ValueError if a factor is missing, or none is there.
     """
     found: Pairs = {}
     for name, pair in by_name(read_state(path)).items():

@@ -31,7 +31,7 @@ A, B, M = "lora_A.weight", "lora_B.weight", "lora_magnitude_vector"
 def adapter_from(form: Foreign, base: Pretrained, head: dict[str, Tensor], folder: Path) -> Adapter:
     """The adapter that another library's form describes.
 
-    Raises ValueError where no method here reads that form.
+    Raises ValueError if no method here reads that form.
     """
     variant, state = read_form(form, folder)
     outputs = [len(t) for name, t in head.items() if name.startswith(PROJECTIONS)]
@@ -51,7 +51,7 @@ def adapter_from(form: Foreign, base: Pretrained, head: dict[str, Tensor], folde
 def read_form(form: Foreign, where: Path) -> tuple[Variant, dict[str, Tensor]]:
     """The method that a form describes, and its learned state.
 
-    Raises ValueError where no method here reads that form.
+    Raises ValueError if no method here reads that form.
     """
     for cls in methods():
         if "from_foreign" in vars(cls) and (found := cls.from_foreign(form)):
@@ -145,7 +145,7 @@ def no_such_layer(key: str, backbone: PreTrainedModel) -> str:
 def fused(form: Foreign, backbone: nn.Module) -> Foreign:
     """The form with GPT-2's projections as one; other models have none.
 
-    Raises ValueError where the fused layer has no exact form.
+    Raises ValueError if the fused layer has no exact form.
     """
     layers = {}
     for name, tensors in form.layers.items():
@@ -189,7 +189,7 @@ def fuse(form: Foreign, name: str, split: SplitLinear) -> dict[str, Tensor]:
 def unfused(form: Foreign, backbone: nn.Module) -> Foreign:
     """The form with each fused projection as three layers; other models have none.
 
-    Raises ValueError where the parts of the fused layer have no exact form.
+    Raises ValueError if the parts of the fused layer have no exact form.
     """
     layers: dict[str, dict[str, Tensor]] = {}
     alphas = dict(form.config.get("alpha_pattern", {}))

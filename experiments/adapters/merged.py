@@ -14,7 +14,7 @@ from transformers import (
 
 from experiments.adapters.saved import Adapter, load
 from experiments.families.base import OUTPUT, family_of
-from experiments.files import whole_folder
+from experiments.files import atomic_folder
 from experiments.generation import language_model
 from experiments.heads import as_in_transformers
 from experiments.models import LanguageModel, Model, read_config
@@ -26,7 +26,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 def write_merged(adapter: Adapter, out: Path, dtype: str = "float32") -> None:
     """Write model, head and tokenizer; merged in float32 and rounded once, to `dtype`.
 
-    Raises ValueError where the folder is not empty, or the adapter does not fit its base.
+    Raises ValueError if the folder is not empty, or the adapter does not fit its base.
     """
     loaded = load(adapter)
     make_plain(loaded.model.backbone)
@@ -36,7 +36,7 @@ def write_merged(adapter: Adapter, out: Path, dtype: str = "float32") -> None:
     config = read_config(adapter.model.folder())
     config.pad_token_id = tokenizer.pad_token_id
     model = in_transformers(adapter, loaded.model, config, DTYPES[dtype])
-    with whole_folder(out) as folder:
+    with atomic_folder(out) as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 

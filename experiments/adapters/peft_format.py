@@ -14,7 +14,7 @@ from experiments.adapters.foreign import A
 from experiments.adapters.merged import names_of_head
 from experiments.adapters.saved import Adapter, load
 from experiments.families.base import family_of
-from experiments.files import read_object, read_tensors, save_tensors, whole_folder, write_json
+from experiments.files import atomic_folder, read_object, read_tensors, save_tensors, write_json
 from experiments.heads import as_in_transformers
 from experiments.models import LanguageModel, Pretrained
 from variants.base import Foreign, adapter_layers
@@ -41,7 +41,7 @@ STARTS = (True, False, None, "gaussian", "orthogonal", "mica")
 def write_peft(adapter: Adapter, out: Path) -> None:
     """Write the adapter, and its head, as PEFT would have.
 
-    Raises ValueError where the method or the model has no exact form there.
+    Raises ValueError if the method or the model has no exact form there.
     """
     model = load(adapter).model
     backbone = model.backbone
@@ -79,7 +79,7 @@ def write_peft(adapter: Adapter, out: Path) -> None:
         # The first names of the head's modules, such as classifier.
         "modules_to_save": saved_modules(names, backbone) if adapter.num_outputs else None,
     }
-    with whole_folder(out) as folder:
+    with atomic_folder(out) as folder:
         write_json(folder / CONFIG, config)
         save_tensors(folder / TENSORS, tensors, {"format": "pt"})
 
@@ -112,7 +112,7 @@ def with_patterns(form: Foreign, inside: str) -> Foreign:
 
 
 def targets(names: list[str], backbone: PreTrainedModel, inside: str) -> list[str]:
-    """The last names of the layers where they match no others, else their full names."""
+    """The last names of the layers if they match no others, else their full names."""
     last = {name.rpartition(".")[2] for name in names}
     names_of_head = family_of(backbone.config).head_names(backbone.config).values()
     head = [part for theirs in names_of_head for part in theirs.split(".")]

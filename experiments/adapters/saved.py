@@ -30,7 +30,7 @@ from variants.base import Variant, copy_exactly
 
 @dataclass(frozen=True)
 class Adapter:
-    """What one training learned, and on what."""
+    """The learned state of one training, and the model that it belongs to."""
 
     variant: Variant
     model: Pretrained
@@ -177,7 +177,7 @@ def on_base(adapter: Adapter, base: str | None) -> Adapter:
 def load(adapter: Adapter, device: str = "cpu") -> Loaded:
     """The trained model, in evaluation mode.
 
-    Raises ValueError where the base is not the one trained on, or the tensors do not fit it.
+    Raises ValueError if the base is not the one trained on, or the tensors do not fit it.
     """
     check_base(adapter)
     with torch.random.fork_rng(devices=[]):  # whatever is drawn here is overwritten

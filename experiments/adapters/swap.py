@@ -36,7 +36,7 @@ class Switch:
     def add(self, name: str, adapter: Adapter) -> None:
         """Take in an adapter under a name.
 
-        Raises ValueError, with nothing changed, where the name is taken, the base is another, or
+        Raises ValueError, with nothing changed, if the name is taken, the base is another, or
         the tensors do not fit.
         """
         if name in self.adapters:
@@ -82,7 +82,7 @@ class Switch:
             self.use(active)
 
     def own_parts(self, adapter: Adapter) -> Parts:
-        """What the adapter has in other places than the base, which is left changed."""
+        """Return the parts in which the adapter differs from the base; the base stays changed."""
         own: Parts = {}
         with torch.random.fork_rng(devices=[]):
             adapter.variant.adapt(self.backbone)

@@ -154,7 +154,7 @@ def mixed(x: Any) -> Any:
 
 @compiled
 def key_of(seed: int, row: int) -> Any:
-    """What the masks of a row are drawn by."""
+    """Return the key from which the dropout masks of a row are drawn."""
     low, high = np.uint32(seed), np.uint32(seed >> 32)
     return np.uint32(mixed(np.uint32(mixed(np.uint32(low + np.uint32(row))) ^ high)))
 
@@ -304,7 +304,7 @@ def product(C: Any, A: Any, B: Any, m: int, k: int, n: int, transposed: bool) ->
 
 @compiled_finite
 def largest(row: Any, n: int) -> Any:
-    """The largest of the first n; which of them does not matter where one is no number."""
+    """The largest of the first n; which of them does not matter if one is no number."""
     found = row[0]
     for j in range(n):
         found = max(found, row[j])
@@ -365,24 +365,24 @@ def widest(ends: Any, of: int) -> int:
 
 @compiled
 def attention(
-    first: int, step: int, like: Any, q: Any, k: Any, v: Any, starts: Any, asking: Any,
-    places: Any, heads: int, groups: int, causal: bool, p: float, seed: int, out: Any,
+    first: int, step: int, like: Any, q: Any, k: Any, v: Any, starts: Any, query_starts: Any,
+    query_positions: Any, heads: int, groups: int, causal: bool, p: float, seed: int, out: Any,
 ) -> None:  # fmt: skip
     """out [m, d] = softmax(q k^T / sqrt(d / heads)) v in each example and head.
 
     k and v have `groups` heads, each for as many neighbouring heads of q. Example e has tokens
-    `starts[e]` to `starts[e + 1]`, of which those at `places` ask: queries `asking[e]` to
-    `asking[e + 1]`, rows of q. Sums are made in the type of `like`.
+    `starts[e]` to `starts[e + 1]`, of which those at `query_positions` attend: queries
+    `query_starts[e]` to `query_starts[e + 1]`, rows of q. Sums are made in the type of `like`.
     """
     d, kind, share = k.shape[1] // groups, like.dtype, heads // groups
     scale, grown, limit = kind.type(1 / math.sqrt(d)), kind.type(1 / (1 - p)), limit_of(p)
-    T, M, D = widest(starts, LANES), widest(asking, ROWS), (d + LANES - 1) // LANES * LANES
+    T, M, D = widest(starts, LANES), widest(query_starts, ROWS), (d + LANES - 1) // LANES * LANES
     Q, Y = np.empty((heads, M, D), kind), np.empty((heads, M, D), kind)
     K, V = np.empty((groups, T, D), kind), np.empty((groups, T, D), kind)
     K_T, S = np.empty((d, T), kind), np.empty((M, T), kind)
     for e in range(first, len(starts) - 1, step):
-        start, own = starts[e], asking[e]
-        tokens, queries = starts[e + 1] - start, asking[e + 1] - own
+        start, own = starts[e], query_starts[e]
+        tokens, queries = starts[e + 1] - start, query_starts[e + 1] - own
         read(q, own, queries, scale, Q)
         read(k, start, tokens, kind.type(1), K)
         read(v, start, tokens, kind.type(1), V)
@@ -391,11 +391,11 @@ def attention(
                 transposed(K[head // share], tokens, d, K_T)
             product(S, Q[head], K_T, queries, d, tokens, False)
             for i in range(queries):
-                seen = places[own + i] - start + 1 if causal else tokens
+                seen = query_positions[own + i] - start + 1 if causal else tokens
                 softmax(S[i], seen)
                 S[i, seen:tokens] = 0
                 if p > 0:
-                    key = key_of(seed, head * len(places) + own + i)
+                    key = key_of(seed, head * len(query_positions) + own + i)
                     for j in range(seen):
                         S[i, j] *= kind.type(0) if dropped(key, start + j, limit) else grown
             product(Y[head], S, V[head // share], queries, tokens, d, False)
@@ -404,8 +404,8 @@ def attention(
 
 @compiled
 def attention_backward(
-    first: int, step: int, like: Any, q: Any, k: Any, v: Any, starts: Any, asking: Any,
-    places: Any, heads: int, groups: int, causal: bool, p: float, seed: int, to_out: Any,
+    first: int, step: int, like: Any, q: Any, k: Any, v: Any, starts: Any, query_starts: Any,
+    query_positions: Any, heads: int, groups: int, causal: bool, p: float, seed: int, to_out: Any,
     to_q: Any, to_k: Any, to_v: Any,
 ) -> None:  # fmt: skip
     """The gradients to q, k and v from that to the output of `attention`; an empty one is not
@@ -413,7 +413,7 @@ def attention_backward(
     """
     d, kind, share = k.shape[1] // groups, like.dtype, heads // groups
     scale, grown, limit = kind.type(1 / math.sqrt(d)), kind.type(1 / (1 - p)), limit_of(p)
-    T, M, D = widest(starts, LANES), widest(asking, ROWS), (d + LANES - 1) // LANES * LANES
+    T, M, D = widest(starts, LANES), widest(query_starts, ROWS), (d + LANES - 1) // LANES * LANES
     Q, G = np.empty((heads, M, D), kind), np.empty((heads, M, D), kind)
     K, V = np.empty((groups, T, D), kind), np.empty((groups, T, D), kind)
     more_k, more_v = np.empty((T, D), kind), np.empty((T, D), kind)  # of one group's heads
@@ -422,8 +422,8 @@ def attention_backward(
     for_q, for_k, for_v = len(to_q) > 0, len(to_k) > 0, len(to_v) > 0
     mask = np.empty(T, kind)
     for e in range(first, len(starts) - 1, step):
-        start, own = starts[e], asking[e]
-        tokens, queries = starts[e + 1] - start, asking[e + 1] - own
+        start, own = starts[e], query_starts[e]
+        tokens, queries = starts[e + 1] - start, query_starts[e + 1] - own
         read(q, own, queries, scale, Q)
         read(k, start, tokens, kind.type(1), K)
         read(v, start, tokens, kind.type(1), V)
@@ -439,10 +439,10 @@ def attention_backward(
                 transposed(V[group], tokens, d, X_T)
                 product(S, G[head], X_T, queries, d, tokens, False)
             for i in range(queries):
-                seen = places[own + i] - start + 1 if causal else tokens
+                seen = query_positions[own + i] - start + 1 if causal else tokens
                 softmax(P[i], seen)
                 if p > 0:
-                    key = key_of(seed, head * len(places) + own + i)
+                    key = key_of(seed, head * len(query_positions) + own + i)
                     for j in range(seen):
                         mask[j] = kind.type(0) if dropped(key, start + j, limit) else grown
                         S[i, j] *= mask[j]

@@ -1,4 +1,4 @@
-"""Compiled kernels kept on disk between processes, where there is a folder for them.
+"""Compiled kernels kept on disk between processes, if there is a folder for them.
 
 numba looks for one beside the sources and in the user's cache, or takes NUMBA_CACHE_DIR. Without
 one every process compiles anew. A file that is damaged is compiled anew, and one that cannot be

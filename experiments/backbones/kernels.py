@@ -1,4 +1,4 @@
-"""What an encoder and a decoder share: attention, dropout and norms that keep little for the
+"""The shared parts of encoders and decoders: attention, dropout and norms that keep little for the
 backward pass. On a processor they are compiled (`compiled.py`); elsewhere they are torch's words,
 to which tests hold the compiled ones.
 """
@@ -46,7 +46,7 @@ def drop(x: Tensor, p: float, seed: int) -> Tensor:
 
 
 def mask(x: Tensor, p: float, seed: int) -> Tensor:
-    """What `drop` multiplies x [n, d] with."""
+    """Return the factors by which `drop` multiplies x [n, d]."""
     if not x.is_cuda:
         return drop(torch.ones_like(x), p, seed)
     generator = torch.Generator(x.device).manual_seed(seed)
@@ -67,7 +67,7 @@ class Dropout(torch.autograd.Function):
 
 
 def dropout(x: Tensor, module: nn.Module) -> Tensor:
-    """What the dropout module would do to x."""
+    """Apply the dropout module to x."""
     p = rate(module)
     return dropped(x, p) if p else x
 
@@ -132,7 +132,7 @@ def added_norm(
 def compiled_norm(
     h: Tensor | None, residual: Tensor, norm: nn.LayerNorm, p: float, seed: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What `added_norm` gives."""
+    """Return the same as `added_norm`."""
     y, total = (torch.empty(residual.shape, dtype=residual.dtype) for _ in range(2))
     weight, bias = affine(norm, at_least_float32(residual[:0]))
     scale = weight.new_empty(len(residual), 1)
@@ -157,7 +157,7 @@ def compiled_norm_backward(
     through: Tensor, beside: Tensor | None, y: Tensor, scale: Tensor, norm: nn.LayerNorm,
     p: float, seed: int,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """What `added_norm_backward` gives."""
+    """Return the same as `added_norm_backward`."""
     residual, h = torch.empty_like(y), torch.empty_like(y if p else y[:0])
     compiled.run(
         compiled.add_norm_backward, through, y[:0] if beside is None else beside, y, scale,
@@ -185,7 +185,7 @@ def norm_backward(grad: Tensor, y: Tensor, scale: Tensor, norm: nn.LayerNorm) ->
 
 
 def recomputed(wanted: bool, compute: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """`compute(x)`; where it is wanted, only x is kept, and the rest found again from it."""
+    """`compute(x)`; if it is wanted, only x is kept, and the rest found again from it."""
     return checkpoint(compute, x, use_reentrant=False) if wanted else compute(x)
 
 
@@ -224,7 +224,7 @@ def attention(
 ) -> Tensor:
     """softmax(q k^T / sqrt(d)) v within each example and head, in the shape of q.
 
-    Where the layout lets only some tokens attend, q has their rows, and k and v those of all. With
+    If the layout lets only some tokens attend, q has their rows, and k and v those of all. With
     `groups`, k and v have so many heads, each for as many neighbouring heads of q.
     """
     groups = groups or heads
@@ -272,8 +272,8 @@ class Attention(torch.autograd.Function):
 # As operators of torch's they are counted where operations are.
 OPERATORS = torch.library.Library("lora_assay", "DEF")
 HOW = (
-    "Tensor starts, Tensor asking, Tensor places, int heads, int groups, bool causal, float p, "
-    "int seed"
+    "Tensor starts, Tensor query_starts, Tensor query_positions, int heads, int groups, "
+    "bool causal, float p, int seed"
 )
 OPERATORS.define(f"attend(Tensor q, Tensor k, Tensor v, {HOW}) -> Tensor")
 OPERATORS.define(
@@ -301,9 +301,9 @@ def attended_backward(q: Tensor, k: Tensor, v: Tensor, *how: Any) -> list[Tensor
     return found
 
 
-def one_product(q: Tensor, starts: Tensor, asking: Tensor) -> int:
+def one_product(q: Tensor, starts: Tensor, query_starts: Tensor) -> int:
     """Operations of a product of queries with keys, or of as many numbers with values."""
-    return 2 * q.shape[1] * int((starts.diff() * asking.diff()).sum())
+    return 2 * q.shape[1] * int((starts.diff() * query_starts.diff()).sum())
 
 
 @register_flop_formula(attend, get_raw=True)
@@ -314,7 +314,7 @@ def attend_flops(q: Tensor, k: Tensor, v: Tensor, *how: Any, **_: Any) -> int:
 
 @register_flop_formula(attend_backward, get_raw=True)
 def attend_backward_flops(q: Tensor, k: Tensor, v: Tensor, *how: Any, **_: Any) -> int:
-    """The scores once more, the gradient to them where it is used, and one product for each."""
+    """The scores once more, the gradient to them if it is used, and one product for each."""
     for_q, for_k, for_v = how[-1]
     return (1 + (for_q or for_k) + for_q + for_k + for_v) * one_product(q, *how[:2])
 

@@ -27,20 +27,24 @@ class Layout:
     lengths: np.ndarray  # [n], tokens of each example
     positions: Tensor  # [tokens], of each token in its example
     causal: bool  # no token sees a later one
-    asking: np.ndarray  # [m], the places of the tokens that attend, rising
-    places: Tensor | None  # the same on the device; none: all tokens
+    query_positions: np.ndarray  # [m], of the tokens that attend, in the stream, rising
+    query_index: Tensor | None  # the same on the device; None: all tokens
 
     def queries(self, x: Tensor) -> Tensor:
         """The rows of x [tokens, d] whose tokens attend."""
-        return x if self.places is None else x.index_select(0, self.places)
+        return x if self.query_index is None else x.index_select(0, self.query_index)
 
     @cached_property
     def bounds(self) -> tuple[Tensor, Tensor, Tensor]:
         """Where each example begins and the last one ends [n + 1], in the stream and among the
-        tokens that attend, and the places of these."""
+        tokens that attend, and the positions of these."""
         starts = np.concatenate([[0], np.cumsum(self.lengths)])
-        own = np.searchsorted(self.asking, starts)
-        return torch.from_numpy(starts), torch.from_numpy(own), torch.from_numpy(self.asking)
+        own = np.searchsorted(self.query_positions, starts)
+        return (
+            torch.from_numpy(starts),
+            torch.from_numpy(own),
+            torch.from_numpy(self.query_positions),
+        )
 
     @cached_property
     def blocks(self) -> list[Block]:
@@ -48,20 +52,26 @@ class Layout:
         ends = np.cumsum(self.lengths)
         examples = np.repeat(np.arange(len(ends)), self.lengths)
         device = self.positions.device
-        return [block_of(p, self.asking, examples, self.causal, device) for p in parts(ends)]
+        return [
+            block_of(p, self.query_positions, examples, self.causal, device) for p in parts(ends)
+        ]
 
 
 def lay_out(
-    lengths: np.ndarray, device: torch.device, causal: bool, places: np.ndarray | None = None
+    lengths: np.ndarray,
+    device: torch.device,
+    causal: bool,
+    query_positions: np.ndarray | None = None,
 ) -> Layout:
     """The layout of examples of these lengths [n]; `causal`: no token sees a later one.
 
-    With `places` [m], which rise, only the tokens there attend.
+    With `query_positions` [m], which rise, only the tokens there attend.
     """
     own = torch.from_numpy(positions(lengths)).to(device)
-    asking = np.arange(len(own)) if places is None else places
-    chosen = None if places is None else torch.from_numpy(places).to(device)
-    return Layout(lengths, own, causal, asking, chosen)
+    if query_positions is None:
+        return Layout(lengths, own, causal, np.arange(len(own)), None)
+    index = torch.from_numpy(query_positions).to(device)
+    return Layout(lengths, own, causal, query_positions, index)
 
 
 def positions(lengths: np.ndarray) -> np.ndarray:
@@ -80,12 +90,16 @@ def parts(ends: np.ndarray) -> list[slice]:
 
 
 def block_of(
-    tokens: slice, asking: np.ndarray, examples: np.ndarray, causal: bool, device: torch.device
+    tokens: slice,
+    query_positions: np.ndarray,
+    examples: np.ndarray,
+    causal: bool,
+    device: torch.device,
 ) -> Block:
     """The block of these tokens, of a stream whose tokens belong to these examples."""
-    first, after = np.searchsorted(asking, (tokens.start, tokens.stop))
+    first, after = np.searchsorted(query_positions, (tokens.start, tokens.stop))
     queries = slice(int(first), int(after))
-    own = asking[queries, None]
+    own = query_positions[queries, None]
     seen = examples[own] == examples[tokens]
     if causal:
         seen &= own >= np.arange(tokens.start, tokens.stop)

@@ -1,4 +1,4 @@
-"""What a family of models owes: how it is loaded, its head, its linears, and its packed pass.
+"""The interface of a family of models: how it is loaded, its head, linears and packed pass.
 
 A family is a file beside this one with an object `FAMILY`; `family_of` finds it by the `model_type`
 of a config. A family without a packed pass runs on transformers' own modules.
@@ -91,7 +91,7 @@ class Family(ABC):
     # The packed pass
 
     def context(self, backbone: Any, layout: Layout) -> Any:
-        """What all blocks of one pass share, as rotations of positions; None if nothing."""
+        """Return what all blocks of one pass share, as rotations of positions; None if nothing."""
         return None
 
     def embed(self, backbone: Any, columns: dict[str, Tensor], layout: Layout) -> Tensor:

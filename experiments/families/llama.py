@@ -165,7 +165,7 @@ def by_head(norm: nn.Module, x: Tensor, heads: int) -> Tensor:
 
 
 def drop(layer: Any, name: str, x: Tensor) -> Tensor:
-    """What a dropout module does to x, if the block has it."""
+    """Apply the layer's dropout module to x, if the layer has one."""
     module = getattr(layer, name, None)
     return x if module is None else module(x)
 

@@ -1,4 +1,4 @@
-"""What a metric is: one file beside this one with an object for each of its metrics.
+"""The interface of a metric: one file beside this one, with an object for each of its metrics.
 
 `METRICS` of a file lists them, and `find_metric` finds them by name. A metric of labels has a value
 for labels and predictions; a metric of texts has counts for each example and a value of their sums.

@@ -86,7 +86,7 @@ def profile(counts: Counter[Gram], rarity: dict[Gram, float], unseen: float) -> 
 
 
 def alike(output: Profile, reference: Profile) -> float:
-    """The mean over orders of the clipped cosine, less where the lengths differ."""
+    """The mean over orders of the clipped cosine, less if the lengths differ."""
     products = [0.0] * ORDERS
     for gram, weight in output.weights.items():
         if other := reference.weights.get(gram):

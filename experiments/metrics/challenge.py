@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.files import csv_reader, whole
+from experiments.files import atomic_write, csv_reader
 
 # What the official scorer takes for a column of its own, by how the header begins.
 SOURCE = re.compile("mr|src|source|meaning|da|dial", re.IGNORECASE)
@@ -41,7 +41,10 @@ def write_outputs(path: Path, mrs: Sequence[str], outputs: Sequence[str]) -> Non
     Everything is quoted: the scorer takes a line that ends in a bare tab for a missing column.
     """
     rows = zip(mrs, (" ".join(text.split()) for text in outputs), strict=True)
-    with whole(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
+    with (
+        atomic_write(path) as unfinished,
+        unfinished.open("w", encoding="utf-8", newline="") as file,
+    ):
         writer = csv.writer(file, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_ALL)
         writer.writerows([HEADER, *rows])
 
@@ -50,7 +53,7 @@ def read_outputs(path: Path) -> tuple[list[str], list[str]]:
     """Meaning representations and their outputs, or references, from a .tsv or .csv file.
 
     Any other file has one output in each line and no meaning representations, which are empty then.
-    Raises ValueError where the header of a table does not name one column of each.
+    Raises ValueError if the header of a table does not name one column of each.
     """
     if path.suffix.lower() not in (".tsv", ".csv"):
         texts = [text.strip() for text in path.read_text(encoding="utf-8").split("\n")]

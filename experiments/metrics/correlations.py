@@ -8,7 +8,7 @@ from experiments.metrics.resampling import TINY, Scorer, additive, beside, ratio
 
 
 def pearson(labels: np.ndarray, predictions: np.ndarray, axis: int = -1) -> np.ndarray:
-    """The linear correlation; 0.0 where either side is constant."""
+    """The linear correlation; 0.0 if either side is constant."""
     x, y = np.asarray(labels, dtype=float), np.asarray(predictions, dtype=float)
     # Not by the variance: that of equal numbers need not be 0 in floating point.
     varied = (np.ptp(x, axis=axis) > 0) & (np.ptp(y, axis=axis) > 0)
@@ -19,7 +19,7 @@ def pearson(labels: np.ndarray, predictions: np.ndarray, axis: int = -1) -> np.n
 
 
 def spearman(labels: np.ndarray, predictions: np.ndarray, axis: int = -1) -> np.ndarray:
-    """The linear correlation of ranks, ties sharing one; 0.0 where either side is constant."""
+    """The linear correlation of ranks, ties sharing one; 0.0 if either side is constant."""
     ranks = (stats.rankdata(values, axis=axis) for values in (labels, predictions))
     return pearson(*ranks, axis=axis)
 

@@ -34,7 +34,7 @@ COLUMNS = (
 
 
 def missing() -> str | None:
-    """What METEOR needs and this machine lacks, in one sentence; None where it can be had."""
+    """Say what METEOR needs and this machine lacks, in one sentence; None if nothing."""
     if find_spec("pycocoevalcap") is None:
         return 'METEOR is left out: it needs the extra e2e, pip install -e ".[e2e]".'
     if shutil.which("java") is None:
@@ -43,9 +43,9 @@ def missing() -> str | None:
 
 
 def statistics(hypotheses: list[list[str]], references: list[list[list[str]]]) -> np.ndarray:
-    """What the program counts in each example, against the reference that suits it best [n, 23].
+    """Return the program's counts for each example [n, 23], against its best reference.
 
-    It takes words, not texts. Raises OSError where the program fails.
+    It takes words, not texts. Raises OSError if the program fails.
     """
     lines = [
         " ||| ".join(["SCORE", *(line(reference) for reference in given), line(hypothesis)])
@@ -67,7 +67,7 @@ def line(words: list[str]) -> str:
 
 
 def answers(lines: list[str]) -> list[str]:
-    """What the program replies to each line."""
+    """Return the program's reply to each line."""
     options = ["-", "-", "-stdio", "-l", "en", "-norm"]
     command = ["java", "-Xmx2G", "-jar", str(program()), *options]
     text = "".join(f"{line}\n" for line in lines)

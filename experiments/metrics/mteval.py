@@ -82,7 +82,7 @@ def nist_rows(hypotheses: list[Words], references: list[list[Words]]) -> np.ndar
 
 
 def information(counts: Counter[Gram]) -> dict[Gram, float]:
-    """What the last word of each n-gram tells after those before it, in bits."""
+    """Return each n-gram's information: of its last word, given those before it, in bits."""
     words = sum(count for gram, count in counts.items() if len(gram) == 1)
     # The Perl program takes a lone "0" before a word for nothing at all.
     before = {gram: words if gram[:-1] in ((), ("0",)) else counts[gram[:-1]] for gram in counts}

@@ -114,6 +114,6 @@ def beside(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
 
 
 def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """above / below, and 0.0 where `below` is 0."""
+    """above / below, and 0.0 if `below` is 0."""
     above, below = np.asarray(above, dtype=float), np.asarray(below, dtype=float)
     return np.divide(above, below, out=np.zeros_like(above), where=below != 0)

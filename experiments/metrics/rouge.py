@@ -14,7 +14,7 @@ from experiments.metrics.base import TextMetric, Words
 
 
 def missing() -> str | None:
-    """What the package needs to be had, in one sentence; None if it is there."""
+    """Say how to install the package, in one sentence; None if it is installed."""
     if find_spec("rouge_score") is None:
         return 'ROUGE needs the extra summary: pip install -e ".[summary]".'
     return None
@@ -28,7 +28,7 @@ def scorer() -> Any:
     return RougeScorer(["rouge1", "rouge2", "rougeLsum"], use_stemmer=True)
 
 
-def whole(text: str) -> Words:
+def as_single_word(text: str) -> Words:
     """A text as one: the package finds the words, and a line is a sentence."""
     return [text]
 
@@ -45,7 +45,7 @@ def rows(kind: str, outputs: list[Words], references: list[list[Words]]) -> np.n
 METRICS = tuple(
     TextMetric(
         name=kind.replace("rouge", "ROUGE"),
-        words=whole,
+        words=as_single_word,
         columns=("f1",),
         rows=lambda outputs, references, kind=kind: rows(kind, outputs, references),
         of_sums=lambda sums, examples: sums[..., 0] / examples,

@@ -127,7 +127,7 @@ def phrase(draw: Draw, nouns: Sequence[Noun | Person], plural: bool, depth: int)
 
 
 def predicate(draw: Draw, plural: bool) -> str:
-    """What agrees in number with a subject, in the present tense."""
+    """Draw a predicate in the present tense that agrees in number with its subject."""
     state = draw.one(lexicon.STATES)
     kind = draw.below(4)
     if kind == 0:
@@ -186,7 +186,7 @@ def people(split: str | None = None) -> list[str]:
 
 
 def words(split: str | None = None) -> Words:
-    """What one split may use, or everything."""
+    """Return the words that one split may use, or all words."""
 
     def part(items: list[Item]) -> list[Item]:
         return lexicon.share(items, split) if split else items
@@ -313,8 +313,8 @@ def changed(draw: Draw, event: Event, words: Words) -> Event:
     raise ValueError(f"No pool of verbs holds {event.verb}.")
 
 
-def asked(event: Event) -> list[str]:
-    """What may be asked of an event."""
+def askable_parts(event: Event) -> list[str]:
+    """List the parts of an event that a question may ask for."""
     parts = ["agent", "patient", "whole"]
     return parts + [part for part in ("receiver", "day", "place") if getattr(event, part)]
 
@@ -334,11 +334,11 @@ Question = tuple[Event, str]
 def inquiries(draw: Draw, words: Words, same: bool) -> tuple[Question, Question]:
     """Two events, each with what is asked of it, which make the same question or not."""
     one = replace(some_event(draw, words), day="", place="")
-    part = draw.one(asked(one))
+    part = draw.one(askable_parts(one))
     if same:
         return (one, part), (one, part)
     if draw.chance(0.3):
-        return (one, part), (one, draw.other(asked(one), part))
+        return (one, part), (one, draw.other(askable_parts(one), part))
     return (one, part), (changed(draw, one, words), part)
 
 
@@ -377,7 +377,7 @@ QUANTIFIERS = {
 
 @dataclass(frozen=True)
 class Claim:
-    """What is said of how many of a kind."""
+    """A statement about how many things of a kind do something."""
 
     quantifier: str
     noun: Noun
@@ -390,7 +390,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Deed:
-    """What somebody did, or did not do, with one of a kind."""
+    """An action that somebody did, or did not do, with one thing of a kind."""
 
     agent: str
     verb: Verb

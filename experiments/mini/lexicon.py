@@ -16,7 +16,7 @@ def table(text: str) -> list[str]:
 
 
 def share(items: Sequence[Item], split: str) -> list[Item]:
-    """What one split has of a list: half of it for train, a quarter each for dev and test."""
+    """Return one split's share of a list: half of it for train, a quarter each for dev and test."""
     places = {"train": (0, 2), "dev": (1,), "test": (3,)}[split]
     return [item for position, item in enumerate(items) if position % 4 in places]
 

@@ -1,4 +1,4 @@
-"""What follows from what: statements about kinds of things, drawn to a wanted relation.
+"""Statements about kinds of things, drawn so that a wanted relation holds between two of them.
 
 There is always at least one thing of every kind, and a kind holds more than any of its members.
 """

@@ -1,4 +1,4 @@
-"""What a backbone learns from the suite's text: to guess masked tokens, or the next one.
+"""Pretraining objectives on the suite's text: guess masked tokens, or the next token.
 
 A batch is a function of the recipe and its number, so that no reader has a position to restore.
 """
@@ -114,7 +114,7 @@ class Objective:
         return (" ".join(passage),)
 
     def loss(self, rows: list[list[int]], generator: torch.Generator) -> tuple[Tensor, float]:
-        """What is made small on a batch, and the mean loss of its guesses."""
+        """Return the loss to minimise on a batch, and the mean loss of its guesses."""
         shifted = bool(torch.rand((), generator=generator) < self.recipe.shifted)
         guesses, verdicts = self.judge(rows, generator, shifted)
         loss = guesses.mean()
@@ -189,7 +189,7 @@ class Masked(Objective):
 
     @cached_property
     def rivals(self) -> Tensor:
-        """1 where the second token could stand wrongly in the place of the first, else 0."""
+        """1 if the second token could stand wrongly in the place of the first, else 0."""
         found = torch.zeros(len(self.tokenizer), len(self.tokenizer))
         for word, others in rivals().items():
             for spelled in (str, str.capitalize):

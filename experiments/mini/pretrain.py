@@ -43,7 +43,7 @@ def objective(
     model: RobertaForMaskedLM | GPT2LMHeadModel,
     tokenizer: PreTrainedTokenizerFast,
 ) -> Objective:
-    """What this model learns; without dropout, since no text comes twice."""
+    """Return the objective for this model; it has no dropout, since no text comes twice."""
     model.eval()
     model.set_attn_implementation("eager")  # the fastest on a CPU for texts this short
     if isinstance(model, GPT2LMHeadModel):
@@ -157,7 +157,7 @@ class Pretraining:
 
     @property
     def key(self) -> str:
-        """What a checkpoint must agree with: the recipe, and the text as its first passages."""
+        """The recipe and the first passages of the text, with which a checkpoint must agree."""
         recipe = self.objective.recipe
         first = list(islice(passages(recipe.seed, recipe.spelled), 100))
         return json.dumps({"recipe": asdict(recipe), "text": first})

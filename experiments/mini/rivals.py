@@ -27,7 +27,7 @@ def forms(pairs: Sequence[tuple[Verb, Verb]]) -> list[Class]:
     ]
 
 
-def alone(verbs: Sequence[Verb]) -> list[Class]:
+def all_forms(verbs: Sequence[Verb]) -> list[Class]:
     """Verbs in each of their forms, no two of which mean the same."""
     return forms([(verb, verb) for verb in verbs])
 
@@ -57,9 +57,9 @@ CLASSES: list[Class] = [
     single(lexicon.ROLES),
     *forms(lexicon.DEEDS),
     *forms(lexicon.WORKS),
-    *alone([transfer.give for transfer in lexicon.TRANSFERS]),
-    *alone([transfer.receive for transfer in lexicon.TRANSFERS]),
-    *[cls for verbs in (lexicon.OWNED, lexicon.GROWN, lexicon.WORN) for cls in alone(verbs)],
+    *all_forms([transfer.give for transfer in lexicon.TRANSFERS]),
+    *all_forms([transfer.receive for transfer in lexicon.TRANSFERS]),
+    *[cls for verbs in (lexicon.OWNED, lexicon.GROWN, lexicon.WORN) for cls in all_forms(verbs)],
     single(lexicon.OBJECTS),
     single(lexicon.CONTAINERS),
     single(lexicon.OBJECTS + lexicon.CONTAINERS),

@@ -88,7 +88,7 @@ def stsb(draw: Draw, split: str, label: str) -> Row:
 def qnli(draw: Draw, split: str, label: str) -> Row:
     words = grammar.words(lot(split))
     told = grammar.some_event(draw, words)
-    part = draw.one([part for part in grammar.asked(told) if part != "whole"])
+    part = draw.one([part for part in grammar.askable_parts(told) if part != "whole"])
     question = grammar.question(draw, told, part)
     if label != ENTAILMENT:
         told = grammar.unanswering(draw, told, part, words)

@@ -187,7 +187,7 @@ def questions(draw: Draw) -> list[str]:
 def answers(draw: Draw) -> list[str]:
     """An event, a question and its reply, or a question and a sentence that may answer it."""
     one = grammar.some_event(draw, EVERYTHING)
-    part = draw.one([part for part in grammar.asked(one) if part != "whole"])
+    part = draw.one([part for part in grammar.askable_parts(one) if part != "whole"])
     asked = sentence(grammar.question(draw, one, part), "?")
     kind = draw.below(10)
     if kind < 3:
@@ -223,7 +223,7 @@ def breadth(one: Noun, two: Noun, kind: list[Noun]) -> str:
 
 
 def kinds(draw: Draw) -> list[str]:
-    """What is a kind of what."""
+    """Draw sentences about which kinds of things belong to which wider kind."""
     kind = draw.one(KINDS)
     top, one, two = kind[0], *draw.some(kind[1:], 2)
     verb = draw.one(lexicon.GROWN if kind in lexicon.LIVING else lexicon.WORN)

@@ -20,7 +20,7 @@ START_OVER = "delete it to start over"
 
 
 class Stored(TypedDict):
-    """What is no tensor."""
+    """The metadata of a checkpoint: everything that is not a tensor."""
 
     format: int
     step: int
@@ -45,7 +45,7 @@ def write(path: Path, tensors: "dict[str, Tensor]", about: dict[str, Any]) -> No
 
 
 def read(path: Path) -> "tuple[dict[str, Any], dict[str, dict[str, Tensor]]]":
-    """What a checkpoint says of itself, and its tensors by group.
+    """Return a checkpoint's metadata, and its tensors by group.
 
     Raises ValueError, with the way on, for a file that is damaged, of another version, or none.
     """

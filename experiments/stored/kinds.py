@@ -1,4 +1,4 @@
-"""What kinds of things files may name, and the project's own classes for them: a closed table.
+"""The kinds of things that files may name, and the project's own classes for them: a closed table.
 
 A method's kind is the name of its file in `conf/variant`; any other's follows from its class, so
 that `TextTask` is `text` and `Pretrained` is `pretrained`. The table is found by listing `conf/`,

@@ -73,7 +73,7 @@ class Peaks(TypedDict):
 
 
 class Cost(TypedDict):
-    """What a run has cost."""
+    """The cost of a run."""
 
     parameters: Parameters
     seconds: Phases
@@ -96,7 +96,7 @@ class Examples(TypedDict):
 
 
 class Fingerprint(TypedDict):
-    """What a result depends on."""
+    """The data, weights and settings that a result depends on."""
 
     config: NotRequired[dict[str, Any]]
     data: dict[str, str]

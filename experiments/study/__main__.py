@@ -10,7 +10,7 @@ from rich.table import Column, Table
 from experiments.stored.places import masked_path
 from experiments.stored.shown import fail, plain, visible
 from experiments.study import summary
-from experiments.study.command import again
+from experiments.study.command import restore_plan
 from experiments.study.conduct import conduct
 from experiments.study.plan import Plan
 from experiments.study.progress import STATUSES, count
@@ -23,7 +23,7 @@ def main() -> None:
     """Look at a study, or go on with it."""
     options = arguments()
     try:
-        plan = again(options.study, options.trust)
+        plan = restore_plan(options.study, options.trust)
         code = COMMANDS[options.command](plan, options)
     except (ValueError, OSError) as error:
         fail(error)
@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def arguments() -> argparse.Namespace:
-    """What was asked for."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.study",
         description=__doc__,
@@ -54,7 +54,7 @@ def arguments() -> argparse.Namespace:
 
 def status(plan: Plan, options: argparse.Namespace) -> int:
     """Say where the study stands."""
-    plan.look()
+    plan.refresh()
     counts = count(plan)
     known = "  ".join(f"{counts[name]} {name}" for name in STATUSES if counts[name])
     print(f"{visible(plan.name)}: {known}; {plan.expected()} expected")
@@ -65,7 +65,7 @@ def status(plan: Plan, options: argparse.Namespace) -> int:
 def resume(plan: Plan, options: argparse.Namespace) -> int:
     """Go on where the study stopped."""
     if options.retry:
-        for cell in plan.look():
+        for cell in plan.refresh():
             if plan.outcome(cell).status in LOST:
                 cell.forget()
         plan.outcomes.clear()
@@ -73,8 +73,8 @@ def resume(plan: Plan, options: argparse.Namespace) -> int:
 
 
 def failed(plan: Plan, options: argparse.Namespace) -> int:
-    """List the runs that came to nothing, with the reason; 1 where there is one."""
-    lost = [cell for cell in plan.look() if plan.outcome(cell).status in LOST]
+    """List the runs that came to nothing, with the reason; 1 if there is one."""
+    lost = [cell for cell in plan.refresh() if plan.outcome(cell).status in LOST]
     folding = (Column(title, overflow="fold") for title in ("reason", "folder"))
     table = Table("run", "status", *folding)
     for cell in lost:
@@ -89,7 +89,7 @@ def sync(plan: Plan, options: argparse.Namespace) -> int:
     """Send what the runs have tracked offline to wandb."""
     folders = [
         str(path)
-        for cell in plan.look()
+        for cell in plan.refresh()
         for path in sorted(cell.folder.glob("wandb/offline-run-*"))
     ]
     if not folders:

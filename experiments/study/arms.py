@@ -56,7 +56,7 @@ class Arm:
         """The same for whoever reads it."""
         return OmegaConf.create(self.composed.sections)
 
-    def own(self, key: str) -> Any:
+    def own_value(self, key: str) -> Any:
         """The method's own value of a setting."""
         return OmegaConf.select(self.config, key, throw_on_missing=True)
 
@@ -104,7 +104,7 @@ class Arm:
 
     @cached_property
     def references(self) -> set[str]:
-        """What settings refer to."""
+        """Return the keys that settings refer to."""
         return set(referred(self.composed.sections))
 
     def is_plain(self, setting: str) -> bool:

@@ -13,7 +13,9 @@ Facts = dict[str, list[str]]  # by what they are of; several where the runs diff
 
 
 def facts(results: Iterable[Mapping[str, Any]]) -> Facts:
-    """What has to be the same for every method, from the results of one; if they differ, all."""
+    """Return the facts that must be the same for every method, from one method's results.
+    If the results differ in a fact, it has all their values.
+    """
     found: Facts = {}
     for result in results:
         for key, value in of_run(result).items():

@@ -51,12 +51,12 @@ class Cell:
 
     @property
     def title(self) -> str:
-        """What it is, in a few words."""
+        """Name the cell in a few words."""
         words = [self.task, self.method, self.protocol, self.stage, short(" ".join(self.point))]
         return " ".join([*filter(None, words), f"s{self.seed}"])
 
     def outcome(self) -> Outcome:
-        """What the folder says; a file in it that cannot be read is a failure with its reason."""
+        """Read the outcome in the folder; an unreadable file in it is a failure with its reason."""
         try:
             check_place(self.folder)
             if (self.folder / NAME).exists():
@@ -70,7 +70,7 @@ class Cell:
         return Outcome("interrupted" if (self.folder / "UNFINISHED").exists() else "waiting")
 
     def finished(self) -> Outcome:
-        """What the result in the folder says, if it is that of this cell."""
+        """Read the outcome in the folder's result, if the result is that of this cell."""
         result = read_result(self.folder)
         other = differing(self.config, result.config)
         if other:

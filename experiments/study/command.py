@@ -57,7 +57,7 @@ def searched(config: HydraConf) -> list[str]:
     return [f"{stored.SEARCHPATH}[{','.join(folders)}]"] if folders else []
 
 
-def again(name: str, trusted: bool = False) -> Plan:
+def restore_plan(name: str, trusted: bool = False) -> Plan:
     """The plan of a study as it was begun.
 
     Raises ValueError if there was none, if its file is damaged, or if that says what only the

@@ -9,7 +9,7 @@ from experiments.study import summary
 from experiments.study.cells import Cell, last_words
 from experiments.study.plan import Plan
 from experiments.study.progress import Progress
-from experiments.study.workers import LOST, Workers, told
+from experiments.study.workers import LOST, Workers, explain_exit
 
 PAUSE = 0.1  # seconds between two looks at the processes
 LOOK = 2.0  # seconds between two looks at the folders, which others may work in too
@@ -50,7 +50,7 @@ class Conductor:
 
     def launch(self) -> bool:
         """Fill the free places with cells that wait; whether any cell is not settled yet."""
-        cells = self.plan.look()
+        cells = self.plan.refresh()
         mine = {cell for cell, _ in self.workers.busy.values()}
         for cell in cells:
             if not self.workers.free:
@@ -80,10 +80,10 @@ class Conductor:
             return
         if not outcome.settled and outcome.status != "running":
             if not killed:
-                cell.fail(last_words(cell.folder) or told(exit_code))
+                cell.fail(last_words(cell.folder) or explain_exit(exit_code))
             elif self.attempts[cell] >= ATTEMPTS:
-                cell.fail(f"{told(exit_code)} That happened {ATTEMPTS} times.")
-        self.progress.tell(cell, cell.outcome(), told(exit_code) if killed else None)
+                cell.fail(f"{explain_exit(exit_code)} That happened {ATTEMPTS} times.")
+        self.progress.tell(cell, cell.outcome(), explain_exit(exit_code) if killed else None)
 
 
 def conduct(plan: Plan) -> bool:

@@ -1,4 +1,4 @@
-"""What a study is: methods, tasks and seeds, and how every method is tuned alike."""
+"""The design of a study: methods, tasks and seeds, and how every method is tuned alike."""
 
 import re
 from dataclasses import dataclass
@@ -125,7 +125,7 @@ class Study:
 
     @property
     def tuned(self) -> dict[str, Any]:
-        """The axes, or the learning rate's where none are named."""
+        """The axes, or the learning rate's if none are named."""
         return RATE if self.axes is None else self.axes
 
     def axes_of(self, method: str) -> dict[str, Any]:
@@ -142,7 +142,7 @@ class Study:
 
 
 def named(group: str, name: str, overrides: list[str]) -> list[str]:
-    """The overrides, preceded by the choice of the group's file where they have none."""
+    """The overrides, preceded by the choice of the group's file if they have none."""
     chosen = any(override.startswith(f"{group}=") for override in overrides)
     return overrides if chosen else [f"{group}={quoted(name)}", *overrides]
 

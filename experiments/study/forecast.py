@@ -1,4 +1,4 @@
-"""What a study will take, from a few steps of every method on every task."""
+"""Forecast the cost of a study from a few steps of every method on every task."""
 
 import time
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ from rich.progress import track
 from rich.table import Table
 
 from experiments.config import read
-from experiments.job import Job, start
+from experiments.job import PreparedRun, prepare_run
 from experiments.processor import multiplying, restored
 from experiments.stored.shown import plain
 from experiments.study import race
 from experiments.study.arms import Arm
 from experiments.study.plan import Plan
 from experiments.study.workers import Workers
-from experiments.training import Stepper, Watch
+from experiments.training import Stepper, TrainingListener
 
 STEPS = 3  # timed; one before them sets things up
 ROWS = 64  # evaluated
@@ -52,10 +52,10 @@ def forecast(plan: Plan) -> None:
         )  # fmt: skip
     rich.print(table)
     seconds = sum(item.runs * item.seconds for _, item in known)
-    places = Workers(plan.study).places
+    slots = Workers(plan.study).slots
     rich.print(
         f"{sum(item.runs for _, item in known)} runs; about "
-        f"{timedelta(seconds=round(seconds / places))} with {places} at once; "
+        f"{timedelta(seconds=round(seconds / slots))} with {slots} at once; "
         f"{sum(item.runs * item.bytes for _, item in known) / 2**20:,.0f} MiB.",
         highlight=False,
     )
@@ -81,26 +81,26 @@ def expected(plan: Plan) -> list[tuple[Arm, int]]:
 
 
 def estimate(plan: Plan, arm: Arm, runs: int) -> Forecast:
-    """What one arm takes; how long does not depend on the adapter that its runs begin with."""
+    """Estimate one arm; its time does not depend on the adapter that its runs begin with."""
     config = arm.changed((*plan.first_trials([arm])[arm.method][0].cells[0].settings, "start=null"))
     run = read(config)
-    job = start(run, run.protocol.load(run.task, run.data))
+    job = prepare_run(run, run.protocol.load(run.task, run.data))
     with multiplying(job.device, run.train.precision):
         seconds = job.plan.total * step_seconds(job) + evaluation_seconds(job)
     return Forecast(runs=runs, steps=job.plan.total, seconds=START + seconds, bytes=run_bytes(job))
 
 
-def step_seconds(job: Job) -> float:
+def step_seconds(job: PreparedRun) -> float:
     """The time of one step."""
     stepper = Stepper(job.loaded.model, job.run.variant, job.batches, job.plan)
-    stepper.step(1, Watch())
+    stepper.step(1, TrainingListener())
     began = time.perf_counter()
     for number in range(2, STEPS + 2):
-        stepper.step(number, Watch())
+        stepper.step(number, TrainingListener())
     return (time.perf_counter() - began) / STEPS
 
 
-def evaluation_seconds(job: Job) -> float:
+def evaluation_seconds(job: PreparedRun) -> float:
     """The time of the evaluation, from a few rows of the split that settings are chosen by."""
     split = next(iter(job.data.score.values()))
     rows = np.arange(min(ROWS, len(split)))
@@ -109,7 +109,7 @@ def evaluation_seconds(job: Job) -> float:
     return (time.perf_counter() - began) * len(split) / len(rows)
 
 
-def run_bytes(job: Job) -> float:
+def run_bytes(job: PreparedRun) -> float:
     """The size of a run's folder."""
     state = job.run.variant.learned_state(job.loaded.model.backbone)
     tensors = [*state.values(), *job.loaded.model.head.state_dict().values()]

@@ -27,7 +27,7 @@ def matched(config: DictConfig, reference: DictConfig) -> int | None:
 
 
 def trained(config: DictConfig, rank: int | None = None) -> int:
-    """How many parameters of the backbone a method trains, with another rank where one is given."""
+    """How many parameters of the backbone a method trains, with another rank if one is given."""
     chosen = {} if rank is None else {"variant": {"rank": rank}}
     kept = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     whole = OmegaConf.to_container(OmegaConf.merge(kept, chosen), resolve=True)

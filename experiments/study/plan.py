@@ -102,7 +102,7 @@ class Plan:
 
     @cached_property
     def composers(self) -> dict[str, Composer]:
-        """What composes the configs of each protocol; none with settings of one's own."""
+        """Composers of the configs, by protocol; empty if the user brings settings of their own."""
         if self.folders:
             return {}
         return {
@@ -118,7 +118,7 @@ class Plan:
             return None
         return self.arm(protocol, self.study.begin[task], method).cell("start", (), 0)
 
-    def look(self) -> list[Cell]:
+    def refresh(self) -> list[Cell]:
         """Look at the folders again; returns every cell that is known to belong to the study."""
         self.outcomes = {cell: known for cell, known in self.outcomes.items() if known.settled}
         found = list(dict.fromkeys(self.cells()))
@@ -133,7 +133,7 @@ class Plan:
             self.outcomes[cell] = cell.outcome()
         return self.outcomes[cell]
 
-    def over(self, trial: Trial) -> bool:
+    def is_finished(self, trial: Trial) -> bool:
         """Whether nothing more will come of a trial by itself."""
         return all(self.outcome(cell).settled for cell in trial.cells)
 
@@ -176,7 +176,7 @@ class Plan:
         """
         racing = self.study.tuning == "race"
         decisive = trials.values() if self.study.extend or racing else [trials[arm.method]]
-        waiting = any(not self.over(trial) for line in decisive for trial in line)
+        waiting = any(not self.is_finished(trial) for line in decisive for trial in line)
         chosen = best(trials[arm.method])
         if waiting or chosen is None:
             return []
@@ -202,11 +202,11 @@ class Plan:
         lines = self.first_trials(arms)
         if self.study.tuning == "plain":
             return lines
-        return {arm.method: self.raced(arm, lines[arm.method]) for arm in arms}
+        return {arm.method: self.race_trials(arm, lines[arm.method]) for arm in arms}
 
-    def raced(self, arm: Arm, line: list[Trial]) -> list[Trial]:
+    def race_trials(self, arm: Arm, line: list[Trial]) -> list[Trial]:
         """The trials with more runs at the best two points, once all have had their first."""
-        if any(not self.over(trial) for trial in line) or len(line) < self.points(arm):
+        if any(not self.is_finished(trial) for trial in line) or len(line) < self.points(arm):
             return line
         again = race.best_two([trial.score for trial in line])
         return [
@@ -230,18 +230,18 @@ class Plan:
                 for arm in arms
             }
         if self.study.search == "optuna":
-            return {arm.method: search.asked(self, arm) for arm in arms}
+            return {arm.method: search.ask_trials(self, arm) for arm in arms}
         ends = {arm.method: (0, 0) for arm in arms}
         for _ in range(self.study.extend):
-            lines = {arm.method: self.line(arm, ends[arm.method]) for arm in arms}
-            waiting = any(not self.over(trial) for line in lines.values() for trial in line)
+            lines = {arm.method: self.grid_trials(arm, ends[arm.method]) for arm in arms}
+            waiting = any(not self.is_finished(trial) for line in lines.values() for trial in line)
             if waiting or not any(edge(line) for line in lines.values()):
                 break
             # Every method gets a point more, so that all are tried equally often.
-            ends = {method: further(ends[method], line) for method, line in lines.items()}
-        return {arm.method: self.line(arm, ends[arm.method]) for arm in arms}
+            ends = {method: extend_grid(ends[method], line) for method, line in lines.items()}
+        return {arm.method: self.grid_trials(arm, ends[arm.method]) for arm in arms}
 
-    def line(self, arm: Arm, ends: tuple[int, int]) -> list[Trial]:
+    def grid_trials(self, arm: Arm, ends: tuple[int, int]) -> list[Trial]:
         """The grid of an arm, grown by this many points at its low and its high end."""
         columns = [
             [typed(key, written(value)) for value in self.values(arm, key, ends)]
@@ -254,7 +254,7 @@ class Plan:
         axis = self.study.axes_of(arm.method)[key]
         if is_list(axis):
             return axis
-        return log_grid(float(arm.own(key)), axis["decades"], axis["points"], *ends)
+        return log_grid(float(arm.own_value(key)), axis["decades"], axis["points"], *ends)
 
     def trial(self, arm: Arm, point: Point, runs: int | None = None) -> Trial:
         """A point with what is known of it, from as many runs as asked for.
@@ -288,7 +288,7 @@ def check_apart(cells: list[Cell]) -> None:
 
 
 def best(trials: list[Trial]) -> Trial | None:
-    """The trial with the highest score, the first of several; None where none succeeded.
+    """The trial with the highest score, the first of several; None if none succeeded.
 
     Only those that were tried most often count: in a race the two that got more runs.
     """
@@ -333,7 +333,7 @@ def parsed(setting: str) -> float | None:
         return None
 
 
-def further(ends: tuple[int, int], trials: list[Trial]) -> tuple[int, int]:
+def extend_grid(ends: tuple[int, int], trials: list[Trial]) -> tuple[int, int]:
     """The ends of a grid that grows by a point on the side that its best point is nearer to."""
     low, high = ends
     chosen = best(trials)

@@ -1,4 +1,4 @@
-"""What cells need beside their modules: like all of them imported before the cells are forked."""
+"""Import what cells need beside their modules: like all of them, before the cells are forked."""
 
 import torch
 

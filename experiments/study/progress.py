@@ -1,4 +1,4 @@
-"""What a person sees of a study under way."""
+"""The console output of a running study."""
 
 import time
 from contextlib import AbstractContextManager, nullcontext
@@ -28,7 +28,7 @@ class Progress:
         self.doubted: set[Cell] = set()  # whose process may be gone
 
     def watched(self) -> AbstractContextManager[object]:
-        """Show the picture, where there is a screen for it."""
+        """Show the picture, if there is a screen for it."""
         return self.live if self.rich.is_terminal else nullcontext()
 
     def tell(self, cell: Cell, outcome: Outcome, remark: str | None) -> None:

@@ -27,7 +27,7 @@ def publish(plan: Plan) -> tuple[Path, set[str]]:
     """Copy what is settled; returns the folder it was copied to, and the paths that were masked."""
     place = RESULTS / plan.name
     found: set[str] = set()
-    for cell in plan.look():
+    for cell in plan.refresh():
         if plan.outcome(cell).settled:
             found |= publish_cell(cell, place / cell.folder.relative_to(OUTPUTS))
     own = STUDIES / plan.name

@@ -33,10 +33,10 @@ def sampled(plan: "Plan", arm: Arm) -> list[Point]:
     axes, number = study.axes_of(arm.method), study.trials or 1
     ((key, axis), *others) = axes.items()
     if not others and not is_list(axis):
-        grid = log_grid(float(arm.own(key)), axis["decades"], number)
+        grid = log_grid(float(arm.own_value(key)), axis["decades"], number)
         return [(typed(key, value),) for value in grid]
     draws = qmc.Halton(len(axes), rng=0).random(4 * number)[1:]
-    own = tuple(typed(key, as_typed(arm.own(key))) for key in axes)
+    own = tuple(typed(key, as_typed(arm.own_value(key))) for key in axes)
     points = [
         tuple(placed(arm, key, axis, u) for (key, axis), u in zip(axes.items(), row, strict=True))
         for row in draws.tolist()
@@ -48,16 +48,16 @@ def placed(arm: Arm, key: str, axis: Any, share: float) -> str:
     """The setting at this share of the way through an axis."""
     if is_list(axis):
         return typed(key, as_typed(axis[int(share * len(axis))]))
-    return typed(key, rounded(float(arm.own(key)) * 10 ** (axis["decades"] * (share - 0.5))))
+    return typed(key, rounded(float(arm.own_value(key)) * 10 ** (axis["decades"] * (share - 0.5))))
 
 
-def asked(plan: "Plan", arm: Arm) -> list[Trial]:
+def ask_trials(plan: "Plan", arm: Arm) -> list[Trial]:
     """The trials of an arm so far; the last may not be over. The first is the method as it is."""
     study = plan.study
     axes = study.axes_of(arm.method)
     logs = tuple(not is_list(axis) for axis in axes.values())
     values = [plan.values(arm, key) for key in axes]
-    own = tuple(map(arm.own, axes))
+    own = tuple(map(arm.own_value, axes))
     # The values of a list as they are typed, whatever they are.
     choices = [line if log else map(as_typed, line) for line, log in zip(values, logs, strict=True)]
     space = tuple(zip(axes, map(tuple, choices), strict=True))
@@ -67,7 +67,7 @@ def asked(plan: "Plan", arm: Arm) -> list[Trial]:
     scores: list[float | None] = []
     for _ in range(study.trials or size):
         trials.append(plan.trial(arm, ask(space, logs, own, tuple(scores))))
-        if not plan.over(trials[-1]):
+        if not plan.is_finished(trials[-1]):
             break
         scores.append(trials[-1].score)
     return trials

@@ -1,4 +1,4 @@
-"""What a study comes to: how every method was tuned, whether alike, and what it then scored."""
+"""The summary of a study: how every method was tuned, whether alike, and its scores."""
 
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -60,7 +60,7 @@ class Summary:
     @cached_property
     def groups(self) -> dict[Group, list[Row]]:
         """Every method's row, with what the audit has to remark."""
-        self.plan.look()
+        self.plan.refresh()
         return {group: self.of_group(group) for group in self.plan.groups}
 
     def of_group(self, group: Group) -> list[Row]:
@@ -138,19 +138,19 @@ class Summary:
     def is_own(self, arm: Arm, trial: Trial) -> bool:
         """Whether a trial is the method as it stands."""
         given = dict(override.split("=", 1) for override in trial.point)
-        return all(str(arm.own(key)) == value for key, value in given.items())
+        return all(str(arm.own_value(key)) == value for key, value in given.items())
 
     def is_lost(self, cell: Cell) -> bool:
         """Whether a run came to nothing."""
         return self.plan.outcome(cell).status in ("diverged", "failed")
 
     def lost(self, cell: Cell) -> str:
-        """What is to be said of a run that came to nothing."""
+        """Say that a run came to nothing, and why."""
         outcome = self.plan.outcome(cell)
         return f"{cell.title} {outcome.status}: {outcome.reason}"
 
     def seconds(self, cells: list[Cell]) -> float:
-        """What runs have cost, all their phases together."""
+        """Return the seconds that runs took, all their phases together."""
         return sum(self.plan.outcome(cell).seconds for cell in cells)
 
     @property
@@ -194,7 +194,7 @@ def difference(clean: Row, paper: Row) -> dict[str, Any]:
 
 
 def conclude(plan: Plan) -> bool:
-    """Print and write what a study came to; False where a run that was wanted failed."""
+    """Print and write what a study came to; False if a run that was wanted failed."""
     summary = Summary(plan)
     show(summary)
     write(summary, OUTPUTS / STUDIES / plan.name)
@@ -261,7 +261,7 @@ def curves(rows: list[Row]) -> Table:
 
 
 def scores(rows: list[Row]) -> Table:
-    """What every method scored once its settings were chosen."""
+    """Tabulate the scores of every method at its chosen settings."""
     metric = next((row.metric for row in rows if row.metric), "score")
     table = plain("method", "own → tuned", metric, "seeds", "trained", "tuning + runs")
     for row in rows:
@@ -278,7 +278,7 @@ def scores(rows: list[Row]) -> Table:
 
 
 def plain(*heads: str) -> Table:
-    """A table without lines, with a head where there are names for it."""
+    """A table without lines, with a head if there are names for it."""
     columns = [Column(head, no_wrap=True) for head in heads]
     return Table(*columns, box=None, padding=(0, 2, 0, 0), show_header=bool(heads))
 

@@ -28,7 +28,7 @@ LOST = 255  # what a process is said to have ended with whose forking process wa
 
 @dataclass(frozen=True)
 class Limits:
-    """What the process of a cell may use."""
+    """The limits of the process of a cell."""
 
     threads: int
     gpu: int | None
@@ -37,7 +37,7 @@ class Limits:
 
 @dataclass
 class Workers:
-    """A number of places, each with a process that carries out one cell, or with none.
+    """A number of slots, each with a process that carries out one cell, or with none.
 
     The processes are forked from one that has imported everything and computed nothing, so that a
     cell starts at once and all share the memory of the libraries.
@@ -49,35 +49,34 @@ class Workers:
     def __post_init__(self) -> None:
         gpus = torch.cuda.device_count()
         cores = joblib.cpu_count()
-        places = gpus * self.study.cells_per_gpu or cores
-        self.places = self.study.cells or places
-        self.threads = max(1, cores // self.places)
+        self.slots = self.study.cells or gpus * self.study.cells_per_gpu or cores
+        self.threads = max(1, cores // self.slots)
         self.gpus = gpus
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(sources())
 
     @property
     def free(self) -> list[int]:
-        """The places without a process."""
-        return [place for place in range(self.places) if place not in self.busy]
+        """The slots without a process."""
+        return [slot for slot in range(self.slots) if slot not in self.busy]
 
     def start(self, cell: Cell) -> None:
-        """Carry out a cell in the first free place."""
-        place = self.free[0]
-        gpu = place % self.gpus if self.gpus else None
+        """Carry out a cell in the first free slot."""
+        slot = self.free[0]
+        gpu = slot % self.gpus if self.gpus else None
         limits = Limits(self.threads, gpu, self.study.memory)
         # The process that all are forked from may stand elsewhere.
         args = (cell.overrides, Path.cwd(), cell.folder, limits)
-        process = self.context.Process(target=carry_out, args=args)
+        process = self.context.Process(target=run_cell, args=args)
         process.start()
-        self.busy[place] = (cell, process)
+        self.busy[slot] = (cell, process)
 
     def ended(self) -> Iterator[tuple[Cell, int]]:
         """The cells whose process has ended since, with its exit code; a signal is negative."""
-        for place, (cell, process) in list(self.busy.items()):
+        for slot, (cell, process) in list(self.busy.items()):
             if process.exitcode is not None:
                 process.join()
-                del self.busy[place]
+                del self.busy[slot]
                 yield cell, process.exitcode
 
     def stop(self) -> None:
@@ -103,13 +102,13 @@ def sources() -> list[str]:
     ]
 
 
-def carry_out(overrides: tuple[str, ...], place: Path, folder: Path, limits: Limits) -> None:
+def run_cell(overrides: tuple[str, ...], place: Path, folder: Path, limits: Limits) -> None:
     """The process of a cell: `python run.py OVERRIDES` in a place, its output in a file."""
     os.chdir(place)
     threading.Thread(target=end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     if limits.gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = visible(limits.gpu)
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible_devices(limits.gpu)
     if limits.memory is not None:
         limit = int(limits.memory * 2**30)
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
@@ -132,14 +131,14 @@ def end_with_parent() -> None:
         os._exit(1)
 
 
-def visible(gpu: int) -> str:
-    """The GPU's name, where only some of the machine's are to be seen."""
+def visible_devices(gpu: int) -> str:
+    """The GPU's name, if only some of the machine's are to be seen."""
     seen = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     return seen.split(",")[gpu] if seen else str(gpu)
 
 
-def told(exit_code: int) -> str:
-    """What an exit code says."""
+def explain_exit(exit_code: int) -> str:
+    """Explain an exit code in a sentence."""
     if exit_code == LOST:
         return "The process that the study's runs are forked from was killed."
     if exit_code >= 0:

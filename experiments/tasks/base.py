@@ -1,4 +1,4 @@
-"""What a task owes the runner: examples, outputs to predict from, and a score."""
+"""The interface of a task: examples, outputs to predict from, and a score."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -112,7 +112,7 @@ class Task(ABC):
 
     @abstractmethod
     def evaluate(self, loaded: "Loaded", split: Split, train: "Train") -> "Evaluated":
-        """What a model makes of every example of a split."""
+        """Run the model on every example of a split."""
 
     @abstractmethod
     def training_score(self, labels: "list[Tensor | None]", outputs: "list[Tensor]") -> float:
@@ -120,7 +120,7 @@ class Task(ABC):
 
     @abstractmethod
     def columns(self, item: "Evaluated") -> Mapping[str, Any]:
-        """What is kept of every example beside its split and id, by name of the column."""
+        """Return the columns stored for every example beside its split and id, by name."""
 
     @abstractmethod
     def write(self, folder: Path, name: str, item: "Evaluated") -> None:
@@ -142,7 +142,7 @@ class Task(ABC):
     def answers(
         self, loaded: "Loaded", texts: list[tuple[str, ...]], train: "Train"
     ) -> Mapping[str, Any]:
-        """What a trained model says of texts, by name of the column."""
+        """Return a trained model's answers to texts, by name of the column."""
         raise NotImplementedError
 
     @abstractmethod

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from experiments import evaluation
-from experiments.batches import Continued, flat
+from experiments.batches import PromptedTexts, flat
 from experiments.evaluation import Evaluated
 from experiments.generation import Decoding, generate
 from experiments.metrics import nlg
@@ -86,7 +86,7 @@ class ContinuedTask(Task):
         """The tokens that continue each prompt, their end included."""
 
     def find_answer(self, text: str) -> str:
-        """What of a generated text is compared with the references."""
+        """Return the part of a generated text that is compared with the references."""
         return text
 
     def configure(self, loaded: Loaded, name: str) -> None:
@@ -114,25 +114,26 @@ class ContinuedTask(Task):
 
     def encode(
         self, tokenizer: PreTrainedTokenizerBase, split: Split, max_length: int
-    ) -> Continued:
+    ) -> PromptedTexts:
         """A row per prompt and text; what is longer than `max_length` loses its end, and counts."""
         return self.encode_pairs(tokenizer, self.pairs(split), max_length)
 
     def encode_pairs(
         self, tokenizer: PreTrainedTokenizerBase, pairs: list[tuple[str, str]], max_length: int
-    ) -> Continued:
+    ) -> PromptedTexts:
         """The same of pairs of a prompt and a text."""
         prompts = {text: self.encode_prompt(tokenizer, text) for text in dict(pairs)}
-        ids, given, cut = [], [], 0
+        ids, prompt_lengths, cut = [], [], 0
         for (text, _), target in zip(pairs, self.encode_targets(tokenizer, pairs), strict=True):
             whole = [*prompts[text], *target]
             check_length(len(prompts[text]), max_length)
             cut += len(whole) > max_length
             ids.append(whole[:max_length])
-            given.append(len(prompts[text]))
+            prompt_lengths.append(len(prompts[text]))
         lengths = np.array([len(whole) for whole in ids])
         padding = {"input_ids": end_of(tokenizer)}
-        return Continued({"input_ids": flat(ids)}, lengths, None, padding, cut, np.array(given))
+        columns = {"input_ids": flat(ids)}
+        return PromptedTexts(columns, lengths, None, padding, cut, np.array(prompt_lengths))
 
     def evaluate(self, loaded: Loaded, split: Split, train: Train) -> Evaluated:
         """A text for every source, and the mean loss per token of the texts it has."""
@@ -204,7 +205,7 @@ class ContinuedTask(Task):
 
 
 def check_length(prompt: int, max_length: int) -> None:
-    """Raise where a source of so many tokens leaves no place for its text."""
+    """Raise if a source of so many tokens leaves no place for its text."""
     if prompt >= max_length:
         raise ValueError(
             f"train.max_length={max_length} leaves no room for the text of a source of "

@@ -98,7 +98,7 @@ class PromptedTask(ContinuedTask):
         return [(prompt, target) for prompt, target, *_ in split.texts]
 
     def find_answer(self, text: str) -> str:
-        """What the pattern finds first in a text, or nothing."""
+        """Return the first match of the pattern in a text, or an empty string."""
         for end in self.stop:
             text = text.partition(end)[0]
         if self.answer is not None:

@@ -22,7 +22,7 @@ class Source(ABC):
 
     @property
     def name(self) -> str:
-        """What results call it; no setting, so that no result can be mislabelled."""
+        """The source's name in results; it is no setting, so that no result can be mislabelled."""
         return type(self).__name__.lower()
 
     @abstractmethod
@@ -58,7 +58,7 @@ class Local(Source):
 
 @dataclass(frozen=True, kw_only=True)
 class Hub(Source):
-    """Parquet files of the Hugging Face hub, from the local cache where they are there."""
+    """Parquet files of the Hugging Face hub, from the local cache if they are there."""
 
     def table(self, part: Part) -> Table:
         hub = part.hub

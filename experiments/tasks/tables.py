@@ -258,7 +258,7 @@ def near(word: str, known: Iterable[str]) -> str:
 
 
 def listed(names: list[str]) -> str:
-    """Names in a row, cut short where a header line is really a sentence."""
+    """Names in a row, cut short if a header line is really a sentence."""
     text = ", ".join(names)
     return text if len(text) <= 200 else text[:200] + " ..."
 
