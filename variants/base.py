@@ -62,7 +62,7 @@ class AdapterLayer(BaseWrapper):
     """A frozen linear layer with a trainable update, usable wherever the linear layer was.
 
     Parameters define the function, buffers are bookkeeping. `base` is anything with `weight`
-    [d_out, d_in], `bias` and `forward`; W0 and `bias` read them, `form` says what else it may be.
+    [d_out, d_in], `bias` and `forward`; W0 and `b0` read them, `form` says what else it may be.
     A method says `merged_weight`, and what of `factors` and `update` is cheaper.
     """
 
