@@ -1,10 +1,11 @@
 """Tiny random models of every family, and runs on the built-in suite."""
 
+import logging
 import os
 import re
 import runpy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cache
@@ -229,6 +230,17 @@ class Answer:
         """The one line for the user: Hydra says above it which run, below it how to see more."""
         lines = [line for line in self.err.splitlines() if line.strip()]
         return lines[-2] if lines[-1].startswith("Set the environment variable") else lines[-1]
+
+
+@pytest.fixture(autouse=True)
+def own_logging() -> Iterator[None]:
+    """Take away what Hydra sets up of logging for a process: a test's streams end with it."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    for handler in [one for one in root.handlers if one not in handlers]:
+        root.removeHandler(handler)
+    root.setLevel(level)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ Lin, 2004, aclanthology.org/W04-1013. ROUGE_L of `captions` is another: of words
 weighed more than precision.
 """
 
+import sys
 from functools import cache
 from importlib.util import find_spec
 from typing import Any
@@ -23,8 +24,11 @@ def missing() -> str | None:
 @cache
 def scorer() -> Any:
     """The package's own scorer."""
+    from absl import logging
     from rouge_score.rouge_scorer import RougeScorer
 
+    # absl logs to what is stderr now, and would close it, as where a notebook shows it, at its end.
+    logging.get_absl_handler().python_handler.stream = sys.__stderr__
     return RougeScorer(["rouge1", "rouge2", "rougeLsum"], use_stemmer=True)
 
 
