@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
+from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
 
@@ -46,6 +47,7 @@ def as_written() -> Iterator[None]:
         _utils.get_yaml_loader = original
 
 
+@cache  # a large study quotes the same few texts for thousands of runs
 def quoted(text: str) -> str:
     """A text as a value of an override, in quotes if Hydra would read it otherwise."""
     if re.fullmatch(r"[\w./:@+-]+", text, re.ASCII) and not plain_value(text):

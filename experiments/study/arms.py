@@ -58,6 +58,11 @@ class Arm:
 
     def own_value(self, key: str) -> Any:
         """The method's own value of a setting."""
+        value: Any = self.composed.sections
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        if isinstance(value, bool | int | float):  # a whole config takes long to make
+            return value
         return OmegaConf.select(self.config, key, throw_on_missing=True)
 
     def cell(self, stage: str, point: Point, seed: int, redraw: bool = False) -> Cell:
