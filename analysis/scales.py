@@ -19,4 +19,5 @@ def is_raw(metric: str) -> bool:
 
 def scale(metric: str) -> float:
     """The factor from a score to what is printed: 100 for shares, which are printed in points."""
-    return 1.0 if is_raw(metric) else 100.0
+    known = known_metrics().get(metric)
+    return 100.0 if known is None else known.scale

@@ -74,6 +74,11 @@ def matmul_precision(train: Train, device: torch.device, loaded: Loaded) -> str:
 
 def load_adapted(run: Run, device: torch.device) -> Loaded:
     """The pretrained model with the method's layers in place, on its device."""
+    if run.model.head is not None and not run.task.num_outputs:
+        raise ValueError(
+            f"model.head={run.model.head} is of no use to task '{run.task.name}', which has no "
+            "head; leave it null."
+        )
     generator = torch_generator(run.seed, "head")
     loaded = run.model.load(run.task.num_outputs, generator, run.train.precision)
     run.task.configure(loaded, run.model.name)

@@ -157,3 +157,12 @@ def test_a_model_of_no_family_says_what_was_adapted_and_what_was_left(
     said = capsys.readouterr().out
     assert "adapted  2 x transformer.layer.*.attention.q_lin Linear [32, 32]\n" in said
     assert "2 x transformer.layer.*.ffn.lin1 Linear [48, 32], frozen\n" in said
+
+
+def test_a_head_where_the_task_has_none_is_refused(
+    tiny: Callable[[str], Path], tmp_path: Path
+) -> None:
+    model = ("model=auto", f"model.path={tiny('gpt2')}", "model.head=mean")
+    run = read(composed("task=e2e", *model, "variant=lora", *FEW))
+    with pytest.raises(ValueError, match=r"model\.head=mean is of no use to task 'e2e'"):
+        execute(run, tmp_path / "run")

@@ -16,6 +16,7 @@ from experiments.batches import IGNORED
 from experiments.config import Run, read
 from experiments.runner import execute
 from experiments.tasks.prompted import PromptedTask
+from experiments.tasks.tables import Table
 
 TASKS = ("gsm8k", "commonsense", "instruct", "summary")
 ROWS: dict[str, list[dict[str, Any]]] = {
@@ -191,3 +192,17 @@ def test_a_row_that_cannot_be_used_is_named(
     run = task_run("gsm8k", rows=[ROWS["gsm8k"][0], row])
     with pytest.raises(ValueError, match=f"test.jsonl.*{message}|{message}.*test.jsonl"):
         run.task.load(run.data)
+
+
+def test_a_trained_model_chooses_for_those_who_ask_it_as_it_does_when_it_is_scored(
+    task_run: Callable[..., Run],
+) -> None:
+    rows = [{"question": f"Is it {n}?", "a": f"no {n}", "b": "yes", "answer": "yes"} for n in "12"]
+    choices = ("task.choices=['{a}','{b}']", "task.answer=null", "task.target='{answer}'")
+    run = task_run("gsm8k", *choices, rows=rows)
+    task, loaded = task_of(run), run.model.load(0, torch.Generator(), "fp32")
+    scored = task.evaluate(loaded, task.held_out(task.read(run.data, "test")), run.train).outputs
+    assert task.given == ["question", "a", "b"]
+    asked = Table("asked", {name: [row[name] for row in rows] for name in task.given}, [1, 2], "")
+    found = task.answers(loaded, task.texts(asked), run.train)
+    assert list(found["prediction"]) == list(scored)

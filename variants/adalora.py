@@ -21,6 +21,7 @@ from variants.base import (
     adapter_layers,
     at_least_float32,
     check_adapter,
+    check_betas,
     find_exportable_layers,
     mark_additive,
     replace_linears,
@@ -117,9 +118,7 @@ class AdaLoRA(Variant):
                 "warmup and final are shares of all steps, final above 0, together under 1, "
                 f"got {self.warmup} and {self.final}."
             )
-        for name in ("beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}.")
+        check_betas(self.beta1, self.beta2)
         if self.interval < 1:
             raise ValueError(f"interval must be at least 1 step, got {self.interval}.")
 

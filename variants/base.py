@@ -350,6 +350,13 @@ def check_scale(alpha: float) -> None:
         raise ValueError(f"alpha must be a positive number, got {alpha}.")
 
 
+def check_betas(beta1: float, beta2: float) -> None:
+    """Raise ValueError for shares of the past in a running mean that are none."""
+    for name, value in (("beta1", beta1), ("beta2", beta2)):
+        if not 0 <= value < 1:
+            raise ValueError(f"{name} must lie in [0, 1), got {value}.")
+
+
 def decay_groups(module: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
     """Optimiser groups of a module's trainable parameters: matrices decayed, vectors not.
 

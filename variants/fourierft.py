@@ -4,7 +4,6 @@ Gao et al., 2024, arXiv:2405.03003: dW = alpha Re(IDFT2(F)), where F is zero but
 numbers c at random positions, the same in all layers of one shape.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,17 +11,15 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from variants.base import Foreign, Variant, at_least_float32, check_scale, get_matrix
+from variants.base import Foreign, Variant, at_least_float32, get_matrix
 from variants.foreign import state
 from variants.layerwise import (
     DenseLayer,
-    Layerwise,
     check_fields,
     exportable,
-    layers_of,
     tensors_of,
 )
-from variants.seeded import draw_positions
+from variants.seeded import SparseMethod
 
 NAMES = {"c": "fourierft_spectrum"}
 
@@ -62,7 +59,7 @@ class FourierFTLayer(DenseLayer):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FourierFT(Layerwise):
+class FourierFT(SparseMethod):
     """n numbers for each matrix, whatever its size."""
 
     any_form: ClassVar[bool] = True
@@ -70,13 +67,10 @@ class FourierFT(Layerwise):
         {"n_frequency", "scaling", "random_loc_seed"}
     )
 
-    n: int  # trained numbers of a matrix
-    alpha: float  # multiplies the transform
     begin: str  # normal, as in the paper: c ~ N(0, 1); or zero: c = 0, the pretrained model
-    position_seed: int  # positions are drawn from it and not stored
 
     def __post_init__(self) -> None:
-        check_scale(self.alpha)
+        super().__post_init__()
         if self.begin not in ("normal", "zero"):
             raise ValueError(f"begin must be normal or zero, got '{self.begin}'.")
 
@@ -86,13 +80,8 @@ class FourierFT(Layerwise):
         return self.begin == "zero"
 
     def wrap(self, linear: nn.Module) -> nn.Module:
-        positions = draw_positions(self.n, get_matrix(linear).numel(), self.position_seed)
+        positions = self.draw(get_matrix(linear).numel())
         return FourierFTLayer(linear, positions, self.alpha, self.starts_as_pretrained)
-
-    def load_state(self, model: nn.Module, state: Mapping[str, Tensor]) -> None:
-        super().load_state(model, state)
-        for layer in layers_of(model, FourierFTLayer).values():  # which may have had no memory yet
-            layer.place(draw_positions(self.n, layer.W0.numel(), self.position_seed))
 
     def to_peft(self, model: nn.Module) -> Foreign:
         return Foreign(

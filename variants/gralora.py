@@ -12,20 +12,18 @@ import torch.nn as nn
 from torch import Tensor
 
 from variants.base import (
-    AdapterLayer,
     Foreign,
     Variant,
     at_least_float32,
     check_adapter,
-    mark_additive,
 )
 from variants.foreign import state
-from variants.layerwise import Layerwise, check_fields, exportable, tensors_of
+from variants.layerwise import BranchLayer, Layerwise, check_fields, exportable, tensors_of
 
 NAMES = {"A": "gralora_A", "B": "gralora_B"}
 
 
-class GraLoRALayer(AdapterLayer):
+class GraLoRALayer(BranchLayer):
     """y = W0 x + s times the products of all blocks, with A [k, d_in / k, r], B [k, r, d_out / k].
 
     Of the r columns of A[i], that of the inputs i, the j-th r / k are for the outputs j, and of the
@@ -33,7 +31,7 @@ class GraLoRALayer(AdapterLayer):
     """
 
     def __init__(self, base: nn.Module, rank: int, k: int, scale: float, dropout: float) -> None:
-        super().__init__(base)
+        super().__init__(base, dropout)
         d_out, d_in = self.W0.shape
         if d_out % k or d_in % k:
             raise ValueError(f"k must divide both sides of a {d_out} x {d_in} weight, got {k}.")
@@ -42,16 +40,6 @@ class GraLoRALayer(AdapterLayer):
         self.B = nn.Parameter(like.new_zeros(k, rank, d_out // k))
         nn.init.uniform_(self.A, -((k / d_in) ** 0.5), (k / d_in) ** 0.5)
         self.scale = scale
-        self.dropout = nn.Dropout(dropout)
-
-    def merged_weight(self) -> Tensor:
-        W0 = at_least_float32(self.W0)
-        identity = torch.eye(W0.shape[1], dtype=W0.dtype, device=W0.device)
-        return W0 + self.branch(identity).T
-
-    @mark_additive
-    def update(self, x: Tensor, y: Tensor) -> Tensor:
-        return y + self.branch(self.dropout(x))
 
     def branch(self, x: Tensor) -> Tensor:
         """s times the product of every block for x [..., d_in]."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
@@ -93,6 +94,27 @@ class ProductLayer(AdapterLayer):
     def update(self, x: Tensor, y: Tensor) -> Tensor:
         A, B, scale = self.factors()
         return y + side_product(self.dropout(x), A.to(x.dtype), B.to(x.dtype), scale)
+
+
+class BranchLayer(AdapterLayer):
+    """An adapter layer whose update is `branch(dropout(x))`, a linear map without a bias."""
+
+    def __init__(self, base: nn.Module, dropout: float) -> None:
+        super().__init__(base)
+        self.dropout = nn.Dropout(dropout)
+
+    def branch(self, x: Tensor) -> Tensor:
+        """The map of x [..., d_in] to [..., d_out]."""
+        raise NotImplementedError
+
+    def merged_weight(self) -> Tensor:
+        W0 = at_least_float32(self.W0)
+        identity = torch.eye(W0.shape[1], dtype=W0.dtype, device=W0.device)
+        return W0 + self.branch(identity).T
+
+    @mark_additive
+    def update(self, x: Tensor, y: Tensor) -> Tensor:
+        return y + self.branch(self.dropout(x))
 
 
 def layers_of(model: nn.Module, kind: type[Layer]) -> dict[str, Layer]:

@@ -13,7 +13,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from variants.base import Progress, set_apart
+from variants.base import Progress, check_betas, set_apart
 from variants.kernels import disable_autocast
 from variants.layerwise import layers_of
 from variants.lora import LoRA, LoRALayer, factors
@@ -87,9 +87,7 @@ class LoRAPro(LoRA):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}.")
+        check_betas(self.beta1, self.beta2)
 
     def wrap(self, linear: nn.Module) -> nn.Module:
         return LoRAProLayer(linear, self.rank, self.scale, self.dropout)

@@ -14,31 +14,21 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from variants.base import AdapterLayer, at_least_float32, check_adapter, mark_additive
-from variants.layerwise import Layerwise
+from variants.base import at_least_float32, check_adapter
+from variants.layerwise import BranchLayer, Layerwise
 
 FORMS = ("rope", "sharing")
 
 
-class MoRALayer(AdapterLayer):
+class MoRALayer(BranchLayer):
     """y = W0 x + D M C dropout(x), with M [k, k]; where k does not fit, both sides go round."""
 
     def __init__(self, base: nn.Module, rank: int, rope: bool, dropout: float) -> None:
-        super().__init__(base)
+        super().__init__(base, dropout)
         side = int((sum(self.W0.shape) * rank) ** 0.5 + 0.5)
         side -= side % 2 if rope else 0
         self.M = nn.Parameter(at_least_float32(self.W0).new_zeros(side, side))
         self.rope = rope
-        self.dropout = nn.Dropout(dropout)
-
-    def merged_weight(self) -> Tensor:
-        W0 = at_least_float32(self.W0)
-        identity = torch.eye(W0.shape[1], dtype=W0.dtype, device=W0.device)
-        return W0 + self.branch(identity).T
-
-    @mark_additive
-    def update(self, x: Tensor, y: Tensor) -> Tensor:
-        return y + self.branch(self.dropout(x))
 
     def branch(self, x: Tensor) -> Tensor:
         """D M C x for x [..., d_in]."""

@@ -2,9 +2,15 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol, cast
 
 import torch
+import torch.nn as nn
 from torch import Tensor
+
+from variants.base import adapter_layers, check_scale
+from variants.layerwise import Layerwise
 
 SEED, SHA256 = "projection.seed", "projection.sha256"  # in a saved state
 
@@ -38,6 +44,36 @@ def hash_of(tensors: Iterable[Tensor]) -> Tensor:
         plain = plain.float() if plain.is_floating_point() else plain.long()
         digest.update(plain.numpy().tobytes())
     return torch.tensor(list(digest.digest()), dtype=torch.uint8)
+
+
+class SparseLayer(Protocol):
+    """An adapter layer whose trained numbers stand at positions of its flattened weight."""
+
+    W0: Tensor
+
+    def place(self, positions: Tensor) -> None:
+        """Put the numbers at these positions, [n] on the CPU."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparseMethod(Layerwise):
+    """A method of n trained numbers for each matrix, at positions that are drawn and not stored."""
+
+    n: int  # trained numbers of a matrix
+    alpha: float  # multiplies what they are made into
+    position_seed: int  # positions are drawn from it and not stored
+
+    def __post_init__(self) -> None:
+        check_scale(self.alpha)
+
+    def draw(self, size: int) -> Tensor:
+        """The positions [n] in a matrix of this many entries."""
+        return draw_positions(self.n, size, self.position_seed)
+
+    def load_state(self, model: nn.Module, state: Mapping[str, Tensor]) -> None:
+        super().load_state(model, state)
+        for _, layer in adapter_layers(model):  # which may have had no memory yet
+            cast(SparseLayer, layer).place(self.draw(layer.W0.numel()))
 
 
 def draw_positions(count: int, size: int, seed: int) -> Tensor:

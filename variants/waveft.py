@@ -5,7 +5,6 @@ Haar synthesis of one level, which keeps lengths: each number moves a patch of 2
 form is PEFT's, as the authors' code was not read.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,17 +13,15 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from variants.base import Foreign, Variant, at_least_float32, check_scale, get_matrix
+from variants.base import Foreign, Variant, at_least_float32, get_matrix
 from variants.foreign import state
 from variants.layerwise import (
     DenseLayer,
-    Layerwise,
     check_fields,
     exportable,
-    layers_of,
     tensors_of,
 )
-from variants.seeded import draw_positions
+from variants.seeded import SparseMethod
 
 NAMES = {"c": "waveft_spectrum"}
 
@@ -58,7 +55,7 @@ def haar(spectrum: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WaveFT(Layerwise):
+class WaveFT(SparseMethod):
     """n numbers for each matrix, each of which moves four neighbours."""
 
     any_form: ClassVar[bool] = True
@@ -66,21 +63,9 @@ class WaveFT(Layerwise):
         {"n_frequency", "scaling", "random_loc_seed", "wavelet_family", "use_idwt"}
     )
 
-    n: int  # trained numbers of a matrix
-    alpha: float  # lambda, which multiplies the synthesis
-    position_seed: int  # positions are drawn from it and not stored
-
-    def __post_init__(self) -> None:
-        check_scale(self.alpha)
-
     def wrap(self, linear: nn.Module) -> nn.Module:
-        positions = draw_positions(self.n, get_matrix(linear).numel(), self.position_seed)
+        positions = self.draw(get_matrix(linear).numel())
         return WaveFTLayer(linear, positions, self.alpha)
-
-    def load_state(self, model: nn.Module, state: Mapping[str, Tensor]) -> None:
-        super().load_state(model, state)
-        for layer in layers_of(model, WaveFTLayer).values():  # which may have had no memory yet
-            layer.place(draw_positions(self.n, layer.W0.numel(), self.position_seed))
 
     def to_peft(self, model: nn.Module) -> Foreign:
         return Foreign(

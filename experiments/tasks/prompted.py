@@ -141,29 +141,43 @@ class PromptedTask(ContinuedTask):
     def evaluate(self, loaded: Loaded, split: Split, train: Train) -> Evaluated:
         if self.choices is None:
             return super().evaluate(loaded, split, train)
-        pairs = [(prompt, choice) for prompt, _, *own in split.texts for choice in own]
+        choices = [own for _, _, *own in split.texts]
+        sums, truncated = self.weigh(loaded, [prompt for prompt, *_ in split.texts], choices, train)
+        rows = zip(choices, (target for _, target, *_ in split.texts), sums, strict=True)
+        loss, tokens = np.sum([one[own.index(target)] for own, target, one in rows], axis=0)
+        return Evaluated(split, likeliest(choices, sums), truncated, {"loss": float(loss / tokens)})
+
+    def weigh(
+        self, loaded: Loaded, prompts: list[str], choices: list[list[str]], train: Train
+    ) -> tuple[np.ndarray, int]:
+        """The loss and the tokens of every choice [n, choices, 2], and how many were too long."""
+        pairs = [(prompt, one) for prompt, own in zip(prompts, choices, strict=True) for one in own]
         encoded = self.encode_pairs(loaded.tokenizer, pairs, train.max_length)
         sums = evaluation.outputs(loaded.model, encoded, train.eval_batch_size)
-        losses = sums[:, 0].reshape(len(split), len(self.choices))
-        best = losses.argmin(axis=1)
-        texts = [own[row] for (_, _, *own), row in zip(split.texts, best, strict=True)]
-        right = np.array([own.index(target) for _, target, *own in split.texts])
-        own = np.arange(len(split)) * len(self.choices) + right
-        loss = float(sums[own, 0].sum() / sums[own, 1].sum())
-        return Evaluated(split, objects(texts), encoded.truncated, {"loss": loss})
+        return sums.reshape(len(prompts), -1, 2), encoded.truncated
 
     @property
     def given(self) -> list[str]:
-        return self.columns_of(self.prompt)
+        return self.columns_of(self.prompt, *(self.choices or []))
 
     def texts(self, table: Table) -> list[tuple[str, ...]]:
-        return [(text,) for text in fill(table, self.prompt)]
+        templates = (self.prompt, *(self.choices or []))
+        return list(zip(*(fill(table, template) for template in templates), strict=True))
 
     def answers(
         self, loaded: Loaded, texts: list[tuple[str, ...]], train: Train
     ) -> Mapping[str, Any]:
+        if self.choices is not None:
+            choices = [own for _, *own in texts]
+            sums, _ = self.weigh(loaded, [prompt for prompt, *_ in texts], choices, train)
+            return {"prediction": likeliest(choices, sums)}
         found = self.continued(loaded, texts)
         return {"prediction": found, "answer": [self.find_answer(text) for text in found]}
+
+
+def likeliest(choices: list[list[str]], sums: np.ndarray) -> np.ndarray:
+    """The choice [n] with the least loss of each row."""
+    return objects([own[best] for own, best in zip(choices, sums[..., 0].argmin(1), strict=True)])
 
 
 def fill(table: Table, template: str) -> list[str]:
