@@ -1,7 +1,7 @@
 """One linear layer under every method: time, memory for the backward pass, and error.
 
     python benchmarks/layer.py [--widths 384 768 1024] [--tokens 512 4096] [--rounds 9]
-                               [--json PATH]
+                               [--variants NAME ...] [--json PATH]
 
 Times are ratios to the frozen linear layer with the gradient of its input: processor time of one
 thread, forward and backward, every entry in turn within one process, the median over the rounds of
@@ -84,15 +84,21 @@ def clear(layer: nn.Module, x: Tensor) -> None:
     layer.zero_grad()
 
 
-def methods() -> dict[str, Variant]:
-    """Every method of conf/variant that has target layers, with its settings there."""
-    names = sorted(path.stem for path in (CONF / "variant").glob("*.yaml"))
+def methods(names: list[str] | None) -> dict[str, Variant]:
+    """The methods of conf/variant that have target layers, with their settings there."""
+    names = names or sorted(path.stem for path in (CONF / "variant").glob("*.yaml"))
     found = {name: read(composed(f"variant={name}")).variant for name in names}
     return {
-        name: replace(variant, targets=["0"])  # pyright: ignore[reportCallIssue]
+        name: on_one_layer(variant)
         for name, variant in found.items()
         if "targets" in {field.name for field in fields(variant)}
     }
+
+
+def on_one_layer(variant: Variant) -> Variant:
+    """The method with the one layer as its target, and with no others that it names beside."""
+    lists = [field.name for field in fields(variant) if field.type == list[str]]
+    return replace(variant, **{name: ["0"] if name == "targets" else [] for name in lists})
 
 
 def adapted(variant: Variant, width: int) -> nn.Sequential:
@@ -212,6 +218,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--widths", type=int, nargs="+", default=[384, 768, 1024])
     parser.add_argument("--tokens", type=int, nargs="+", default=[512, 4096])
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--variants", nargs="+", help="names in conf/variant; all by default")
     parser.add_argument("--json", type=Path)
     return parser.parse_args()
 
@@ -226,7 +233,7 @@ def main() -> None:
     """Measure, print and write."""
     given = arguments()
     torch.set_num_threads(1)
-    variants, console, rows = methods(), Console(), list[Row]()
+    variants, console, rows = methods(given.variants), Console(), list[Row]()
     before = os.getloadavg()[0]
     for width, tokens in sizes(given):
         found = measure(variants, width, tokens, given.rounds)
