@@ -28,12 +28,13 @@ from transformers import (
     RobertaModel,
 )
 
-from experiments.api import composed
-from experiments.config import Run, build, read
+from experiments.composed import composed
+from experiments.config import Run, read
 from experiments.job import PreparedRun, prepare_run
 from experiments.probe import ProbeRun
 from experiments.processor import multiplying
 from experiments.randomness import seed_everything
+from experiments.sections import build
 from experiments.tasks.base import Data, Split
 from experiments.training import Stepper, TrainingListener
 

@@ -36,7 +36,7 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from experiments.api import CONF, composed
+from experiments.composed import CONF, composed
 from experiments.config import read
 from experiments.randomness import seed_everything
 from variants.base import AdapterLayer, Progress, Variant, adapter_layers

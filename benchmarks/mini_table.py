@@ -16,7 +16,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from experiments.api import composed, run
+from experiments.api import run
+from experiments.composed import composed
 from experiments.config import read
 from experiments.mini.tasks import SPLITS, ceiling
 from experiments.results import Result

@@ -21,7 +21,8 @@ from rich.table import Table
 
 from analysis.allocation import Allocation, matrix_figures
 from analysis.names import place
-from experiments.api import composed, run
+from experiments.api import run
+from experiments.composed import composed
 from experiments.config import read
 from experiments.results import Result
 

@@ -10,8 +10,9 @@ from experiments.config import describe
 from experiments.evaluation import Evaluated
 from experiments.job import PreparedRun
 from experiments.measure import count_flops, count_parameters, latency, memory_kind
+from experiments.provenance import provenance
 from experiments.recorder import Recorder
-from experiments.results import PREDICTIONS, Origin, Result, provenance, write_predictions
+from experiments.results import PREDICTIONS, Origin, Result, write_predictions
 
 LATENCY_BATCH = 32
 

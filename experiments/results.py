@@ -1,31 +1,21 @@
 """One folder per run: what it says, what it holds, and whether it is complete."""
 
-import platform
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
-from functools import cache, cached_property
-from importlib.metadata import version
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-import torch
-
-from experiments.code import shared_hash
 from experiments.files import atomic_write, read_lines
 from experiments.folders import tidy
 from experiments.identity import NOT_IDENTITY
 from experiments.locks import holder
-from experiments.processor import bfloat16_products
 from experiments.stored import result as stored
 from experiments.stored.result import NAME, PREDICTIONS, SCHEMA
 
-PACKAGES = (
-    "torch", "numba", "transformers", "tokenizers", "datasets", "numpy", "scipy", "scikit-learn",
-    "hydra-core", "safetensors",
-)  # fmt: skip
+if TYPE_CHECKING:  # who looks at scores only does not wait for it
+    import pandas as pd
+
 CHOSEN = ("variant", "model", "task", "data", "train", "tracker")  # one file each
 # Overrides that leave a published setting what it is: which seed, and where it runs.
 HARMLESS = ("seed", "data.dir", "hydra", *NOT_IDENTITY)
@@ -86,13 +76,15 @@ class Result:
         return title(self.label, self.seed)
 
     @cached_property
-    def predictions(self) -> pd.DataFrame:
+    def predictions(self) -> "pd.DataFrame":
         """One row per evaluated example."""
         return stored.read_predictions(self.folder / PREDICTIONS, self.files.get(PREDICTIONS))
 
     @cached_property
-    def history(self) -> pd.DataFrame:
+    def history(self) -> "pd.DataFrame":
         """One row per logged step."""
+        import pandas as pd
+
         return pd.DataFrame(read_lines(self.folder / "history.jsonl"))
 
     def write(self) -> None:
@@ -136,58 +128,8 @@ def read_result(folder: Path) -> Result:
     return result
 
 
-def write_predictions(folder: Path, frame: pd.DataFrame) -> str:
+def write_predictions(folder: Path, frame: "pd.DataFrame") -> str:
     """Write one row per evaluated example; returns the sha256 of the file."""
     with atomic_write(folder / PREDICTIONS) as file:
         frame.to_parquet(file, index=False)
     return stored.hash_file(folder / PREDICTIONS)
-
-
-def provenance(device: torch.device) -> dict[str, Any]:
-    """Code, packages and machine behind a result."""
-    return {
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "git": GIT,
-        "code": shared_hash(),
-        "packages": package_versions(),
-        "python": platform.python_version(),
-        "system": platform.platform(),
-        "device": device_name(device),
-        "threads": torch.get_num_threads(),
-        "float32_products": torch.get_float32_matmul_precision(),
-        "bfloat16_products": bfloat16_products(device),
-    }
-
-
-@cache
-def package_versions() -> dict[str, str]:
-    """The versions of what a result or an adapter depends on."""
-    return {name: version(name) for name in PACKAGES}
-
-
-def git_state() -> dict[str, Any] | None:
-    """Commit and whether the tree differs from it; None outside a git checkout."""
-
-    def ask(*command: str) -> str:
-        root = Path(__file__).parent
-        return subprocess.run(
-            ["git", *command], cwd=root, capture_output=True, encoding="utf-8", check=True
-        ).stdout.strip()
-
-    try:
-        return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain"))}
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-GIT = git_state()  # of the code that is running, whatever is edited meanwhile
-
-
-def device_name(device: torch.device) -> str:
-    """The processor's own name."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()

@@ -28,8 +28,8 @@ from transformers import (
 )
 
 from experiments import measure
-from experiments.api import composed
 from experiments.batches import Batch, encode
+from experiments.composed import composed
 from experiments.config import Run, read
 from experiments.mini.text import passages
 from experiments.models import Model

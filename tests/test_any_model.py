@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from experiments.adapters import saved
 from experiments.adapters.merged import write_merged
-from experiments.api import composed
+from experiments.composed import composed
 from experiments.config import read
 from experiments.families.base import family_of
 from experiments.heads import READS

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.api import composed
-from experiments.config import build
+from experiments.composed import composed
 from experiments.identity import plain
+from experiments.sections import build
 from experiments.study import composing
 from experiments.study.plan import Plan
 

@@ -12,10 +12,11 @@ from hydra.errors import CompactHydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.api import composed
-from experiments.config import Run, describe, read, restored, schema
+from experiments.composed import composed
+from experiments.config import Run, describe, read, restored
 from experiments.identity import NOT_IDENTITY, cell_id, identity, plain
 from experiments.scalars import quoted
+from experiments.sections import schema
 from experiments.tasks.tables import HubFiles
 from experiments.training import Train
 

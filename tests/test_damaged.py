@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from experiments.adapters import saved
 from experiments.adapters.swap import Switch
-from experiments.api import composed
+from experiments.composed import composed
 from experiments.config import read
 from experiments.files import CHECKSUM
 from experiments.recorder import Recorder

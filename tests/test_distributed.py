@@ -18,8 +18,8 @@ import torch
 from conftest import QUICK, ROOT
 from safetensors.torch import load_file, save_file
 
-from experiments.api import composed
 from experiments.batches import Batches
+from experiments.composed import composed
 from experiments.config import Run, read
 from experiments.distributed import (
     ALONE,

@@ -21,7 +21,7 @@ from experiments import predict
 from experiments.adapters import saved
 from experiments.adapters.merged import write_merged
 from experiments.adapters.peft_format import read_peft, write_peft
-from experiments.api import composed
+from experiments.composed import composed
 from experiments.config import Run, read
 from experiments.evaluation import Evaluated
 from experiments.job import PreparedRun, prepare_run

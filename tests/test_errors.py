@@ -19,7 +19,7 @@ import pytest
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
-from experiments.api import composed
+from experiments.composed import composed
 from experiments.config import read
 from experiments.recorder import Diverged, Recorder
 from experiments.results import read_result

@@ -15,7 +15,7 @@ from analysis import geometry
 from analysis import load as loading
 from experiments import predict
 from experiments.adapters import __main__ as adapters
-from experiments.api import composed
+from experiments.composed import composed
 from experiments.config import read
 from experiments.files import CHECKSUM
 from experiments.runner import execute

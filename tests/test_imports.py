@@ -114,6 +114,16 @@ def test_variants_need_nothing_but_torch() -> None:
         assert third_party(path) - {"torch"} == OPTIONAL.get(place, BESIDE.get(place, set())), path
 
 
+@pytest.mark.parametrize(
+    "module", ["experiments.study.__main__", "experiments.results", "experiments.composed"]
+)
+def test_who_looks_at_results_does_not_wait_for_what_trains(module: str) -> None:
+    heavy = {"torch", "transformers", "pandas", "scipy"}
+    code = f"import sys, {module}; print({heavy!r} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "set()", done.stdout + done.stderr
+
+
 def test_methods_are_imported_with_torch_alone() -> None:
     packages = set().union(*BESIDE.values(), *OPTIONAL.values())
     code = f"import sys, variants, variants.lora; print({packages!r} & sys.modules.keys())"

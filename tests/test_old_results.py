@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from experiments.api import composed
+from experiments.composed import composed
 from experiments.config import describe, read
 from experiments.identity import identity, plain, short_hash
 from experiments.stored import result as stored

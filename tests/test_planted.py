@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.api import composed
+from experiments.composed import composed
 from experiments.config import Run, read
 from experiments.mini import planted
 from experiments.mini.planted import Planted, Teacher, states, tokens

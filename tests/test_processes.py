@@ -14,12 +14,13 @@ import pytest
 from conftest import ROOT, Answer
 from omegaconf import OmegaConf
 
-from experiments.api import composed
-from experiments.config import build, read
+from experiments.composed import composed
+from experiments.config import read
 from experiments.files import STALE, atomic_folder, atomic_write, write_record
 from experiments.locks import Busy, exclusive, holder
 from experiments.results import LEFTOVERS, Result, read_result
 from experiments.runner import execute
+from experiments.sections import build
 from experiments.study import conduct as conducting
 from experiments.study.cells import Cell, last_words
 from experiments.study.conduct import Conductor, conduct

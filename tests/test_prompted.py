@@ -11,8 +11,8 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from experiments.api import composed
 from experiments.batches import IGNORED
+from experiments.composed import composed
 from experiments.config import Run, read
 from experiments.runner import execute
 from experiments.tasks.prompted import PromptedTask

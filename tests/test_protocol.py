@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from test_training import assert_equal_runs, killed_after
 
 from experiments import evaluation
-from experiments.api import composed
+from experiments.composed import composed
 from experiments.config import Run, read
 from experiments.epochs import Epochs
 from experiments.job import prepare_run

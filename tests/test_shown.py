@@ -22,7 +22,7 @@ from analysis.report.material import gather
 from analysis.report.page import Report
 from experiments import predict
 from experiments.adapters import __main__ as adapters
-from experiments.api import composed
+from experiments.composed import composed
 from experiments.config import read
 from experiments.files import CHECKSUM
 from experiments.runner import execute

@@ -17,10 +17,11 @@ from conftest import Answer
 from omegaconf import OmegaConf
 from small_studies import SMALL, Folders, folders, grid, rate, study
 
-from experiments.api import composed
-from experiments.config import build, read
+from experiments.composed import composed
+from experiments.config import read
 from experiments.locks import exclusive
 from experiments.results import read_result
+from experiments.sections import build
 from experiments.study import audit, match
 from experiments.study import plan as planning
 from experiments.study.cells import Cell, Outcome, Trial

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from small_studies import SMALL, Folders, folders, grid, rate, study
 
-from experiments.api import composed
+from experiments.composed import composed
 from experiments.results import read_result
 from experiments.study import race
 from experiments.study.cells import Cell

@@ -28,8 +28,8 @@ from rich.console import Console
 from analysis.load import load, shown
 from experiments import predict as predict_command
 from experiments.adapters.saved import restore
-from experiments.api import composed
 from experiments.api import run as run_from_python
+from experiments.composed import composed
 from experiments.config import Run, read
 from experiments.predict import predict
 from experiments.recorder import Diverged

@@ -11,10 +11,8 @@ from experiments.stored.places import masked_path
 from experiments.stored.shown import fail, plain, visible
 from experiments.study import summary
 from experiments.study.command import restore_plan
-from experiments.study.conduct import conduct
 from experiments.study.plan import Plan
 from experiments.study.progress import STATUSES, count
-from experiments.study.publish import publish as published
 
 LOST = ("failed", "diverged")
 
@@ -69,6 +67,8 @@ def resume(plan: Plan, options: argparse.Namespace) -> int:
             if plan.outcome(cell).status in LOST:
                 cell.forget()
         plan.outcomes.clear()
+    from experiments.study.conduct import conduct
+
     return 0 if conduct(plan) else 1
 
 
@@ -99,7 +99,9 @@ def sync(plan: Plan, options: argparse.Namespace) -> int:
 
 def publish(plan: Plan, options: argparse.Namespace) -> int:
     """Copy results and predictions, without texts, weights and absolute paths, to results/STUDY."""
-    place, paths = published(plan)
+    from experiments.study import publish
+
+    place, paths = publish.publish(plan)
     print(f"Published in {place}.")
     for path in sorted(paths):
         print(f"  {visible(path)} stands there as {visible(masked_path(path))}")

@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.api import composed
+from experiments.composed import composed
 from experiments.identity import plain, short_hash
 from experiments.scalars import quoted
 from experiments.stored import kinds

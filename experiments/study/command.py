@@ -8,12 +8,11 @@ from typing import Any, cast
 from hydra.conf import HydraConf
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.api import CONF
-from experiments.config import build, restored_section
+from experiments.composed import CONF
 from experiments.scalars import quoted
+from experiments.sections import build, restored_section
 from experiments.stored import kinds
 from experiments.stored import study as stored
-from experiments.study.conduct import conduct
 from experiments.study.design import OUTPUTS, STUDIES, Study
 from experiments.study.plan import Plan
 
@@ -43,6 +42,8 @@ def begin(
         "folders": list(folders),
     }
     stored.write(OUTPUTS / STUDIES / name / stored.NAME, content)
+    from experiments.study.conduct import conduct  # which loads what runs need
+
     if not conduct(plan):
         raise ValueError(f"Some runs failed: python -m experiments.study failed {name}")
 

@@ -16,7 +16,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from experiments.api import CONF, composed
+from experiments.composed import CONF, composed
 from experiments.identity import plain, short_hash
 
 CHOICE = re.compile(r"^\s*-\s*(override\s+)?[\w/@]+:\s.*\$\{", re.MULTILINE)

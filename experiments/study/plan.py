@@ -26,7 +26,6 @@ from experiments.study.design import (
     typed,
     written,
 )
-from experiments.study.match import matched
 
 Group = tuple[str, str]  # protocol and task: what methods are compared under
 
@@ -61,6 +60,8 @@ class Plan:
         other = self.study.match
         if other is None or method == other:
             return arm
+        from experiments.study.match import matched  # which loads models
+
         rank = matched(arm.config, self.unmatched(protocol, task, other).config)
         return (
             arm

@@ -11,7 +11,6 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
-from scipy.stats import qmc
 
 from experiments.study.arms import Arm
 from experiments.study.cells import Point, Trial
@@ -35,6 +34,8 @@ def sampled(plan: "Plan", arm: Arm) -> list[Point]:
     if not others and not is_list(axis):
         grid = log_grid(float(arm.own_value(key)), axis["decades"], number)
         return [(typed(key, value),) for value in grid]
+    from scipy.stats import qmc
+
     draws = qmc.Halton(len(axes), rng=0).random(4 * number)[1:]
     own = tuple(typed(key, as_typed(arm.own_value(key))) for key in axes)
     points = [

@@ -8,7 +8,6 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Column, Table
-from scipy import stats
 
 from experiments.results import Result, read_result
 from experiments.stored import summary as stored
@@ -188,6 +187,8 @@ def difference(clean: Row, paper: Row) -> dict[str, Any]:
     points = [100 * (after[seed] - before[seed]) for seed in before.keys() & after.keys()]
     found = {"task": clean.task, "method": clean.method, "points": fmean(points), "interval": None}
     if len(points) > 1:
+        from scipy import stats
+
         half = stats.t.ppf((1 + CONFIDENCE) / 2, len(points) - 1) * stats.sem(points)
         found["interval"] = [found["points"] - half, found["points"] + half]
     return found
