@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 import experiments.identity  # noqa: F401 (the resolver that names a run's folder)
-from experiments.commandline import add_overrides, sentence
+from experiments.commandline import add_overrides, sentence, with_new_names
 from experiments.scalars import as_written
 
 # A further process of one run leaves the folder, the log and the screen to the first.
@@ -50,7 +50,7 @@ def main(cfg: DictConfig) -> float:
 
             name = hydra_config.runtime.choices["study"]
             with kept_command(out, cfg):
-                begin(cfg.study, name, overrides, searched(hydra_config))
+                begin(cfg, name, overrides, searched(hydra_config))
             return 0.0
         run = read(cfg)
         origin = Origin(dict(hydra_config.runtime.choices), overrides)
@@ -74,6 +74,7 @@ def run_command() -> int:
     """Do what was asked for; what a person can mend is one line, and the rest a traceback."""
     from experiments.stored.shown import visible
 
+    sys.argv[1:] = with_new_names(sys.argv[1:])
     asked = os.environ.get(FULL_ERROR)
     # Hydra hands every error on then. By itself it prints a traceback of a full disk, for one.
     os.environ[FULL_ERROR] = "1"

@@ -64,14 +64,14 @@ def changes(
 def checkpoints(
     folder: str | Path, base: str | None = None, other: kinds.Other = kinds.refuse
 ) -> Iterator[tuple[int, dict[str, Change]]]:
-    """The changes at each snapshot of a run (train.snapshots), with its step.
+    """The changes at each snapshot of a run (record.snapshots), with its step.
 
     Raises ValueError for a run that kept none.
     """
     adapter = on_base(read_adapter(Path(folder), other), base)
     paths = sorted((Path(folder) / "snapshots").glob("step-*.safetensors"))
     if not paths:
-        raise ValueError(f"{folder} holds no snapshots; train.snapshots=4 keeps four.")
+        raise ValueError(f"{folder} holds no snapshots; record.snapshots=4 keeps four.")
     for path in paths:
         step = int(cast(re.Match[str], SNAPSHOT.match(path.name))[1])
         # A model of its own for each: a method's structure may have grown between two.

@@ -120,7 +120,7 @@ def composed_run(given: argparse.Namespace, task: str, settings: list[str], *own
 def overrides(given: argparse.Namespace, task: str, settings: list[str], *own: str) -> list[str]:
     """The run as a command says it; what the command line sets wins over the settings."""
     common = ["data=local", f"data.dir={given.data}", "tracker.mode=disabled"]
-    common += [f"task={task}", f"model={given.model}", f"train.device={given.device}"]
+    common += [f"task={task}", f"model={given.model}", f"compute.device={given.device}"]
     return merged([*common, *settings, *given.set, *own])
 
 

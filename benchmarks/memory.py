@@ -1,6 +1,6 @@
 """Measure the memory of training beside the loaded model: ours and peers', each in a fresh process.
 
-    python benchmarks/memory.py --data GLUE [--bf16] [--ours "train.lean=true"] [--padded T]
+    python benchmarks/memory.py --data GLUE [--bf16] [--ours OVERRIDES] [--padded T]
 
 `saved` is the most that autograd holds for the backward pass: storages that are neither parameters
 nor buffers, each counted once, as the mean over the first steps. `growth` is the peak of the

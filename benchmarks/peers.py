@@ -152,7 +152,7 @@ class Loop:
 
     def __init__(self, run: Run, plan: Plan, pad: int, autocast: bool = False) -> None:
         self.plan, self.autocast = plan, autocast
-        self.device = plan.train.pick_device()
+        self.device, self.compute = run.compute.pick_device(), run.compute
         self.model: nn.Module = peft_model(run, pad).to(self.device)
         self.optimizer: Any = optimizer_of(self.model, plan, run.model.config())
         self.schedule: Any = schedule_of(self.optimizer, plan)
@@ -208,7 +208,7 @@ def trainer_of(loop: Loop, collate: Collate, out: Path, **given: Any) -> Trainer
     train = loop.plan.train
     settings = TrainingArguments(
         output_dir=str(out), per_device_train_batch_size=train.batch_size,
-        per_device_eval_batch_size=train.eval_batch_size, max_steps=loop.plan.total,
+        per_device_eval_batch_size=loop.compute.eval_batch_size, max_steps=loop.plan.total,
         max_grad_norm=train.clip or 0.0, use_cpu=loop.device.type == "cpu",
         save_strategy="no", report_to="none", disable_tqdm=True, remove_unused_columns=False,
         seed=given.pop("seed", 0),

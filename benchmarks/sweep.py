@@ -146,7 +146,7 @@ def predicted(loop: Loop, collate: Collate, asked: Rows) -> np.ndarray:
     """Outputs in the order of the texts."""
     loop.model.eval()
     order = sorted(range(len(asked)), key=lambda i: len(asked[i]["input_ids"]))
-    size = loop.plan.train.eval_batch_size
+    size = loop.compute.eval_batch_size
     parts = [order[i : i + size] for i in range(0, len(order), size)]
     found = torch.cat([loop.forward(collate([asked[i] for i in p])).logits.cpu() for p in parts])
     return found.float()[torch.tensor(order).argsort()].numpy()

@@ -2,8 +2,12 @@
 
 import errno
 import sys
+from collections.abc import Iterable
+from functools import cache
 
 from yaml import YAMLError
+
+from experiments.stored.roles import MOVED, renamed
 
 CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
@@ -24,6 +28,23 @@ def sentence(error: BaseException) -> str:
         f"{error.filename} could not be read or written: {error.strerror}. hydra.run.dir=FOLDER "
         "names another folder."
     )
+
+
+def with_new_names(overrides: Iterable[str]) -> list[str]:
+    """Overrides with the present names of settings; say so of each that has a former one."""
+    found = []
+    for text in overrides:
+        key = text.lstrip("+~").partition("=")[0]
+        if key in MOVED:
+            tell_new_name(key)
+        found.append(renamed(text))
+    return found
+
+
+@cache
+def tell_new_name(key: str) -> None:
+    """Say once what a setting is called now."""
+    print(f"{key} is called {MOVED[key]} now; the former name still works.", file=sys.stderr)
 
 
 def add_overrides(overrides: list[str]) -> None:

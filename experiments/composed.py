@@ -10,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.version import VersionBase
 from omegaconf import DictConfig
 
+from experiments.commandline import with_new_names
 from experiments.scalars import as_written
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -17,6 +18,7 @@ CONF = Path(__file__).parents[1] / "conf"
 
 def composed(*overrides: str) -> DictConfig:
     """Hydra's config for these overrides, its own part included."""
+    overrides = tuple(with_new_names(overrides))
     with as_written(), own_hydra():
         cfg = compose("config", overrides=list(overrides), return_hydra_config=True)
     # The name of the run's folder is written in terms of Hydra's choices.

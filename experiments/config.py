@@ -1,11 +1,13 @@
 """From Hydra's composed config to typed, frozen objects; no DictConfig goes past this file."""
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, cast
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
+from experiments.commandline import tell_new_name
 from experiments.models import Pretrained
 from experiments.protocol import Protocol
 from experiments.results import title
@@ -17,11 +19,12 @@ from experiments.sections import (
     plain,
     restored_section,
 )
+from experiments.settings import Compute, Record, Train
 from experiments.stored import kinds
-from experiments.tasks.base import Task
+from experiments.stored.roles import MOVED
+from experiments.tasks.base import Limits, Task
 from experiments.tasks.sources import Source
 from experiments.tracking import Tracker
-from experiments.training import Train
 from variants.base import Variant
 
 
@@ -34,6 +37,8 @@ class Run:
     data: Source
     model: Pretrained
     train: Train
+    compute: Compute
+    record: Record
     tracker: Tracker
     protocol: Protocol
     seed: int
@@ -53,6 +58,15 @@ class Run:
                 raise ValueError(f"{field.name} must be of type {name}, got {value!r}.")
         if self.variant.lr < 0:
             raise ValueError(f"variant.lr must not be negative, got {self.variant.lr}.")
+        if self.train.prefix_cache and self.compute.engine != "packed":
+            raise ValueError(
+                f"train.prefix_cache needs compute.engine=packed, got '{self.compute.engine}'."
+            )
+
+    @property
+    def limits(self) -> Limits:
+        """The limits that evaluation keeps to."""
+        return Limits(self.train.max_length, self.compute.eval_batch_size)
 
     @property
     def label(self) -> dict[str, str]:
@@ -75,7 +89,8 @@ def read(cfg: DictConfig) -> Run:
     Raises ValueError naming the wrong key or value and the near right one.
     """
     with naming():
-        given = {str(key): cfg[key] for key in cfg if key not in ("hydra", "study")}
+        cfg = with_moved_settings(cfg)
+        given = {str(key): cfg[key] for key in cfg if key not in ("hydra", "study", "backend")}
     check_names("config", given, [f.name for f in fields(Run)])
     built = {
         key: build(key, node) if OmegaConf.is_dict(node) else plain(node)
@@ -86,6 +101,23 @@ def read(cfg: DictConfig) -> Run:
     if missing:
         raise ValueError(f"config has no '{missing[0]}'.")
     return Run(**built)
+
+
+def with_moved_settings(cfg: DictConfig) -> DictConfig:
+    """A config with the settings that a file of the user's has in former places where they belong.
+
+    Says so of each.
+    """
+    for old, new in MOVED.items():
+        section, _, key = old.partition(".")
+        node = cfg.get(section)
+        if OmegaConf.is_dict(node) and key in node:
+            tell_new_name(old)
+            cfg = deepcopy(cfg)
+            OmegaConf.update(cfg, new, node._get_node(key), force_add=True)
+            with open_dict(cfg):
+                del cfg[section][key]
+    return cfg
 
 
 def describe(run: Run) -> dict[str, Any]:

@@ -78,8 +78,8 @@ def local_device(device: torch.device) -> torch.device:
         return device
     if device.index is not None:
         raise ValueError(
-            f"train.device={device} is one GPU for {launched().size} processes; "
-            "with train.device=cuda each takes its own."
+            f"compute.device={device} is one GPU for {launched().size} processes; "
+            "with compute.device=cuda each takes its own."
         )
     return torch.device("cuda", number("LOCAL_RANK", 0))
 

@@ -15,8 +15,6 @@ from experiments.backbones.stream import Layout, lay_out
 from experiments.batches import Batch
 from experiments.families.base import family_of
 
-NAMES = ("packed", "transformers")
-
 log = logging.getLogger(__name__)
 
 
@@ -40,8 +38,8 @@ class Engine:
     """One way to the last hidden states of a batch's tokens."""
 
     name: str = "packed"
-    lean: bool = False  # find the feed-forward's inner activations again in the backward pass
-    checkpointing: bool = False  # find whole blocks again
+    recompute_mlp: bool = False  # the MLP's inner activations, in the backward pass
+    checkpointing: bool = False  # recompute whole blocks
     multiple: int = 1  # packed: of this many tokens is every batch, so that few shapes are met
 
     def states(self, backbone: Any, batch: Batch, places: np.ndarray) -> Tensor:
@@ -87,7 +85,7 @@ class Engine:
         """Pass x [tokens, d] through these blocks; return the states of the layout's queries."""
         family = family_of(backbone.config)
         block = recompute if self.checkpointing and backbone.training else keep
-        lean = self.lean and backbone.training
+        lean = self.recompute_mlp and backbone.training
         for layer in blocks:
             x = block(family.block, backbone, context, layer, x, layout, lean)
         return x
@@ -125,7 +123,9 @@ class Engine:
         setting = family_of(backbone.config).unsupported(backbone.config)
         if setting is None:
             return self
-        if self.lean:
-            raise ValueError(f"train.lean needs a packed pass, and there is none for {setting}.")
+        if self.recompute_mlp:
+            raise ValueError(
+                f"compute.recompute_mlp needs a packed pass, and there is none for {setting}."
+            )
         log.info("There is no packed pass for %s: transformers' own modules run it.", setting)
         return replace(self, name="transformers").prepare(backbone)

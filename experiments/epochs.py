@@ -36,7 +36,7 @@ class Epochs:
         """
         run = self.job.run
         items = {
-            name: run.task.evaluate(self.job.loaded, split, run.train)
+            name: run.task.evaluate(self.job.loaded, split, run.limits)
             for name, split in self.job.data.score.items()
         }
         self.job.loaded.model.train()

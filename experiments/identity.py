@@ -12,12 +12,8 @@ from typing import Any
 from omegaconf import DictConfig, Node, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from experiments.stored import roles
 from experiments.stored.places import masked
-
-# What decides where and how a run is carried out, and not what comes out of it.
-NOT_IDENTITY = (
-    "tracker", "study", "part_of", "train.device", "train.checkpoint_every", "train.log_every",
-)  # fmt: skip
 
 # Settings that are newer than some results, with the value that is how runs were before. With it
 # a run is what it was, under the same name.
@@ -29,13 +25,7 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
 
     An absolute path counts by its hash, so that what is published without it is the same run.
     """
-    kept = {key: dict(node) if isinstance(node, dict) else node for key, node in config.items()}
-    for path in NOT_IDENTITY:
-        section, _, key = path.partition(".")
-        if key:
-            kept.get(section, {}).pop(key, None)
-        else:
-            kept.pop(section, None)
+    kept = roles.named(roles.regrouped(config))
     for path, before in LATER.items():
         section, _, key = path.partition(".")
         if kept.get(section, {}).get(key, ...) == before:
@@ -55,7 +45,7 @@ def cell_id(*, _root_: DictConfig) -> str:
 
 def short_hash(config: Mapping[str, Any]) -> str:
     """A short hash over every setting, in a config as plain data, that can change the result."""
-    text = json.dumps(identity(config), sort_keys=True)
+    text = json.dumps(roles.as_before(identity(config)), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 

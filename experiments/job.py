@@ -20,9 +20,10 @@ from experiments.models import Loaded
 from experiments.prefix import with_prefix
 from experiments.processor import DEFAULT, fastest, threads_for
 from experiments.randomness import numpy_generator, seed_everything, torch_generator
+from experiments.settings import Train
 from experiments.stored import kinds
 from experiments.tasks.base import Data, Split
-from experiments.training import Plan, Train
+from experiments.training import Plan
 from variants.base import adapter_layers
 
 FIXED = 0  # seeds the rows that `train.examples` keeps, where all runs train on the same
@@ -44,7 +45,7 @@ class PreparedRun:
 
 def prepare_run(run: Run, data: Data) -> PreparedRun:
     """Load, adapt and lay out; the head is drawn before any method touches the model."""
-    train, device = run.train, run.train.pick_device()
+    train, device = run.train, run.compute.pick_device()
     world = init_process_group(device)
     seed_everything(run.seed)
     loaded = load_adapted(run, device)
@@ -52,7 +53,7 @@ def prepare_run(run: Run, data: Data) -> PreparedRun:
     torch.set_num_threads(threads_for(loaded.width))
     if loaded.model.engine.name == "packed" and device.type == "cpu":
         kernels.load(PRECISIONS[train.precision])  # and let no step wait for them
-    run.task.check(loaded, data, train)
+    run.task.check(loaded, data, run.limits)
     chosen = subset(data.train, train.examples, run.seed if train.subset == "per_seed" else FIXED)
     examples = run.task.encode(loaded.tokenizer, chosen, train.max_length)
     if train.prefix_cache:
@@ -98,7 +99,8 @@ def load_adapted(run: Run, device: torch.device) -> Loaded:
     if run.start is not None:
         begin_with(Path(run.start), run, loaded.model.backbone)
     loaded.model.to(device)
-    loaded.model.engine = run.train.forward_passes().prepare(loaded.model.backbone)
+    engine = run.compute.forward_passes(run.train.precision)
+    loaded.model.engine = engine.prepare(loaded.model.backbone)
     return loaded
 
 

@@ -15,9 +15,9 @@ from experiments.tasks.tables import Part, Table, read_table
 
 def predict(trained: Trained, texts: list[tuple[str, ...]]) -> pd.DataFrame:
     """One row per text or pair: what the run says, and for classes the probability of each."""
-    loaded, train = trained.loaded, trained.run.train
-    with multiplying(next(loaded.model.parameters()).device, train.precision):
-        return pd.DataFrame(trained.run.task.answers(loaded, texts, train))
+    loaded, run = trained.loaded, trained.run
+    with multiplying(next(loaded.model.parameters()).device, run.train.precision):
+        return pd.DataFrame(run.task.answers(loaded, texts, run.limits))
 
 
 def read_texts(task: Task, path: Path) -> list[tuple[str, ...]]:

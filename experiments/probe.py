@@ -83,7 +83,7 @@ class ProbeRun:
 
     def batches(self, share: float) -> Iterator[Batch]:
         """The examples of the share, in order."""
-        yield from self.parts(self.rows(share), self.plan.train.eval_batch_size)
+        yield from self.parts(self.rows(share), self.plan.train.batch_size)
 
     def parts(self, rows: np.ndarray, size: int) -> Iterator[Batch]:
         """These rows in order, in batches of this size."""

@@ -48,7 +48,8 @@ class Recorder(TrainingListener):
     restarts: int = 0
 
     def __post_init__(self) -> None:
-        self.train = self.job.run.train
+        self.settings = self.job.run.record
+        self.ratio = self.job.run.train.divergence_ratio
         self.world = self.job.batches.world
         self.clock = Clock(self.job.device)
         self.costs = {phase: Cost() for phase in ("prepare", "train", "evaluate")}
@@ -61,7 +62,7 @@ class Recorder(TrainingListener):
     def begin(self, state: State, total: int) -> int:
         self.state, self.total = state, total
         self.saved_at = time.monotonic()
-        self.snapshots = snapshot_steps(self.train.snapshots, total)
+        self.snapshots = snapshot_steps(self.settings.snapshots, total)
         self.clear_window()
         start = self.restore() if self.checkpoint.exists() else 0
         if self.world.first:
@@ -86,11 +87,11 @@ class Recorder(TrainingListener):
         # Before the checkpoint, behind which a run that is taken up again begins.
         if step in self.snapshots and self.world.first:
             write_tensors(self.folder / SNAPSHOTS / f"step-{step:07d}.safetensors", self.learned())
-        if step % self.train.log_every == 0 or step == self.total:
+        if step % self.settings.log_every == 0 or step == self.total:
             self.log(step, float(norm))
             # Only here, where no half-filled window would have to be kept.
             if step == self.total or self.world.share(
-                time.monotonic() - self.saved_at >= self.train.checkpoint_every
+                time.monotonic() - self.saved_at >= self.settings.checkpoint_every
             ):
                 self.save(step)
 
@@ -133,10 +134,10 @@ class Recorder(TrainingListener):
             listener(record)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise Diverged(f"The loss is {loss} and the gradient's norm {norm} at step {step}.")
-        if loss > self.train.explode * first:
+        if loss > self.ratio * first:
             raise Diverged(
-                f"The loss is {loss:.4g} at step {step}, over {self.train.explode:g} times the "
-                f"{first:.4g} it began with (train.explode)."
+                f"The loss is {loss:.4g} at step {step}, over {self.ratio:g} times the "
+                f"{first:.4g} it began with (train.divergence_ratio)."
             )
 
     def meet(self) -> None:

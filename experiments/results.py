@@ -8,17 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.files import atomic_write, read_lines
 from experiments.folders import tidy
-from experiments.identity import NOT_IDENTITY
 from experiments.locks import holder
 from experiments.stored import result as stored
 from experiments.stored.result import NAME, PREDICTIONS, SCHEMA
+from experiments.stored.roles import harmless
 
 if TYPE_CHECKING:  # who looks at scores only does not wait for it
     import pandas as pd
 
 CHOSEN = ("variant", "model", "task", "data", "train", "tracker")  # one file each
-# Overrides that leave a published setting what it is: which seed, and where it runs.
-HARMLESS = ("seed", "data.dir", "hydra", *NOT_IDENTITY)
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,9 @@ class Origin:
             # Several presets at once are none of them, and a copy of the data is the data.
             (key == "experiment" and not value.startswith("["))
             or (key, value) == ("data", "local")
-            or any(key == name or key.startswith(f"{name}.") for name in HARMLESS)
+            or key == "data.dir"
+            or key.partition(".")[0] == "hydra"
+            or harmless(key)
             for key, _, value in parts
         )
 

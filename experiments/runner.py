@@ -28,7 +28,7 @@ def execute(run: Run, out: Path, origin: Origin | None = None) -> Result:
     Raises Diverged, with the result written, if training went wrong.
     """
     # What this machine cannot do is said before anything is downloaded.
-    device = run.train.pick_device()
+    device = run.compute.pick_device()
     if device.index is not None:
         torch.cuda.set_device(device)  # clocks and generators are those of the current one
     world = init_process_group(device)
@@ -146,6 +146,6 @@ def evaluate(job: PreparedRun, recorder: Recorder) -> dict[str, Evaluated]:
         recorder.epochs.restore_best()
     with measure(job.device, recorder.costs["evaluate"]):
         return {
-            name: job.run.task.evaluate(job.loaded, split, job.run.train)
+            name: job.run.task.evaluate(job.loaded, split, job.run.limits)
             for name, split in {**job.data.score, **job.data.predict}.items()
         }

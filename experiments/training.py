@@ -1,8 +1,6 @@
 """The training loop: one for every method, resumable at any step."""
 
 import math
-import re
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,110 +9,10 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from experiments.batches import Batch, Batches
-from experiments.distributed import local_device
-from experiments.engine import NAMES, Engine
-from experiments.layers import PRECISIONS
 from experiments.models import Model
 from experiments.optimizer import FlatAdamW
-from experiments.processor import batch_multiple
+from experiments.settings import SCHEDULES, Train
 from variants.base import Progress, Variant, decay_groups
-
-# Factor on the learning rate after a share of the steps behind the warm-up.
-SCHEDULES: dict[str, Callable[[float], float]] = {
-    "linear": lambda done: 1.0 - done,
-    "cosine": lambda done: (1.0 + math.cos(math.pi * done)) / 2,
-    "constant": lambda done: 1.0,
-}
-
-
-SUBSETS = ("fixed", "per_seed")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Train:
-    """How a run trains; a step is an optimiser step."""
-
-    epochs: float  # length of the run
-    batch_size: int  # examples per step
-    accumulate: int  # parts a batch is computed in; changes memory, not the gradient
-    examples: int | None  # a random subset of the train split; null: all of it
-    subset: str  # fixed: the same subset in every run; per_seed: drawn by the run's seed
-    max_length: int  # tokens; longer texts are cut and counted
-    head_lr: float  # the task head's rate, the same for every method
-    weight_decay: float  # on matrices; never on norms and biases
-    schedule: str
-    warmup: float  # fraction of all steps
-    clip: float | None  # largest gradient norm, of what lets itself be clipped
-    precision: str  # fp32, or bf16: frozen matrices in bfloat16, what trains in float32
-    engine: str  # packed: our own passes, without padding; transformers: its own, padded
-    lean: bool  # packed: compute the feed-forward's inner activations again in the backward pass
-    checkpointing: bool  # compute all activations of a block again in the backward pass
-    prefix_cache: bool  # packed: states below the lowest trained block computed once, undropped
-    device: str  # auto, cpu, cuda, cuda:1 ...
-    eval_batch_size: int
-    snapshots: int  # adapter states kept, evenly spaced, the last one at the end
-    explode: float  # stop when the loss is this many times what it was at first
-    log_every: int  # steps
-    checkpoint_every: float  # seconds
-
-    def __post_init__(self) -> None:
-        positive = (
-            "epochs",
-            "batch_size",
-            "accumulate",
-            "max_length",
-            "eval_batch_size",
-            "log_every",
-        )
-        for name in (*positive, "explode"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"train.{name} must be positive, got {getattr(self, name)}.")
-        for name in ("head_lr", "weight_decay", "snapshots", "checkpoint_every"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"train.{name} must not be negative, got {getattr(self, name)}.")
-        for name in ("examples", "clip"):
-            if getattr(self, name) is not None and getattr(self, name) <= 0:
-                raise ValueError(
-                    f"train.{name} must be positive or null, got {getattr(self, name)}."
-                )
-        if not 0 <= self.warmup <= 1:
-            raise ValueError(f"train.warmup is a fraction of all steps, got {self.warmup}.")
-        for name in ("lean", "prefix_cache"):
-            if getattr(self, name) and self.engine != "packed":
-                raise ValueError(f"train.{name} needs train.engine=packed, got '{self.engine}'.")
-        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
-            raise ValueError(
-                f"train.device must be auto, cpu, cuda or cuda:NUMBER, got '{self.device}'."
-            )
-        choices = {
-            "subset": SUBSETS, "precision": PRECISIONS, "schedule": SCHEDULES, "engine": NAMES,
-        }  # fmt: skip
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise ValueError(
-                    f"train.{name} must be one of {', '.join(known)}, got '{getattr(self, name)}'."
-                )
-
-    def pick_device(self) -> torch.device:
-        """The device asked for, of several GPUs this process's; `auto` is a GPU if there is one."""
-        auto = "cuda" if torch.cuda.is_available() else "cpu"
-        device = local_device(torch.device(auto if self.device == "auto" else self.device))
-        found = torch.cuda.device_count()
-        if device.type == "cuda" and (device.index or 0) >= found:
-            raise ValueError(
-                f"train.device is '{device}', and this machine has {found or 'no'} CUDA "
-                f"device{'' if found == 1 else 's'}."
-            )
-        return device
-
-    def forward_passes(self) -> Engine:
-        """How the backbone is run."""
-        multiple = batch_multiple(self.pick_device(), self.precision)
-        return Engine(self.engine, self.lean, self.checkpointing, multiple)
-
-    def total_steps(self, steps_per_epoch: int) -> int:
-        """Optimiser steps of the whole run, at least one."""
-        return max(1, round(self.epochs * steps_per_epoch))
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ QUICK = (
     "data.dev=32",
     "train.epochs=3",
     "tracker.mode=disabled",
-    "train.device=cpu",
+    "compute.device=cpu",
 )
 
 

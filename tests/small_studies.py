@@ -2,18 +2,20 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from experiments.sections import build
+from experiments.study.backends.local import Local
 from experiments.study.cells import Cell, Outcome
 from experiments.study.design import Study
 
 ROOT = Path(__file__).parents[1]
 SMALL = [
-    "data.train=64", "data.dev=32", "train.epochs=2", "train.batch_size=16", "train.log_every=1",
-    "tracker.mode=disabled", "train.device=cpu",
+    "data.train=64", "data.dev=32", "train.epochs=2", "train.batch_size=16", "record.log_every=1",
+    "tracker.mode=disabled", "compute.device=cpu",
 ]  # fmt: skip
 
 
@@ -21,6 +23,18 @@ def study(**changes) -> Study:
     section = OmegaConf.load(ROOT / "conf/study/common.yaml")
     known = {"methods": {"lora": [], "vera": []}, "tasks": {"sst2": []}, "overrides": SMALL}
     return build("study", OmegaConf.merge(section, known | changes))
+
+
+def local(max_parallel: int | None = 2, memory: float | None = None, per_gpu: int = 1) -> Local:
+    return Local(max_parallel=max_parallel, per_gpu=per_gpu, memory=memory, worker=None)
+
+
+def asked(section: Any, max_parallel: int = 1) -> DictConfig:
+    """The config of a study's command line, as far as it is read."""
+    backend = OmegaConf.load(ROOT / "conf/backend/local.yaml")
+    return OmegaConf.create(
+        {"study": section, "backend": OmegaConf.merge(backend, {"max_parallel": max_parallel})}
+    )
 
 
 def grid(points: int = 3, **others) -> dict:

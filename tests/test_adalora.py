@@ -196,7 +196,7 @@ def test_the_scale_is_that_of_the_first_rank_to_the_end() -> None:
 def test_the_final_ranks_add_up_to_the_target(tiny_run: Callable, tmp_path) -> None:
     from experiments.runner import execute
 
-    run = tiny_run("adalora", "train.epochs=10", "variant.interval=2", "train.log_every=5")
+    run = tiny_run("adalora", "train.epochs=10", "variant.interval=2", "record.log_every=5")
     result = execute(run, tmp_path)
     assert result.telemetry["rank"] == 4 * run.variant.target_rank
     logged = result.history["rank"]
@@ -250,7 +250,7 @@ def test_telemetry_between_two_allocations_is_what_the_last_one_kept(
     from experiments.runner import execute
 
     run = tiny_run(
-        "adalora", "train.epochs=10", "variant.interval=4", "train.log_every=1", "variant.lr=0.01"
+        "adalora", "train.epochs=10", "variant.interval=4", "record.log_every=1", "variant.lr=0.01"
     )
     logged = execute(run, tmp_path).history["rank"].tolist()
     total = len(logged)

@@ -24,7 +24,7 @@ def runs(tiny_run: Callable, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     }
     found = {}
     for variant, settings in own.items():
-        run = tiny_run(variant, *PLANTED, *settings, "train.log_every=3")
+        run = tiny_run(variant, *PLANTED, *settings, "record.log_every=3")
         folder = tmp_path_factory.mktemp(variant)
         execute(run, folder)
         found[variant] = folder, set(run.task.teacher().weights)

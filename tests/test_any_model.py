@@ -19,7 +19,7 @@ from experiments.heads import READS
 from experiments.runner import execute
 
 FEW = (
-    "data.train=32", "data.dev=16", "train.epochs=1", "train.batch_size=16", "train.device=cpu",
+    "data.train=32", "data.dev=16", "train.epochs=1", "train.batch_size=16", "compute.device=cpu",
     "tracker.mode=disabled", "variant.rank=2",
 )  # fmt: skip
 LLAMA = {

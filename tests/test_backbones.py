@@ -320,7 +320,7 @@ def test_a_block_keeps_what_the_mathematics_needs(dropout: float) -> None:
     # deviations. LoRA needs nothing beside, as it needs its layers' input, which is there.
     needed = 9 * WIDTH + 2
     assert kept_per_block(Engine(), dropout) == needed
-    assert kept_per_block(Engine(lean=True), dropout) <= needed - 4 * WIDTH
+    assert kept_per_block(Engine(recompute_mlp=True), dropout) <= needed - 4 * WIDTH
     assert kept_per_block(Engine("transformers"), dropout) > needed + 2 * WIDTH
     # So a frozen A saves nothing: a layer alone could do without its input, a block cannot.
     assert kept_per_block(Engine(), dropout, frozen_a=True) == needed + 2 * RANK

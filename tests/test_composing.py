@@ -19,7 +19,7 @@ TASKS = sorted(path.stem for path in (ROOT / "conf/task").glob("*.yaml"))
 
 
 def plan_of(tasks: Mapping[str, Any], methods: Mapping[str, Any], **changes: Any) -> Plan:
-    known = {"methods": methods, "tasks": tasks, "cells": 1, "seeds": 1,
+    known = {"methods": methods, "tasks": tasks, "seeds": 1,
              "axes": {"variant.lr": [1e-3]}, "overrides": ["tracker.mode=disabled"]}  # fmt: skip
     section = OmegaConf.merge(OmegaConf.load(ROOT / "conf/study/common.yaml"), {**known, **changes})
     assert isinstance(section, DictConfig)
@@ -54,7 +54,7 @@ def check_as_composed(plan: Plan) -> None:
         ({"sst2": [], "rte": []}, {"lora": [], "dora": []},
          {"axes": {"train.max_length": [32, 48], "model.lr_scale": [1.0]}}),
         ({"mrpc": [], "rte": []}, {"lora": [], "dora": []},
-         {"protocols": ["clean", "paper"], "begin": {"rte": "mnli"}}),
+         {"protocols": ["clean", "paper"], "start_from": {"rte": "mnli"}}),
     ],
 )  # fmt: skip
 def test_configs_that_are_put_together_are_those_that_hydra_composes(

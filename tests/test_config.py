@@ -12,17 +12,23 @@ from hydra.errors import CompactHydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from experiments.commandline import tell_new_name
 from experiments.composed import composed
 from experiments.config import Run, describe, read, restored
-from experiments.identity import NOT_IDENTITY, cell_id, identity, plain
+from experiments.identity import cell_id, identity, plain
 from experiments.scalars import quoted
 from experiments.sections import schema
+from experiments.settings import Compute
+from experiments.stored.roles import MOVED, ROLES, Role, as_before, regrouped, role_of
 from experiments.tasks.tables import HubFiles
-from experiments.training import Train
 
 CONF = Path(__file__).parents[1] / "conf"
 # A study is a list of runs, and has tests of its own.
-FILES = sorted(path for path in CONF.glob("*/*.yaml") if path.parent.name != "study")
+FILES = sorted(
+    path
+    for path in CONF.glob("*/*.yaml")
+    if path.parent.name != "study" and path.stem != "common"  # which others start from
+)
 SECTIONS = [path for path in FILES if path.parent.name != "experiment"]
 MISTAKES = (ValueError, CompactHydraException, MissingConfigException)
 
@@ -51,7 +57,9 @@ def section(path: Path) -> DictConfig:
     assert isinstance(content, DictConfig)
     chosen = [one for one in content.get("defaults", []) if isinstance(one, str)]
     started = [section(path.with_name(f"{one}.yaml")) for one in chosen if one != "_self_"]
-    merged = OmegaConf.merge(*started, content.get(path.parent.name, content))
+    own = content.get(path.parent.name, content)
+    own.pop("defaults", None)
+    merged = OmegaConf.merge(*started, own)
     assert isinstance(merged, DictConfig)
     return merged
 
@@ -127,9 +135,9 @@ def test_what_a_run_says_of_itself_reads_as_an_equal_run(path: Path):
 @pytest.mark.parametrize("data", ["local", "hub"])
 def test_real_data_chooses_a_training_of_its_size_and_the_command_line_wins(data: str):
     overrides = [f"data={data}", *(["data.dir=texts"] if data == "local" else [])]
-    assert composed(*overrides).train == OmegaConf.load(CONF / "train/glue.yaml")
+    assert composed(*overrides).train == section(CONF / "train/glue.yaml")
     for order in ([*overrides, "train=mini"], ["train=mini", *overrides]):
-        assert composed(*order).train == OmegaConf.load(CONF / "train/mini.yaml")
+        assert composed(*order).train == section(CONF / "train/mini.yaml")
     assert composed(*overrides, "train.epochs=7").train.epochs == 7
 
 
@@ -145,8 +153,8 @@ TYPOS = {
     "+task.hub.pth=x": "task.hub.pth: Key 'pth' not in 'HubFiles'.",
     "train.schedule=linaer": "train.schedule must be one of linear, cosine, constant, got 'linaer'",
     "train.precision=fp16": "train.precision must be one of fp32, bf16, got 'fp16'.",
-    "train.device=gpu": "train.device must be auto, cpu, cuda or cuda:NUMBER, got 'gpu'.",
-    "train.device=cpu:x": "train.device must be auto, cpu, cuda or cuda:NUMBER, got 'cpu:x'.",
+    "compute.device=gpu": "compute.device must be auto, cpu, cuda or cuda:NUMBER, got 'gpu'.",
+    "compute.device=cpu:x": "compute.device must be auto, cpu, cuda or cuda:NUMBER, got 'cpu:x'.",
     "tracker.mode=onlin": "tracker.mode must be one of offline, online, disabled, got 'onlin'.",
     "task.predict_on=[ax]": "Task 'sst2' has no split 'ax'. It has: dev, test, train.",
     "task.predict_on=[dev]": "Split 'dev' is in score_on, and so needs no place in predict_on.",
@@ -164,12 +172,12 @@ VALUES = {
     "variant.lr=nan": "variant.lr must be a finite number, got nan.",
     "variant.targets=query": "variant.targets must be a list such as [query].",
     "task.labels=0": "task.labels must be a list such as [0].",
-    "train.explode=inf": "train.explode must be a finite number, got inf.",
+    "train.divergence_ratio=inf": "train.divergence_ratio must be a finite number, got inf.",
     "train.epochs=inf": "train.epochs must be a finite number, got inf.",
     "train.epochs=0": "train.epochs must be positive, got 0.0.",
     "train.batch_size=0": "train.batch_size must be positive, got 0.",
     "train.accumulate=0": "train.accumulate must be positive, got 0.",
-    "train.snapshots=-1": "train.snapshots must not be negative, got -1.",
+    "record.snapshots=-1": "record.snapshots must not be negative, got -1.",
     "train.examples=0": "train.examples must be positive or null, got 0.",
     "train.warmup=2": "train.warmup is a fraction of all steps, got 2.0.",
     "model.dropout=2": "model.dropout must be null or lie in [0, 1), got 2.0.",
@@ -282,13 +290,18 @@ def test_other_programs_read_yaml_as_before(tmp_path: Path):
     assert OmegaConf.load(tmp_path / "other.yaml") == {False: 7}
 
 
-@pytest.mark.parametrize("key", [f.name for f in dataclasses.fields(Train)])
+@pytest.mark.parametrize("key", [f.name for f in dataclasses.fields(Compute)])
 def test_a_key_deleted_from_a_yaml_file_is_missed(key: str, tmp_path: Path):
-    text = without((CONF / "train/mini.yaml").read_text(), key)
-    found = written(tmp_path, "train/mine.yaml", text)
-    assert message(found, "train=mine").startswith(
-        f"train.{key}: Structured config of type `Train` has missing mandatory value: {key}"
+    text = without((CONF / "compute/default.yaml").read_text(), key)
+    found = written(tmp_path, "compute/mine.yaml", text)
+    assert message(found, "compute=mine").startswith(
+        f"compute.{key}: Structured config of type `Compute` has missing mandatory value: {key}"
     )
+
+
+def test_a_recipe_that_leaves_a_key_to_others_is_told_which(tmp_path: Path):
+    found = written(tmp_path, "train/mine.yaml", "defaults: [common, _self_]\nepochs: 1.0\n")
+    assert message(found, "train=mine").startswith("train.batch_size: Missing mandatory value")
 
 
 def test_a_misspelt_section_of_a_preset_is_named_with_the_near_word(tmp_path: Path):
@@ -356,14 +369,68 @@ NAME = cell_id(_root_=OmegaConf.create(PLAIN))
 def test_the_folder_follows_every_setting_that_can_change_the_result(path: str):
     other = OmegaConf.create(PLAIN)
     OmegaConf.update(other, path, changed(OmegaConf.select(other, path)))
-    harmless = path.startswith("tracker.") or path in NOT_IDENTITY
+    harmless = role_of(path) is Role.PLACE
     assert (cell_id(_root_=other) == NAME) == harmless
 
 
+def test_every_setting_with_a_role_exists():
+    known = {path for path, _ in leaves(PLAIN)} | set(PLAIN) | {"backend", "study"}
+    for path in {*ROLES, *MOVED.values()}:
+        group, _, key = path.partition(".")
+        assert path in known or key in yaml_keys(group), path
+
+
+def yaml_keys(group: str) -> set[str]:
+    """Return the settings in the files of a group."""
+    files = (CONF / group).glob("*.yaml")
+    return {str(key) for path in files for key in section(path)}
+
+
 def test_only_these_settings_do_not_change_the_result():
-    assert set(NOT_IDENTITY) == {
-        "tracker", "part_of", "study", "train.device", "train.checkpoint_every", "train.log_every"
+    assert {key for key, role in ROLES.items() if role is Role.PLACE} == {
+        "tracker", "part_of", "study", "backend", "compute.device", "record",
     }  # fmt: skip
+    assert role_of("record.snapshots") is Role.RECORD and role_of("variant.lr") is Role.RESULT
+
+
+OLD = {
+    "train.engine=transformers": "compute.engine=transformers",
+    "train.lean=true": "compute.recompute_mlp=true",
+    "train.explode=3": "train.divergence_ratio=3",
+    "train.snapshots=2": "record.snapshots=2",
+}
+
+
+@pytest.mark.parametrize("override", OLD)
+def test_a_former_name_of_a_setting_works_and_says_the_present_one(
+    override: str, capsys: pytest.CaptureFixture[str]
+):
+    tell_new_name.cache_clear()
+    old, new = composed(override), composed(OLD[override])
+    key = override.lstrip("+").partition("=")[0]
+    assert capsys.readouterr().err == (
+        f"{key} is called {MOVED[key]} now; the former name still works.\n"
+    )
+    assert folder(old) == folder(new) and read(old) == read(new)
+
+
+def test_a_former_name_in_a_file_of_settings_works_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    tell_new_name.cache_clear()
+    preset = "# @package _global_\ntrain: {snapshots: 3, lean: true}\n"
+    found = written(tmp_path, "experiment/mine.yaml", preset)
+    run = read(composed(found, "experiment=mine"))
+    assert run.record.snapshots == 3 and run.compute.recompute_mlp
+    assert "train.snapshots is called record.snapshots now" in capsys.readouterr().err
+
+
+def test_names_of_runs_are_made_from_the_first_places_of_settings():
+    config = plain(composed("compute.recompute_mlp=true"), resolve=True)
+    before = as_before(identity(config))
+    assert before["train"]["lean"] is True and "compute" not in before
+    assert before["train"]["_target_"] == "experiments.training.Train"
+    assert regrouped(before)["compute"]["recompute_mlp"] is True
 
 
 def test_the_folder_does_not_depend_on_the_order_of_keys():
@@ -391,7 +458,7 @@ def test_the_identity_leaves_the_description_of_the_run_as_it_is():
 
 @pytest.mark.parametrize(
     "override",
-    ["tracker.mode=disabled", "train.device=cpu", "train.log_every=1", "hydra.verbose=true"],
+    ["tracker.mode=disabled", "compute.device=cpu", "record.log_every=1", "hydra.verbose=true"],
 )
 def test_where_and_how_a_run_is_carried_out_leaves_its_folder(override: str):
     assert folder(composed(override)) == folder(composed())

@@ -277,13 +277,13 @@ def gradients(made: Case, engine: Engine) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in named if p.grad is not None}
 
 
-@pytest.mark.parametrize("engine", [Engine(lean=True), Engine("transformers")], ids=str)
+@pytest.mark.parametrize("engine", [Engine(recompute_mlp=True), Engine("transformers")], ids=str)
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_gradients_are_the_same_under_checkpointing(
     case: Callable[..., Case], variant: str, family: str, engine: Engine
 ) -> None:
-    plain = gradients(nudged(case, variant, family), replace(engine, lean=False))
+    plain = gradients(nudged(case, variant, family), replace(engine, recompute_mlp=False))
     found = gradients(nudged(case, variant, family), replace(engine, checkpointing=True))
     assert plain.keys() == found.keys()
     for name, gradient in plain.items():

@@ -22,7 +22,7 @@ from experiments.results import read_result
 from experiments.runner import execute
 
 SMALL = ("data.train=64", "data.dev=32", "train.epochs=3", "train.batch_size=16",
-         "tracker.mode=disabled", "train.log_every=1", "train.checkpoint_every=0")  # fmt: skip
+         "tracker.mode=disabled", "record.log_every=1", "record.checkpoint_every=0")  # fmt: skip
 
 
 def small(*overrides: str) -> Any:

@@ -34,7 +34,7 @@ from experiments.recorder import Diverged, Recorder
 from experiments.runner import execute, prepare, train
 
 # 33 examples in batches of 16: the last one of an epoch leaves nothing for a second process.
-SMALL = (*QUICK, "train.examples=33", "train.batch_size=16", "train.log_every=1", "train.epochs=2")
+SMALL = (*QUICK, "train.examples=33", "train.batch_size=16", "record.log_every=1", "train.epochs=2")
 KINDS = ("lora", "adalora", "full", "lora_drop", "eva", "lora_pro", "dylora")
 STOP = 4  # the step at which what is to break does
 
@@ -201,7 +201,7 @@ def test_a_run_that_was_killed_ends_as_the_unbroken_and_there_is_one_result(
     tmp_path: Path,
 ) -> None:
     """With dropout, so that each process goes on with its own masks; resumed by the command."""
-    settings = ("variant=lora", *SMALL, "train.checkpoint_every=0")
+    settings = ("variant=lora", *SMALL, "record.checkpoint_every=0")
     run = read(composed(*settings))
     broken, unbroken = tmp_path / "broken", tmp_path / "unbroken"
     assert in_two(execute, run, unbroken) == [0, 0]
@@ -234,7 +234,7 @@ def diverges(run: Run, folder: Path) -> None:
 
 
 def test_a_divergence_is_one_for_all(tmp_path: Path) -> None:
-    assert in_two(diverges, described("lora", "train.explode=1e-3"), tmp_path) == [0, 0]
+    assert in_two(diverges, described("lora", "train.divergence_ratio=1e-3"), tmp_path) == [0, 0]
     assert json.loads((tmp_path / "result.json").read_text())["status"] == "diverged"
 
 

@@ -152,8 +152,8 @@ def test_a_run_without_a_head_taken_up_again_ends_bit_for_bit_where_it_would_hav
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     described = run(
-        variant, "train.epochs=2", "train.batch_size=16", "train.log_every=3",
-        "train.checkpoint_every=0", f"protocol={protocol}",
+        variant, "train.epochs=2", "train.batch_size=16", "record.log_every=3",
+        "record.checkpoint_every=0", f"protocol={protocol}",
     )  # fmt: skip
     unbroken = execute(described, tmp_path / "unbroken")
     for stop in (2, 4, 7):  # before the first checkpoint, behind one, in a later epoch

@@ -147,8 +147,8 @@ def test_one_wrong_cell_of_a_multirun_leaves_the_others_their_results(shell: She
 @pytest.mark.skipif(Path("/dev/nvidia0").exists(), reason="this machine has a GPU")
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
 def test_a_gpu_that_is_not_there_is_an_error(device: str, shell: Shell):
-    said = refused(shell(f"train.device={device}", *SMALL))
-    assert said == f"train.device is '{device}', and this machine has no CUDA devices."
+    said = refused(shell(f"compute.device={device}", *SMALL))
+    assert said == f"compute.device is '{device}', and this machine has no CUDA devices."
 
 
 def test_a_tracker_without_a_key_is_an_error_at_once(shell: Shell, tmp_path: Path, monkeypatch):
@@ -346,15 +346,15 @@ def test_targets_of_another_family_are_refused(shell: Shell, tiny: Callable[[str
     [
         (("variant.lr=1e30",), "The loss is nan and the gradient's norm nan at step "),
         (
-            ("variant.lr=1", "train.clip=null", "train.explode=1.01"),
-            "(train.explode).",
+            ("variant.lr=1", "train.clip=null", "train.divergence_ratio=1.01"),
+            "(train.divergence_ratio).",
         ),
     ],
 )
 def test_a_diverged_run_is_recorded_and_stays_so(
     overrides: tuple[str, ...], said: str, shell: Shell, tmp_path: Path
 ):
-    settings = (*SMALL, "train.log_every=1", "train.epochs=3", *overrides)
+    settings = (*SMALL, "record.log_every=1", "train.epochs=3", *overrides)
     first = refused_diverged(shell(*settings))
     (path,) = tmp_path.rglob("result.json")
     assert said in first and first.endswith(f"It is recorded in {path}.")
@@ -383,7 +383,7 @@ def test_a_run_whose_last_step_breaks_the_model_is_diverged(tmp_path: Path):
 
 def test_predicting_with_a_diverged_run_is_an_error(tmp_path: Path, capsys):
     with pytest.raises(Diverged):
-        execute(small("variant.lr=1e30", "train.log_every=1"), tmp_path)
+        execute(small("variant.lr=1e30", "record.log_every=1"), tmp_path)
     assert "holds a diverged run, which left no adapter" in ask(capsys, tmp_path, "--text", "a")
 
 
@@ -416,7 +416,7 @@ def test_a_truncated_result_is_named(tmp_path: Path):
 def test_the_result_of_another_schema_is_named(tmp_path: Path):
     (tmp_path / "result.json").write_text('{"schema": 0}')
     with pytest.raises(
-        ValueError, match=r"result\.json has schema 0, and this version reads 2 and 3\."
+        ValueError, match=r"result\.json has schema 0, and this version reads 2, 3, 4\."
     ):
         execute(small(), tmp_path)
 
@@ -444,7 +444,7 @@ def unfinished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-OFTEN = ("train.epochs=3", "train.log_every=1", "train.checkpoint_every=0")
+OFTEN = ("train.epochs=3", "record.log_every=1", "record.checkpoint_every=0")
 
 
 def test_a_truncated_checkpoint_is_named_with_the_way_on(unfinished: Path):

@@ -71,7 +71,7 @@ def test_packed_states_and_gradients_are_those_of_transformers(family: str, kind
                 if parameter.requires_grad:
                     parameter += 0.1 * torch.randn_like(parameter)
     for places in (np.arange(batch.tokens), np.cumsum(LENGTHS) - 1):
-        for engine in (Engine(), Engine(lean=True), Engine(checkpointing=True)):
+        for engine in (Engine(), Engine(recompute_mlp=True), Engine(checkpointing=True)):
             ours, our_gradients = states_and_gradients(backbone, batch, engine, places)
             theirs, their_gradients = states_and_gradients(
                 backbone, batch, Engine("transformers"), places
@@ -122,7 +122,7 @@ def test_a_model_of_no_family_runs_on_transformers_own_modules(
         engine = Engine().prepare(backbone)
     assert engine == Engine("transformers")
     assert "no packed pass for model_type=distilbert: transformers' own" in caplog.text
-    with pytest.raises(ValueError, match=r"train\.lean needs a packed pass.*distilbert"):
-        Engine(lean=True).prepare(backbone)
+    with pytest.raises(ValueError, match=r"compute\.recompute_mlp needs a packed pass.*distilbert"):
+        Engine(recompute_mlp=True).prepare(backbone)
     states = engine.states(backbone.eval(), batch, np.arange(batch.tokens))
     assert states.shape == (batch.tokens, config.hidden_size)

@@ -325,7 +325,7 @@ def folders(tiny_run: Callable, tmp_path_factory: pytest.TempPathFactory) -> Cal
         if (variant, family) not in known:
             known[variant, family] = tmp_path_factory.mktemp(variant)
             lr = [] if variant == "head_only" else ["variant.lr=0.02"]
-            run = tiny_run(variant, "train.snapshots=6", *lr, family=family)
+            run = tiny_run(variant, "record.snapshots=6", *lr, family=family)
             execute(run, known[variant, family])
         return known[variant, family]
 
@@ -441,7 +441,7 @@ def test_where_there_is_no_adapter_it_is_said(folders: Callable, tmp_path: Path)
     with pytest.raises(ValueError, match="holds no factors"):
         geometry.changes(tmp_path / "none.bin", alpha=1)
     (folders("head_only") / "snapshots").rename(tmp_path / "away")
-    with pytest.raises(ValueError, match=r"train\.snapshots=4 keeps four"):
+    with pytest.raises(ValueError, match=r"record\.snapshots=4 keeps four"):
         next(geometry.checkpoints(folders("head_only")))
 
 

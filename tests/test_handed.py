@@ -289,7 +289,7 @@ def test_nothing_is_written_through_a_link(
         (folder / name).symlink_to(tmp_path / "elsewhere")
     else:
         (folder / name).symlink_to(target)
-    answer = shell(f"hydra.run.dir={folder}", *SMALL, "train.snapshots=1")
+    answer = shell(f"hydra.run.dir={folder}", *SMALL, "record.snapshots=1")
     assert answer.code == 1 and "Traceback" not in answer.err
     assert answer.said.startswith(f"{folder / name}") and "\n" not in answer.said
     assert target.read_text() == "precious"
@@ -348,7 +348,7 @@ def test_a_cell_of_a_handed_study_writes_through_no_link(
     target = outside(tmp_path)
     study_file(handed.parent)
     assert command(study, "status", "mine").code == 0
-    (folder,) = {cell.folder for cell in restore_plan("mine").refresh()}
+    (folder,) = {cell.folder for cell in restore_plan("mine")[0].refresh()}
     folder.mkdir(parents=True)
     for name in ("output.log", "failure.json", "more/below"):
         (folder / name).parent.mkdir(exist_ok=True)

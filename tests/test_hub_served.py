@@ -20,7 +20,7 @@ from experiments import hub
 from experiments.mini import tasks
 
 FEW = (
-    "train.epochs=1", "train.batch_size=16", "variant.rank=2", "train.device=cpu",
+    "train.epochs=1", "train.batch_size=16", "variant.rank=2", "compute.device=cpu",
     "tracker.mode=disabled",
 )  # fmt: skip
 KINDS = {"data": "datasets", "model": "models"}

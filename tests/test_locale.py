@@ -36,7 +36,7 @@ def call(main, *arguments):
 
 result = api.run(
     "hydra.searchpath=[file://.]", "task=mine", "data=local", "data.dir=.", "train=mini",
-    "train.epochs=1", "train.device=cpu", out="run",
+    "train.epochs=1", "compute.device=cpu", out="run",
 )
 assert result.config["task"]["names"] == ["schlecht", "sch\\u00f6n"]
 call(predict.main, "run", "--file", "more.csv")

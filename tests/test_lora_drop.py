@@ -86,7 +86,7 @@ def test_the_probe_uses_up_no_batch_of_the_main_run(tiny_run: Callable, tmp_path
     """All layers kept and the factors equal, the first loss is LoRA's."""
     first = {}
     for variant, extra in (("lora", []), ("lora_drop", ["variant.threshold=1.0"])):
-        run = tiny_run(variant, "train.log_every=1", "variant.lr=0.01", *extra)
+        run = tiny_run(variant, "record.log_every=1", "variant.lr=0.01", *extra)
         result = execute(run, tmp_path / variant)
         first[variant] = result.history["loss"].iloc[0]
     assert first["lora_drop"] == first["lora"]

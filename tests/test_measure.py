@@ -91,7 +91,7 @@ def test_baselines_have_the_counts_of_the_published_models() -> None:
 def test_operations_follow_the_closed_formula(
     tiny_run: Callable[..., Run], variant: str, engine: str
 ) -> None:
-    settings = ("train.batch_size=8", "train.accumulate=1", f"train.engine={engine}")
+    settings = ("train.batch_size=8", "train.accumulate=1", f"compute.engine={engine}")
     job = begin(tiny_run(variant, *settings))
     (batch,) = job.batches.parts(1)
     if engine == "packed":

@@ -36,7 +36,7 @@ METHODS = {"vera": 0.8, "lora": 0.86, "dora": 0.865, "full": 0.93}  # of the sto
 ROW, CELL = re.compile(r"<tr.*?>(.*?)</tr>", re.S), re.compile(r"<t[dh].*?>(.*?)</t[dh]>", re.S)
 TINY = [
     "task=rte", "data.train=32", "data.dev=16", "train.epochs=2", "train.batch_size=16",
-    "train.snapshots=4", "train.device=cpu", "tracker.mode=disabled",
+    "record.snapshots=4", "compute.device=cpu", "tracker.mode=disabled",
     "hydra.run.dir=outputs/${hydra.sweep.subdir}",
 ]  # fmt: skip
 
@@ -235,7 +235,7 @@ def test_magnitude_and_direction_are_set_against_each_other(execute: Execute, fo
 
 def test_allocations_are_held_against_the_truth(execute: Execute, folder: Path) -> None:
     settings = [
-        "task=planted", "variant.targets=[query,value]", "train.log_every=1",
+        "task=planted", "variant.targets=[query,value]", "record.log_every=1",
         *(setting for setting in TINY if setting != "task=rte"),
     ]  # fmt: skip
     names = {

@@ -95,7 +95,7 @@ def test_every_file_of_a_run_can_be_read_by_the_group(
 ) -> None:
     before = os.umask(0o002)
     try:
-        run = tiny_run("lora", "train.epochs=1", "train.snapshots=1", "train.checkpoint_every=0")
+        run = tiny_run("lora", "train.epochs=1", "record.snapshots=1", "record.checkpoint_every=0")
         execute(run, tmp_path / "run")
         adapter = saved.read_adapter(tmp_path / "run")
         write_merged(adapter, tmp_path / "merged")

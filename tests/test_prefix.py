@@ -85,10 +85,10 @@ def test_one_file_serves_other_rates_and_methods_and_no_other_weights_or_data(
 def test_what_it_cannot_serve_is_said(tiny_run: Callable[..., Run]) -> None:
     with pytest.raises(ValueError, match="lowest block"):
         begin(tiny_run("lora", "train.prefix_cache=true"))
-    with pytest.raises(ValueError, match=r"train\.engine=packed"):
-        tiny_run("lora", *UPPER, "train.prefix_cache=true", "train.engine=transformers")
-    with pytest.raises(ValueError, match=r"train\.lean needs train\.engine=packed"):
-        tiny_run("lora", "train.lean=true", "train.engine=transformers")
+    with pytest.raises(ValueError, match=r"compute\.engine=packed"):
+        tiny_run("lora", *UPPER, "train.prefix_cache=true", "compute.engine=transformers")
+    with pytest.raises(ValueError, match=r"compute\.recompute_mlp needs compute\.engine=packed"):
+        tiny_run("lora", "compute.recompute_mlp=true", "compute.engine=transformers")
 
 
 def test_a_run_records_what_was_kept(tiny_run: Callable[..., Run], tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from conftest import ROOT, Answer
 from omegaconf import OmegaConf
+from small_studies import local
 
 from experiments.composed import composed
 from experiments.config import read
@@ -22,14 +23,15 @@ from experiments.results import LEFTOVERS, Result, read_result
 from experiments.runner import execute
 from experiments.sections import build
 from experiments.study import conduct as conducting
+from experiments.study.backends.base import LOST, explain_exit
+from experiments.study.backends.local import Processes
 from experiments.study.cells import Cell, last_words
 from experiments.study.conduct import Conductor, conduct
 from experiments.study.plan import Plan
 from experiments.study.progress import Progress
-from experiments.study.workers import LOST, Workers, explain_exit
 
 SMALL = ("data.train=64", "data.dev=32", "train.epochs=1", "tracker.mode=disabled",
-         "train.device=cpu")  # fmt: skip
+         "compute.device=cpu")  # fmt: skip
 
 
 def small(*overrides: str) -> Any:
@@ -37,7 +39,7 @@ def small(*overrides: str) -> Any:
 
 
 def plan_of(*overrides: str, **changes: Any) -> Plan:
-    known = {"methods": {"lora": []}, "tasks": {"sst2": []}, "cells": 1, "seeds": 1,
+    known = {"methods": {"lora": []}, "tasks": {"sst2": []}, "seeds": 1,
              "axes": {"variant.lr": [1e-3]}, "overrides": [*SMALL, *overrides]}  # fmt: skip
     section = OmegaConf.merge(OmegaConf.load(ROOT / "conf/study/common.yaml"), known | changes)
     return Plan(build("study", section), "mine", [])
@@ -162,11 +164,12 @@ def test_a_reader_without_the_right_to_tidy_reads(
 # Studies
 
 
-def carry_out(plan: Plan) -> Conductor:
-    """A conductor that has started its first cell."""
-    conductor = Conductor(plan, Workers(plan.study), Progress())
+def carry_out(plan: Plan) -> tuple[Conductor, Processes]:
+    """A conductor that has started its first cell, and its processes."""
+    workers = Processes(local(1))
+    conductor = Conductor(plan, workers, Progress())
     conductor.launch()
-    return conductor
+    return conductor, workers
 
 
 def wait_until(true: Callable[[], Any], seconds: float = 60) -> None:
@@ -189,9 +192,9 @@ def test_a_cell_that_waited_for_another_process_has_not_failed(
         plan.outcomes[cell] = type(cell.outcome())("waiting")
         with monkeypatch.context() as patch:
             patch.setattr(Plan, "refresh", lambda self: [cell])
-            conductor = carry_out(plan)
-        wait_until(lambda: conductor.workers.busy[0][1].exitcode is not None)
-        assert conductor.workers.busy[0][1].exitcode == Busy.exit_code
+            conductor, workers = carry_out(plan)
+        wait_until(lambda: workers.busy[0][1].exitcode is not None)
+        assert workers.busy[0][1].exitcode == Busy.exit_code
     # The other one is killed before anybody looks at what became of this one.
     conductor.collect()
     assert not (cell.folder / "failure.json").exists()
@@ -214,14 +217,14 @@ def test_the_process_that_all_are_forked_from_may_be_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    plan = plan_of("train.epochs=20", "train.checkpoint_every=0", "train.log_every=1")
+    plan = plan_of("train.epochs=20", "record.checkpoint_every=0", "record.log_every=1")
     (cell,) = plan.refresh()
-    conductor = carry_out(plan)
+    conductor, workers = carry_out(plan)
     wait_until((cell.folder / "checkpoint.safetensors").exists)
     pid = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: conductor.workers.busy[0][1].exitcode is not None)
-    assert conductor.workers.busy[0][1].exitcode == LOST
+    wait_until(lambda: workers.busy[0][1].exitcode is not None)
+    assert workers.busy[0][1].exitcode == LOST
     conductor.collect()
     assert not (cell.folder / "failure.json").exists()
     assert explain_exit(LOST) in capfd.readouterr().out
@@ -236,7 +239,7 @@ def test_a_cell_whose_process_is_killed_each_time_fails_in_the_end(
     monkeypatch.chdir(tmp_path)
     plan = plan_of()
     (cell,) = plan.refresh()
-    conductor = Conductor(plan, Workers(plan.study), Progress())
+    conductor = Conductor(plan, Processes(local(1)), Progress())
     for attempt in range(1, conducting.ATTEMPTS + 1):
         conductor.attempts[cell] = attempt
         assert not (cell.folder / "failure.json").exists()
@@ -267,7 +270,7 @@ def test_a_study_of_odd_names_is_carried_out_and_reported(
 
     monkeypatch.chdir(tmp_path)
     methods = {"lora, (r=8)": ["variant=lora"], "it's [x/]": ["variant=bitfit"]}
-    assert conduct(plan_of(methods=methods))
+    assert conduct(plan_of(methods=methods), local(1))
     runs = gather("outputs").tested
     assert set(runs["method"]) == set(methods)
     summary = json.loads(Path("outputs/studies/mine/summary.json").read_text())
@@ -293,7 +296,11 @@ def test_two_cells_are_never_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ):
         with pytest.raises(ValueError, match="have the same settings and are one run"):
             plan_of(**changes).refresh()
-    paper = {"protocols": ["paper"], "tasks": {"sst2": [], "rte": []}, "begin": {"rte": "sst2"}}
+    paper = {
+        "protocols": ["paper"],
+        "tasks": {"sst2": [], "rte": []},
+        "start_from": {"rte": "sst2"},
+    }
     assert plan_of(**paper).refresh()  # the run that rte begins with may be one of sst2's
 
 
@@ -327,7 +334,7 @@ def test_the_result_of_another_run_is_not_a_cells(
 @pytest.mark.parametrize(
     "changes",
     [{"seeds": 10**9}, {"axes": {"variant.lr": {"decades": 2.0, "points": 10**9}}},
-     {"tuning_seeds": 10**9}, {"search": "optuna", "trials": 10**9}, {"extend": 10**9,
+     {"tuning_seeds": 10**9}, {"search": "optuna", "trials": 10**9}, {"max_grid_extensions": 10**9,
       "axes": {"variant.lr": {"decades": 2.0, "points": 3}}}],
 )  # fmt: skip
 def test_a_study_without_end_is_refused_at_once(changes: dict[str, Any]) -> None:

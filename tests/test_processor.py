@@ -43,14 +43,14 @@ def test_a_run_uses_and_records_what_was_found(
     assert set(seen) == {"medium"} and result.provenance["float32_products"] == "medium"
     assert torch.get_float32_matmul_precision() == "highest"
     # transformers' attention is slow under it.
-    padded = tiny_run("lora", "train.epochs=0.2", "train.engine=transformers")
+    padded = tiny_run("lora", "train.epochs=0.2", "compute.engine=transformers")
     assert execute(padded, tmp_path / "b").provenance["float32_products"] == "highest"
 
 
 def test_a_restart_keeps_the_way_it_began_with(
     tiny_run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = tiny_run("lora", "train.checkpoint_every=0", "train.log_every=1")
+    run = tiny_run("lora", "record.checkpoint_every=0", "record.log_every=1")
     monkeypatch.setattr("experiments.job.fastest", lambda width: "medium")
 
     class Killed(BaseException):

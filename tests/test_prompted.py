@@ -36,7 +36,7 @@ ROWS: dict[str, list[dict[str, Any]]] = {
 }
 FEW = (
     "model=mini_gpt2", "variant=lora", "variant.rank=2", "data=local", "train=nlg",
-    "train.max_length=96", "train.epochs=1", "train.batch_size=4", "train.device=cpu",
+    "train.max_length=96", "train.epochs=1", "train.batch_size=4", "compute.device=cpu",
     "tracker.mode=disabled", "task.decoding.max_tokens=8",
 )  # fmt: skip
 

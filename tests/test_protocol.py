@@ -71,7 +71,7 @@ def test_a_split_too_small_to_divide_is_an_error() -> None:
 def run_on(task: str, *overrides: str) -> Run:
     """A run on a small copy of the built-in suite."""
     sizes = ("data.train=200", "data.dev=20", "data.test=20")
-    known = "tracker.mode=disabled", "train.device=cpu"
+    known = "tracker.mode=disabled", "compute.device=cpu"
     return read(composed(f"task={task}", *sizes, *known, *overrides))
 
 
@@ -144,7 +144,7 @@ def test_settings_that_make_no_sense_are_refused(setting: dict, message: str) ->
         Clean(**known | setting)
 
 
-PAPER = ("protocol=paper", "train.epochs=4", "train.checkpoint_every=0", "train.log_every=1")
+PAPER = ("protocol=paper", "train.epochs=4", "record.checkpoint_every=0", "record.log_every=1")
 
 
 @pytest.mark.parametrize("variant", ["lora", "full", "lora_drop", "vera"])
@@ -173,7 +173,7 @@ def test_what_is_kept_is_the_state_after_the_best_epoch(
     monkeypatch.setattr(evaluation, "joined", lambda task, evaluated: next(told))
     # AdaLoRA's pattern is fixed before the second epoch ends, Delta-LoRA's W0 moves after it.
     own = {"adalora": ["variant.final=0.6"], "delta_lora": ["variant.start=0.5"]}
-    execute(tiny_run(variant, *PAPER, "train.snapshots=4", *own.get(variant, [])), tmp_path)
+    execute(tiny_run(variant, *PAPER, "record.snapshots=4", *own.get(variant, [])), tmp_path)
     kept = load_file(tmp_path / "adapter.safetensors")
     second, last = (
         load_file(tmp_path / "snapshots" / f"step-{step:07d}.safetensors") for step in (4, 8)
@@ -188,7 +188,7 @@ def test_an_epoch_before_the_structure_is_final_is_not_kept(
 ) -> None:
     told = iter([0.9, 0.8, 0.3, 0.2])
     monkeypatch.setattr(evaluation, "joined", lambda task, evaluated: next(told))
-    short = ("variant.final=0.4", "variant.interval=1", "train.snapshots=4")
+    short = ("variant.final=0.4", "variant.interval=1", "record.snapshots=4")
     result = execute(tiny_run("adalora", *PAPER, *short), tmp_path)
     assert [entry["settled"] for entry in result.epochs] == [False, False, True, True]
     kept = load_file(tmp_path / "adapter.safetensors")
@@ -202,7 +202,7 @@ def test_a_model_that_breaks_before_an_epoch_ends_has_diverged(
     tiny_run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(evaluation, "not_finite", lambda items: "All outputs are no numbers.")
-    run = tiny_run("lora", "protocol=paper", "train.epochs=2", "train.log_every=100")
+    run = tiny_run("lora", "protocol=paper", "train.epochs=2", "record.log_every=100")
     with pytest.raises(Diverged, match=r"^All outputs are no numbers\."):
         execute(run, tmp_path)
     assert read_result(tmp_path).failure == "All outputs are no numbers."
@@ -228,7 +228,7 @@ def test_a_best_epoch_of_a_lost_continuation_is_not_taken(
 ) -> None:
     told = iter([0.5, 0.9])
     monkeypatch.setattr(evaluation, "joined", lambda task, evaluated: next(told))
-    run = tiny_run("lora", *PAPER, "train.snapshots=4")
+    run = tiny_run("lora", *PAPER, "record.snapshots=4")
     # The second epoch is scored, and its checkpoint is not there any more.
     with killed_after(monkeypatch, 3):
         execute(run, tmp_path)
@@ -256,7 +256,7 @@ def read_target(result: Result) -> int:
 def test_scoring_after_every_epoch_does_not_change_the_training(
     tiny_run: Callable[..., Run], tmp_path: Path
 ) -> None:
-    settings = ("train.epochs=4", "train.log_every=1", "model.dropout=0.1")
+    settings = ("train.epochs=4", "record.log_every=1", "model.dropout=0.1")
     execute(tiny_run("lora", "protocol=paper", *settings), tmp_path / "paper")
     execute(tiny_run("lora", *settings), tmp_path / "clean")
     histories = [(tmp_path / name / "history.jsonl").read_text() for name in ("paper", "clean")]

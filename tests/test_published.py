@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from conftest import ROOT
 from omegaconf import OmegaConf
+from small_studies import asked
 
 from experiments.identity import identity, short_hash
 from experiments.stored.places import masked, masked_path, masked_text, paths_in, without_release
@@ -73,11 +74,11 @@ def test_a_published_study_names_no_place_and_goes_on(
     section = OmegaConf.merge(
         OmegaConf.load(ROOT / "conf/study/common.yaml"),
         {"methods": {"lora": [], "broken": ["variant=lora", f"model.path={home}/none"]},
-         "tasks": {"sst2": []}, "axes": {"variant.lr": [1e-3]}, "seeds": 1, "cells": 1,
+         "tasks": {"sst2": []}, "axes": {"variant.lr": [1e-3]}, "seeds": 1,
          "overrides": ["train.epochs=1", "train.batch_size=8", "tracker.mode=disabled"]},
     )  # fmt: skip
     with pytest.raises(ValueError, match="Some runs failed"):
-        begin(section, "mine", ["data=local", f"data.dir={home}/GLUE"])  # pyright: ignore[reportArgumentType]
+        begin(asked(section), "mine", ["data=local", f"data.dir={home}/GLUE"])
     monkeypatch.setattr(sys, "argv", ["study", "publish", "mine"])
     capsys.readouterr()
     with pytest.raises(SystemExit) as stopped:
@@ -96,14 +97,14 @@ def test_a_published_study_names_no_place_and_goes_on(
     other = tmp_path / "other"
     shutil.copytree(RESULTS / "mine", other / "outputs")
     monkeypatch.chdir(other)
-    statuses = [outcome(cell) for cell in restore_plan("mine").refresh()]
+    statuses = [outcome(cell) for cell in restore_plan("mine")[0].refresh()]
     assert sorted(statuses) == ["complete", "complete", "failed"]
     # And who had published it, by the command that began it.
     shutil.copytree(published(home), home / "again/outputs")
     monkeypatch.chdir(home / "again")
     before = {path: path.stat().st_mtime_ns for path in Path("outputs").rglob("result.json")}
     with pytest.raises(ValueError, match="Some runs failed"):
-        begin(section, "mine", ["data=local", f"data.dir={home}/GLUE"])  # pyright: ignore[reportArgumentType]
+        begin(asked(section), "mine", ["data=local", f"data.dir={home}/GLUE"])
     assert before == {p: p.stat().st_mtime_ns for p in Path("outputs").rglob("result.json")}
 
 

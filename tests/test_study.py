@@ -15,24 +15,26 @@ import pandas as pd
 import pytest
 from conftest import Answer
 from omegaconf import OmegaConf
-from small_studies import SMALL, Folders, folders, grid, rate, study
+from small_studies import SMALL, Folders, asked, folders, grid, local, rate, study
 
 from experiments.composed import composed
 from experiments.config import read
 from experiments.locks import exclusive
 from experiments.results import read_result
 from experiments.sections import build
+from experiments.stored.summary import TUNING_SEED
 from experiments.study import audit, match
 from experiments.study import plan as planning
+from experiments.study.backends.base import explain_exit
+from experiments.study.backends.local import Processes, visible_devices
 from experiments.study.cells import Cell, Outcome, Trial
 from experiments.study.command import begin, restore_plan
 from experiments.study.conduct import conduct
-from experiments.study.design import TUNING_SEED, log_grid
+from experiments.study.design import log_grid
 from experiments.study.forecast import forecast
 from experiments.study.plan import Plan
 from experiments.study.publish import publish, without_texts
 from experiments.study.summary import Row, Summary, difference
-from experiments.study.workers import Workers, explain_exit, visible_devices
 
 ROOT = Path(__file__).parents[1]
 __all__ = ["folders"]  # a fixture
@@ -91,7 +93,7 @@ def test_a_method_of_which_nothing_succeeds_has_no_final_runs(folders: Folders) 
 def test_grids_grow_for_all_methods_alike_while_a_best_point_lies_at_an_edge(
     folders: Folders,
 ) -> None:
-    plan = Plan(study(**grid(3, extend=2)), "s", [])
+    plan = Plan(study(**grid(3, max_grid_extensions=2)), "s", [])
     # LoRA is best where the grid would grow twice, VeRA in the middle of it.
     peak = {"lora": 0.05, "vera": log_grid(float(composed("variant=vera").variant.lr), 2, 3)[1]}
 
@@ -109,7 +111,7 @@ def test_grids_grow_for_all_methods_alike_while_a_best_point_lies_at_an_edge(
 
 def test_the_paper_protocol_starts_tasks_from_the_adapter_of_another(folders: Folders) -> None:
     settings = study(
-        **grid(3), protocols=["paper"], tasks={"rte": [], "sst2": []}, begin={"rte": "mnli"}
+        **grid(3), protocols=["paper"], tasks={"rte": [], "sst2": []}, start_from={"rte": "mnli"}
     )
     plan = Plan(settings, "s", [])
     first = plan.refresh()
@@ -143,8 +145,8 @@ def test_a_cell_lies_where_its_command_would_put_it() -> None:
         ({"overrides": ["seed=3"]}, r"A study chooses seed itself, so 'seed=3' has no place"),
         ({"axes": {"variant.rank": []}}, r"study\.axes\.variant\.rank must be a list of values"),
         (
-            {"axes": {"variant.rank": [4, 8]}, "extend": 1},
-            r"study\.extend needs a grid of a single axis",
+            {"axes": {"variant.rank": [4, 8]}, "max_grid_extensions": 1},
+            r"study\.max_grid_extensions needs a grid of a single axis",
         ),
     ],
 )
@@ -192,9 +194,9 @@ def test_a_dry_run_tells_the_runs_before_there_is_any(
     search: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    both = {"protocols": ["clean", "paper"], "begin": {"rte": "mnli"}, "search": search}
+    both = {"protocols": ["clean", "paper"], "start_from": {"rte": "mnli"}, "search": search}
     methods = {"lora": [], "bitfit": []}
-    forecast(Plan(study(methods=methods, tasks={"rte": []}, **grid(3), **both), "s", []))
+    forecast(Plan(study(methods=methods, tasks={"rte": []}, **grid(3), **both), "s", []), local())
     # Of each method one on MNLI, and under either protocol three trials and five seeds.
     assert "34 runs; about" in capsys.readouterr().out
     assert not (tmp_path / "outputs").exists()
@@ -210,7 +212,7 @@ def test_the_cells_of_a_study_find_settings_in_a_folder_of_ones_own(
     settings = {"methods": {"mine": []}, "tasks": {"sst2": []}, "overrides": SMALL, "seeds": 1}
     axes = {"axes": {"variant.lr": [1e-3]}, "defaults": ["common", "_self_"]}
     OmegaConf.save(settings | axes, own / "study/mine.yaml")
-    answer = shell("--config-dir", str(own), "study=mine", "study.cells=1")
+    answer = shell("--config-dir", str(own), "study=mine", "backend.max_parallel=1")
     assert answer.code == 0, answer.err
     results = [read_result(path.parent) for path in Path("outputs").rglob("result.json")]
     assert [result.config["variant"]["alpha"] for result in results] == [3.0, 3.0]
@@ -221,13 +223,13 @@ def test_the_cells_of_a_study_find_settings_in_a_folder_of_ones_own(
 
 def again_outcomes(name: str) -> list[Outcome]:
     """Where the cells of a study of one's own stand, by its name."""
-    plan = restore_plan(name, trusted=True)
+    plan, _ = restore_plan(name, trusted=True)
     return [plan.outcome(cell) for cell in plan.refresh()]
 
 
 def test_cells_are_dealt_to_the_gpus_that_are_to_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    workers, begun = Workers(study(cells_per_gpu=2)), []
+    workers, begun = Processes(local(None, per_gpu=2)), []
 
     class Process:
         def __init__(self, target: Callable, args: tuple) -> None:
@@ -296,7 +298,12 @@ def test_a_start_that_failed_hides_no_other_method(
     folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Summary, "seconds", lambda self, cell: 0.0)
-    both = {"protocols": ["paper"], "begin": {"sst2": "mnli"}, "extend": 1, "seeds": 1}
+    both = {
+        "protocols": ["paper"],
+        "start_from": {"sst2": "mnli"},
+        "max_grid_extensions": 1,
+        "seeds": 1,
+    }
     plan = Plan(study(**grid(3), **both), "s", [])
     for _ in range(4):
         plan.outcomes.clear()
@@ -343,7 +350,7 @@ def test_optuna_asks_for_the_same_points_after_the_same_scores(folders: Folders)
 
 def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **changes) -> Plan:
     monkeypatch.chdir(tmp_path)
-    known = {"methods": {"lora": [], "bitfit": []}, "cells": 2, "seeds": 2} | grid(2)
+    known = {"methods": {"lora": [], "bitfit": []}, "seeds": 2} | grid(2)
     known |= {"parameters": 4.0}
     return Plan(study(**known | changes), "mine", [])
 
@@ -358,7 +365,7 @@ def test_a_study_is_carried_out_once_and_says_what_came_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     plan = begun(tmp_path, monkeypatch)
-    assert conduct(plan)
+    assert conduct(plan, local())
     said = capfd.readouterr().out
     assert "every method was treated alike" in said
     results = {path: path.stat().st_mtime_ns for path in Path("outputs").rglob("result.json")}
@@ -375,7 +382,7 @@ def test_a_study_is_carried_out_once_and_says_what_came_out(
     kept = sorted(path.name for path in place.rglob("*") if path.is_file())
     assert kept == ["predictions.parquet"] * 8 + ["result.json"] * 8 + ["summary.json"]
     again_ = Plan(plan.study, "mine", [])
-    assert conduct(again_)
+    assert conduct(again_, local())
     assert results == {path: path.stat().st_mtime_ns for path in results}
     assert table(again_) == table(plan)
 
@@ -386,11 +393,11 @@ def test_a_cell_that_fails_or_diverges_is_recorded_and_harms_no_other(
     methods = {
         "lora": [],
         "mistaken": ["variant=lora", "variant.targets=[qeury]"],
-        "hot": ["variant=lora", "variant.lr=1e9", "train.explode=2"],
+        "hot": ["variant=lora", "variant.lr=1e9", "train.divergence_ratio=2"],
         "large": ["variant=full", "train.batch_size=60", "data.train=60", "train.max_length=128"],
     }
     plan = begun(tmp_path, monkeypatch, methods=methods, seeds=1, **grid(1))
-    assert not conduct(plan)
+    assert not conduct(plan, local())
     statuses = {
         cell.method: plan.outcome(cell) for cell in plan.refresh() if cell.stage == "select"
     }
@@ -409,9 +416,11 @@ def test_a_cell_that_fails_or_diverges_is_recorded_and_harms_no_other(
 
 
 def test_a_cell_without_memory_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    methods = {"lora": ["train.batch_size=30000", "data.train=30000", "train.engine=transformers"]}
-    plan = begun(tmp_path, monkeypatch, methods=methods, seeds=1, memory=1.0, **grid(1))
-    assert not conduct(plan)
+    methods = {
+        "lora": ["train.batch_size=30000", "data.train=30000", "compute.engine=transformers"]
+    }
+    plan = begun(tmp_path, monkeypatch, methods=methods, seeds=1, **grid(1))
+    assert not conduct(plan, local(2, memory=1.0))
     (outcome,) = plan.outcomes.values()
     assert outcome.status == "failed"
     assert "There is too little memory for this run" in str(outcome.reason)
@@ -446,7 +455,7 @@ def carried_out(folder: Path) -> None:
     """What `python run.py study=NAME` does, for the study told in a folder."""
     os.chdir(folder)
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the end)
-    begin(OmegaConf.load("study.yaml"), "mine", [])  # type: ignore[arg-type]
+    begin(asked(OmegaConf.load("study.yaml"), 2), "mine", [])
 
 
 def launch(folder: Path) -> BaseProcess:
@@ -460,8 +469,8 @@ def launch(folder: Path) -> BaseProcess:
 def test_a_study_that_is_killed_and_then_shared_comes_to_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known = {"methods": {"lora": [], "bitfit": []}, "tasks": {"sst2": []}, "cells": 2, "seeds": 1}
-    known |= {"overrides": [*SMALL, "train.epochs=10", "train.checkpoint_every=0"]} | grid(1)
+    known = {"methods": {"lora": [], "bitfit": []}, "tasks": {"sst2": []}, "seeds": 1}
+    known |= {"overrides": [*SMALL, "train.epochs=10", "record.checkpoint_every=0"]} | grid(1)
     section = OmegaConf.merge(OmegaConf.load(ROOT / "conf/study/common.yaml"), known)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     for folder in (whole, broken):
@@ -469,7 +478,7 @@ def test_a_study_that_is_killed_and_then_shared_comes_to_the_same(
         OmegaConf.save(section, folder / "study.yaml")
     monkeypatch.chdir(whole)
     unbroken = Plan(build("study", OmegaConf.load("study.yaml")), "mine", [])
-    assert conduct(unbroken)
+    assert conduct(unbroken, local())
     process = launch(broken)
     while not list(broken.rglob("checkpoint.safetensors")):
         assert process.is_alive(), "the study ended before it could be killed"
@@ -481,7 +490,7 @@ def test_a_study_that_is_killed_and_then_shared_comes_to_the_same(
         process.join()
     assert [process.exitcode for process in shared] == [0, 0]
     monkeypatch.chdir(broken)
-    assert table(restore_plan("mine")) == table(unbroken)
+    assert table(restore_plan("mine")[0]) == table(unbroken)
     results = [read_result(path.parent) for path in Path("outputs").rglob("result.json")]
     assert len(results) == 4
     assert 1 <= sum(result.cost["restarts"] for result in results) <= 2  # of what was killed

@@ -6,14 +6,15 @@ from statistics import fmean
 
 import numpy as np
 import pytest
-from small_studies import SMALL, Folders, folders, grid, rate, study
+from small_studies import SMALL, Folders, folders, grid, local, rate, study
 
 from experiments.composed import composed
 from experiments.results import read_result
+from experiments.stored.summary import TUNING_SEED
 from experiments.study import race
 from experiments.study.cells import Cell
 from experiments.study.conduct import conduct
-from experiments.study.design import TUNING_SEED, log_grid
+from experiments.study.design import log_grid
 from experiments.study.forecast import expected
 from experiments.study.plan import Plan
 from experiments.study.publish import publish
@@ -161,8 +162,8 @@ def test_a_race_is_carried_out_and_published_with_its_trials(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    plan = Plan(study(**grid(3) | RACE | {"seeds": 2}, overrides=SMALL, cells=1), "s", [])
-    assert conduct(plan)
+    plan = Plan(study(**grid(3) | RACE | {"seeds": 2}, overrides=SMALL), "s", [])
+    assert conduct(plan, local())
     content = json.loads(Path("outputs/studies/s/summary.json").read_text())
     assert content["tuning"] == "race"
     select = [cell for cell in content["cells"] if cell["stage"] == "select"]

@@ -297,7 +297,7 @@ def test_gradients_are_clipped_to_the_norm(tiny_run: Callable[..., Run]) -> None
 def test_a_run_that_explodes_is_recorded_as_diverged(
     tiny_run: Callable[..., Run], tmp_path: Path
 ) -> None:
-    run = tiny_run("lora", "variant.lr=1e30", "train.log_every=1", "train.warmup=0.0")
+    run = tiny_run("lora", "variant.lr=1e30", "record.log_every=1", "train.warmup=0.0")
     with pytest.raises(Diverged, match="step"):
         execute(run, tmp_path)
     result = json.loads((tmp_path / "result.json").read_text())
@@ -312,7 +312,12 @@ def test_a_run_that_explodes_is_recorded_as_diverged(
 def test_a_loss_many_times_the_first_counts_as_diverged(
     tiny_run: Callable[..., Run], tmp_path: Path
 ) -> None:
-    settings = ("train.log_every=1", "train.explode=1.05", "variant.lr=0.5", "train.warmup=0.0")
+    settings = (
+        "record.log_every=1",
+        "train.divergence_ratio=1.05",
+        "variant.lr=0.5",
+        "train.warmup=0.0",
+    )
     with pytest.raises(Diverged, match=r"over 1\.05 times"):
         execute(tiny_run("lora", *settings, "train.head_lr=0.5"), tmp_path)
 
@@ -320,7 +325,7 @@ def test_a_loss_many_times_the_first_counts_as_diverged(
 def test_snapshots_are_evenly_spaced_and_end_with_the_run(
     tiny_run: Callable[..., Run], tmp_path: Path
 ) -> None:
-    run = tiny_run("lora", "train.epochs=5", "train.batch_size=32", "train.snapshots=4")
+    run = tiny_run("lora", "train.epochs=5", "train.batch_size=32", "record.snapshots=4")
     execute(run, tmp_path)
     files = sorted((tmp_path / "snapshots").iterdir())
     assert [int(file.stem.split("-")[1]) for file in files] == [2, 5, 8, 10]
@@ -350,8 +355,8 @@ def test_a_run_taken_up_again_ends_bit_for_bit_where_it_would_have(
     tiny_run: Callable[..., Run], tmp_path: Path, variant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tiny_run(
-        variant, "train.epochs=4", "train.batch_size=16", "train.log_every=3",
-        "train.checkpoint_every=0", "train.schedule=cosine",
+        variant, "train.epochs=4", "train.batch_size=16", "record.log_every=3",
+        "record.checkpoint_every=0", "train.schedule=cosine",
     )  # fmt: skip
     unbroken = execute(run, tmp_path / "unbroken")
     for stop in (2, 8, 13):  # before the first checkpoint, behind one, in a later epoch
@@ -385,8 +390,8 @@ def test_a_process_killed_three_times_ends_with_the_weights_of_an_unbroken_one(
 ) -> None:
     command = [
         sys.executable, "run.py", "variant=dora", "task=sst2", "data.train=512", "train.epochs=10",
-        "train.checkpoint_every=0", "train.log_every=5", "tracker.mode=disabled",
-        "train.device=cpu",
+        "record.checkpoint_every=0", "record.log_every=5", "tracker.mode=disabled",
+        "compute.device=cpu",
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
 

@@ -36,13 +36,13 @@ from experiments.recorder import Diverged
 from experiments.results import Origin, read_result
 from experiments.runner import execute
 
-TINY = ("data.train=64", "data.dev=32", "train.epochs=2", "train.device=cpu")
+TINY = ("data.train=64", "data.dev=32", "train.epochs=2", "compute.device=cpu")
 
 
 def test_a_restored_run_is_run_as_it_was_trained(
     tiny_run: Callable[..., Run], tmp_path: Path
 ) -> None:
-    execute(tiny_run("lora", "train.epochs=0.2", "train.engine=transformers"), tmp_path)
+    execute(tiny_run("lora", "train.epochs=0.2", "compute.engine=transformers"), tmp_path)
     assert restore(tmp_path).loaded.model.engine.name == "transformers"
 
 
@@ -181,7 +181,7 @@ def test_all_runs_are_one_table(tiny_run: Callable[..., Run], tmp_path: Path) ->
 def test_the_table_of_runs_fits_on_a_screen(tiny_run: Callable[..., Run], tmp_path: Path) -> None:
     execute(tiny_run("lora"), tmp_path / "good")
     with pytest.raises(Diverged):
-        execute(tiny_run("lora", "variant.lr=1e30", "train.log_every=1"), tmp_path / "bad")
+        execute(tiny_run("lora", "variant.lr=1e30", "record.log_every=1"), tmp_path / "bad")
     console = Console(width=80, record=True, file=StringIO())
     console.print(shown(load(tmp_path)))
     text = console.export_text()
@@ -198,7 +198,7 @@ def test_no_run_below_a_folder_is_an_error(tmp_path: Path) -> None:
     ("overrides", "kept"),
     [
         (["experiment=lora-sst2-roberta_base"], True),
-        (["experiment=lora-sst2-roberta_base", "seed=3", "train.device=cuda"], True),
+        (["experiment=lora-sst2-roberta_base", "seed=3", "compute.device=cuda"], True),
         (["experiment=lora-sst2-roberta_base", "data=local", "data.dir=GLUE"], True),
         (["experiment=lora-sst2-roberta_base", "variant=dora"], False),
         (["experiment=lora-sst2-roberta_base", "data=mini"], False),

@@ -13,13 +13,9 @@ import pandas as pd
 
 from analysis.load import readable, row
 from experiments.stored import result, summary
+from experiments.stored.roles import compared
 from experiments.stored.shown import visible
 
-# Settings that say which repetition a run is, where it ran and where its files lie, not what it is.
-BESIDE = ("seed", "paper", "part_of", "protocol.stage", "data.dir", "model.path", "tracker",
-          "train.device", "train.log_every", "train.checkpoint_every", "train.eval_batch_size",
-          "train.snapshots", "train.explode")  # fmt: skip
-TUNING_SEED = 1000  # a study's first seed of a trial, where no list says which runs are trials
 PLACE = ["task", "model", "protocol"]
 OF_DATA = ("data.", "model.", "task.")  # settings that tell one task's data apart
 SEPARATOR = " · "  # in the name of a group: task, model, protocol and, where needed, data
@@ -142,7 +138,7 @@ def stage(result: Record, listed: Mapping[str, dict[tuple[str, ...], str]]) -> s
     group = study_of(result)
     if known := listed.get(group or ""):
         return known.get(place(result["folder"]), STALE)
-    if own is None and group is not None and result["seed"] >= TUNING_SEED:
+    if own is None and group is not None and result["seed"] >= summary.TUNING_SEED:
         return SELECT
     return own or TEST
 
@@ -212,7 +208,7 @@ def flat(config: Record, prefix: str = "") -> dict[str, str]:
     found: dict[str, str] = {}
     for key, value in config.items():
         path = sys.intern(f"{prefix}{key}")
-        if path in BESIDE:
+        if not compared(path) or path == "protocol.stage":  # the stage has a column of its own
             continue
         if isinstance(value, dict):
             found |= flat(value, f"{path}.")

@@ -266,5 +266,6 @@ def restore(
     # Adapters of earlier versions do not know it, and results do.
     known = adapter.model_files or result.fingerprint.get("model_files")
     loaded = load(replace(adapter, model_files=known), device)
-    loaded.model.engine = run.train.forward_passes().prepare(loaded.model.backbone)
+    engine = run.compute.forward_passes(run.train.precision)
+    loaded.model.engine = engine.prepare(loaded.model.backbone)
     return Trained(run, result, loaded)

@@ -85,7 +85,7 @@ class Decoders(Family):
         if SLIDING in kinds and window and layout.lengths.max() > window:
             raise ValueError(
                 f"A text has {layout.lengths.max()} tokens, and the model's sliding_window is "
-                f"{window}: choose train.engine=transformers, or train.max_length={window}."
+                f"{window}: choose compute.engine=transformers, or train.max_length={window}."
             )
         like = backbone.norm.weight[:1].detach()
         like = like if like.dtype == torch.float64 else like.float()

@@ -15,13 +15,19 @@ from experiments.files import (
 )
 from experiments.stored.kinds import KIND, TARGET, with_kinds
 from experiments.stored.places import masked
+from experiments.stored.roles import named, regrouped
 from experiments.stored.typed import check_finite, fit
 
 NAME = "result.json"
 PREDICTIONS = "predictions.parquet"
-SCHEMA = 3  # 2 named classes by dotted path, and had no checksum
-READ = (2, SCHEMA)
-OLD = {2: ("config", "data", "model", "start")}  # what fingerprints of old versions may hold
+# 2 named classes by dotted path, and had no checksum; 3 had all settings of the loop in `train`.
+SCHEMA = 4
+READ = (2, 3, SCHEMA)
+# What fingerprints of old versions may hold.
+OLD = {
+    2: ("config", "data", "model", "start"),
+    3: ("config", "data", "model", "model_files", "start"),
+}
 
 
 class Primary(TypedDict, total=False):
@@ -182,7 +188,7 @@ def read(path: Path) -> dict[str, Any]:
     content = read_object(path, NOT_JSON)
     version = content.get("schema")
     if version not in READ or isinstance(version, bool | float):
-        readable = " and ".join(map(str, READ))
+        readable = ", ".join(map(str, READ))
         raise ValueError(f"{path} has schema {version!r:.40}, and this version reads {readable}.")
     try:
         check_finite(content)
@@ -219,20 +225,29 @@ def check_score(content: dict[str, Any]) -> None:
                 raise ValueError(f"cost.{key} is missing.")
     for name in ("seconds", "processor_seconds"):
         fit(content["cost"].get(name, {}), dict[str, float], f"cost.{name}")
-    key = KIND if content["schema"] == SCHEMA else TARGET
-    if not isinstance(content["config"]["protocol"].get(key), str):
-        raise ValueError(f"config.protocol.{key} is missing, or no text.")
+    protocol = content["config"]["protocol"]
+    if not isinstance(protocol.get(KIND, protocol.get(TARGET)), str):
+        raise ValueError(f"config.protocol.{KIND} is missing, or no text.")
 
 
 def upgraded(content: dict[str, Any]) -> dict[str, Any]:
-    """A result in the terms of the latest version: kinds for dotted paths."""
+    """A result in the terms of the latest version: kinds for dotted paths, settings regrouped."""
     if content["schema"] == SCHEMA:
         return {**ABSENT, **content}
     print_ = content["fingerprint"]
     return {**ABSENT, **content} | {
-        "config": with_kinds(content["config"]),
-        "fingerprint": print_ | {"config": with_kinds(print_.get("config", {}))},
+        "config": upgrade_config(content["config"]),
+        "fingerprint": print_ | {"config": named(upgrade_config(print_.get("config", {})))},
     }
+
+
+def upgrade_config(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a run of an old version in the terms of the latest."""
+    found = regrouped(with_kinds(config))
+    for section in ("compute", "record"):
+        if section in found:
+            found[section] = {KIND: section, **found[section]}
+    return found
 
 
 def write(folder: Path, content: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from typing import Any, NotRequired, TypedDict
 
 from experiments.files import NOT_JSON, check_record, read_object, write_record
 from experiments.stored.kinds import KIND, TARGET
+from experiments.stored.roles import regrouped, renamed
 from experiments.stored.typed import check_finite, fit
 
 NAME = "study.json"
@@ -20,6 +21,7 @@ READ = (1, FORMAT)
 SEARCHPATH = "hydra.searchpath="
 TRUST = "--trust lets it, if the study is your own"
 RESOLVER = re.compile(r"\$\{.*:", re.DOTALL)
+OWN_KINDS = {f"{section}.{key}" for section in ("study", "backend") for key in (KIND, TARGET)}
 CLASSES = re.compile(rf"{TARGET}|{KIND}")
 
 
@@ -31,6 +33,7 @@ class Stored(TypedDict):
     study: dict[str, Any]
     overrides: list[str]
     folders: NotRequired[list[str]]
+    backend: NotRequired[dict[str, Any]]
 
 
 def read(path: Path, trusted: bool) -> dict[str, Any]:
@@ -59,7 +62,12 @@ def upgraded(content: dict[str, Any]) -> dict[str, Any]:
     """The content with the folders of settings beside the overrides."""
     folders = [text for text in content["overrides"] if text.startswith(SEARCHPATH)]
     others = [text for text in content["overrides"] if not text.startswith(SEARCHPATH)]
-    return content | {"overrides": others, "folders": content.get("folders", folders)}
+    sections = {key: content[key] for key in ("study", "backend") if key in content}
+    return (
+        content
+        | regrouped(sections)
+        | {"overrides": [*map(renamed, others)], "folders": content.get("folders", folders)}
+    )
 
 
 def write(path: Path, content: Mapping[str, Any]) -> None:
@@ -90,7 +98,7 @@ def texts(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
     if isinstance(node, Mapping):
         for name, item in node.items():
             inside = f"{key}.{name}".lstrip(".")
-            if inside not in (f"study.{KIND}", f"study.{TARGET}"):
+            if inside not in OWN_KINDS:
                 yield key or name, str(name)
                 yield from texts(item, inside)
     elif isinstance(node, list):

@@ -7,6 +7,7 @@ from experiments.files import NOT_JSON, check_record, read_object, write_record
 from experiments.stored.typed import check_finite, fit
 
 NAME = "summary.json"
+TUNING_SEED = 1000  # the first seed of a trial; those that are reported count from 0
 
 
 class Row(TypedDict):

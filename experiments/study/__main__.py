@@ -21,7 +21,7 @@ def main() -> None:
     """Look at a study, or go on with it."""
     options = arguments()
     try:
-        plan = restore_plan(options.study, options.trust)
+        plan, options.backend = restore_plan(options.study, options.trust)
         code = COMMANDS[options.command](plan, options)
     except (ValueError, OSError) as error:
         fail(error)
@@ -69,7 +69,7 @@ def resume(plan: Plan, options: argparse.Namespace) -> int:
         plan.outcomes.clear()
     from experiments.study.conduct import conduct
 
-    return 0 if conduct(plan) else 1
+    return 0 if conduct(plan, options.backend) else 1
 
 
 def failed(plan: Plan, options: argparse.Namespace) -> int:

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from statistics import median_low
 from typing import Any
 
-# Settings of the loop that cannot change what comes out of it.
-FREE = ("device", "checkpoint_every", "snapshots", "eval_batch_size")
+from experiments.stored.roles import compared
+
 ENCODER = json.JSONEncoder(sort_keys=True)
 Facts = dict[str, list[str]]  # by what they are of; several where the runs differ
 
@@ -27,9 +27,14 @@ def facts(results: Iterable[Mapping[str, Any]]) -> Facts:
 def of_run(result: Mapping[str, Any]) -> dict[str, Any]:
     """The facts of one run, from what its result.json holds."""
     config, provenance, cost = result["config"], result["provenance"], result["cost"]
-    variant, train = config["variant"], config["train"]
-    known = {f"train.{key}": value for key, value in train.items() if key not in FREE}
-    known |= {f"task.{key}": value for key, value in config["task"].items()}
+    variant = config["variant"]
+    sections = {name: config.get(name, {}) for name in ("train", "compute", "task")}
+    known = {
+        f"{section}.{key}": value
+        for section, node in sections.items()
+        for key, value in node.items()
+        if compared(f"{section}.{key}")
+    }
     known |= {f"model.{key}": config["model"].get(key) for key in ("dropout", "lr_scale")}
     known |= {
         "start": config.get("start"),

@@ -1,5 +1,6 @@
 """A study as it is asked for: by `python run.py study=NAME`, and again by its name."""
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,42 +10,49 @@ from hydra.conf import HydraConf
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.composed import CONF
-from experiments.scalars import quoted
+from experiments.scalars import literal, quoted
 from experiments.sections import build, restored_section
+from experiments.sections import naming as naming_settings
 from experiments.stored import kinds
 from experiments.stored import study as stored
+from experiments.stored.roles import regrouped
+from experiments.study.backends.base import Backend
 from experiments.study.design import OUTPUTS, STUDIES, Study
 from experiments.study.plan import Plan
 
-COMMON = "study/common.yaml"
+COMMON = {"study": "study/common.yaml", "backend": "backend/local.yaml"}
+SECTIONS = tuple(COMMON)
+OF_STUDY = re.compile(rf"[+~]*({'|'.join(SECTIONS)})\b")
 
 
-def begin(
-    section: DictConfig, name: str, overrides: list[str], folders: Sequence[str] = ()
-) -> None:
+def begin(config: DictConfig, name: str, overrides: list[str], folders: Sequence[str] = ()) -> None:
     """Carry out a study; raises ValueError, once all is done, if a cell failed.
 
     `folders` are overrides that make Hydra look for settings beside the project's own.
     """
-    study: Study = build("study", section)
+    with naming_settings():
+        given = {key: OmegaConf.to_container(config[key], resolve=True) for key in SECTIONS}
+    sections = regrouped(given)
+    study: Study = build("study", DictConfig(literal(sections["study"])))
+    backend: Backend = build("backend", DictConfig(literal(sections["backend"])))
     # What the overrides say of the study itself is in its section already.
-    common = [text for text in overrides if not text.lstrip("+~").startswith("study")]
+    common = [text for text in overrides if not OF_STUDY.match(text)]
     plan = Plan(study, name, common, list(folders))
     if study.dry_run:
         from experiments.study.forecast import forecast
 
-        forecast(plan)
+        forecast(plan, backend)
         return
     content: dict[str, Any] = {
         "name": name,
-        "study": kinds.with_kinds(OmegaConf.to_container(section, resolve=True)),
+        **kinds.with_kinds(sections),
         "overrides": common,
         "folders": list(folders),
     }
     stored.write(OUTPUTS / STUDIES / name / stored.NAME, content)
     from experiments.study.conduct import conduct  # which loads what runs need
 
-    if not conduct(plan):
+    if not conduct(plan, backend):
         raise ValueError(f"Some runs failed: python -m experiments.study failed {name}")
 
 
@@ -58,8 +66,8 @@ def searched(config: HydraConf) -> list[str]:
     return [f"{stored.SEARCHPATH}[{','.join(folders)}]"] if folders else []
 
 
-def restore_plan(name: str, trusted: bool = False) -> Plan:
-    """The plan of a study as it was begun.
+def restore_plan(name: str, trusted: bool = False) -> tuple[Plan, Backend]:
+    """The plan of a study as it was begun, and where its cells are carried out.
 
     Raises ValueError if there was none, if its file is damaged, or if that says what only the
     user's own command line may say, and it is not trusted.
@@ -71,11 +79,18 @@ def restore_plan(name: str, trusted: bool = False) -> Plan:
         raise ValueError(f"There is no study '{name}' in {folder}; there: {there}.")
     content = stored.read(path, trusted)
     # A setting that is newer than the study has the value that it has in every other.
-    common = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(CONF / COMMON)))
-    section = kinds.with_kinds(common) | content["study"]
     with naming(path):
-        study: Study = restored_section("study", kinds.with_kinds(section))
-        return Plan(study, name, content["overrides"], content["folders"], trusted)
+        study, backend = (restored_section(key, with_defaults(key, content)) for key in SECTIONS)
+        return Plan(study, name, content["overrides"], content["folders"], trusted), backend
+
+
+def with_defaults(section: str, content: dict[str, Any]) -> dict[str, Any]:
+    """A section of a study's file, with the usual value of each setting that it does not know."""
+    path = CONF / COMMON[section]
+    common = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(path)))
+    stored = kinds.with_kinds(content.get(section, {}))
+    same = stored.get(kinds.KIND) in (None, kinds.with_kinds(common)[kinds.KIND])
+    return kinds.with_kinds(common) | stored if same else stored
 
 
 @contextmanager

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from experiments.folders import prepare
 from experiments.locks import Busy
 from experiments.study import summary
+from experiments.study.backends.base import LOST, Backend, Workers, explain_exit
 from experiments.study.cells import Cell, last_words
 from experiments.study.plan import Plan
 from experiments.study.progress import Progress
-from experiments.study.workers import LOST, Workers, explain_exit
 
 PAUSE = 0.1  # seconds between two looks at the processes
 LOOK = 2.0  # seconds between two looks at the folders, which others may work in too
@@ -51,9 +51,9 @@ class Conductor:
     def launch(self) -> bool:
         """Fill the free places with cells that wait; whether any cell is not settled yet."""
         cells = self.plan.refresh()
-        mine = {cell for cell, _ in self.workers.busy.values()}
+        mine = self.workers.running
         for cell in cells:
-            if not self.workers.free:
+            if len(mine) >= self.workers.slots:
                 break
             status = self.plan.outcome(cell).status
             if status in ("waiting", "interrupted") and cell not in mine:
@@ -86,9 +86,9 @@ class Conductor:
         self.progress.tell(cell, cell.outcome(), explain_exit(exit_code) if killed else None)
 
 
-def conduct(plan: Plan) -> bool:
+def conduct(plan: Plan, backend: Backend) -> bool:
     """Carry out a study and print its tables; whether all that was to be had is there."""
     progress = Progress()
     with progress.watched():
-        Conductor(plan, Workers(plan.study), progress).run()
+        Conductor(plan, backend.workers(), progress).run()
     return summary.conclude(plan)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.scalars import quoted
+from experiments.stored.roles import MOVED, renamed
 
 SEARCHES = ("grid", "sample", "optuna")
 TUNINGS = ("plain", "race")
@@ -15,7 +16,6 @@ TAKEN = ("variant", "task", "protocol", "seed", "start", "study")
 DECADES = 100  # of an axis: beyond that are no numbers
 MOST = 100_000  # cells of a study: what is more is a slip of the keyboard
 # What Hydra reads as a text without quotes, whatever surrounds it.
-TUNING_SEED = 1000  # the first seed of a trial; those that are reported count from 0
 PROTOCOLS = ("clean", "paper")
 RATE = {"variant.lr": {"decades": 2.0, "points": 5}}
 OUTPUTS = Path("outputs")  # as conf/config.yaml has it
@@ -30,7 +30,7 @@ class Study:
     tasks: dict[str, list[str]]  # likewise
     overrides: list[str]  # of every cell: model, data, length of training ...
     protocols: list[str]  # clean: choose on rows of the train split; paper: on the scored split
-    begin: dict[str, str]  # paper: task -> task whose adapter it starts from
+    start_from: dict[str, str]  # paper: task -> task whose adapter it starts from
     # Setting -> {decades, points} around each method's own value, or values; null: RATE.
     axes: dict[str, Any] | None
     own_axes: dict[str, dict[str, Any]]  # method -> further axes of its own, or other values
@@ -39,16 +39,13 @@ class Study:
     tuning: str  # plain: tuning_seeds runs of each point; race: one, and two more at the best two
     tuning_seeds: int  # runs of each point
     seeds: int  # runs of the chosen point
-    extend: int  # further points for all methods of a task, while a best one lies at an edge
+    max_grid_extensions: int  # more points for all methods, while a best one lies at an edge
     match: str | None  # method whose trained parameters the others' ranks are chosen for
     parameters: float  # tolerance: largest ratio of trained parameters between two methods
-    cells: int | None  # carried out at once; null: one per core, or per slot of a GPU
-    cells_per_gpu: int
-    memory: float | None  # GiB a cell may take; null: no limit
     dry_run: bool  # only say what would be done
-    worker: int | None  # any number; makes `-m study=NAME study.worker=range(4)` four processes
 
     def __post_init__(self) -> None:
+        self.rename_settings()
         for name in ("methods", "tasks", "protocols"):
             if not getattr(self, name):
                 raise ValueError(f"study.{name} must name at least one.")
@@ -79,22 +76,36 @@ class Study:
             if method not in self.methods:
                 near = ", ".join(self.methods)
                 raise ValueError(f"study.own_axes must name one of {near}, got '{method}'.")
-        for name in ("tuning_seeds", "seeds", "cells", "cells_per_gpu", "trials", "memory"):
+        for name in ("tuning_seeds", "seeds", "trials"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"study.{name} must be positive, got {value}.")
-        if self.extend < 0:
-            raise ValueError(f"study.extend must not be negative, got {self.extend}.")
+        if self.max_grid_extensions < 0:
+            raise ValueError(
+                f"study.max_grid_extensions must not be negative, got {self.max_grid_extensions}."
+            )
         if self.parameters < 1:
             raise ValueError(f"study.parameters must be at least 1, got {self.parameters}.")
         for method in self.methods:
             for key, axis in self.axes_of(method).items():
                 check_axis(key, axis)
         single = len(self.tuned) == 1 and not any(map(is_list, self.tuned.values()))
-        if self.extend and (not single or self.own_axes or self.search == "sample"):
-            raise ValueError("study.extend needs a grid of a single axis, with decades and points.")
+        if self.max_grid_extensions and (not single or self.own_axes or self.search == "sample"):
+            raise ValueError(
+                "study.max_grid_extensions needs a grid of a single axis, with decades and points."
+            )
         self.check_overrides()
         self.check_size()
+
+    def rename_settings(self) -> None:
+        """Call settings that overrides and axes call by a former name by that of today."""
+        for name in ("methods", "tasks"):
+            named = {key: [*map(renamed, texts)] for key, texts in getattr(self, name).items()}
+            object.__setattr__(self, name, named)
+        object.__setattr__(self, "overrides", [*map(renamed, self.overrides)])
+        if self.axes is not None:
+            axes = {MOVED.get(key, key): axis for key, axis in self.axes.items()}
+            object.__setattr__(self, "axes", axes)
 
     def check_overrides(self) -> None:
         """Raise ValueError for a setting that the study itself decides, wherever it stands."""
@@ -121,7 +132,7 @@ class Study:
         sizes = (
             len(axis) if is_list(axis) else axis["points"] for axis in self.axes_of(method).values()
         )
-        return prod(size + self.extend for size in sizes)
+        return prod(size + self.max_grid_extensions for size in sizes)
 
     @property
     def tuned(self) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from experiments.processor import multiplying, restored
 from experiments.stored.shown import plain
 from experiments.study import race
 from experiments.study.arms import Arm
+from experiments.study.backends.base import Backend
 from experiments.study.plan import Plan
-from experiments.study.workers import Workers
 from experiments.training import Stepper, TrainingListener
 
 STEPS = 3  # timed; one before them sets things up
@@ -36,7 +36,7 @@ class Forecast:
     bytes: float  # of one run
 
 
-def forecast(plan: Plan) -> None:
+def forecast(plan: Plan, backend: Backend) -> None:
     """Print cells, time and disk; trains a few steps, and evaluates a few rows as a trial does."""
     rich = Console()
     counts = expected(plan)
@@ -52,7 +52,7 @@ def forecast(plan: Plan) -> None:
         )  # fmt: skip
     rich.print(table)
     seconds = sum(item.runs * item.seconds for _, item in known)
-    slots = Workers(plan.study).slots
+    slots = backend.workers().slots
     rich.print(
         f"{sum(item.runs for _, item in known)} runs; about "
         f"{timedelta(seconds=round(seconds / slots))} with {slots} at once; "
@@ -69,7 +69,7 @@ def expected(plan: Plan) -> list[tuple[Arm, int]]:
     study = plan.study
     arms = [arm for arms in plan.groups.values() for arm in arms]
     begun = {
-        arm.start: plan.arm(arm.protocol, study.begin[arm.task], arm.method)
+        arm.start: plan.arm(arm.protocol, study.start_from[arm.task], arm.method)
         for arm in arms
         if arm.start is not None
     }
@@ -105,7 +105,7 @@ def evaluation_seconds(job: PreparedRun) -> float:
     split = next(iter(job.data.score.values()))
     rows = np.arange(min(ROWS, len(split)))
     began = time.perf_counter()
-    job.run.task.evaluate(job.loaded, split.take(rows), job.run.train)
+    job.run.task.evaluate(job.loaded, split.take(rows), job.run.limits)
     return (time.perf_counter() - began) * len(split) / len(rows)
 
 

@@ -13,12 +13,12 @@ from pathlib import Path
 from statistics import fmean
 
 from experiments.scalars import quoted
+from experiments.stored.summary import TUNING_SEED
 from experiments.study import race, search
 from experiments.study.arms import Arm
 from experiments.study.cells import Cell, Outcome, Point, Trial
 from experiments.study.composing import Composer
 from experiments.study.design import (
-    TUNING_SEED,
     Study,
     check_free,
     is_list,
@@ -115,9 +115,9 @@ class Plan:
 
     def start(self, protocol: str, task: str, method: str) -> Cell | None:
         """The run whose adapter the runs of an arm begin with: the method as it stands."""
-        if protocol != "paper" or task not in self.study.begin:
+        if protocol != "paper" or task not in self.study.start_from:
             return None
-        return self.arm(protocol, self.study.begin[task], method).cell("start", (), 0)
+        return self.arm(protocol, self.study.start_from[task], method).cell("start", (), 0)
 
     def refresh(self) -> list[Cell]:
         """Look at the folders again; returns every cell that is known to belong to the study."""
@@ -175,8 +175,8 @@ class Plan:
 
         In a race these are runs at the best point, and at the second best if it is as good.
         """
-        racing = self.study.tuning == "race"
-        decisive = trials.values() if self.study.extend or racing else [trials[arm.method]]
+        shared = self.study.max_grid_extensions or self.study.tuning == "race"
+        decisive = trials.values() if shared else [trials[arm.method]]
         waiting = any(not self.is_finished(trial) for line in decisive for trial in line)
         chosen = best(trials[arm.method])
         if waiting or chosen is None:
@@ -233,7 +233,7 @@ class Plan:
         if self.study.search == "optuna":
             return {arm.method: search.ask_trials(self, arm) for arm in arms}
         ends = {arm.method: (0, 0) for arm in arms}
-        for _ in range(self.study.extend):
+        for _ in range(self.study.max_grid_extensions):
             lines = {arm.method: self.grid_trials(arm, ends[arm.method]) for arm in arms}
             waiting = any(not self.is_finished(trial) for line in lines.values() for trial in line)
             if waiting or not any(edge(line) for line in lines.values()):

@@ -52,7 +52,7 @@ def publish_cell(cell: Cell, place: Path) -> set[str]:
         frame = stored.read_predictions(path, content["files"].get(stored.PREDICTIONS))
         files[stored.PREDICTIONS] = write_predictions(place, without_texts(frame))
     content["provenance"]["system"] = without_release(content["provenance"]["system"])
-    if content["schema"] == stored.SCHEMA:  # earlier ones know of no checksums
+    if content["schema"] > 2:  # earlier ones know of no checksums
         content["files"] = files
     write_record(place / stored.NAME, masked(content))
     return found | paths_in(content)

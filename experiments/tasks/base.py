@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:  # these read splits themselves
     from experiments.batches import Encoded
     from experiments.evaluation import Evaluated
     from experiments.models import Loaded
-    from experiments.training import Train
 
 
 @dataclass(frozen=True)
@@ -53,6 +52,13 @@ class Data:
     train: Split
     score: dict[str, Split]
     predict: dict[str, Split]
+
+
+class Limits(NamedTuple):
+    """The limits that a task keeps to when it evaluates."""
+
+    max_length: int  # tokens of a text; what is longer is cut, and counted
+    batch_size: int  # examples at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +107,7 @@ class Task(ABC):
     def configure(self, loaded: "Loaded", name: str) -> None:
         """Set what the task decides of a model; raises ValueError for one that cannot do it."""
 
-    def check(self, loaded: "Loaded", data: Data, train: "Train") -> None:  # noqa: B027 (most need none)
+    def check(self, loaded: "Loaded", data: Data, limits: Limits) -> None:  # noqa: B027 (most need none)
         """Raise ValueError for what would end the evaluation, before anything is trained."""
 
     @abstractmethod
@@ -111,7 +117,7 @@ class Task(ABC):
         """A split as token ids; what is longer than `max_length` is cut, and counted."""
 
     @abstractmethod
-    def evaluate(self, loaded: "Loaded", split: Split, train: "Train") -> "Evaluated":
+    def evaluate(self, loaded: "Loaded", split: Split, limits: Limits) -> "Evaluated":
         """Run the model on every example of a split."""
 
     @abstractmethod
@@ -140,7 +146,7 @@ class Task(ABC):
         raise NotImplementedError
 
     def answers(
-        self, loaded: "Loaded", texts: list[tuple[str, ...]], train: "Train"
+        self, loaded: "Loaded", texts: list[tuple[str, ...]], limits: Limits
     ) -> Mapping[str, Any]:
         """Return a trained model's answers to texts, by name of the column."""
         raise NotImplementedError

@@ -23,9 +23,8 @@ from experiments.metrics import nlg
 from experiments.metrics.base import TextMetric, find_text_metrics, names_of
 from experiments.models import LanguageModel, Loaded
 from experiments.randomness import numpy_generator
-from experiments.tasks.base import Data, Split, Task
+from experiments.tasks.base import Data, Limits, Split, Task
 from experiments.tasks.tables import HubFiles, Table, check_unicode, near
-from experiments.training import Train
 
 log = logging.getLogger(__name__)
 RESAMPLES = 1000
@@ -102,14 +101,14 @@ class ContinuedTask(Task):
                     raise ValueError(f"Runs are compared by the first of metrics. {reason}")
                 log.info("%s", reason)
 
-    def check(self, loaded: Loaded, data: Data, train: Train) -> None:
+    def check(self, loaded: Loaded, data: Data, limits: Limits) -> None:
         self.decoding.end_tokens(loaded.tokenizer)
         splits = {**data.score, **data.predict}.values()
         sources = {source for split in splits for source, *_ in split.texts}
         longest = max(
             (len(self.encode_prompt(loaded.tokenizer, source)) for source in sources), default=0
         )
-        check_length(longest, train.max_length)
+        check_length(longest, limits.max_length)
         self.decoding.check_room(longest, loaded.max_length)
 
     def encode(
@@ -135,10 +134,10 @@ class ContinuedTask(Task):
         columns = {"input_ids": flat(ids)}
         return PromptedTexts(columns, lengths, None, padding, cut, np.array(prompt_lengths))
 
-    def evaluate(self, loaded: Loaded, split: Split, train: Train) -> Evaluated:
+    def evaluate(self, loaded: Loaded, split: Split, limits: Limits) -> Evaluated:
         """A text for every source, and the mean loss per token of the texts it has."""
-        encoded = self.encode(loaded.tokenizer, split, train.max_length)
-        sums = evaluation.outputs(loaded.model, encoded, train.eval_batch_size).sum(axis=0)
+        encoded = self.encode(loaded.tokenizer, split, limits.max_length)
+        sums = evaluation.outputs(loaded.model, encoded, limits.batch_size).sum(axis=0)
         texts = objects(self.continued(loaded, split.texts))
         return Evaluated(split, texts, encoded.truncated, {"loss": float(sums[0] / sums[1])})
 
@@ -150,7 +149,7 @@ class ContinuedTask(Task):
         return [str(loaded.tokenizer.decode(ids)).strip() for ids in tokens]
 
     def answers(
-        self, loaded: Loaded, texts: list[tuple[str, ...]], train: Train
+        self, loaded: Loaded, texts: list[tuple[str, ...]], limits: Limits
     ) -> Mapping[str, Any]:
         return {"prediction": self.continued(loaded, texts)}
 
@@ -208,7 +207,7 @@ def check_length(prompt: int, max_length: int) -> None:
     """Raise if a source of so many tokens leaves no place for its text."""
     if prompt >= max_length:
         raise ValueError(
-            f"train.max_length={max_length} leaves no room for the text of a source of "
+            f"limits.max_length={max_length} leaves no room for the text of a source of "
             f"{prompt} tokens."
         )
 

@@ -14,8 +14,7 @@ from experiments import evaluation
 from experiments.batches import Encoded, encode
 from experiments.evaluation import Evaluated
 from experiments.models import Loaded
-from experiments.tasks.base import Split, Task
-from experiments.training import Train
+from experiments.tasks.base import Limits, Split, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +31,9 @@ class LabelledTask(Task):
     def encode(self, tokenizer: PreTrainedTokenizerBase, split: Split, max_length: int) -> Encoded:
         return encode(tokenizer, split, max_length)
 
-    def evaluate(self, loaded: Loaded, split: Split, train: Train) -> Evaluated:
-        encoded = self.encode(loaded.tokenizer, split, train.max_length)
-        found = evaluation.outputs(loaded.model, encoded, train.eval_batch_size)
+    def evaluate(self, loaded: Loaded, split: Split, limits: Limits) -> Evaluated:
+        encoded = self.encode(loaded.tokenizer, split, limits.max_length)
+        found = evaluation.outputs(loaded.model, encoded, limits.batch_size)
         return Evaluated(split, found, encoded.truncated)
 
     def training_score(self, labels: list[Tensor | None], outputs: list[Tensor]) -> float:

@@ -16,11 +16,10 @@ from transformers import PreTrainedTokenizerBase
 from experiments import evaluation
 from experiments.evaluation import Evaluated
 from experiments.models import Loaded
-from experiments.tasks.base import Data, Split
+from experiments.tasks.base import Data, Limits, Split
 from experiments.tasks.continued import ContinuedTask, end_of, objects
 from experiments.tasks.sources import Source
 from experiments.tasks.tables import Part, Table, check_unicode
-from experiments.training import Train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,22 +137,23 @@ class PromptedTask(ContinuedTask):
         end = end_of(tokenizer)
         return after[: after.index(end) + 1] if end in after else [*after, end]
 
-    def evaluate(self, loaded: Loaded, split: Split, train: Train) -> Evaluated:
+    def evaluate(self, loaded: Loaded, split: Split, limits: Limits) -> Evaluated:
         if self.choices is None:
-            return super().evaluate(loaded, split, train)
+            return super().evaluate(loaded, split, limits)
         choices = [own for _, _, *own in split.texts]
-        sums, truncated = self.weigh(loaded, [prompt for prompt, *_ in split.texts], choices, train)
+        prompts = [prompt for prompt, *_ in split.texts]
+        sums, truncated = self.weigh(loaded, prompts, choices, limits)
         rows = zip(choices, (target for _, target, *_ in split.texts), sums, strict=True)
         loss, tokens = np.sum([one[own.index(target)] for own, target, one in rows], axis=0)
         return Evaluated(split, likeliest(choices, sums), truncated, {"loss": float(loss / tokens)})
 
     def weigh(
-        self, loaded: Loaded, prompts: list[str], choices: list[list[str]], train: Train
+        self, loaded: Loaded, prompts: list[str], choices: list[list[str]], limits: Limits
     ) -> tuple[np.ndarray, int]:
         """The loss and the tokens of every choice [n, choices, 2], and how many were too long."""
         pairs = [(prompt, one) for prompt, own in zip(prompts, choices, strict=True) for one in own]
-        encoded = self.encode_pairs(loaded.tokenizer, pairs, train.max_length)
-        sums = evaluation.outputs(loaded.model, encoded, train.eval_batch_size)
+        encoded = self.encode_pairs(loaded.tokenizer, pairs, limits.max_length)
+        sums = evaluation.outputs(loaded.model, encoded, limits.batch_size)
         return sums.reshape(len(prompts), -1, 2), encoded.truncated
 
     @property
@@ -165,11 +165,11 @@ class PromptedTask(ContinuedTask):
         return list(zip(*(fill(table, template) for template in templates), strict=True))
 
     def answers(
-        self, loaded: Loaded, texts: list[tuple[str, ...]], train: Train
+        self, loaded: Loaded, texts: list[tuple[str, ...]], limits: Limits
     ) -> Mapping[str, Any]:
         if self.choices is not None:
             choices = [own for _, *own in texts]
-            sums, _ = self.weigh(loaded, [prompt for prompt, *_ in texts], choices, train)
+            sums, _ = self.weigh(loaded, [prompt for prompt, *_ in texts], choices, limits)
             return {"prediction": likeliest(choices, sums)}
         found = self.continued(loaded, texts)
         return {"prediction": found, "answer": [self.find_answer(text) for text in found]}

@@ -13,11 +13,10 @@ from scipy.special import softmax
 
 from experiments.metrics.base import LabelMetric, find_label_metric, names_of
 from experiments.models import Loaded
-from experiments.tasks.base import Data, Split
+from experiments.tasks.base import Data, Limits, Split
 from experiments.tasks.labelled import LabelledTask
 from experiments.tasks.sources import Source
 from experiments.tasks.tables import HubFiles, Part, Table, check_unicode, near
-from experiments.training import Train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,11 +111,11 @@ class TextTask(LabelledTask):
         return self.text
 
     def answers(
-        self, loaded: Loaded, texts: list[tuple[str, ...]], train: Train
+        self, loaded: Loaded, texts: list[tuple[str, ...]], limits: Limits
     ) -> Mapping[str, Any]:
         """A score, or a class with the probability of each."""
         split = Split(np.arange(len(texts)), texts, None, "given", "")
-        outputs = self.evaluate(loaded, split, train).outputs
+        outputs = self.evaluate(loaded, split, limits).outputs
         predictions = self.predict(outputs)
         if self.regression:
             return {"prediction": predictions}

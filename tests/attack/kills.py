@@ -27,8 +27,8 @@ from safetensors.torch import load_file
 from attack.table import Command, begin_study, call, quietly
 
 TINY = ("data.train=32", "data.dev=32", "train.epochs=2", "train.batch_size=16",
-        "train.log_every=1", "train.checkpoint_every=0", "tracker.mode=disabled",
-        "train.device=cpu", "train.snapshots=1")  # fmt: skip
+        "record.log_every=1", "record.checkpoint_every=0", "tracker.mode=disabled",
+        "compute.device=cpu", "record.snapshots=1")  # fmt: skip
 TEXTS = (*TINY, "task=e2e", "data.test=6", "task.decoding.max_tokens=6", "task.decoding.beams=1",
          "task.metrics=[BLEU]")  # fmt: skip
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND

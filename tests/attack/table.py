@@ -31,8 +31,8 @@ MEANT = "an edit, taken as meant"
 OUTCOMES = (NAMED, SAME, MEANT, UNNAMED, SEVERAL, TRACEBACK, SILENT, HANG)
 GOOD = (NAMED, SAME, MEANT)
 SMALL = ("data.train=64", "data.dev=32", "train.epochs=3", "train.batch_size=16",
-         "train.log_every=1", "train.checkpoint_every=0", "tracker.mode=disabled",
-         "train.device=cpu")  # fmt: skip
+         "record.log_every=1", "record.checkpoint_every=0", "tracker.mode=disabled",
+         "compute.device=cpu")  # fmt: skip
 # What is never the same twice, and what it takes with it: widths of columns.
 TIMES = re.compile(r"[\d.,]+ (s|ms|MiB|tokens/s|KiB)\b|\d{2}:\d{2}:\d{2}[,.\d]*|\s+|[─━═]+")
 
@@ -111,8 +111,8 @@ def make_victims(folder: Path) -> None:
     folder.mkdir(parents=True)
     with contextlib.chdir(folder):
         for name, more in (
-            ("run", ("train.snapshots=1",)),
-            ("other", ("seed=1", "train.snapshots=1")),
+            ("run", ("record.snapshots=1",)),
+            ("other", ("seed=1", "record.snapshots=1")),
         ):
             quietly("run.py", (*SMALL, *more, f"hydra.run.dir={name}"))
         save = Recorder.save
@@ -136,16 +136,17 @@ def make_victims(folder: Path) -> None:
 def begin_study() -> None:
     """A study of two methods, finished."""
     from omegaconf import OmegaConf
+    from small_studies import asked
 
     from experiments.study.command import begin
 
     section = OmegaConf.merge(
         OmegaConf.load(ROOT / "conf/study/common.yaml"),
-        {"methods": {"lora": [], "bitfit": []}, "tasks": {"sst2": []}, "seeds": 2, "cells": 1,
+        {"methods": {"lora": [], "bitfit": []}, "tasks": {"sst2": []}, "seeds": 2,
          "axes": {"variant.lr": [1e-3]}, "overrides": [*SMALL, "train.epochs=1"]},
     )  # fmt: skip
     with contextlib.redirect_stdout(io.StringIO()):
-        begin(section, "mine", [])
+        begin(asked(section), "mine", [])
 
 
 def quietly(module: str, arguments: tuple[str, ...]) -> None:

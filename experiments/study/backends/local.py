@@ -1,4 +1,4 @@
-"""Cells in processes of their own: what happens to one, happens to no other."""
+"""Cells on this machine, each in a process of its own: what happens to one, happens to no other."""
 
 import multiprocessing
 import os
@@ -19,11 +19,10 @@ import joblib
 import torch
 
 from experiments.files import open_to_append
+from experiments.study.backends.base import Backend, Workers
 from experiments.study.cells import BEGIN, OUTPUT, Cell
-from experiments.study.design import Study
 
-RUN = Path(__file__).parents[2] / "run.py"
-LOST = 255  # what a process is said to have ended with whose forking process was killed
+RUN = Path(__file__).parents[3] / "run.py"
 
 
 @dataclass(frozen=True)
@@ -35,36 +34,61 @@ class Limits:
     memory: float | None  # GiB
 
 
+@dataclass(frozen=True, kw_only=True)
+class Local(Backend):
+    """The cores and the GPUs of this machine."""
+
+    per_gpu: int  # cells at once on each GPU
+    memory: float | None  # GiB a cell may take; null: no limit
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("per_gpu", "memory"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"backend.{name} must be positive, got {value}.")
+
+    def workers(self) -> "Processes":
+        return Processes(self)
+
+
 @dataclass
-class Workers:
+class Processes(Workers):
     """A number of slots, each with a process that carries out one cell, or with none.
 
     The processes are forked from one that has imported everything and computed nothing, so that a
     cell starts at once and all share the memory of the libraries.
     """
 
-    study: Study
+    settings: Local
     busy: dict[int, tuple[Cell, BaseProcess]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         gpus = torch.cuda.device_count()
         cores = joblib.cpu_count()
-        self.slots = self.study.cells or gpus * self.study.cells_per_gpu or cores
-        self.threads = max(1, cores // self.slots)
+        self.number = self.settings.max_parallel or gpus * self.settings.per_gpu or cores
+        self.threads = max(1, cores // self.number)
         self.gpus = gpus
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(sources())
 
     @property
+    def slots(self) -> int:
+        return self.number
+
+    @property
+    def running(self) -> set[Cell]:
+        return {cell for cell, _ in self.busy.values()}
+
+    @property
     def free(self) -> list[int]:
         """The slots without a process."""
-        return [slot for slot in range(self.slots) if slot not in self.busy]
+        return [slot for slot in range(self.number) if slot not in self.busy]
 
     def start(self, cell: Cell) -> None:
-        """Carry out a cell in the first free slot."""
         slot = self.free[0]
         gpu = slot % self.gpus if self.gpus else None
-        limits = Limits(self.threads, gpu, self.study.memory)
+        limits = Limits(self.threads, gpu, self.settings.memory)
         # The process that all are forked from may stand elsewhere.
         args = (cell.overrides, Path.cwd(), cell.folder, limits)
         process = self.context.Process(target=run_cell, args=args)
@@ -72,7 +96,6 @@ class Workers:
         self.busy[slot] = (cell, process)
 
     def ended(self) -> Iterator[tuple[Cell, int]]:
-        """The cells whose process has ended since, with its exit code; a signal is negative."""
         for slot, (cell, process) in list(self.busy.items()):
             if process.exitcode is not None:
                 process.join()
@@ -80,7 +103,6 @@ class Workers:
                 yield cell, process.exitcode
 
     def stop(self) -> None:
-        """End all processes; their runs go on from their checkpoints another time."""
         for _, process in self.busy.values():
             process.terminate()
         for _, process in self.busy.values():
@@ -135,14 +157,3 @@ def visible_devices(gpu: int) -> str:
     """The GPU's name, if only some of the machine's are to be seen."""
     seen = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     return seen.split(",")[gpu] if seen else str(gpu)
-
-
-def explain_exit(exit_code: int) -> str:
-    """Explain an exit code in a sentence."""
-    if exit_code == LOST:
-        return "The process that the study's runs are forked from was killed."
-    if exit_code >= 0:
-        return f"The process ended with exit code {exit_code}."
-    name = signal.Signals(-exit_code).name
-    memory = " Perhaps the machine was out of memory." if name == "SIGKILL" else ""
-    return f"The process was killed by {name}.{memory}"
