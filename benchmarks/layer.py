@@ -36,9 +36,9 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from experiments.composed import CONF, composed
-from experiments.config import read
-from experiments.randomness import seed_everything
+from experiments.machine.randomness import seed_everything
+from experiments.settings.compose import CONF, composed
+from experiments.settings.config import read
 from variants.base import AdapterLayer, Progress, Variant, adapter_layers
 
 STEPS = 4  # of training, so that a layer is not at its start

@@ -17,10 +17,10 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.api import run
-from experiments.composed import composed
-from experiments.config import read
 from experiments.mini.tasks import SPLITS, ceiling
-from experiments.results import Result
+from experiments.results.result import Result
+from experiments.settings.compose import composed
+from experiments.settings.config import read
 
 VARIANTS = ["head_only", "lora", "dora", "full"]
 RATES = {"full": 6e-5}

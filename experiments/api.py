@@ -4,10 +4,10 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 
-from experiments.composed import composed
-from experiments.config import read
-from experiments.results import Origin, Result
-from experiments.runner import execute
+from experiments.results.result import Origin, Result
+from experiments.running.runner import execute
+from experiments.settings.compose import composed
+from experiments.settings.config import read
 
 
 def run(*overrides: str, out: str | Path | None = None) -> Result:

@@ -31,15 +31,15 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import logging as transformers_logging
 
 from experiments import gguf, hub
+from experiments.backbones.heads import READS, NoHead, PooledHead, initialise
 from experiments.backbones.language import next_token_loss
-from experiments.batches import IGNORED, Batch
-from experiments.engine import Engine
+from experiments.backbones.layers import PRECISIONS, CastLinear, store_matrices
+from experiments.data.batches import IGNORED, Batch
+from experiments.disk.files import check_regular, read_object
+from experiments.disk.userfolders import expanded
 from experiments.families.base import OUTPUT, family_of
-from experiments.files import check_regular, read_object
-from experiments.generation import language_model
-from experiments.heads import READS, NoHead, PooledHead, initialise
-from experiments.layers import PRECISIONS, CastLinear, store_matrices
-from experiments.userfolders import expanded
+from experiments.models.engine import Engine
+from experiments.models.generation import language_model
 from variants.base import at_least_float32
 
 # The sets of files that one tokenizer is made from: the fast one's, GPT-2's and RoBERTa's, BERT's.

@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from experiments.batches import Batch
-from experiments.code import shared_hash
-from experiments.epochs import Epochs, ends
-from experiments.files import append_line, flatten, write_lines, write_tensors
-from experiments.folders import SNAPSHOTS
-from experiments.job import PreparedRun
-from experiments.measure import Clock, Cost, peak
+from experiments.data.batches import Batch
+from experiments.disk.files import append_line, flatten, write_lines, write_tensors
+from experiments.disk.folders import SNAPSHOTS
+from experiments.results.code import shared_hash
+from experiments.running.epochs import Epochs, ends
+from experiments.running.job import PreparedRun
 from experiments.stored import checkpoint
-from experiments.training import State, TrainingListener
+from experiments.training.loop import State, TrainingListener
+from experiments.training.measure import Clock, Cost, peak
 from variants.base import adapter_layers, copy_exactly
 
 

@@ -28,11 +28,11 @@ from transformers import (
 )
 
 from experiments import measure
-from experiments.batches import Batch, encode
-from experiments.composed import composed
-from experiments.config import Run, read
+from experiments.data.batches import Batch, encode
 from experiments.mini.text import passages
 from experiments.models import Model
+from experiments.settings.compose import composed
+from experiments.settings.config import Run, read
 
 os.environ.setdefault("WANDB_MODE", "disabled")
 torch.set_num_threads(1)

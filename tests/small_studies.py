@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.sections import build
+from experiments.settings.sections import build
 from experiments.study.backends.local import Local
 from experiments.study.cells import Cell, Outcome
 from experiments.study.design import Study

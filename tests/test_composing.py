@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.composed import composed
-from experiments.identity import plain
-from experiments.sections import build
+from experiments.results.identity import plain
+from experiments.settings.compose import composed
+from experiments.settings.sections import build
 from experiments.study import composing
 from experiments.study.plan import Plan
 

@@ -12,15 +12,15 @@ from hydra.errors import CompactHydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.commandline import tell_new_name
-from experiments.composed import composed
-from experiments.config import Run, describe, read, restored
-from experiments.identity import cell_id, identity, plain
-from experiments.scalars import quoted
-from experiments.sections import schema
-from experiments.settings import Compute
+from experiments.data.tables import HubFiles
+from experiments.results.identity import cell_id, identity, plain
+from experiments.settings.commandline import tell_new_name
+from experiments.settings.compose import composed
+from experiments.settings.config import Run, describe, read, restored
+from experiments.settings.scalars import quoted
+from experiments.settings.sections import schema
+from experiments.settings.train import Compute
 from experiments.stored.roles import MOVED, ROLES, Role, as_before, regrouped, role_of
-from experiments.tasks.tables import HubFiles
 
 CONF = Path(__file__).parents[1] / "conf"
 # A study is a list of runs, and has tests of its own.
@@ -429,7 +429,7 @@ def test_names_of_runs_are_made_from_the_first_places_of_settings():
     config = plain(composed("compute.recompute_mlp=true"), resolve=True)
     before = as_before(identity(config))
     assert before["train"]["lean"] is True and "compute" not in before
-    assert before["train"]["_target_"] == "experiments.training.Train"
+    assert before["train"]["_target_"] == "experiments.training.loop.Train"
     assert regrouped(before)["compute"]["recompute_mlp"] is True
 
 

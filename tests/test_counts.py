@@ -10,9 +10,9 @@ import torch.nn as nn
 from conftest import VARIANTS
 from transformers import RobertaConfig, RobertaModel
 
-from experiments.composed import composed
-from experiments.job import prepare_run
-from experiments.sections import build
+from experiments.running.job import prepare_run
+from experiments.settings.compose import composed
+from experiments.settings.sections import build
 from experiments.study import match
 from variants.base import Variant
 

@@ -19,11 +19,11 @@ import pytest
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
-from experiments.composed import composed
-from experiments.config import read
 from experiments.recorder import Diverged, Recorder
-from experiments.results import read_result
-from experiments.runner import execute
+from experiments.results.result import read_result
+from experiments.running.runner import execute
+from experiments.settings.compose import composed
+from experiments.settings.config import read
 
 ROOT = Path(__file__).parents[1]
 SMALL = ("data.train=64", "data.dev=32", "train.epochs=1", "tracker.mode=disabled")

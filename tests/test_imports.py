@@ -22,7 +22,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "run": ("experiments",),
     "experiments": ("experiments", "variants.base", "variants.summary"),
     "variants": ("variants",),
-    "analysis": ("analysis", "experiments.files", "experiments.stored", "experiments.metrics"),
+    "analysis": ("analysis", "experiments.disk.files", "experiments.stored", "experiments.metrics"),
 }
 # The one part of the analysis that opens adapters, and what it would else write again.
 EXCEPTIONS: dict[str, tuple[str, ...]] = {
@@ -115,7 +115,8 @@ def test_variants_need_nothing_but_torch() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["experiments.study.__main__", "experiments.results", "experiments.composed"]
+    "module",
+    ["experiments.study.__main__", "experiments.results.result", "experiments.settings.compose"],
 )
 def test_who_looks_at_results_does_not_wait_for_what_trains(module: str) -> None:
     heavy = {"torch", "transformers", "pandas", "scipy"}

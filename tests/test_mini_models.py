@@ -18,13 +18,13 @@ from transformers import (
     RobertaForMaskedLM,
 )
 
-from experiments.composed import composed
-from experiments.config import read
 from experiments.mini import objectives, pretrain
 from experiments.mini.muon import Muon, orthogonal
 from experiments.mini.objectives import Objective, Recipe
 from experiments.mini.text import TELLING, passages
-from experiments.sections import build
+from experiments.settings.compose import composed
+from experiments.settings.config import read
+from experiments.settings.sections import build
 
 NAMES = list(pretrain.RECIPES)
 SHIPPED = {name: ROOT / "experiments/mini/weights" / name for name in NAMES}

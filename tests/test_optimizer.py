@@ -5,7 +5,7 @@ import torch
 import torch.nn as nn
 
 from experiments import optimizer
-from experiments.optimizer import FlatAdamW
+from experiments.training.optimizer import FlatAdamW
 
 
 def parameters() -> list[nn.Parameter]:

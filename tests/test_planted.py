@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.composed import composed
-from experiments.config import Run, read
 from experiments.mini import planted
 from experiments.mini.planted import Planted, Teacher, states, tokens
 from experiments.models import Loaded
-from experiments.runner import execute
+from experiments.running.runner import execute
+from experiments.settings.compose import composed
+from experiments.settings.config import Run, read
 
 Planter = Callable[..., Run]
 

@@ -14,17 +14,17 @@ from safetensors.torch import load_file
 from test_training import assert_equal_runs, killed_after
 
 from experiments import evaluation
-from experiments.composed import composed
-from experiments.config import Run, read
-from experiments.epochs import Epochs
-from experiments.job import prepare_run
-from experiments.protocol import Clean, carve, train_only
+from experiments.data.sources import Mini, Source
+from experiments.data.tables import Part
 from experiments.recorder import Diverged
-from experiments.results import Result, read_result
-from experiments.runner import execute
+from experiments.results.result import Result, read_result
+from experiments.running.epochs import Epochs
+from experiments.running.job import prepare_run
+from experiments.running.runner import execute
+from experiments.settings.compose import composed
+from experiments.settings.config import Run, read
+from experiments.settings.protocol import Clean, carve, train_only
 from experiments.tasks.base import Split
-from experiments.tasks.sources import Mini, Source
-from experiments.tasks.tables import Part
 
 ROOT = Path(__file__).parents[1]
 TASKS = sorted(path.stem for path in (ROOT / "conf/task").glob("*.yaml"))

@@ -17,11 +17,11 @@ from conftest import Answer
 from omegaconf import OmegaConf
 from small_studies import SMALL, Folders, asked, folders, grid, local, rate, study
 
-from experiments.composed import composed
-from experiments.config import read
-from experiments.locks import exclusive
-from experiments.results import read_result
-from experiments.sections import build
+from experiments.disk.locks import exclusive
+from experiments.results.result import read_result
+from experiments.settings.compose import composed
+from experiments.settings.config import read
+from experiments.settings.sections import build
 from experiments.stored.summary import TUNING_SEED
 from experiments.study import audit, match
 from experiments.study import plan as planning

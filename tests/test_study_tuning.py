@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from small_studies import SMALL, Folders, folders, grid, local, rate, study
 
-from experiments.composed import composed
-from experiments.results import read_result
+from experiments.results.result import read_result
+from experiments.settings.compose import composed
 from experiments.stored.summary import TUNING_SEED
 from experiments.study import race
 from experiments.study.cells import Cell

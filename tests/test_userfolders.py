@@ -19,10 +19,10 @@ from test_permissions import as_nobody, public  # noqa: F401 (a fixture)
 
 from experiments import hub
 from experiments.backbones import compiled, keeping, kernels
+from experiments.data.sources import Local
+from experiments.disk.userfolders import cache_folder, can_write, expanded, own_cache
 from experiments.models import Pretrained
-from experiments.tasks.sources import Local
-from experiments.tracking import Tracker
-from experiments.userfolders import cache_folder, can_write, expanded, own_cache
+from experiments.settings.tracking import Tracker
 
 SOURCE = "def double(x):\n    for i in range(len(x)):\n        x[i] *= 2\n"
 

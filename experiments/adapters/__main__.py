@@ -16,11 +16,11 @@ from experiments.adapters.loralib_format import read_loralib
 from experiments.adapters.merged import DTYPES, write_merged
 from experiments.adapters.peft_format import CONFIG, read_peft, write_peft
 from experiments.adapters.saved import ABOUT, Adapter, check_whole, on_base, read_adapter, write
-from experiments.composed import composed
-from experiments.files import atomic_folder
+from experiments.disk.files import atomic_folder
 from experiments.models import Pretrained
-from experiments.scalars import quoted
-from experiments.sections import build, describe_section
+from experiments.settings.compose import composed
+from experiments.settings.scalars import quoted
+from experiments.settings.sections import build, describe_section
 from experiments.stored.kinds import KIND, add_option
 from experiments.stored.shown import fail, plain, visible
 

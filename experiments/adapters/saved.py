@@ -14,13 +14,13 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from experiments.config import Run, restored
-from experiments.files import digest, read_tensors, write_tensors
-from experiments.layers import PRECISIONS, float_masters
+from experiments.backbones.layers import PRECISIONS, float_masters
+from experiments.disk.files import digest, read_tensors, write_tensors
 from experiments.models import Loaded, Pretrained, hash_files
-from experiments.provenance import package_versions
-from experiments.results import Result, read_result
-from experiments.sections import describe_section, restored_section
+from experiments.results.provenance import package_versions
+from experiments.results.result import Result, read_result
+from experiments.settings.config import Run, restored
+from experiments.settings.sections import describe_section, restored_section
 from experiments.stored import adapter as stored
 from experiments.stored import kinds
 from experiments.stored.adapter import HEAD

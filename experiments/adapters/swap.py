@@ -11,7 +11,7 @@ import torch
 import torch.nn as nn
 
 from experiments.adapters.saved import Adapter, check_base, check_whole, load_head, load_state
-from experiments.layers import float_masters
+from experiments.backbones.layers import float_masters
 from experiments.models import Model, Pretrained, assembled
 from variants.base import adapter_layers, replace_module
 

@@ -19,7 +19,7 @@ KIND, TARGET = "_kind_", "_target_"  # in files, and in conf/
 METHODS = "variant"  # the section whose kinds are named by file
 LINE = re.compile(rf"^\s*{TARGET}:\s*([\w.]+)\s*$", re.MULTILINE)
 # Where classes of earlier versions lie now.
-MOVED = {"experiments.training.Train": "experiments.settings.Train"}
+MOVED = {"experiments.training.loop.Train": "experiments.settings.train.Train"}
 FORMER = {new: old for old, new in MOVED.items()}
 
 Other = Callable[[str, str], type]  # the class for a section and a dotted path from elsewhere

@@ -8,9 +8,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.composed import composed
-from experiments.identity import plain, short_hash
-from experiments.scalars import quoted
+from experiments.results.identity import plain, short_hash
+from experiments.settings.compose import composed
+from experiments.settings.scalars import quoted
 from experiments.stored import kinds
 from experiments.stored.study import TRUST, classes
 from experiments.study.cells import Cell, Point

@@ -9,10 +9,10 @@ from typing import Any, cast
 from hydra.conf import HydraConf
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.composed import CONF
-from experiments.scalars import literal, quoted
-from experiments.sections import build, restored_section
-from experiments.sections import naming as naming_settings
+from experiments.settings.compose import CONF
+from experiments.settings.scalars import literal, quoted
+from experiments.settings.sections import build, restored_section
+from experiments.settings.sections import naming as naming_settings
 from experiments.stored import kinds
 from experiments.stored import study as stored
 from experiments.stored.roles import regrouped

@@ -6,7 +6,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from experiments.scalars import quoted
+from experiments.settings.scalars import quoted
 from experiments.stored.roles import MOVED, renamed
 
 SEARCHES = ("grid", "sample", "optuna")

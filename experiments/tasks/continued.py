@@ -16,15 +16,15 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from experiments import evaluation
-from experiments.batches import PromptedTexts, flat
-from experiments.evaluation import Evaluated
-from experiments.generation import Decoding, generate
+from experiments.data.batches import PromptedTexts, flat
+from experiments.data.tables import HubFiles, Table, check_unicode, near
+from experiments.machine.randomness import numpy_generator
 from experiments.metrics import nlg
 from experiments.metrics.base import TextMetric, find_text_metrics, names_of
 from experiments.models import LanguageModel, Loaded
-from experiments.randomness import numpy_generator
+from experiments.models.generation import Decoding, generate
+from experiments.running.evaluation import Evaluated
 from experiments.tasks.base import Data, Limits, Split, Task
-from experiments.tasks.tables import HubFiles, Table, check_unicode, near
 
 log = logging.getLogger(__name__)
 RESAMPLES = 1000

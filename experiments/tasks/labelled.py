@@ -11,9 +11,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from experiments import evaluation
-from experiments.batches import Encoded, encode
-from experiments.evaluation import Evaluated
+from experiments.data.batches import Encoded, encode
 from experiments.models import Loaded
+from experiments.running.evaluation import Evaluated
 from experiments.tasks.base import Limits, Split, Task
 
 

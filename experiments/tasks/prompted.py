@@ -14,12 +14,12 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from experiments import evaluation
-from experiments.evaluation import Evaluated
+from experiments.data.sources import Source
+from experiments.data.tables import Part, Table, check_unicode
 from experiments.models import Loaded
+from experiments.running.evaluation import Evaluated
 from experiments.tasks.base import Data, Limits, Split
 from experiments.tasks.continued import ContinuedTask, end_of, objects
-from experiments.tasks.sources import Source
-from experiments.tasks.tables import Part, Table, check_unicode
 
 
 @dataclass(frozen=True, kw_only=True)

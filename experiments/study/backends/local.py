@@ -18,7 +18,7 @@ from typing import cast
 import joblib
 import torch
 
-from experiments.files import open_to_append
+from experiments.disk.files import open_to_append
 from experiments.study.backends.base import Backend, Workers
 from experiments.study.cells import BEGIN, OUTPUT, Cell
 

@@ -1,0 +1,138 @@
+"""From Hydra's composed config to typed, frozen objects; no DictConfig goes past this file."""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, cast
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from experiments.data.sources import Source
+from experiments.models import Pretrained
+from experiments.results.result import title
+from experiments.settings.commandline import tell_new_name
+from experiments.settings.protocol import Protocol
+from experiments.settings.sections import (
+    build,
+    check_names,
+    describe_section,
+    naming,
+    plain,
+    restored_section,
+)
+from experiments.settings.tracking import Tracker
+from experiments.settings.train import Compute, Record, Train
+from experiments.stored import kinds
+from experiments.stored.roles import MOVED
+from experiments.tasks.base import Limits, Task
+from variants.base import Variant
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One run, completely: with the data and the weights, all that its result depends on."""
+
+    variant: Variant
+    task: Task
+    data: Source
+    model: Pretrained
+    train: Train
+    compute: Compute
+    record: Record
+    tracker: Tracker
+    protocol: Protocol
+    seed: int
+    start: str | None = None  # folder of a finished run, whose adapter this one begins with
+    paper: str | None = None  # the published setting this is, where it is one
+    part_of: list | None = None  # a study's name, the method, the stage, and the point's settings
+
+    def __post_init__(self) -> None:
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
+            raise ValueError(f"seed must be a whole number, got {self.seed!r}.")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed must lie in [0, 2^63), got {self.seed}.")
+        for field in fields(self):
+            value, kind = getattr(self, field.name), cast(type, field.type)
+            if not isinstance(value, kind):
+                name = getattr(kind, "__name__", str(kind))
+                raise ValueError(f"{field.name} must be of type {name}, got {value!r}.")
+        if self.variant.lr < 0:
+            raise ValueError(f"variant.lr must not be negative, got {self.variant.lr}.")
+        if self.train.prefix_cache and self.compute.engine != "packed":
+            raise ValueError(
+                f"train.prefix_cache needs compute.engine=packed, got '{self.compute.engine}'."
+            )
+
+    @property
+    def limits(self) -> Limits:
+        """The limits that evaluation keeps to."""
+        return Limits(self.train.max_length, self.compute.eval_batch_size)
+
+    @property
+    def label(self) -> dict[str, str]:
+        """The names a result is listed under; the data source is part of the task's."""
+        return {
+            "variant": type(self.variant).__module__.rpartition(".")[2],
+            "task": f"{self.data.name}/{self.task.name}",
+            "model": self.model.name,
+        }
+
+    @property
+    def title(self) -> str:
+        """The labels and the seed in one line."""
+        return title(self.label, self.seed)
+
+
+def read(cfg: DictConfig) -> Run:
+    """The typed run that a composed config describes.
+
+    Raises ValueError naming the wrong key or value and the near right one.
+    """
+    with naming():
+        cfg = with_moved_settings(cfg)
+        given = {str(key): cfg[key] for key in cfg if key not in ("hydra", "study", "backend")}
+    check_names("config", given, [f.name for f in fields(Run)])
+    built = {
+        key: build(key, node) if OmegaConf.is_dict(node) else plain(node)
+        for key, node in given.items()
+    }
+    optional = ("start", "paper", "part_of")
+    missing = [f.name for f in fields(Run) if f.name not in (*built, *optional)]
+    if missing:
+        raise ValueError(f"config has no '{missing[0]}'.")
+    return Run(**built)
+
+
+def with_moved_settings(cfg: DictConfig) -> DictConfig:
+    """A config with the settings that a file of the user's has in former places where they belong.
+
+    Says so of each.
+    """
+    for old, new in MOVED.items():
+        section, _, key = old.partition(".")
+        node = cfg.get(section)
+        if OmegaConf.is_dict(node) and key in node:
+            tell_new_name(old)
+            cfg = deepcopy(cfg)
+            OmegaConf.update(cfg, new, node._get_node(key), force_add=True)
+            with open_dict(cfg):
+                del cfg[section][key]
+    return cfg
+
+
+def describe(run: Run) -> dict[str, Any]:
+    """The run as plain data, from which `restored` makes an equal one."""
+    sections = {f.name: getattr(run, f.name) for f in fields(Run)}
+    return {name: describe_section(value) for name, value in sections.items()}
+
+
+def restored(config: Mapping[str, Any], other: kinds.Other = kinds.refuse) -> Run:
+    """The run that a file describes; text in it is text, and refers to nothing.
+
+    Raises ValueError naming the wrong key; `other` finds classes that are none of the project's.
+    """
+    check_names("config", config, [f.name for f in fields(Run)])
+    for field in fields(Run):
+        if field.name not in config and field.default is MISSING:
+            raise ValueError(f"config has no '{field.name}'.")
+    return Run(**{key: restored_section(key, value, other) for key, value in config.items()})

@@ -1,0 +1,118 @@
+"""From one section of a config, or of a file, to the object that it describes."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, fields, is_dataclass
+from difflib import get_close_matches
+from importlib import import_module
+from types import UnionType
+from typing import Any, get_args, get_origin
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from experiments.settings.scalars import literal, texts
+from experiments.stored import kinds
+from experiments.stored.kinds import KIND, TARGET
+from experiments.stored.typed import fit
+
+
+def build(section: str, node: DictConfig) -> Any:
+    """The object that `node._target_` names; that dataclass is the schema of names and types."""
+    if OmegaConf.is_missing(node, "_target_") or "_target_" not in node:
+        raise ValueError(f"{section} has no _target_, so it is not known what it is.")
+    with naming(section):
+        cls = schema(section, node._target_)
+        given = {str(key): node[key] for key in node if key != "_target_"}
+        check_names(section, given, [f.name for f in fields(cls)], cls.__name__)
+        check_lists(section, given, cls)
+        for field in fields(cls):
+            if field.name in given:
+                value = plain(given[field.name])
+                value = texts(f"{section}.{field.name}", field.type, value)
+                given[field.name] = literal(value)  # references in it are resolved by now
+        built = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), given))
+    for name, value in vars(built).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{section}.{name} must be a finite number, got {value}.")
+    return built
+
+
+def plain(value: Any) -> Any:
+    """A value of a config with lists and dictionaries of Python's."""
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+def schema(section: str, target: Any) -> Any:
+    """The dataclass that a dotted name stands for."""
+    module, _, name = str(target).rpartition(".")
+    try:
+        cls = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"{section}._target_ '{target}' is not to be had: {error}.") from None
+    if not (isinstance(cls, type) and is_dataclass(cls)):
+        raise ValueError(f"{section}._target_ must name a dataclass, got '{target}'.")
+    return cls
+
+
+@contextmanager
+def naming(section: str = "") -> Iterator[None]:
+    """Make an error of OmegaConf one sentence that begins with the key."""
+    try:
+        yield
+    except OmegaConfBaseException as error:
+        key = error.full_key or section
+        # The key is told from the top where a reference is broken, else from the section.
+        if section and key.partition(".")[0] != section:
+            key = f"{section}.{key}"
+        raise ValueError(f"{key}: {first_line(error)}.") from None
+
+
+def first_line(error: OmegaConfBaseException) -> str:
+    """Return the error message without the lines in which OmegaConf repeats the key."""
+    return (error.msg or str(error)).splitlines()[0].rstrip(".")
+
+
+def check_names(section: str, given: Iterable[str], known: list[str], owner: str = "It") -> None:
+    """Raise for a name that is not among the known ones, and suggest the nearest."""
+    for name in given:
+        if name not in known:
+            near = get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f" Did you mean '{near[0]}'?" if near else ""
+            raise ValueError(
+                f"{section} has no setting '{name}'.{hint} {owner} has: {', '.join(known)}."
+            )
+
+
+def check_lists(section: str, given: dict[str, Any], cls: Any) -> None:
+    """Raise for a single value where a list is due, which OmegaConf says in terms of its own."""
+    for field in fields(cls):
+        value = given.get(field.name)
+        kinds = get_args(field.type) if isinstance(field.type, UnionType) else [field.type]
+        if any(get_origin(kind) is list for kind in kinds) and isinstance(value, str | int | float):
+            raise ValueError(f"{section}.{field.name} must be a list such as [{value}].")
+
+
+def describe_section(value: Any) -> Any:
+    """A section with its kind, or a plain value as it is."""
+    if not hasattr(type(value), "__dataclass_fields__"):
+        return value
+    return {KIND: kinds.kind_of(kinds.path_of(type(value))), **kinds.with_kinds(asdict(value))}
+
+
+def restored_section(section: str, value: Any, other: kinds.Other = kinds.refuse) -> Any:
+    """The object that a file describes in one of its sections, or a plain value as it is."""
+    if not isinstance(value, Mapping):
+        return value
+    if KIND not in value and TARGET not in value:
+        raise ValueError(f"{section} has no {KIND}, so it is not known what it is.")
+    cls = kinds.class_of(section, value.get(KIND, value.get(TARGET)), other)
+    if not is_dataclass(cls):
+        raise ValueError(f"{section} must be of a kind with settings, got '{cls.__name__}'.")
+    rest = {
+        key: kinds.with_targets(key, item, other)
+        for key, item in value.items()
+        if key not in (KIND, TARGET)
+    }
+    return fit(rest, cls, section)
