@@ -14,9 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-import experiments.identity  # noqa: F401 (the resolver that names a run's folder)
-from experiments.commandline import add_overrides, sentence
-from experiments.scalars import as_written
+import experiments.results.identity  # noqa: F401 (the resolver that names a run's folder)
+from experiments.settings.commandline import add_overrides, sentence
+from experiments.settings.scalars import as_written
 
 # A further process of one run leaves the folder, the log and the screen to the first.
 SILENT = ["hydra/job_logging=none", "hydra/hydra_logging=none"]
@@ -29,12 +29,12 @@ ONE_LINE = (CompactHydraException, OSError, YAMLError, UnicodeDecodeError, Memor
 def main(cfg: DictConfig) -> float:
     """Run one cell and return its primary score, which is what a sweeper sees."""
     # Here and not above, so that --help and a mistyped name answer at once.
-    from experiments.config import read
-    from experiments.distributed import ALONE, launched, shutdown
-    from experiments.folders import kept_command
-    from experiments.recorder import Diverged
-    from experiments.results import Origin
-    from experiments.runner import execute
+    from experiments.disk.folders import kept_command
+    from experiments.machine.distributed import ALONE, launched, shutdown
+    from experiments.results.result import Origin
+    from experiments.running.recorder import Diverged
+    from experiments.running.runner import execute
+    from experiments.settings.config import read
 
     hydra_config = HydraConfig.get()
     if hydra_config.job.chdir:  # paths are told from where the command was typed all the same

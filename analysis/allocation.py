@@ -20,7 +20,7 @@ from rich.table import Table
 from analysis import figures
 from analysis.load import read
 from analysis.names import place
-from experiments.files import read_lines
+from experiments.disk.files import read_lines
 from experiments.stored.shown import fail, file_name, plain
 
 PLANTED = re.compile(r"^planted \w+ in (.+?); ")  # as the task says where its data are from

@@ -29,13 +29,13 @@ from transformers import (
 )
 
 from experiments.api import composed
-from experiments.config import Run, build, read
-from experiments.job import PreparedRun, prepare_run
-from experiments.probe import ProbeRun
-from experiments.processor import multiplying
-from experiments.randomness import seed_everything
+from experiments.machine.processor import multiplying
+from experiments.machine.randomness import seed_everything
+from experiments.running.job import PreparedRun, prepare_run
+from experiments.settings.config import Run, build, read
 from experiments.tasks.base import Data, Split
-from experiments.training import Stepper, TrainingListener
+from experiments.training.loop import Stepper, TrainingListener
+from experiments.training.probe import ProbeRun
 
 PADDING = (
     "Most of the gain over A is padding: A computes every text at 128 tokens. "

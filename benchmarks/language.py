@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers.loss.loss_utils import ForCausalLMLoss
 
 from experiments.backbones.language import next_token_loss
-from experiments.batches import IGNORED
+from experiments.data.batches import IGNORED
 
 Form = Callable[[Tensor, Tensor, Tensor], Tensor]
 

@@ -37,8 +37,8 @@ from rich.table import Table
 from torch import Tensor
 
 from experiments.api import CONF, composed
-from experiments.config import read
-from experiments.randomness import seed_everything
+from experiments.machine.randomness import seed_everything
+from experiments.settings.config import read
 from variants.base import AdapterLayer, Progress, Variant, adapter_layers
 
 STEPS = 4  # of training, so that a layer is not at its start

@@ -31,7 +31,7 @@ from common import Ours
 from peers import Stepping
 from torch import Tensor
 
-from experiments.measure import MIB, read_peak, reset_peak
+from experiments.training.measure import MIB, read_peak, reset_peak
 
 COUNTED = 5  # steps whose saved tensors are counted
 

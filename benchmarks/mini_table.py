@@ -17,9 +17,9 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.api import composed, run
-from experiments.config import read
 from experiments.mini.tasks import SPLITS, ceiling
-from experiments.results import Result
+from experiments.results.result import Result
+from experiments.settings.config import read
 
 VARIANTS = ["head_only", "lora", "dora", "full"]
 RATES = {"full": 6e-5}

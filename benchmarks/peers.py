@@ -28,11 +28,11 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from experiments.adapters.peft_format import saved_modules
-from experiments.batches import Batch, Encoded
-from experiments.config import Run
+from experiments.data.batches import Batch, Encoded
 from experiments.families.base import family_of
-from experiments.job import PreparedRun
-from experiments.training import Plan
+from experiments.running.job import PreparedRun
+from experiments.settings.config import Run
+from experiments.training.loop import Plan
 
 RUN_GLUE = 128  # max_seq_length, to which run_glue pads
 

@@ -22,8 +22,8 @@ from rich.table import Table
 from analysis.allocation import Allocation, matrix_figures
 from analysis.names import place
 from experiments.api import composed, run
-from experiments.config import read
-from experiments.results import Result
+from experiments.results.result import Result
+from experiments.settings.config import read
 
 FIGURE = Path("outputs/planted.png")
 # For each choice of targets: AdaLoRA's mean rank at the end, so that its budget is the true rank.

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from experiments.files import write_record
+from experiments.disk.files import write_record
 from experiments.stored import result as stored
 
 ROOT = Path(__file__).parents[1]

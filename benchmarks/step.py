@@ -27,13 +27,13 @@ from peers import Stepping, plain_name
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from experiments.config import Run
+from experiments.backbones.heads import as_in_transformers
+from experiments.backbones.layers import PRECISIONS
 from experiments.families.base import family_of
-from experiments.heads import as_in_transformers
-from experiments.job import PreparedRun
-from experiments.layers import PRECISIONS
-from experiments.processor import multiplying
-from experiments.training import TrainingListener
+from experiments.machine.processor import multiplying
+from experiments.running.job import PreparedRun
+from experiments.settings.config import Run
+from experiments.training.loop import TrainingListener
 
 WARM_UP = 2
 AGAIN = "again"  # the first one once more

@@ -26,10 +26,10 @@ import torch
 from peers import PEERS, Collate, Loop, pad_of, rows_of, trainer_of
 from torch import Tensor
 
-from experiments.config import Run
-from experiments.job import FIXED, subset
-from experiments.models import read_tokenizer
-from experiments.training import Plan
+from experiments.models.pretrained import read_tokenizer
+from experiments.running.job import FIXED, subset
+from experiments.settings.config import Run
+from experiments.training.loop import Plan
 
 ROOT = Path(__file__).parents[1]
 AGAIN = "again"  # the first of ours once more

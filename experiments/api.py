@@ -10,10 +10,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.version import VersionBase
 from omegaconf import DictConfig
 
-from experiments.config import read
-from experiments.results import Origin, Result
-from experiments.runner import execute
-from experiments.scalars import as_written
+from experiments.results.result import Origin, Result
+from experiments.running.runner import execute
+from experiments.settings.config import read
+from experiments.settings.scalars import as_written
 
 CONF = Path(__file__).parents[1] / "conf"
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import pandas as pd
 
 from experiments.adapters.saved import Trained, restore
-from experiments.processor import multiplying
+from experiments.data.tables import Part, Table, read_table
+from experiments.machine.processor import multiplying
 from experiments.stored.kinds import add_option
 from experiments.stored.shown import fail, no_formula, visible
 from experiments.tasks.base import Task
-from experiments.tasks.tables import Part, Table, read_table
 
 
 def predict(trained: Trained, texts: list[tuple[str, ...]]) -> pd.DataFrame:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from experiments.config import build
+from experiments.settings.config import build
 from experiments.study.cells import Cell, Outcome
 from experiments.study.design import Study
 

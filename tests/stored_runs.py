@@ -37,7 +37,7 @@ RESULT: dict[str, Any] = {
         "task": {"name": "sst2"},
         "data": {"dir": "data"},
         "model": {"name": "minilm", "path": "minilm"},
-        "protocol": {"_target_": "experiments.protocol.Clean", "stage": "test", "seed": 0},
+        "protocol": {"_target_": "experiments.settings.protocol.Clean", "stage": "test", "seed": 0},
         "tracker": {"group": None, "tags": []},
         "start": None,
     },

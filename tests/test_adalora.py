@@ -194,7 +194,7 @@ def test_the_scale_is_that_of_the_first_rank_to_the_end() -> None:
 
 
 def test_the_final_ranks_add_up_to_the_target(tiny_run: Callable, tmp_path) -> None:
-    from experiments.runner import execute
+    from experiments.running.runner import execute
 
     run = tiny_run("adalora", "train.epochs=10", "variant.interval=2", "train.log_every=5")
     result = execute(run, tmp_path)
@@ -247,7 +247,7 @@ def test_a_pruned_triplet_keeps_its_rows_and_lives_again_between_two_allocations
 def test_telemetry_between_two_allocations_is_what_the_last_one_kept(
     tiny_run: Callable, tmp_path
 ) -> None:
-    from experiments.runner import execute
+    from experiments.running.runner import execute
 
     run = tiny_run(
         "adalora", "train.epochs=10", "variant.interval=4", "train.log_every=1", "variant.lr=0.01"

@@ -20,15 +20,15 @@ from experiments.adapters import __main__ as command
 from experiments.adapters import saved
 from experiments.adapters.merged import write_merged
 from experiments.adapters.swap import Switch
-from experiments.models import Loaded
-from experiments.runner import execute
+from experiments.models.pretrained import Loaded
+from experiments.running.runner import execute
 
 IN_A_NEW_PROCESS = """
 import sys
 from pathlib import Path
 from safetensors.torch import load_file, save_file
 from experiments.adapters.saved import load, read_adapter
-from experiments.batches import Batch
+from experiments.data.batches import Batch
 import torch, transformers
 torch.set_num_threads(1)
 root = Path(sys.argv[1])

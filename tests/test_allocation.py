@@ -9,7 +9,7 @@ import pytest
 
 from analysis import allocation
 from analysis.allocation import Allocation
-from experiments.runner import execute
+from experiments.running.runner import execute
 
 PLANTED = ("task=planted", "variant.targets=[query,value]", "train.epochs=10", "variant.lr=0.02")
 Runs = dict[str, tuple[Path, set[str]]]

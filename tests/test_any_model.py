@@ -13,10 +13,10 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 from experiments.adapters import saved
 from experiments.adapters.merged import write_merged
 from experiments.api import composed
-from experiments.config import read
+from experiments.backbones.heads import READS
 from experiments.families.base import family_of
-from experiments.heads import READS
-from experiments.runner import execute
+from experiments.running.runner import execute
+from experiments.settings.config import read
 
 FEW = (
     "data.train=32", "data.dev=16", "train.epochs=1", "train.batch_size=16", "train.device=cpu",

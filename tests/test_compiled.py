@@ -20,11 +20,11 @@ from experiments.backbones import compiled, kernels
 from experiments.backbones.kernels import attention, compiled_norm, compiled_norm_backward, mask
 from experiments.backbones.language import compiled_cross_entropy, cross_entropy
 from experiments.backbones.stream import lay_out
-from experiments.config import Run
-from experiments.engine import Engine
-from experiments.job import prepare_run
-from experiments.processor import batch_multiple
-from experiments.training import Stepper, TrainingListener
+from experiments.machine.processor import batch_multiple
+from experiments.models.engine import Engine
+from experiments.running.job import prepare_run
+from experiments.settings.config import Run
+from experiments.training.loop import Stepper, TrainingListener
 
 CPU = torch.device("cpu")
 TYPES = [torch.float64, torch.float32, torch.bfloat16]
@@ -286,6 +286,6 @@ def test_only_products_that_keep_code_for_every_shape_get_few(
     assert batch_multiple(CPU, "fp32") == batch_multiple(torch.device("cuda"), "bf16") == 1
     for native, multiple in (("native", 16), ("float32", 1)):
         monkeypatch.setattr(
-            "experiments.processor.bfloat16_products", lambda device, native=native: native
+            "experiments.machine.processor.bfloat16_products", lambda device, native=native: native
         )
         assert batch_multiple(CPU, "bf16") == multiple

@@ -8,8 +8,8 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.api import composed
-from experiments.config import build
-from experiments.identity import plain
+from experiments.results.identity import plain
+from experiments.settings.config import build
 from experiments.study import composing
 from experiments.study.plan import Plan
 

@@ -13,11 +13,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.api import composed
-from experiments.config import Run, describe, read, restored, schema
-from experiments.identity import NOT_IDENTITY, cell_id, identity, plain
-from experiments.scalars import quoted
-from experiments.tasks.tables import HubFiles
-from experiments.training import Train
+from experiments.data.tables import HubFiles
+from experiments.results.identity import NOT_IDENTITY, cell_id, identity, plain
+from experiments.settings.config import Run, describe, read, restored, schema
+from experiments.settings.scalars import quoted
+from experiments.training.loop import Train
 
 CONF = Path(__file__).parents[1] / "conf"
 # A study is a list of runs, and has tests of its own.

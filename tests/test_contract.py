@@ -12,11 +12,11 @@ import torch.nn as nn
 import torch.nn.functional as F
 from conftest import VARIANTS, Case
 
-from experiments.engine import Engine
-from experiments.job import prepare_run
-from experiments.layers import float_masters
-from experiments.probe import ProbeRun
-from experiments.randomness import seed_everything
+from experiments.backbones.layers import float_masters
+from experiments.machine.randomness import seed_everything
+from experiments.models.engine import Engine
+from experiments.running.job import prepare_run
+from experiments.training.probe import ProbeRun
 from variants.base import (
     AdapterLayer,
     Progress,

@@ -11,8 +11,8 @@ from conftest import VARIANTS
 from transformers import RobertaConfig, RobertaModel
 
 from experiments.api import composed
-from experiments.config import build
-from experiments.job import prepare_run
+from experiments.running.job import prepare_run
+from experiments.settings.config import build
 from experiments.study import match
 from variants.base import Variant
 

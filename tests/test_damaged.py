@@ -15,11 +15,11 @@ from safetensors.torch import load_file, save_file
 from experiments.adapters import saved
 from experiments.adapters.swap import Switch
 from experiments.api import composed
-from experiments.config import read
-from experiments.files import CHECKSUM
-from experiments.recorder import Recorder
-from experiments.results import read_result
-from experiments.runner import execute
+from experiments.disk.files import CHECKSUM
+from experiments.results.result import read_result
+from experiments.running.recorder import Recorder
+from experiments.running.runner import execute
+from experiments.settings.config import read
 
 SMALL = ("data.train=64", "data.dev=32", "train.epochs=3", "train.batch_size=16",
          "tracker.mode=disabled", "train.log_every=1", "train.checkpoint_every=0")  # fmt: skip

@@ -19,9 +19,8 @@ from conftest import QUICK, ROOT
 from safetensors.torch import load_file, save_file
 
 from experiments.api import composed
-from experiments.batches import Batches
-from experiments.config import Run, read
-from experiments.distributed import (
+from experiments.data.batches import Batches
+from experiments.machine.distributed import (
     ALONE,
     World,
     init_process_group,
@@ -29,9 +28,10 @@ from experiments.distributed import (
     local_device,
     shutdown,
 )
-from experiments.job import PreparedRun, prepare_run
-from experiments.recorder import Diverged, Recorder
-from experiments.runner import execute, prepare, train
+from experiments.running.job import PreparedRun, prepare_run
+from experiments.running.recorder import Diverged, Recorder
+from experiments.running.runner import execute, prepare, train
+from experiments.settings.config import Run, read
 
 # 33 examples in batches of 16: the last one of an epoch leaves nothing for a second process.
 SMALL = (*QUICK, "train.examples=33", "train.batch_size=16", "train.log_every=1", "train.epochs=2")
@@ -129,7 +129,7 @@ def in_two(work: Callable[..., None], *args: Any) -> list[int | None]:
     """The exit codes of two processes that do this as one run."""
     # As torchrun starts them, without the seconds that importing takes each of them.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["experiments.runner", "experiments.api"])
+    context.set_forkserver_preload(["experiments.running.runner", "experiments.api"])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

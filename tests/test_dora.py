@@ -192,8 +192,8 @@ def test_a_norm_from_inference_can_be_used_in_training() -> None:
 def test_the_parts_of_a_batch_and_an_evaluation_need_one_norm(
     tiny_run: Callable, counted: list[DoRALayer]
 ) -> None:
-    from experiments.job import prepare_run
-    from experiments.training import TrainingListener, fit
+    from experiments.running.job import prepare_run
+    from experiments.training.loop import TrainingListener, fit
 
     run = tiny_run("dora", "train.epochs=1", "train.batch_size=16", "train.accumulate=4")
     job = prepare_run(run, run.task.load(run.data))

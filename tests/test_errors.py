@@ -20,10 +20,10 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
 from experiments.api import composed
-from experiments.config import read
-from experiments.recorder import Diverged, Recorder
-from experiments.results import read_result
-from experiments.runner import execute
+from experiments.results.result import read_result
+from experiments.running.recorder import Diverged, Recorder
+from experiments.running.runner import execute
+from experiments.settings.config import read
 
 ROOT = Path(__file__).parents[1]
 SMALL = ("data.train=64", "data.dev=32", "train.epochs=1", "tracker.mode=disabled")

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
-from experiments.batches import Batch
-from experiments.engine import Engine
+from experiments.data.batches import Batch
 from experiments.families.base import EVERYTHING_ELSE, families, family_of
+from experiments.models.engine import Engine
 from variants.base import adapter_layers
 from variants.lora import LoRA
 

@@ -17,7 +17,7 @@ from stored_runs import store
 from analysis.report import material
 from experiments.adapters import peft_format
 from experiments.adapters.saved import read_adapter
-from experiments.files import read_tensors, write_tensors
+from experiments.disk.files import read_tensors, write_tensors
 from experiments.stored import adapter, result, study, summary
 
 FUZZ = settings(

@@ -17,7 +17,7 @@ from analysis.matrices import Change
 from analysis.names import place
 from experiments.adapters.peft_format import write_peft
 from experiments.adapters.saved import read_adapter, restore
-from experiments.runner import execute
+from experiments.running.runner import execute
 from variants.base import adapter_layers
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "loralib"

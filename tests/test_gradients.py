@@ -8,8 +8,8 @@ from peft_oracle import adapted, base
 from torch import Tensor
 from torch.testing import assert_close
 
-from experiments.job import prepare_run
-from experiments.probe import ProbeRun
+from experiments.running.job import prepare_run
+from experiments.training.probe import ProbeRun
 from variants.layerwise import layers_of
 from variants.lora import LoRALayer
 from variants.lora_ga import LoRAGA, chosen

@@ -16,9 +16,9 @@ from analysis import load as loading
 from experiments import predict
 from experiments.adapters import __main__ as adapters
 from experiments.api import composed
-from experiments.config import read
-from experiments.files import CHECKSUM
-from experiments.runner import execute
+from experiments.disk.files import CHECKSUM
+from experiments.running.runner import execute
+from experiments.settings.config import read
 from experiments.stored import kinds
 from experiments.study import __main__ as study
 from experiments.study.command import restore_plan

@@ -22,7 +22,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "run": ("experiments",),
     "experiments": ("experiments", "variants.base", "variants.summary"),
     "variants": ("variants",),
-    "analysis": ("analysis", "experiments.files", "experiments.stored", "experiments.metrics"),
+    "analysis": ("analysis", "experiments.disk.files", "experiments.stored", "experiments.metrics"),
 }
 # The one part of the analysis that opens adapters, and what it would else write again.
 EXCEPTIONS: dict[str, tuple[str, ...]] = {

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from experiments.adapters import saved
-from experiments.job import prepare_run
-from experiments.probe import ProbeRun
-from experiments.runner import execute
+from experiments.running.job import prepare_run
+from experiments.running.runner import execute
+from experiments.training.probe import ProbeRun
 from variants.activations import Moments, input_moments
 from variants.corda import CorDA
 from variants.eva import EVA, directions, distribute, resize

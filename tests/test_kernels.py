@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from experiments.layers import CastLinear
+from experiments.backbones.layers import CastLinear
 from variants import base, dora, kernels
 from variants.dora import DoRALayer
 from variants.kernels import can_merge, merged_linear, merging_pays, side_product

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from experiments.adapters.merged import in_transformers
-from experiments.batches import IGNORED, Batch
+from experiments.data.batches import IGNORED, Batch
 from experiments.families.base import OUTPUT
-from experiments.models import LanguageModel, Pretrained
+from experiments.models.pretrained import LanguageModel, Pretrained
 from variants.full import Full
 
 LLAMA = {

@@ -17,8 +17,8 @@ from scipy import stats
 from analysis.ledger import compare, shown
 from analysis.load import load
 from analysis.papers import PUBLISHED, published
-from experiments.config import Run
-from experiments.runner import execute
+from experiments.running.runner import execute
+from experiments.settings.config import Run
 
 PRINTED = published()
 FILES = sorted(path.stem for path in PUBLISHED.glob("*.yaml"))

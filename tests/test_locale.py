@@ -14,9 +14,9 @@ from conftest import ROOT
 from hydra.core.hydra_config import HydraConfig
 
 from experiments import api
-from experiments.folders import LOG, kept_command
+from experiments.data.tables import Table, check_unicode
+from experiments.disk.folders import LOG, kept_command
 from experiments.tasks.continued import check_texts
-from experiments.tasks.tables import Table, check_unicode
 
 ROOMS = ("experiments", "variants", "analysis", "benchmarks")
 # In the locale C without Python's own help, whose encoding is ASCII: what opens a file without

@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from experiments.adapters.saved import restore
-from experiments.config import Run
-from experiments.job import prepare_run
-from experiments.probe import ProbeRun, strata
-from experiments.runner import execute
+from experiments.running.job import prepare_run
+from experiments.running.runner import execute
+from experiments.settings.config import Run
+from experiments.training.probe import ProbeRun, strata
 from variants.base import Variant
 from variants.lora import LoRALayer
 from variants.lora_drop import lora_layers, measure_importance, share_factors, smallest_cover

@@ -148,8 +148,8 @@ def test_the_plain_algorithm_leaves_the_gradient_alone() -> None:
 
 @pytest.mark.parametrize("corrected", ["true", "false"])
 def test_a_stays_as_drawn_and_is_saved(tiny_run: Callable, tmp_path, corrected: str) -> None:
-    from experiments.job import prepare_run
-    from experiments.training import TrainingListener, fit
+    from experiments.running.job import prepare_run
+    from experiments.training.loop import TrainingListener, fit
 
     run = tiny_run("lora_fa", f"variant.corrected={corrected}")
     job = prepare_run(run, run.task.load(run.data))

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn as nn
 
-from experiments.job import prepare_run
-from experiments.training import build_optimizer, build_schedule
+from experiments.running.job import prepare_run
+from experiments.training.loop import build_optimizer, build_schedule
 from variants.base import adapter_layers
 from variants.lora_plus import LoRAPlus
 
@@ -49,7 +49,7 @@ def test_a_wrong_factor_or_ratio_is_an_error() -> None:
 
 
 def test_a_ratio_of_one_trains_as_lora(tiny_run: Callable) -> None:
-    from experiments.training import TrainingListener, fit
+    from experiments.training.loop import TrainingListener, fit
 
     results = []
     for variant, extra in (("lora", []), ("lora_plus", ["variant.ratio=1.0", "variant.zero=B"])):

@@ -10,10 +10,17 @@ import pytest
 import torch
 from conftest import VARIANTS
 
-from experiments.config import Run
-from experiments.job import prepare_run
-from experiments.measure import Clock, Cost, count_flops, count_parameters, latency, measure
-from experiments.runner import execute
+from experiments.running.job import prepare_run
+from experiments.running.runner import execute
+from experiments.settings.config import Run
+from experiments.training.measure import (
+    Clock,
+    Cost,
+    count_flops,
+    count_parameters,
+    latency,
+    measure,
+)
 from variants.base import adapter_layers, replace_linears, target_linears
 from variants.bitfit import BitFit
 from variants.full import Full

@@ -19,11 +19,11 @@ from transformers import (
 )
 
 from experiments.api import composed
-from experiments.config import build, read
 from experiments.mini import objectives, pretrain
 from experiments.mini.muon import Muon, orthogonal
 from experiments.mini.objectives import Objective, Recipe
 from experiments.mini.text import TELLING, passages
+from experiments.settings.config import build, read
 
 NAMES = list(pretrain.RECIPES)
 SHIPPED = {name: ROOT / "experiments/mini/weights" / name for name in NAMES}

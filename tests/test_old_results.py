@@ -7,8 +7,8 @@ import pytest
 from conftest import ROOT
 
 from experiments.api import composed
-from experiments.config import describe, read
-from experiments.identity import identity, plain, short_hash
+from experiments.results.identity import identity, plain, short_hash
+from experiments.settings.config import describe, read
 from experiments.stored import result as stored
 
 PUBLISHED = ROOT / "results" / "minilm_glue"

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn as nn
 
-from experiments import optimizer
-from experiments.optimizer import FlatAdamW
+from experiments.training import optimizer
+from experiments.training.optimizer import FlatAdamW
 
 
 def parameters() -> list[nn.Parameter]:

@@ -8,11 +8,11 @@ import pytest
 import torch
 from transformers import RobertaForSequenceClassification, get_scheduler
 
-from experiments.batches import Batches, encode
-from experiments.layers import float_masters
-from experiments.models import Model
-from experiments.randomness import seed_everything
-from experiments.training import Plan, TrainingListener, fit
+from experiments.backbones.layers import float_masters
+from experiments.data.batches import Batches, encode
+from experiments.machine.randomness import seed_everything
+from experiments.models.pretrained import Model
+from experiments.training.loop import Plan, TrainingListener, fit
 from variants.base import adapter_layers
 
 STEPS = 50

@@ -18,10 +18,10 @@ from safetensors.torch import save_file
 from experiments.adapters import saved
 from experiments.adapters.merged import write_merged
 from experiments.adapters.peft_format import write_peft
-from experiments.config import Run
-from experiments.files import atomic_folder, read_tensors, write_json, write_tensors
-from experiments.runner import execute
-from experiments.tracking import Tracker
+from experiments.disk.files import atomic_folder, read_tensors, write_json, write_tensors
+from experiments.running.runner import execute
+from experiments.settings.config import Run
+from experiments.settings.tracking import Tracker
 
 SMALL = ["data.train=64", "data.dev=32", "train.epochs=1", "tracker.mode=disabled"]
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from experiments.api import composed
-from experiments.config import Run, read
 from experiments.mini import planted
 from experiments.mini.planted import Planted, Teacher, states, tokens
-from experiments.models import Loaded
-from experiments.runner import execute
+from experiments.models.pretrained import Loaded
+from experiments.running.runner import execute
+from experiments.settings.config import Run, read
 
 Planter = Callable[..., Run]
 

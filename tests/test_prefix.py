@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments.config import Run
-from experiments.job import PreparedRun, prepare_run
-from experiments.prefix import with_prefix
-from experiments.runner import execute
-from experiments.training import TrainingListener, fit
-from experiments.userfolders import own_cache
+from experiments.disk.userfolders import own_cache
+from experiments.running.job import PreparedRun, prepare_run
+from experiments.running.runner import execute
+from experiments.settings.config import Run
+from experiments.training.loop import TrainingListener, fit
+from experiments.training.prefix import with_prefix
 
 UPPER = ("model.dropout=0.0", "variant.targets=[layer.1.attention.self.query]")
 

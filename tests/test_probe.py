@@ -8,9 +8,9 @@ import pytest
 import torch
 from test_contract import FAMILIES
 
-from experiments.job import PreparedRun, prepare_run
-from experiments.probe import ProbeRun
-from experiments.randomness import seed_everything
+from experiments.machine.randomness import seed_everything
+from experiments.running.job import PreparedRun, prepare_run
+from experiments.training.probe import ProbeRun
 from variants.base import adapter_layers
 
 

@@ -15,11 +15,11 @@ from conftest import ROOT, Answer
 from omegaconf import OmegaConf
 
 from experiments.api import composed
-from experiments.config import build, read
-from experiments.files import STALE, atomic_folder, atomic_write, write_record
-from experiments.locks import Busy, exclusive, holder
-from experiments.results import LEFTOVERS, Result, read_result
-from experiments.runner import execute
+from experiments.disk.files import STALE, atomic_folder, atomic_write, write_record
+from experiments.disk.locks import Busy, exclusive, holder
+from experiments.results.result import LEFTOVERS, Result, read_result
+from experiments.running.runner import execute
+from experiments.settings.config import build, read
 from experiments.study import conduct as conducting
 from experiments.study.cells import Cell, last_words
 from experiments.study.conduct import Conductor, conduct
@@ -126,7 +126,7 @@ def test_what_a_finished_run_left_is_tidied_by_the_next_reader(
         raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr("experiments.results.tidy", killed)
+        patch.setattr("experiments.results.result.tidy", killed)
         execute(run, cell.folder)
     (cell.folder / "best-0000002.safetensors").write_text("state")
     (cell.folder / ".checkpoint.safetensors.0123.unfinished").write_text("half")
@@ -360,9 +360,9 @@ def test_a_disk_error_of_the_first_files_is_one_line(
     if call == "mkdir":
         monkeypatch.setattr(Path, "mkdir", full)
     elif call == "log":
-        monkeypatch.setattr("experiments.folders.open_to_append", full)
+        monkeypatch.setattr("experiments.disk.folders.open_to_append", full)
     else:
-        monkeypatch.setattr("experiments.folders.atomic_write", full)
+        monkeypatch.setattr("experiments.disk.folders.atomic_write", full)
     answer = shell(*SMALL)
     assert answer.code == 1 and "Traceback" not in answer.err
     assert answer.said == "outputs could not be written: No space left on device."

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments import processor
-from experiments.config import Run
-from experiments.processor import ByFloat32, choice, fastest, threads_for
-from experiments.runner import execute
+from experiments.machine import processor
+from experiments.machine.processor import ByFloat32, choice, fastest, threads_for
+from experiments.running.runner import execute
+from experiments.settings.config import Run
 
 
 @pytest.mark.parametrize(
@@ -33,10 +33,10 @@ def test_trying_leaves_the_setting_as_it_was() -> None:
 def test_a_run_uses_and_records_what_was_found(
     tiny_run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("experiments.job.fastest", lambda width: "medium")
+    monkeypatch.setattr("experiments.running.job.fastest", lambda width: "medium")
     seen = []
     monkeypatch.setattr(
-        "experiments.optimizer.FlatAdamW.gather",
+        "experiments.training.optimizer.FlatAdamW.gather",
         lambda self: seen.append(torch.get_float32_matmul_precision()),
     )
     result = execute(tiny_run("lora", "train.epochs=0.2"), tmp_path / "a")
@@ -51,12 +51,12 @@ def test_a_restart_keeps_the_way_it_began_with(
     tiny_run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tiny_run("lora", "train.checkpoint_every=0", "train.log_every=1")
-    monkeypatch.setattr("experiments.job.fastest", lambda width: "medium")
+    monkeypatch.setattr("experiments.running.job.fastest", lambda width: "medium")
 
     class Killed(BaseException):
         pass
 
-    from experiments.recorder import Recorder
+    from experiments.running.recorder import Recorder
 
     save = Recorder.save
 
@@ -68,7 +68,7 @@ def test_a_restart_keeps_the_way_it_began_with(
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(Recorder, "save", killed)
         execute(run, tmp_path)
-    monkeypatch.setattr("experiments.job.fastest", lambda width: "highest")
+    monkeypatch.setattr("experiments.running.job.fastest", lambda width: "highest")
     assert execute(run, tmp_path).provenance["float32_products"] == "medium"
     assert torch.get_float32_matmul_precision() == processor.DEFAULT
 

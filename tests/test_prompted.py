@@ -12,11 +12,11 @@ import torch
 from transformers import AutoTokenizer
 
 from experiments.api import composed
-from experiments.batches import IGNORED
-from experiments.config import Run, read
-from experiments.runner import execute
+from experiments.data.batches import IGNORED
+from experiments.data.tables import Table
+from experiments.running.runner import execute
+from experiments.settings.config import Run, read
 from experiments.tasks.prompted import PromptedTask
-from experiments.tasks.tables import Table
 
 TASKS = ("gsm8k", "commonsense", "instruct", "summary")
 ROWS: dict[str, list[dict[str, Any]]] = {

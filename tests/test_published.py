@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT
 from omegaconf import OmegaConf
 
-from experiments.identity import identity, short_hash
+from experiments.results.identity import identity, short_hash
 from experiments.stored.places import masked, masked_path, masked_text, paths_in, without_release
 from experiments.study import __main__ as command
 from experiments.study.command import begin, restore_plan

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from analysis.load import load, results
 from experiments.adapters import saved
-from experiments.runner import execute
+from experiments.running.runner import execute
 from experiments.study.audit import facts, remarks
 from variants.dora import DoRA, DoRALayer
 from variants.loftq import LoftQ

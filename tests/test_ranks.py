@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from peft_oracle import adapted, base
 from torch.testing import assert_close
 
-from experiments.job import prepare_run
-from experiments.training import TrainingListener, fit
+from experiments.running.job import prepare_run
+from experiments.training.loop import TrainingListener, fit
 from variants.base import Progress
 from variants.dylora import DyLoRA, DyLoRALayer
 from variants.layerwise import layers_of

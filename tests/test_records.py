@@ -10,7 +10,7 @@ import pytest
 from stored_runs import store
 
 from analysis.report import material
-from experiments.commandline import sentence
+from experiments.settings.commandline import sentence
 from experiments.stored import result, summary
 from experiments.study import summary as studies
 

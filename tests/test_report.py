@@ -26,9 +26,9 @@ from analysis.report.page import Report
 from analysis.report.tuning import curves
 from analysis.statistics import Outcome, Verdicts
 from analysis.task_scores import score_table
-from experiments.config import Run
 from experiments.metrics.base import find_text_metrics
-from experiments.runner import execute
+from experiments.running.runner import execute
+from experiments.settings.config import Run
 
 QUICK = Rule()
 METHODS = {"vera": 0.8, "lora": 0.86, "dora": 0.865, "full": 0.93}
@@ -405,7 +405,7 @@ def test_a_run_that_its_study_no_longer_lists_is_not_compared(folder: Path, tmp_
 
 
 def test_trials_under_the_papers_protocol_are_known_by_list_or_seed(tmp_path: Path) -> None:
-    paper = {"protocol": {"_target_": "experiments.protocol.Paper", "stage": None}}
+    paper = {"protocol": {"_target_": "experiments.settings.protocol.Paper", "stage": None}}
     tracker = {"tracker": {"group": "running", "tags": ["paper", "sst2", "lora"]}}
     store(tmp_path, "lora", 1000, right(0.8), config=paper | tracker)
     store(tmp_path, "lora", 0, right(0.8), config=paper | tracker)

@@ -10,9 +10,9 @@ from peft.optimizers import create_riemannian_optimizer
 from peft_oracle import adapted, base, in_peft
 from torch.testing import assert_close
 
-from experiments.job import prepare_run
-from experiments.optimizer import FlatAdamW
-from experiments.training import TrainingListener, fit
+from experiments.running.job import prepare_run
+from experiments.training.loop import TrainingListener, fit
+from experiments.training.optimizer import FlatAdamW
 from variants.base import Progress
 from variants.lora import LoRALayer
 from variants.lora_pro import LoRAPro, LoRAProLayer, sylvester

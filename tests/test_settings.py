@@ -11,11 +11,11 @@ from omegaconf import OmegaConf
 from torch import Tensor
 from torch.testing import assert_close
 
-from experiments.config import Run
-from experiments.job import prepare_run
-from experiments.probe import ProbeRun
-from experiments.randomness import seed_everything
-from experiments.training import TrainingListener, fit
+from experiments.machine.randomness import seed_everything
+from experiments.running.job import prepare_run
+from experiments.settings.config import Run
+from experiments.training.loop import TrainingListener, fit
+from experiments.training.probe import ProbeRun
 from variants.base import Variant, adapter_layers
 from variants.lora import LoRA
 

@@ -23,9 +23,9 @@ from analysis.report.page import Report
 from experiments import predict
 from experiments.adapters import __main__ as adapters
 from experiments.api import composed
-from experiments.config import read
-from experiments.files import CHECKSUM
-from experiments.runner import execute
+from experiments.disk.files import CHECKSUM
+from experiments.running.runner import execute
+from experiments.settings.config import read
 from experiments.stored.shown import file_name, no_formula, plain, visible
 from experiments.study import __main__ as study
 

@@ -18,9 +18,9 @@ from omegaconf import OmegaConf
 from small_studies import SMALL, Folders, folders, grid, rate, study
 
 from experiments.api import composed
-from experiments.config import build, read
-from experiments.locks import exclusive
-from experiments.results import read_result
+from experiments.disk.locks import exclusive
+from experiments.results.result import read_result
+from experiments.settings.config import build, read
 from experiments.study import audit, match
 from experiments.study import plan as planning
 from experiments.study.cells import Cell, Outcome, Trial

@@ -20,14 +20,14 @@ from hydra.utils import get_class
 from omegaconf import OmegaConf
 from served_hub import Served, commit, served
 
-from experiments import hub
-from experiments.batches import encode
+from experiments.data import sources
+from experiments.data.batches import encode
+from experiments.data.sources import Hub, Local, Mini
+from experiments.data.tables import Part, read_table
+from experiments.disk import hub
 from experiments.mini import tasks as mini
-from experiments.models import read_tokenizer
-from experiments.tasks import sources
+from experiments.models.pretrained import read_tokenizer
 from experiments.tasks.base import Data, Split, Task
-from experiments.tasks.sources import Hub, Local, Mini
-from experiments.tasks.tables import Part, read_table
 from experiments.tasks.text import TextTask
 
 ROOT = Path(__file__).parents[1]
@@ -628,7 +628,7 @@ def test_outputs_of_another_width_or_number_are_an_error():
 
 ASK = """
 import sys, time
-from experiments.hub import snapshot
+from experiments.disk.hub import snapshot
 kind, repo, *patterns = sys.argv[1:]
 start = time.perf_counter()
 try:

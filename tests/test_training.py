@@ -18,13 +18,12 @@ import torch
 from conftest import ROOT, VARIANTS
 from safetensors.torch import load_file
 
-from experiments.batches import Batches
-from experiments.config import Run
-from experiments.job import PreparedRun, prepare_run
-from experiments.optimizer import FlatAdamW
-from experiments.recorder import Diverged, Recorder
-from experiments.runner import execute
-from experiments.training import (
+from experiments.data.batches import Batches
+from experiments.running.job import PreparedRun, prepare_run
+from experiments.running.recorder import Diverged, Recorder
+from experiments.running.runner import execute
+from experiments.settings.config import Run
+from experiments.training.loop import (
     Plan,
     State,
     Stepper,
@@ -33,6 +32,7 @@ from experiments.training import (
     build_schedule,
     fit,
 )
+from experiments.training.optimizer import FlatAdamW
 from variants.lora import LoRA
 
 

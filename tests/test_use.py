@@ -30,11 +30,11 @@ from experiments import predict as predict_command
 from experiments.adapters.saved import restore
 from experiments.api import composed
 from experiments.api import run as run_from_python
-from experiments.config import Run, read
 from experiments.predict import predict
-from experiments.recorder import Diverged
-from experiments.results import Origin, read_result
-from experiments.runner import execute
+from experiments.results.result import Origin, read_result
+from experiments.running.recorder import Diverged
+from experiments.running.runner import execute
+from experiments.settings.config import Run, read
 
 TINY = ("data.train=64", "data.dev=32", "train.epochs=2", "train.device=cpu")
 

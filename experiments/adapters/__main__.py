@@ -17,10 +17,10 @@ from experiments.adapters.merged import DTYPES, write_merged
 from experiments.adapters.peft_format import CONFIG, read_peft, write_peft
 from experiments.adapters.saved import ABOUT, Adapter, check_whole, on_base, read_adapter, write
 from experiments.api import composed
-from experiments.config import build, describe_section
-from experiments.files import atomic_folder
-from experiments.models import Pretrained
-from experiments.scalars import quoted
+from experiments.disk.files import atomic_folder
+from experiments.models.pretrained import Pretrained
+from experiments.settings.config import build, describe_section
+from experiments.settings.scalars import quoted
 from experiments.stored.kinds import KIND, add_option
 from experiments.stored.shown import fail, plain, visible
 

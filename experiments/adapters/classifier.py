@@ -13,9 +13,9 @@ from safetensors import safe_open
 from torch import Tensor
 
 from experiments.adapters.foreign import read_form
+from experiments.backbones.heads import from_transformers
 from experiments.families.base import family_of
-from experiments.heads import from_transformers
-from experiments.models import Pretrained, weight_files
+from experiments.models.pretrained import Pretrained, weight_files
 from variants.base import Foreign, copy_exactly, merge
 
 

@@ -17,11 +17,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from experiments.adapters.saved import Adapter
-from experiments.config import schema
+from experiments.backbones.heads import from_transformers
+from experiments.backbones.layers import SplitLinear
 from experiments.families.base import family_of
-from experiments.heads import from_transformers
-from experiments.layers import SplitLinear
-from experiments.models import Pretrained
+from experiments.models.pretrained import Pretrained
+from experiments.settings.config import schema
 from variants.base import Foreign, Variant
 
 CONF = Path(__file__).parents[2] / "conf"

@@ -14,9 +14,9 @@ from experiments.adapters import checks, foreign
 from experiments.adapters.classifier import whole_head
 from experiments.adapters.foreign import A, B
 from experiments.adapters.saved import Adapter
-from experiments.hub import first_line
-from experiments.layers import SplitLinear
-from experiments.models import Pretrained
+from experiments.backbones.layers import SplitLinear
+from experiments.disk.hub import first_line
+from experiments.models.pretrained import Pretrained
 from variants.base import Foreign
 
 ENDS = {"lora_A": A, "lora_B": B}

@@ -13,10 +13,16 @@ from experiments.adapters.classifier import whole_head
 from experiments.adapters.foreign import A
 from experiments.adapters.merged import names_of_head
 from experiments.adapters.saved import Adapter, load
+from experiments.backbones.heads import as_in_transformers
+from experiments.disk.files import (
+    atomic_folder,
+    read_object,
+    read_tensors,
+    save_tensors,
+    write_json,
+)
 from experiments.families.base import family_of
-from experiments.files import atomic_folder, read_object, read_tensors, save_tensors, write_json
-from experiments.heads import as_in_transformers
-from experiments.models import LanguageModel, Pretrained
+from experiments.models.pretrained import LanguageModel, Pretrained
 from variants.base import Foreign, adapter_layers
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"

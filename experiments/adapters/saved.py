@@ -14,11 +14,11 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from experiments.config import Run, describe_section, restored, restored_section
-from experiments.files import digest, read_tensors, write_tensors
-from experiments.layers import PRECISIONS, float_masters
-from experiments.models import Loaded, Pretrained, hash_files
-from experiments.results import Result, package_versions, read_result
+from experiments.backbones.layers import PRECISIONS, float_masters
+from experiments.disk.files import digest, read_tensors, write_tensors
+from experiments.models.pretrained import Loaded, Pretrained, hash_files
+from experiments.results.result import Result, package_versions, read_result
+from experiments.settings.config import Run, describe_section, restored, restored_section
 from experiments.stored import adapter as stored
 from experiments.stored import kinds
 from experiments.stored.adapter import HEAD

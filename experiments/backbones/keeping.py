@@ -16,7 +16,7 @@ from typing import Any
 from numba.core import config
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 
-from experiments.userfolders import cache_folder
+from experiments.disk.userfolders import cache_folder
 
 log = logging.getLogger(__name__)
 DIGEST = hashlib.sha256().digest_size

@@ -9,9 +9,9 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.pytorch_utils import Conv1D
 
+from experiments.backbones.heads import LastTokenHead, PooledHead
 from experiments.families.base import Family
 from experiments.families.gpt2 import linear_from_conv
-from experiments.heads import LastTokenHead, PooledHead
 from variants.base import replace_module
 
 

@@ -17,8 +17,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 import experiments.families as package
 from experiments.backbones.kernels import ACTIVATIONS
+from experiments.backbones.layers import CastLinear
 from experiments.backbones.stream import Layout
-from experiments.layers import CastLinear
 
 OUTPUT = "lm_head"  # a backbone's own layer over tokens, where it is not the embedding table
 EVERYTHING_ELSE = "auto"  # the module of the family of all other models

@@ -14,6 +14,7 @@ import torch.nn as nn
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig
 
+from experiments.backbones.heads import FirstTokenHead
 from experiments.backbones.kernels import (
     ACTIVATIONS,
     add_norm,
@@ -24,7 +25,6 @@ from experiments.backbones.kernels import (
 )
 from experiments.backbones.stream import Layout
 from experiments.families.base import Family, unknown_activation
-from experiments.heads import FirstTokenHead
 
 SHIFTED = ("roberta", "xlm-roberta", "camembert")  # the padding index takes the first positions
 

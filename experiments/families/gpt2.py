@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.pytorch_utils import Conv1D
 
+from experiments.backbones.heads import LastTokenHead
 from experiments.backbones.kernels import (
     ACTIVATIONS,
     add_norm,
@@ -21,10 +22,9 @@ from experiments.backbones.kernels import (
     rate,
     recomputed,
 )
+from experiments.backbones.layers import SplitLinear
 from experiments.backbones.stream import Layout
 from experiments.families.base import Family, unknown_activation
-from experiments.heads import LastTokenHead
-from experiments.layers import SplitLinear
 from variants.base import replace_module
 
 

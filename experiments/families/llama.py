@@ -15,11 +15,11 @@ import torch.nn as nn
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig
 
+from experiments.backbones.heads import LastTokenHead
 from experiments.backbones.kernels import ACTIVATIONS, attention, recomputed, rotate
+from experiments.backbones.layers import SplitLinear
 from experiments.backbones.stream import Layout
 from experiments.families.base import Family, unknown_activation
-from experiments.heads import LastTokenHead
-from experiments.layers import SplitLinear
 from variants.base import replace_module
 
 FULL, SLIDING = "full_attention", "sliding_attention"

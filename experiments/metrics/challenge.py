@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.files import atomic_write, csv_reader
+from experiments.disk.files import atomic_write, csv_reader
 
 # What the official scorer takes for a column of its own, by how the header begins.
 SOURCE = re.compile("mr|src|source|meaning|da|dial", re.IGNORECASE)

@@ -17,10 +17,10 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast, RobertaForMaskedLM
 
 from experiments.families.base import family_of
+from experiments.machine.randomness import derived_seed
 from experiments.mini.backbones import SPECIAL
 from experiments.mini.rivals import rivals
 from experiments.mini.text import TELLING, passages
-from experiments.randomness import derived_seed
 
 BATCHES_AT_A_TIME = 32  # so many are cut from passages sorted by length: next to no padding
 MASK = SPECIAL["mini_roberta"].index("<mask>")

@@ -16,16 +16,16 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from experiments.batches import Encoded, encode
-from experiments.config import restored_section
+from experiments.data.batches import Encoded, encode
+from experiments.data.sources import Mini, Source
+from experiments.machine.randomness import derived_seed, numpy_generator, torch_generator
 from experiments.metrics.base import find_label_metric
 from experiments.mini.text import passages
-from experiments.models import Loaded, Pretrained
-from experiments.randomness import derived_seed, numpy_generator, torch_generator
+from experiments.models.pretrained import Loaded, Pretrained
+from experiments.settings.config import restored_section
 from experiments.stored import kinds
 from experiments.tasks.base import Data, Split
 from experiments.tasks.labelled import LabelledTask
-from experiments.tasks.sources import Mini, Source
 from variants.base import target_linears
 
 KINDS = ("low_rank", "magnitude", "direction")

@@ -21,13 +21,13 @@ from torch import Tensor
 from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast, RobertaForMaskedLM
 from transformers.utils import logging as transformers_logging
 
-from experiments.files import read_tensors, set_default_mode, write_tensors
+from experiments.disk.files import read_tensors, set_default_mode, write_tensors
+from experiments.machine.randomness import derived_seed, torch_generator
 from experiments.mini.backbones import SHIPPED, build_model, train_tokenizer
 from experiments.mini.muon import Muon
 from experiments.mini.objectives import HELD_OUT_SEED, Causal, Masked, Objective, Recipe
 from experiments.mini.text import passages
-from experiments.models import hash_files
-from experiments.randomness import derived_seed, torch_generator
+from experiments.models.pretrained import hash_files
 
 RECIPES = {
     "mini_roberta": Recipe(name="mini_roberta", steps=2200),

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-from experiments.files import NOT_JSON, check_record, read_object, write_record
+from experiments.disk.files import NOT_JSON, check_record, read_object, write_record
 from experiments.stored import result
 from experiments.stored.kinds import with_kinds
 from experiments.stored.typed import check_finite, fit

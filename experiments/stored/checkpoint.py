@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from experiments.files import CHECKSUM, read_tensors, unflatten, write_tensors
+from experiments.disk.files import CHECKSUM, read_tensors, unflatten, write_tensors
 from experiments.stored.typed import fit
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
-from experiments.files import (
+from experiments.disk.files import (
     NOT_JSON,
     check_record,
     check_regular,

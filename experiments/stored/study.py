@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-from experiments.files import NOT_JSON, check_record, read_object, write_record
+from experiments.disk.files import NOT_JSON, check_record, read_object, write_record
 from experiments.stored.kinds import KIND, TARGET
 from experiments.stored.typed import check_finite, fit
 

@@ -9,8 +9,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.api import composed
-from experiments.identity import plain, short_hash
-from experiments.scalars import quoted
+from experiments.results.identity import plain, short_hash
+from experiments.settings.scalars import quoted
 from experiments.stored import kinds
 from experiments.stored.study import TRUST, classes
 from experiments.study.cells import Cell, Point
@@ -47,7 +47,7 @@ class Arm:
                 found = replace(found, sections=found.sections | {"start": str(self.start.folder)})
         if not self.trusted:
             for target in classes(found.sections):
-                if target not in kinds.names():
+                if kinds.current_path(target) not in kinds.names():
                     raise ValueError(f"{self.method} on {self.task} names {target}; {TRUST}.")
         return found
 

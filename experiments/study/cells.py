@@ -4,10 +4,10 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from experiments.files import read_object, read_text, write_record
-from experiments.folders import check_place
-from experiments.locks import holder
-from experiments.results import Result, read_result
+from experiments.disk.files import read_object, read_text, write_record
+from experiments.disk.folders import check_place
+from experiments.disk.locks import holder
+from experiments.results.result import Result, read_result
 from experiments.stored.result import NAME
 from experiments.stored.typed import fit
 from experiments.study.settings import Settings, differing

@@ -9,8 +9,8 @@ from hydra.conf import HydraConf
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.api import CONF
-from experiments.config import build, restored_section
-from experiments.scalars import quoted
+from experiments.settings.config import build, restored_section
+from experiments.settings.scalars import quoted
 from experiments.stored import kinds
 from experiments.stored import study as stored
 from experiments.study.conduct import conduct

@@ -17,7 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from experiments.api import CONF, composed
-from experiments.identity import plain, short_hash
+from experiments.results.identity import plain, short_hash
 
 CHOICE = re.compile(r"^\s*-\s*(override\s+)?[\w/@]+:\s.*\$\{", re.MULTILINE)
 

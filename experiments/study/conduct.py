@@ -3,8 +3,8 @@
 import time
 from dataclasses import dataclass, field
 
-from experiments.folders import prepare
-from experiments.locks import Busy
+from experiments.disk.folders import prepare
+from experiments.disk.locks import Busy
 from experiments.study import summary
 from experiments.study.cells import Cell, last_words
 from experiments.study.plan import Plan

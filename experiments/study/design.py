@@ -6,7 +6,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from experiments.scalars import quoted
+from experiments.settings.scalars import quoted
 
 SEARCHES = ("grid", "sample", "optuna")
 TUNINGS = ("plain", "race")

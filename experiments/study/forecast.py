@@ -9,15 +9,15 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from experiments.config import read
-from experiments.job import PreparedRun, prepare_run
-from experiments.processor import multiplying, restored
+from experiments.machine.processor import multiplying, restored
+from experiments.running.job import PreparedRun, prepare_run
+from experiments.settings.config import read
 from experiments.stored.shown import plain
 from experiments.study import race
 from experiments.study.arms import Arm
 from experiments.study.plan import Plan
 from experiments.study.workers import Workers
-from experiments.training import Stepper, TrainingListener
+from experiments.training.loop import Stepper, TrainingListener
 
 STEPS = 3  # timed; one before them sets things up
 ROWS = 64  # evaluated

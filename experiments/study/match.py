@@ -6,8 +6,8 @@ from functools import cache
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.config import read
-from experiments.measure import count_parameters
+from experiments.settings.config import read
+from experiments.training.measure import count_parameters
 
 
 def matched(config: DictConfig, reference: DictConfig) -> int | None:

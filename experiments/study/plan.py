@@ -12,7 +12,7 @@ from math import prod
 from pathlib import Path
 from statistics import fmean
 
-from experiments.scalars import quoted
+from experiments.settings.scalars import quoted
 from experiments.study import race, search
 from experiments.study.arms import Arm
 from experiments.study.cells import Cell, Outcome, Point, Trial

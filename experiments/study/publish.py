@@ -11,8 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.files import CHECKSUM, read_object, write_record
-from experiments.results import write_predictions
+from experiments.disk.files import CHECKSUM, read_object, write_record
+from experiments.results.result import write_predictions
 from experiments.stored import result as stored
 from experiments.stored import study, summary
 from experiments.stored.places import masked, paths_in, without_release

@@ -7,7 +7,7 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from experiments.identity import identity
+from experiments.results.identity import identity
 from experiments.stored.kinds import with_kinds
 
 Settings = dict[str, Any]

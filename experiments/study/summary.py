@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from scipy import stats
 
-from experiments.results import Result, read_result
+from experiments.results.result import Result, read_result
 from experiments.stored import summary as stored
 from experiments.stored.shown import plain as shown
 from experiments.study import audit

@@ -18,7 +18,7 @@ from typing import cast
 import joblib
 import torch
 
-from experiments.files import open_to_append
+from experiments.disk.files import open_to_append
 from experiments.study.cells import BEGIN, OUTPUT, Cell
 from experiments.study.design import Study
 

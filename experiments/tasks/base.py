@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.tasks.sources import Source
-from experiments.tasks.tables import Table
+from experiments.data.sources import Source
+from experiments.data.tables import Table
 
 if TYPE_CHECKING:  # these read splits themselves
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
-    from experiments.batches import Encoded
-    from experiments.evaluation import Evaluated
-    from experiments.models import Loaded
-    from experiments.training import Train
+    from experiments.data.batches import Encoded
+    from experiments.models.pretrained import Loaded
+    from experiments.running.evaluation import Evaluated
+    from experiments.training.loop import Train
 
 
 @dataclass(frozen=True)

@@ -15,17 +15,17 @@ import numpy as np
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from experiments import evaluation
-from experiments.batches import PromptedTexts, flat
-from experiments.evaluation import Evaluated
-from experiments.generation import Decoding, generate
+from experiments.data.batches import PromptedTexts, flat
+from experiments.data.tables import HubFiles, Table, check_unicode, near
+from experiments.machine.randomness import numpy_generator
 from experiments.metrics import nlg
 from experiments.metrics.base import TextMetric, find_text_metrics, names_of
-from experiments.models import LanguageModel, Loaded
-from experiments.randomness import numpy_generator
+from experiments.models.generation import Decoding, generate
+from experiments.models.pretrained import LanguageModel, Loaded
+from experiments.running import evaluation
+from experiments.running.evaluation import Evaluated
 from experiments.tasks.base import Data, Split, Task
-from experiments.tasks.tables import HubFiles, Table, check_unicode, near
-from experiments.training import Train
+from experiments.training.loop import Train
 
 log = logging.getLogger(__name__)
 RESAMPLES = 1000

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from experiments.evaluation import Evaluated
+from experiments.data.sources import Source
+from experiments.data.tables import Part, Table
 from experiments.metrics.challenge import group, write_outputs
+from experiments.running.evaluation import Evaluated
 from experiments.tasks.base import Data, Split
 from experiments.tasks.continued import ContinuedTask, check_texts, end_of, objects
-from experiments.tasks.sources import Source
-from experiments.tasks.tables import Part, Table
 
 SLOT = re.compile(r"\s*([^\[\],]+)\[([^\]]*)\]\s*(?:,|$)")
 # What Hu et al. call three of the slots.

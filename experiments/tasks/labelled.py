@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from experiments import evaluation
-from experiments.batches import Encoded, encode
-from experiments.evaluation import Evaluated
-from experiments.models import Loaded
+from experiments.data.batches import Encoded, encode
+from experiments.models.pretrained import Loaded
+from experiments.running import evaluation
+from experiments.running.evaluation import Evaluated
 from experiments.tasks.base import Split, Task
-from experiments.training import Train
+from experiments.training.loop import Train
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from experiments import evaluation
-from experiments.evaluation import Evaluated
-from experiments.models import Loaded
+from experiments.data.sources import Source
+from experiments.data.tables import Part, Table, check_unicode
+from experiments.models.pretrained import Loaded
+from experiments.running import evaluation
+from experiments.running.evaluation import Evaluated
 from experiments.tasks.base import Data, Split
 from experiments.tasks.continued import ContinuedTask, end_of, objects
-from experiments.tasks.sources import Source
-from experiments.tasks.tables import Part, Table, check_unicode
-from experiments.training import Train
+from experiments.training.loop import Train
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from scipy.special import softmax
 
+from experiments.data.sources import Source
+from experiments.data.tables import HubFiles, Part, Table, check_unicode, near
 from experiments.metrics.base import LabelMetric, find_label_metric, names_of
-from experiments.models import Loaded
+from experiments.models.pretrained import Loaded
 from experiments.tasks.base import Data, Split
 from experiments.tasks.labelled import LabelledTask
-from experiments.tasks.sources import Source
-from experiments.tasks.tables import HubFiles, Part, Table, check_unicode, near
-from experiments.training import Train
+from experiments.training.loop import Train
 
 
 @dataclass(frozen=True, kw_only=True)

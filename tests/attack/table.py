@@ -106,7 +106,7 @@ class Table:
 
 def make_victims(folder: Path) -> None:
     """What is to be damaged: a run, another, one that is unfinished, and a study."""
-    from experiments.recorder import Recorder
+    from experiments.running.recorder import Recorder
 
     folder.mkdir(parents=True)
     with contextlib.chdir(folder):

@@ -1,0 +1,1 @@
+"""Rows of files as splits, and splits as batches."""

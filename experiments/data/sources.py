@@ -1,0 +1,138 @@
+"""Where rows come from: a local folder, the Hugging Face hub, or the built-in suite.
+
+A source hands out columns as they stand in the data; what they mean is the task's business.
+"""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.data.tables import Part, Table, near, numbered, pick, place, read_table
+from experiments.disk.hub import snapshot
+from experiments.disk.userfolders import expanded
+from experiments.mini import tasks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source(ABC):
+    """One place that data comes from."""
+
+    @property
+    def name(self) -> str:
+        """The source's name in results; it is no setting, so that no result can be mislabelled."""
+        return type(self).__name__.lower()
+
+    @abstractmethod
+    def table(self, part: Part) -> Table:
+        """The columns of one split."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Local(Source):
+    """Files in a folder: tsv, csv, json, jsonl or parquet, told apart by suffix."""
+
+    dir: str
+
+    def table(self, part: Part) -> Table:
+        if part.file is None:
+            raise ValueError(f"Task '{part.task}' names no local file for split '{part.split}'.")
+        return read_table(self.find(part.file), part)
+
+    def find(self, file: str) -> Path:
+        """The path of a file below the folder."""
+        folder = expanded(self.dir, "data.dir")
+        if not folder.is_dir():
+            raise ValueError(f"data.dir is not a folder: {folder}.{siblings(folder)}")
+        path = folder / file
+        if not path.is_file():
+            there = ", ".join(sorted(p.name for p in folder.iterdir())) or "nothing"
+            raise ValueError(
+                f"No file {path}: data.dir must be the folder that holds {file}; "
+                f"{folder} holds {there}."
+            )
+        return path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hub(Source):
+    """Parquet files of the Hugging Face hub, from the local cache if they are there."""
+
+    def table(self, part: Part) -> Table:
+        hub = part.hub
+        if hub is None or part.split not in hub.files:
+            raise ValueError(
+                f"Task '{part.task}' names no hub files for split '{part.split}'; "
+                "use data=local data.dir=FOLDER."
+            )
+        pattern = hub.files[part.split]
+        folder = snapshot(hub.path, "dataset", [pattern], hub.revision)
+        paths = sorted(folder.glob(pattern))
+        names = [hub.columns.get(column, column) for column in part.columns]
+        values = hub_columns(f"{hub.path}/{pattern}", paths, names)
+        columns = {column: values[name] for column, name in zip(part.columns, names, strict=True)}
+        sha256 = hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
+        # The folder of a snapshot is named by its commit.
+        origin = f"{hub.path}@{folder.name}/{pattern}"
+        return numbered(origin, columns, sha256)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mini(Source):
+    """The built-in suite: rows made on the spot, equal on every machine."""
+
+    train: int  # rows of the train split
+    dev: int  # rows of every split but train and test
+    test: int  # rows of every test split
+    seed: int
+    noise: float  # share of the labels, in every split, that are wrong
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.noise < 0.5:
+            raise ValueError(f"data.noise must be at least 0 and below 0.5, got {self.noise}.")
+
+    def table(self, part: Part) -> Table:
+        if part.task not in tasks.FIELDS:
+            raise ValueError(
+                f"The built-in suite has no task '{part.task}', use data=local "
+                f"data.dir=FOLDER.{near(part.task, tasks.FIELDS)} "
+                f"It has: {', '.join(tasks.FIELDS)}."
+            )
+        if part.split not in tasks.SPLITS[part.task]:
+            known = tasks.SPLITS[part.task]
+            raise ValueError(
+                f"The built-in suite has no split '{part.split}' of task '{part.task}'."
+                f"{near(part.split, known)} It has: {', '.join(known)}."
+            )
+        size = {"train": self.train, "test": self.test}.get(tasks.lot(part.split), self.dev)
+        columns = tasks.rows(part.task, part.split, size, self.seed, self.noise)
+        origin = (
+            f"built-in suite, mini/{part.task} {part.split}, seed {self.seed}, noise {self.noise}"
+        )
+        chosen = {column: pick(origin, columns, column) for column in part.columns}
+        text = json.dumps(columns, sort_keys=True)
+        return numbered(origin, chosen, hashlib.sha256(text.encode()).hexdigest())
+
+
+def siblings(folder: Path) -> str:
+    """A hint at the folder beside a missing one that was probably meant, or nothing."""
+    if not folder.parent.is_dir():
+        return ""
+    return near(folder.name, [path.name for path in folder.parent.iterdir()])
+
+
+def hub_columns(where: str, paths: list[Path], names: list[str]) -> dict[str, list[Any]]:
+    """The named columns of a downloaded data set."""
+    from datasets import Dataset, disable_progress_bars  # takes a second, so only where used
+    from datasets.exceptions import DatasetGenerationError
+
+    disable_progress_bars()
+    try:
+        rows = Dataset.from_parquet([str(path) for path in paths], keep_in_memory=True)
+    except DatasetGenerationError as error:
+        raise ValueError(f"{where} cannot be read ({error.__cause__}).") from None
+    for name in names:
+        place(where, rows.column_names, name)
+    return {name: list(rows[name]) for name in names}

@@ -1,0 +1,1 @@
+"""Pretrained models with plain linear layers, and how they are loaded and run."""

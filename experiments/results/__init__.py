@@ -1,0 +1,1 @@
+"""What a run is known by, and what it leaves."""

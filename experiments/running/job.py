@@ -1,0 +1,170 @@
+"""A run with everything it needs in memory: data read, model adapted, batches laid out."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn as nn
+
+from experiments.adapters import saved
+from experiments.backbones import kernels
+from experiments.backbones.layers import PRECISIONS, float_masters
+from experiments.data.batches import Batches, Encoded
+from experiments.machine.distributed import init_process_group
+from experiments.machine.processor import DEFAULT, fastest, threads_for
+from experiments.machine.randomness import numpy_generator, seed_everything, torch_generator
+from experiments.models.pretrained import Loaded
+from experiments.results.identity import identity
+from experiments.settings.config import Run, describe
+from experiments.stored import kinds
+from experiments.tasks.base import Data, Split
+from experiments.training.loop import Plan, Train
+from experiments.training.prefix import with_prefix
+from variants.base import adapter_layers
+
+FIXED = 0  # seeds the rows that `train.examples` keeps, where all runs train on the same
+
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """Everything that the phases of a run work on."""
+
+    run: Run
+    device: torch.device
+    data: Data
+    loaded: Loaded
+    examples: Encoded  # what is trained on
+    rows: str  # a hash of the rows that are trained on
+    batches: Batches
+    plan: Plan
+
+
+def prepare_run(run: Run, data: Data) -> PreparedRun:
+    """Load, adapt and lay out; the head is drawn before any method touches the model."""
+    train, device = run.train, run.train.pick_device()
+    world = init_process_group(device)
+    seed_everything(run.seed)
+    loaded = load_adapted(run, device)
+    torch.set_float32_matmul_precision(world.share(matmul_precision(train, device, loaded)))
+    torch.set_num_threads(threads_for(loaded.width))
+    if loaded.model.engine.name == "packed" and device.type == "cpu":
+        kernels.load(PRECISIONS[train.precision])  # and let no step wait for them
+    run.task.check(loaded, data, train)
+    chosen = subset(data.train, train.examples, run.seed if train.subset == "per_seed" else FIXED)
+    examples = run.task.encode(loaded.tokenizer, chosen, train.max_length)
+    if train.prefix_cache:
+        if loaded.model.engine.name != "packed":
+            raise ValueError(f"train.prefix_cache needs a packed pass; {run.model.name} has none.")
+        examples = with_prefix(examples, loaded.model)
+    batches = Batches(examples, train.batch_size, train.accumulate, run.seed, world)
+    total = train.total_steps(batches.steps_per_epoch)
+    plan = Plan(train, run.variant.lr * run.model.lr_scale, total)
+    return PreparedRun(run, device, data, loaded, examples, rows_hash(chosen), batches, plan)
+
+
+def matmul_precision(train: Train, device: torch.device, loaded: Loaded) -> str:
+    """How matrices of float32 are multiplied: on a processor, as is fastest there."""
+    # transformers' attention is several times slower under the other setting.
+    ours = loaded.model.engine.name == "packed" and train.precision == "fp32"
+    return fastest(loaded.width) if device.type == "cpu" and ours else DEFAULT
+
+
+def load_adapted(run: Run, device: torch.device) -> Loaded:
+    """The pretrained model with the method's layers in place, on its device."""
+    if run.model.head is not None and not run.task.num_outputs:
+        raise ValueError(
+            f"model.head={run.model.head} is of no use to task '{run.task.name}', which has no "
+            "head; leave it null."
+        )
+    generator = torch_generator(run.seed, "head")
+    loaded = run.model.load(run.task.num_outputs, generator, run.train.precision)
+    run.task.configure(loaded, run.model.name)
+    if run.train.max_length > loaded.max_length:
+        raise ValueError(
+            f"train.max_length is {run.train.max_length}, and {run.model.name} reads at most "
+            f"{loaded.max_length} tokens."
+        )
+    # On the CPU first, so that every device starts from the same draws.
+    run.variant.adapt(loaded.model.backbone)
+    if not any(parameter.requires_grad for parameter in loaded.model.parameters()):
+        raise ValueError(
+            f"Nothing trains in {run.title}: the method trains nothing in the backbone, and the "
+            "model has no head for this task."
+        )
+    float_masters(loaded.model)
+    if run.start is not None:
+        begin_with(Path(run.start), run, loaded.model.backbone)
+    loaded.model.to(device)
+    loaded.model.engine = run.train.forward_passes().prepare(loaded.model.backbone)
+    return loaded
+
+
+def begin_with(folder: Path, run: Run, backbone: nn.Module) -> None:
+    """Put the adapter of a finished run into an adapted backbone; the head stays a new one.
+
+    Raises ValueError for one of another method or another base.
+    """
+    # The run's own command has named these classes, so the folder may mean them too.
+    adapter = saved.read_adapter(folder, kinds.among(type(run.variant), type(run.model)))
+    if type(adapter.variant) is not type(run.variant):
+        raise ValueError(
+            f"start={folder} holds an adapter of {type(adapter.variant).__name__}, and this run is "
+            f"one of {type(run.variant).__name__}."
+        )
+    saved.check_base(adapter)
+    saved.load_state(adapter, backbone)
+    check_function(adapter, run, backbone)
+
+
+def check_function(adapter: saved.Adapter, run: Run, backbone: nn.Module) -> None:
+    """Raise ValueError if the adapter's tensors mean something else with the run's settings."""
+    known = dict(adapter_layers(saved.load(adapter).model.backbone))
+    with torch.no_grad():
+        same = all(
+            torch.equal(layer.merged_weight(), known[name].merged_weight())
+            for name, layer in adapter_layers(backbone)
+        )
+    if same:
+        return
+    mine = {f"variant.{key}": value for key, value in vars(run.variant).items()}
+    mine["train.precision"] = run.train.precision
+    theirs = {f"variant.{key}": value for key, value in vars(adapter.variant).items()}
+    theirs["train.precision"] = adapter.precision
+    other = [
+        f"{key}={value}, which is {theirs[key]} there"
+        for key, value in mine.items()
+        if value != theirs[key] and key != "variant.lr"
+    ]
+    raise ValueError(
+        f"The adapter in {adapter.folder} is another function with {', or '.join(other)}."
+    )
+
+
+def subset(split: Split, examples: int | None, seed: int) -> Split:
+    """A random subset of this size, in the order of the file; methods share it at one seed."""
+    if examples is None or examples >= len(split):
+        return split
+    chosen = numpy_generator(seed, "subset").permutation(len(split))[:examples]
+    return split.take(np.sort(chosen))
+
+
+def rows_hash(split: Split) -> str:
+    """A hash of the numbers of a split's rows in its file."""
+    return hashlib.sha256(np.ascontiguousarray(split.ids, dtype=np.int64).tobytes()).hexdigest()
+
+
+def fingerprint(run: Run, data: Data) -> dict[str, Any]:
+    """The settings, data and weights that a result depends on, as hashes of their bytes."""
+    splits = {"train": data.train, **data.score, **data.predict}
+    found = {
+        "config": identity(describe(run)),
+        "data": {name: split.sha256 for name, split in splits.items()},
+        "model": run.model.weights_hash(),
+        "model_files": run.model.files_hash(),
+    }
+    if run.start is not None:
+        found["start"] = saved.adapter_hash(Path(run.start))
+    return found

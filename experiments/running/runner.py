@@ -1,0 +1,151 @@
+"""One run from settings to result: the whole story on one screen."""
+
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+
+from experiments.disk.locks import exclusive
+from experiments.machine.distributed import init_process_group
+from experiments.machine.processor import multiplying, restored
+from experiments.machine.randomness import derived_seed, seed_everything
+from experiments.results.result import Origin, Result, mark_unfinished, read_result
+from experiments.running import evaluation, outcome
+from experiments.running.console import Console, show, show_samples
+from experiments.running.evaluation import Evaluated
+from experiments.running.job import PreparedRun, fingerprint, prepare_run
+from experiments.running.recorder import Diverged, Recorder
+from experiments.settings.config import Run, describe
+from experiments.stored.result import NAME, differing
+from experiments.training.loop import fit
+from experiments.training.measure import enough_memory, measure
+from experiments.training.probe import ProbeRun
+
+
+def execute(run: Run, out: Path, origin: Origin | None = None) -> Result:
+    """Carry out a run in the folder `out`, or take it up again there, or read what it gave.
+
+    Raises Diverged, with the result written, if training went wrong.
+    """
+    # What this machine cannot do is said before anything is downloaded.
+    device = run.train.pick_device()
+    if device.index is not None:
+        torch.cuda.set_device(device)  # clocks and generators are those of the current one
+    world = init_process_group(device)
+    out = world.share(out)
+    run.tracker.check_key()
+    data = run.protocol.load(run.task, run.data)
+    if not data.score:
+        raise ValueError("task.score_on must name at least one split, got none.")
+    key = fingerprint(run, data)
+    if (out / "result.json").exists():
+        return finished(run, out, key)
+    with (
+        exclusive(out) if world.first else nullcontext(),
+        enough_memory(),
+        restored(),
+        multiplying(device, run.train.precision),
+    ):
+        if world.size == 1 and (out / "result.json").exists():
+            return finished(run, out, key)  # of a process that was here meanwhile
+        if world.first:
+            mark_unfinished(out)
+        job = prepare_run(run, data)
+        if not world.first:
+            return run_worker_process(job, out, key)
+        return run_main_process(job, out, key, origin or Origin())
+
+
+def run_main_process(job: PreparedRun, out: Path, key: dict, origin: Origin) -> Result:
+    """Prepare, train, evaluate, and write what came of it."""
+    run = job.run
+    with Console(job, out) as console, run.tracker.start(out, run.title, describe(run)) as tracked:
+        recorder = Recorder(job, out, key, listeners=[console.log, tracked.log])
+        prepare(job, recorder)
+        failure = train(job, recorder)
+        evaluated = {} if failure else evaluate(job, recorder)
+        if failure := failure or evaluation.not_finite(evaluated):
+            evaluated = {}
+        result = outcome.collect(job, recorder, evaluated, failure, origin)
+        outcome.write(job, evaluated, result)
+        tracked.summarise(result)
+    job.batches.world.share(result)
+    if failure:
+        raise Diverged(f"{failure} It is recorded in {out / 'result.json'}.")
+    show(result, run.task.given)
+    for item in evaluated.values():
+        show_samples(run.task.samples(item))
+    return result
+
+
+def run_worker_process(job: PreparedRun, out: Path, key: dict) -> Result:
+    """Do a further process's share of the training; return the first process's result."""
+    recorder = Recorder(job, out, key, listeners=[])
+    prepare(job, recorder)
+    train(job, recorder)
+    result = job.batches.world.share(None)
+    if result.failure:
+        raise Diverged(f"{result.failure} It is recorded in {out / 'result.json'}.")
+    return result
+
+
+def finished(run: Run, out: Path, key: dict) -> Result:
+    """The result in the folder, if it is that of this very run."""
+    result = read_result(out)
+    changed = differing(result.fingerprint, result.schema, key)
+    if changed:
+        raise ValueError(
+            f"{out / NAME} holds the result of another run (the {' and the '.join(changed)} "
+            "differ); delete it, or choose another folder."
+        )
+    if result.failure:
+        raise Diverged(f"{out} holds a diverged run: {result.failure} Delete it to try again.")
+    print("Already done:")
+    show(result, run.task.given)
+    return result
+
+
+def prepare(job: PreparedRun, recorder: Recorder) -> None:
+    """Let the method look at data or train briefly; a run taken up again has that behind it."""
+    if recorder.checkpoint.exists():
+        recorder.restore_model()
+    elif job.run.start is None:  # else its structure is that of the adapter it begins with
+        with measure(job.device, recorder.costs["prepare"]):
+            trial = ProbeRun(
+                job.loaded.model, job.run.variant, job.examples, job.plan, job.run.seed
+            )
+            job.run.variant.prepare(job.loaded.model.backbone, trial.probe())
+            sync_adapter_state(job)
+
+
+def sync_adapter_state(job: PreparedRun) -> None:
+    """Begin in every process as in the first: a device may have rounded `prepare` otherwise."""
+    world, variant, backbone = job.batches.world, job.run.variant, job.loaded.model.backbone
+    if world.size > 1:
+        state = {name: tensor.cpu() for name, tensor in variant.learned_state(backbone).items()}
+        variant.load_state(backbone, world.share(state))
+
+
+def train(job: PreparedRun, recorder: Recorder) -> str | None:
+    """Train; returns what went wrong where the loss did."""
+    # Again: methods have drawn different amounts, and all start dropout from here.
+    rank = job.batches.world.rank
+    # Each process has masks of its own; the first one's are those of a run in one.
+    seed_everything(derived_seed(job.run.seed, "training", *([rank] if rank else [])))
+    with measure(job.device, recorder.costs["train"]), enough_memory():
+        try:
+            fit(job.loaded.model, job.run.variant, job.batches, job.plan, recorder)
+        except Diverged as error:
+            return str(error)
+    return None
+
+
+def evaluate(job: PreparedRun, recorder: Recorder) -> dict[str, Evaluated]:
+    """The trained model's outputs on every split that is scored or predicted."""
+    if recorder.epochs is not None:
+        recorder.epochs.restore_best()
+    with measure(job.device, recorder.costs["evaluate"]):
+        return {
+            name: job.run.task.evaluate(job.loaded, split, job.run.train)
+            for name, split in {**job.data.score, **job.data.predict}.items()
+        }

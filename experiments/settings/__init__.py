@@ -1,0 +1,1 @@
+"""From a command to the typed settings of a run."""

@@ -1,0 +1,103 @@
+"""wandb behind two calls; offline unless asked otherwise, and without an account."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.disk.userfolders import cache_folder, can_write
+from experiments.results.result import Result
+
+MODES = ("offline", "online", "disabled")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tracker:
+    """How a run is shown to wandb."""
+
+    mode: str  # offline | online | disabled
+    project: str
+    entity: str | None
+    group: str | None
+    tags: list[str]
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ValueError(f"tracker.mode must be one of {', '.join(MODES)}, got '{self.mode}'.")
+
+    def check_key(self) -> None:
+        """Raise ValueError if a run is to go online and nobody is logged in."""
+        if self.mode != "online" or os.environ.get("WANDB_API_KEY"):
+            return
+        if cache_folder() is None:
+            raise ValueError(
+                "tracker.mode is 'online', and this user has no home directory for wandb's key: "
+                "set WANDB_API_KEY or HOME, or set tracker.mode=offline."
+            )
+        import wandb
+
+        if not wandb.api.api_key:
+            raise ValueError(
+                "tracker.mode is 'online' and wandb has no key: run 'wandb login', "
+                "or set tracker.mode=offline and 'wandb sync' the run later."
+            )
+
+    @contextmanager
+    def start(self, folder: Path, name: str, config: dict[str, Any]) -> Iterator["Tracked"]:
+        """Track a run in its own folder, from its start to its end, good or bad."""
+        if self.mode == "disabled":
+            yield Tracked(None)
+            return
+        if not can_write(cache_folder()):
+            for name in ("CONFIG", "CACHE", "DATA"):  # else it fails, or makes a folder named `~`
+                os.environ.setdefault(f"WANDB_{name}_DIR", str((folder / "wandb").absolute()))
+        import wandb  # takes a moment, so only where it is used
+
+        try:
+            run = wandb.init(
+                mode=self.mode,  # pyright: ignore[reportArgumentType] (checked above)
+                project=self.project,
+                entity=self.entity,
+                group=self.group,
+                tags=self.tags,
+                name=name,
+                dir=folder,
+                config=config,
+                settings=wandb.Settings(console="off", silent=True, init_timeout=30),
+            )
+        except (wandb.Error, ValueError) as error:  # the second of its settings
+            other = (
+                "offline keeps the run here" if self.mode == "online" else "disabled does without"
+            )
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"wandb does not take this run; tracker.mode={other}. ({reason})"
+            ) from None
+        failed = 1
+        # Not as a context manager: that prints a traceback of its own.
+        try:
+            yield Tracked(run)
+            failed = 0
+        finally:
+            run.finish(exit_code=failed)
+
+
+class Tracked:
+    """A run under way."""
+
+    def __init__(self, run: Any) -> None:
+        self.run = run
+
+    def log(self, record: dict[str, float]) -> None:
+        """Send one record of the history."""
+        if self.run is not None:
+            self.run.log(record, step=int(record["step"]))
+
+    def summarise(self, result: Result) -> None:
+        """Send what came out."""
+        if self.run is not None:
+            self.run.summary.update(
+                {"status": result.status, "scores": result.scores, "cost": result.cost}
+            )
