@@ -28,12 +28,12 @@ from transformers import (
     RobertaModel,
 )
 
-from experiments.api import composed
+from experiments.data.splits import Data, Split
 from experiments.machine.processor import multiplying
 from experiments.machine.randomness import seed_everything
 from experiments.running.job import PreparedRun, prepare_run
+from experiments.settings.compose import composed
 from experiments.settings.config import Run, build, read
-from experiments.tasks.base import Data, Split
 from experiments.training.loop import Stepper, TrainingListener
 from experiments.training.probe import ProbeRun
 

@@ -36,8 +36,8 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from experiments.api import CONF, composed
 from experiments.machine.randomness import seed_everything
+from experiments.settings.compose import CONF, composed
 from experiments.settings.config import read
 from variants.base import AdapterLayer, Progress, Variant, adapter_layers
 

@@ -16,9 +16,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from experiments.api import composed, run
+from experiments.api import run
 from experiments.mini.tasks import SPLITS, ceiling
 from experiments.results.result import Result
+from experiments.settings.compose import composed
 from experiments.settings.config import read
 
 VARIANTS = ["head_only", "lora", "dora", "full"]

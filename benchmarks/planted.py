@@ -21,8 +21,9 @@ from rich.table import Table
 
 from analysis.allocation import Allocation, matrix_figures
 from analysis.names import place
-from experiments.api import composed, run
+from experiments.api import run
 from experiments.results.result import Result
+from experiments.settings.compose import composed
 from experiments.settings.config import read
 
 FIGURE = Path("outputs/planted.png")

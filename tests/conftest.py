@@ -27,10 +27,10 @@ from transformers import (
     RobertaModel,
 )
 
-from experiments.api import composed
 from experiments.data.batches import Batch, encode
 from experiments.mini.text import passages
 from experiments.models.pretrained import Model
+from experiments.settings.compose import composed
 from experiments.settings.config import Run, read
 from experiments.training import measure
 

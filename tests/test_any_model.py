@@ -12,10 +12,10 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from experiments.adapters import saved
 from experiments.adapters.merged import write_merged
-from experiments.api import composed
 from experiments.backbones.heads import READS
 from experiments.families.base import family_of
 from experiments.running.runner import execute
+from experiments.settings.compose import composed
 from experiments.settings.config import read
 
 FEW = (

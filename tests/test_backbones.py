@@ -97,7 +97,7 @@ def test_the_last_block_computes_the_tokens_that_are_read_and_no_other(
 
 @pytest.mark.parametrize("model", ["mini_roberta", "mini_gpt2", "minilm"])
 def test_hidden_states_of_real_weights_are_those_of_transformers(model: str) -> None:
-    from experiments.api import composed
+    from experiments.settings.compose import composed
     from experiments.settings.config import read
 
     if model == "minilm":

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.api import composed
 from experiments.results.identity import plain
+from experiments.settings.compose import composed
 from experiments.settings.config import build
 from experiments.study import composing
 from experiments.study.plan import Plan

@@ -12,9 +12,9 @@ from hydra.errors import CompactHydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.api import composed
 from experiments.data.tables import HubFiles
 from experiments.results.identity import NOT_IDENTITY, cell_id, identity, plain
+from experiments.settings.compose import composed
 from experiments.settings.config import Run, describe, read, restored, schema
 from experiments.settings.scalars import quoted
 from experiments.training.loop import Train

@@ -10,8 +10,8 @@ import torch.nn as nn
 from conftest import VARIANTS
 from transformers import RobertaConfig, RobertaModel
 
-from experiments.api import composed
 from experiments.running.job import prepare_run
+from experiments.settings.compose import composed
 from experiments.settings.config import build
 from experiments.study import match
 from variants.base import Variant

@@ -14,11 +14,11 @@ from safetensors.torch import load_file, save_file
 
 from experiments.adapters import saved
 from experiments.adapters.swap import Switch
-from experiments.api import composed
 from experiments.disk.files import CHECKSUM
 from experiments.results.result import read_result
 from experiments.running.recorder import Recorder
 from experiments.running.runner import execute
+from experiments.settings.compose import composed
 from experiments.settings.config import read
 
 SMALL = ("data.train=64", "data.dev=32", "train.epochs=3", "train.batch_size=16",

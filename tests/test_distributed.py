@@ -18,7 +18,6 @@ import torch
 from conftest import QUICK, ROOT
 from safetensors.torch import load_file, save_file
 
-from experiments.api import composed
 from experiments.data.batches import Batches
 from experiments.machine.distributed import (
     ALONE,
@@ -31,6 +30,7 @@ from experiments.machine.distributed import (
 from experiments.running.job import PreparedRun, prepare_run
 from experiments.running.recorder import Diverged, Recorder
 from experiments.running.runner import execute, prepare, train
+from experiments.settings.compose import composed
 from experiments.settings.config import Run, read
 
 # 33 examples in batches of 16: the last one of an epoch leaves nothing for a second process.

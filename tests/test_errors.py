@@ -19,10 +19,10 @@ import pytest
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
-from experiments.api import composed
 from experiments.results.result import read_result
 from experiments.running.recorder import Diverged, Recorder
 from experiments.running.runner import execute
+from experiments.settings.compose import composed
 from experiments.settings.config import read
 
 ROOT = Path(__file__).parents[1]

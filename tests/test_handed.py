@@ -15,9 +15,9 @@ from analysis import geometry
 from analysis import load as loading
 from experiments import predict
 from experiments.adapters import __main__ as adapters
-from experiments.api import composed
 from experiments.disk.files import CHECKSUM
 from experiments.running.runner import execute
+from experiments.settings.compose import composed
 from experiments.settings.config import read
 from experiments.stored import kinds
 from experiments.study import __main__ as study

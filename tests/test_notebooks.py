@@ -23,8 +23,8 @@ from analysis.family import Rule
 from analysis.report import words
 from analysis.report.comparisons import comparisons
 from analysis.report.material import gather
-from experiments.api import composed
 from experiments.results.result import Result, read_result
+from experiments.settings.compose import composed
 from experiments.settings.config import read
 
 ROOT = Path(__file__).parents[1]

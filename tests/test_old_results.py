@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from experiments.api import composed
 from experiments.results.identity import identity, plain, short_hash
+from experiments.settings.compose import composed
 from experiments.settings.config import describe, read
 from experiments.stored import result as stored
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.api import composed
 from experiments.mini import planted
 from experiments.mini.planted import Planted, Teacher, states, tokens
 from experiments.models.pretrained import Loaded
 from experiments.running.runner import execute
+from experiments.settings.compose import composed
 from experiments.settings.config import Run, read
 
 Planter = Callable[..., Run]

@@ -14,11 +14,11 @@ import pytest
 from conftest import ROOT, Answer
 from omegaconf import OmegaConf
 
-from experiments.api import composed
 from experiments.disk.files import STALE, atomic_folder, atomic_write, write_record
 from experiments.disk.locks import Busy, exclusive, holder
 from experiments.results.result import LEFTOVERS, Result, read_result
 from experiments.running.runner import execute
+from experiments.settings.compose import composed
 from experiments.settings.config import build, read
 from experiments.study import conduct as conducting
 from experiments.study.cells import Cell, last_words

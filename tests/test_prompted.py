@@ -11,10 +11,10 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from experiments.api import composed
 from experiments.data.batches import IGNORED
 from experiments.data.tables import Table
 from experiments.running.runner import execute
+from experiments.settings.compose import composed
 from experiments.settings.config import Run, read
 from experiments.tasks.prompted import PromptedTask
 

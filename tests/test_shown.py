@@ -22,9 +22,9 @@ from analysis.report.material import gather
 from analysis.report.page import Report
 from experiments import predict
 from experiments.adapters import __main__ as adapters
-from experiments.api import composed
 from experiments.disk.files import CHECKSUM
 from experiments.running.runner import execute
+from experiments.settings.compose import composed
 from experiments.settings.config import read
 from experiments.stored.shown import file_name, no_formula, plain, visible
 from experiments.study import __main__ as study

@@ -17,9 +17,9 @@ from conftest import Answer
 from omegaconf import OmegaConf
 from small_studies import SMALL, Folders, folders, grid, rate, study
 
-from experiments.api import composed
 from experiments.disk.locks import exclusive
 from experiments.results.result import read_result
+from experiments.settings.compose import composed
 from experiments.settings.config import build, read
 from experiments.study import audit, match
 from experiments.study import plan as planning

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from small_studies import SMALL, Folders, folders, grid, rate, study
 
-from experiments.api import composed
 from experiments.results.result import read_result
+from experiments.settings.compose import composed
 from experiments.study import race
 from experiments.study.cells import Cell
 from experiments.study.conduct import conduct

@@ -28,12 +28,12 @@ from rich.console import Console
 from analysis.load import load, shown
 from experiments import predict as predict_command
 from experiments.adapters.saved import restore
-from experiments.api import composed
 from experiments.api import run as run_from_python
 from experiments.predict import predict
 from experiments.results.result import Origin, read_result
 from experiments.running.recorder import Diverged
 from experiments.running.runner import execute
+from experiments.settings.compose import composed
 from experiments.settings.config import Run, read
 
 TINY = ("data.train=64", "data.dev=32", "train.epochs=2", "train.device=cpu")

@@ -16,9 +16,9 @@ from experiments.adapters.loralib_format import read_loralib
 from experiments.adapters.merged import DTYPES, write_merged
 from experiments.adapters.peft_format import CONFIG, read_peft, write_peft
 from experiments.adapters.saved import ABOUT, Adapter, check_whole, on_base, read_adapter, write
-from experiments.api import composed
 from experiments.disk.files import atomic_folder
 from experiments.models.pretrained import Pretrained
+from experiments.settings.compose import composed
 from experiments.settings.config import build, describe_section
 from experiments.settings.scalars import quoted
 from experiments.stored.kinds import KIND, add_option

@@ -13,6 +13,7 @@ from experiments.adapters import saved
 from experiments.backbones import kernels
 from experiments.backbones.layers import PRECISIONS, float_masters
 from experiments.data.batches import Batches, Encoded
+from experiments.data.splits import Data, Split
 from experiments.machine.distributed import init_process_group
 from experiments.machine.processor import DEFAULT, fastest, threads_for
 from experiments.machine.randomness import numpy_generator, seed_everything, torch_generator
@@ -20,7 +21,6 @@ from experiments.models.pretrained import Loaded
 from experiments.results.identity import identity
 from experiments.settings.config import Run, describe
 from experiments.stored import kinds
-from experiments.tasks.base import Data, Split
 from experiments.training.loop import Plan, Train
 from experiments.training.prefix import with_prefix
 from variants.base import adapter_layers

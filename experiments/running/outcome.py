@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from experiments.adapters import saved
+from experiments.models.inference import Evaluated
 from experiments.results import code
 from experiments.results.result import (
     PREDICTIONS,
@@ -14,7 +15,6 @@ from experiments.results.result import (
     write_predictions,
 )
 from experiments.running import evaluation
-from experiments.running.evaluation import Evaluated
 from experiments.running.job import PreparedRun
 from experiments.running.recorder import Recorder
 from experiments.settings.config import describe

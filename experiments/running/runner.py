@@ -9,10 +9,10 @@ from experiments.disk.locks import exclusive
 from experiments.machine.distributed import init_process_group
 from experiments.machine.processor import multiplying, restored
 from experiments.machine.randomness import derived_seed, seed_everything
+from experiments.models.inference import Evaluated
 from experiments.results.result import Origin, Result, mark_unfinished, read_result
 from experiments.running import evaluation, outcome
 from experiments.running.console import Console, show, show_samples
-from experiments.running.evaluation import Evaluated
 from experiments.running.job import PreparedRun, fingerprint, prepare_run
 from experiments.running.recorder import Diverged, Recorder
 from experiments.settings.config import Run, describe

@@ -25,7 +25,7 @@ MOVED = {
     "experiments.protocol.Paper": "experiments.settings.protocol.Paper",
     "experiments.tasks.sources.Hub": "experiments.data.sources.Hub",
     "experiments.tasks.sources.Local": "experiments.data.sources.Local",
-    "experiments.tasks.sources.Mini": "experiments.data.sources.Mini",
+    "experiments.tasks.sources.Mini": "experiments.mini.source.Mini",
     "experiments.tracking.Tracker": "experiments.settings.tracking.Tracker",
     "experiments.training.Train": "experiments.training.loop.Train",
 }

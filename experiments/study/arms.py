@@ -8,8 +8,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.api import composed
 from experiments.results.identity import plain, short_hash
+from experiments.settings.compose import composed
 from experiments.settings.scalars import quoted
 from experiments.stored import kinds
 from experiments.stored.study import TRUST, classes

@@ -8,7 +8,7 @@ from typing import Any, cast
 from hydra.conf import HydraConf
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.api import CONF
+from experiments.settings.compose import CONF
 from experiments.settings.config import build, restored_section
 from experiments.settings.scalars import quoted
 from experiments.stored import kinds

@@ -16,8 +16,8 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from experiments.api import CONF, composed
 from experiments.results.identity import plain, short_hash
+from experiments.settings.compose import CONF, composed
 
 CHOICE = re.compile(r"^\s*-\s*(override\s+)?[\w/@]+:\s.*\$\{", re.MULTILINE)
 

@@ -16,15 +16,16 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from experiments.data.batches import PromptedTexts, flat
+from experiments.data.splits import Data, Split
 from experiments.data.tables import HubFiles, Table, check_unicode, near
 from experiments.machine.randomness import numpy_generator
 from experiments.metrics import nlg
 from experiments.metrics.base import TextMetric, find_text_metrics, names_of
+from experiments.models import inference
 from experiments.models.generation import Decoding, generate
+from experiments.models.inference import Evaluated
 from experiments.models.pretrained import LanguageModel, Loaded
-from experiments.running import evaluation
-from experiments.running.evaluation import Evaluated
-from experiments.tasks.base import Data, Split, Task
+from experiments.tasks.base import Task
 from experiments.training.loop import Train
 
 log = logging.getLogger(__name__)
@@ -138,7 +139,7 @@ class ContinuedTask(Task):
     def evaluate(self, loaded: Loaded, split: Split, train: Train) -> Evaluated:
         """A text for every source, and the mean loss per token of the texts it has."""
         encoded = self.encode(loaded.tokenizer, split, train.max_length)
-        sums = evaluation.outputs(loaded.model, encoded, train.eval_batch_size).sum(axis=0)
+        sums = inference.outputs(loaded.model, encoded, train.eval_batch_size).sum(axis=0)
         texts = objects(self.continued(loaded, split.texts))
         return Evaluated(split, texts, encoded.truncated, {"loss": float(sums[0] / sums[1])})
 

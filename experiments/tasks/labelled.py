@@ -11,10 +11,11 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from experiments.data.batches import Encoded, encode
+from experiments.data.splits import Split
+from experiments.models import inference
+from experiments.models.inference import Evaluated
 from experiments.models.pretrained import Loaded
-from experiments.running import evaluation
-from experiments.running.evaluation import Evaluated
-from experiments.tasks.base import Split, Task
+from experiments.tasks.base import Task
 from experiments.training.loop import Train
 
 
@@ -34,7 +35,7 @@ class LabelledTask(Task):
 
     def evaluate(self, loaded: Loaded, split: Split, train: Train) -> Evaluated:
         encoded = self.encode(loaded.tokenizer, split, train.max_length)
-        found = evaluation.outputs(loaded.model, encoded, train.eval_batch_size)
+        found = inference.outputs(loaded.model, encoded, train.eval_batch_size)
         return Evaluated(split, found, encoded.truncated)
 
     def training_score(self, labels: list[Tensor | None], outputs: list[Tensor]) -> float:

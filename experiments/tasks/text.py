@@ -12,10 +12,10 @@ import numpy as np
 from scipy.special import softmax
 
 from experiments.data.sources import Source
+from experiments.data.splits import Data, Split
 from experiments.data.tables import HubFiles, Part, Table, check_unicode, near
 from experiments.metrics.base import LabelMetric, find_label_metric, names_of
 from experiments.models.pretrained import Loaded
-from experiments.tasks.base import Data, Split
 from experiments.tasks.labelled import LabelledTask
 from experiments.training.loop import Train
 
