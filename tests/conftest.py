@@ -29,7 +29,7 @@ from transformers import (
 
 from experiments.data.batches import Batch, encode
 from experiments.mini.text import passages
-from experiments.models.pretrained import Model
+from experiments.models.model import Model
 from experiments.settings.compose import composed
 from experiments.settings.config import Run, read
 from experiments.training import measure

@@ -22,7 +22,7 @@ from experiments.backbones.stream import lay_out
 from experiments.data.batches import Batch
 from experiments.families.base import family_of
 from experiments.models.engine import Engine
-from experiments.models.pretrained import LanguageModel
+from experiments.models.model import LanguageModel
 from variants.base import adapter_layers
 from variants.lora import LoRA
 

@@ -28,7 +28,7 @@ from experiments.data.tables import Part, read_table
 from experiments.disk import hub
 from experiments.mini import tasks as mini
 from experiments.mini.source import Mini
-from experiments.models.pretrained import read_tokenizer
+from experiments.models.loading import read_tokenizer
 from experiments.tasks.base import Task
 from experiments.tasks.text import TextTask
 

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from experiments.backbones.layers import PRECISIONS, float_masters
 from experiments.disk.files import digest, read_tensors, write_tensors
-from experiments.models.pretrained import Loaded, Pretrained, hash_files
+from experiments.models.model import Loaded
+from experiments.models.pretrained import Pretrained, hash_files
 from experiments.results.result import Result, package_versions, read_result
 from experiments.settings.config import Run, describe_section, restored, restored_section
 from experiments.stored import adapter as stored

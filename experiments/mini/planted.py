@@ -23,7 +23,8 @@ from experiments.machine.randomness import derived_seed, numpy_generator, torch_
 from experiments.metrics.base import find_label_metric
 from experiments.mini.source import Mini
 from experiments.mini.text import passages
-from experiments.models.pretrained import Loaded, Pretrained
+from experiments.models.model import Loaded
+from experiments.models.pretrained import Pretrained
 from experiments.settings.config import restored_section
 from experiments.stored import kinds
 from experiments.tasks.labelled import LabelledTask

@@ -8,7 +8,7 @@ import torch
 
 from experiments.data.batches import Encoded
 from experiments.data.splits import Split
-from experiments.models.pretrained import Model
+from experiments.models.model import Model
 
 
 @dataclass(frozen=True)

@@ -1,149 +1,30 @@
-"""Pretrained backbones with plain linear layers, and the task head beside them.
-
-Backbone and head are built apart: a method sees the backbone only, and the head is the same for
-every method at one seed.
-"""
+"""Where a pretrained backbone lies, what is known of it, and the model that is made of it."""
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-import torch.nn as nn
-import torch.nn.functional as F
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
 from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
 )
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.utils import logging as transformers_logging
 
-from experiments.backbones.heads import READS, NoHead, PooledHead, initialise
-from experiments.backbones.language import next_token_loss
-from experiments.backbones.layers import PRECISIONS, CastLinear, store_matrices
-from experiments.data.batches import IGNORED, Batch
+from experiments.backbones.heads import READS
 from experiments.disk import hub
-from experiments.disk.files import check_regular, read_object
+from experiments.disk.files import check_regular
 from experiments.disk.userfolders import expanded
-from experiments.families.base import OUTPUT, family_of
 from experiments.models import gguf
-from experiments.models.engine import Engine
-from experiments.models.generation import language_model
-from variants.base import at_least_float32
-
-# The sets of files that one tokenizer is made from: the fast one's, GPT-2's and RoBERTa's, BERT's.
-TOKENIZER_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("vocab.txt",))
-READ = (".json", ".txt", ".safetensors", ".model")  # what is read of a model's folder
-
-
-class Model(nn.Module):
-    """A backbone, the head on its last hidden states, and how the backbone is run."""
-
-    def __init__(self, backbone: PreTrainedModel, head: nn.Module) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.head = head
-        unpacked = family_of(backbone.config).unsupported(backbone.config)
-        self.engine = Engine("packed" if unpacked is None else "transformers")
-
-    def states(self, batch: Batch, places: np.ndarray) -> Tensor:
-        """The last hidden states [m, width] of the tokens at these places [m], at least float32."""
-        return at_least_float32(self.engine.states(self.backbone, batch, places))
-
-    def summaries(self, batch: Batch) -> Tensor:
-        """Return the head's input of each text [n, width]: one token's last state, or the mean."""
-        ends = np.cumsum(batch.lengths)
-        if self.head.reads != "mean":
-            last = self.head.reads == "last"
-            return self.states(batch, ends - 1 if last else ends - batch.lengths)
-        states = self.states(batch, np.arange(batch.tokens))
-        lengths = torch.from_numpy(batch.lengths).to(states.device)
-        rows = torch.arange(len(lengths), device=states.device).repeat_interleave(lengths)
-        sums = states.new_zeros(len(lengths), states.shape[1]).index_add(0, rows, states)
-        return sums / lengths[:, None]
-
-    def forward(self, batch: Batch) -> Tensor:
-        """Outputs [n, num_outputs], or without a head the states of all tokens."""
-        if isinstance(self.head, NoHead):
-            return self.states(batch, np.arange(batch.tokens))
-        return self.head(self.summaries(batch))
-
-    def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The sum of the examples' losses, and the outputs [n, num_outputs]."""
-        outputs = self(batch)
-        if batch.labels is None:
-            raise ValueError("A batch without labels has no loss.")
-        if outputs.shape[1] == 1:
-            return F.mse_loss(outputs[:, 0], batch.labels, reduction="sum"), outputs
-        return F.cross_entropy(outputs, batch.labels, reduction="sum"), outputs
-
-
-class LanguageModel(Model):
-    """A backbone whose embedding table predicts the next token; it has no head to train."""
-
-    def __init__(self, backbone: PreTrainedModel) -> None:
-        super().__init__(backbone, NoHead())
-        self.smoothing = 0.0  # of the labels, in the loss that is trained on
-
-    def forward(self, batch: Batch) -> Tensor:
-        """Per example [n, 2]: the summed negative log-likelihood of its targets, their number."""
-        return self.loss(batch)[1]
-
-    def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The sum of the targets' smoothed losses, and what `forward` gives."""
-        if batch.labels is None:
-            raise ValueError("A batch without targets has no loss.")
-        places = (batch.labels != IGNORED).nonzero()[:, 0]
-        where = places.cpu().numpy()
-        # What stands at a place predicts the next one; only there are the many logits computed.
-        hidden = self.engine.states(self.backbone, batch, where - 1)
-        table = family_of(self.backbone.config).output(self.backbone).weight
-        total, losses = next_token_loss(hidden, table, batch.labels[places], self.smoothing)
-        rows = np.repeat(np.arange(len(batch.rows)), batch.lengths)[where]
-        rows = torch.from_numpy(rows).to(batch.device)
-        counts = torch.stack((losses, torch.ones_like(losses)), dim=1)
-        return total, losses.new_zeros(len(batch.rows), 2).index_add(0, rows, counts)
-
-
-def assembled(backbone: PreTrainedModel, num_outputs: int, reads: str | None) -> Model:
-    """The backbone with a new head of this width, or, with none, what it is without one.
-
-    The head is a projection of what it `reads`, or the family's own.
-    """
-    family = family_of(backbone.config)
-    if num_outputs == 0 and family.predicts_tokens(backbone.config):
-        return LanguageModel(backbone)
-    if not num_outputs:
-        return Model(backbone, NoHead())
-    if reads is not None:
-        return Model(backbone, PooledHead(backbone.config.hidden_size, num_outputs, reads))
-    return Model(backbone, family.head(backbone.config, num_outputs))
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A model ready to be adapted, and its tokenizer."""
-
-    model: Model
-    tokenizer: PreTrainedTokenizerBase
-    max_length: int  # tokens that the backbone has positions for
-
-    @property
-    def width(self) -> int:
-        """Of the hidden states."""
-        return self.model.backbone.config.hidden_size
+from experiments.models.loading import (
+    TOKENIZER_FILES,
+    load_model,
+    load_plain,
+    read_config,
+    set_dropout,
+    weight_files,
+)
+from experiments.models.model import Loaded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,25 +114,13 @@ class Pretrained:
 
         If it `predicts` tokens and does so by more than its embedding table, with that layer.
         """
-        transformers_logging.set_verbosity_error()
-        transformers_logging.disable_progress_bar()
-        backbone = load_backbone(self.folder(), self.config(), predicts)
-        family_of(backbone.config).plain(backbone)
-        store_matrices(backbone, PRECISIONS[precision])
-        return backbone
+        return load_plain(self.folder(), self.config(), precision, predicts)
 
     def load(self, num_outputs: int, generator: torch.Generator, precision: str) -> Loaded:
         """The backbone, and a head from `generator`; with no outputs, what it is without one."""
-        folder, config = self.folder(), self.config()
-        predicts = num_outputs == 0 and family_of(config).predicts_tokens(config)
-        model = assembled(self.backbone(precision, predicts), num_outputs, self.head)
-        if predicts:
-            check_output(model.backbone)
-        initialise(model.head, config.initializer_range, generator)
-        if self.head is None:
-            load_head(folder, model.head, family_of(config).pretrained_head(config))
-        tokenizer = read_tokenizer(folder, config.vocab_size)
-        return Loaded(model, tokenizer, family_of(config).max_length(config))
+        return load_model(
+            self.folder(), self.config(), num_outputs, self.head, generator, precision
+        )
 
 
 def package_folder(package: str) -> Path | None:
@@ -267,148 +136,6 @@ def package_folder(package: str) -> Path | None:
     if spec is None or not spec.submodule_search_locations:
         return None
     return Path(next(iter(spec.submodule_search_locations)), *parents, inside)
-
-
-def read_config(folder: Path) -> PreTrainedConfig:
-    """Read the config of a model folder."""
-    for path in sorted(folder.iterdir()):
-        if path.suffix in READ and not path.is_dir():
-            check_regular(path)  # transformers would wait for a pipe for ever
-    path = folder / "config.json"
-    kind = read_object(path).get("model_type")
-    if kind not in CONFIG_MAPPING:
-        raise ValueError(f"{path} is of a model of type '{kind}', which transformers lacks.")
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (ValueError, OSError, StrictDataclassError) as error:
-        raise ValueError(f"{path} cannot be read ({' '.join(str(error).split())}).") from None
-    if config.is_encoder_decoder:
-        raise ValueError(
-            f"{path} is of an encoder-decoder ('{kind}'), which has no place here yet."
-        )
-    return config
-
-
-def read_tokenizer(folder: Path, size: int) -> PreTrainedTokenizerBase:
-    """The tokenizer in a model folder, which may have no more tokens than the model's table.
-
-    Without its files transformers would make an empty one, for which every word is unknown.
-    """
-    if not any(all((folder / name).is_file() for name in names) for names in TOKENIZER_FILES):
-        raise ValueError(f"{folder} holds no tokenizer: there is no {TOKENIZER_FILES[0][0]} in it.")
-    path = folder / TOKENIZER_FILES[0][0]
-    if path.is_file() and not {"model", "added_tokens"} <= read_object(path).keys():
-        raise ValueError(f"{path} does not describe a tokenizer.")
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    if len(tokenizer) > size:
-        raise ValueError(
-            f"The tokenizer in {folder} has {len(tokenizer)} tokens, and its model {size}."
-        )
-    return tokenizer
-
-
-def set_dropout(config: PreTrainedConfig, probability: float) -> None:
-    """Set every dropout probability of a model's config."""
-    for key in list(config.to_dict()):
-        if key.endswith(("dropout", "_pdrop", "dropout_prob")):
-            setattr(config, key, probability)
-
-
-def load_backbone(
-    folder: Path, config: PreTrainedConfig, predicts: bool = False
-) -> PreTrainedModel:
-    """The pretrained model without pooler; a missing weight is an error.
-
-    The layer that predicts tokens is part of it if it is asked for, and no embedding table.
-    """
-    own_output = predicts and not config.tie_word_embeddings
-    cls: Any = AutoModelForCausalLM if own_output else AutoModel
-    options = {} if own_output else family_of(config).loading(config)
-    try:
-        backbone, report = cls.from_pretrained(
-            folder,
-            config=config,
-            dtype=torch.float32,
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are reported too, and an error below
-            **options,
-        )
-    except SafetensorError as error:
-        raise ValueError(f"The weights in {folder} cannot be read ({error}).") from None
-    for name, found, expected in sorted(report["mismatched_keys"]):
-        raise ValueError(
-            f"The weights in {folder} do not fit its config.json: {name} has shape {list(found)}, "
-            f"and {list(expected)} was expected."
-        )
-    lost = sorted(report["missing_keys"])
-    if lost:
-        raise ValueError(f"The weights in {folder} lack {lost[0]} ({len(lost)} tensors in all).")
-    return with_own_output(backbone) if own_output else backbone
-
-
-def with_own_output(model: PreTrainedModel) -> PreTrainedModel:
-    """The backbone of a language model, with the layer that predicts tokens as a part of it."""
-    backbone: Any = model.base_model
-    theirs: Any = model.get_output_embeddings()
-    output = CastLinear(theirs.in_features, theirs.out_features, bias=False, device="meta")
-    output.weight = theirs.weight
-    backbone.add_module(OUTPUT, output)
-    return backbone
-
-
-@torch.no_grad()
-def check_output(backbone: PreTrainedModel) -> None:
-    """Raise ValueError for a model that predicts tokens otherwise than by one product with states.
-
-    Some scale or cap their logits, and would be trained on another loss.
-    """
-    token = torch.zeros(1, 1, dtype=torch.long, device=backbone.device)
-    training = backbone.training
-    backbone.eval()
-    theirs = language_model(backbone)(input_ids=token).logits.float()
-    states = backbone(input_ids=token).last_hidden_state
-    ours = family_of(backbone.config).output(backbone)(states).float()
-    backbone.train(training)
-    if not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4 * theirs.abs().max().item()):
-        raise ValueError(
-            f"A model of type '{backbone.config.model_type}' with this config predicts tokens by "
-            "more than a product with its last states (capped or scaled logits), which the "
-            "loss here does not compute; as a classifier it can be trained."
-        )
-
-
-@torch.no_grad()
-def load_head(folder: Path, head: nn.Module, names: Mapping[str, str]) -> None:
-    """Take the modules of a head that are pretrained too from the checkpoint, if it has them."""
-    wanted = {
-        f"{theirs}.{part}": parameter
-        for ours, theirs in names.items()
-        if hasattr(head, ours)
-        for part, parameter in head.get_submodule(ours).named_parameters()
-    }
-    if not wanted:
-        return
-    for file in weight_files(folder):
-        with safe_open(file, "pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 (not a dict)
-                for end, parameter in wanted.items():
-                    if name.endswith(end):
-                        parameter.copy_(tensors.get_tensor(name))
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model folder."""
-    single = folder / "model.safetensors"
-    if single.exists():
-        check_regular(single)
-    files = [single] if single.is_file() else sorted(folder.glob("model-*-of-*.safetensors"))
-    if not files:
-        raise ValueError(
-            f"{folder} holds no model.safetensors; weights in other formats are not read."
-        )
-    return files
 
 
 def hash_files(files: list[Path]) -> str:

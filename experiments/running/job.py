@@ -17,7 +17,7 @@ from experiments.data.splits import Data, Split
 from experiments.machine.distributed import init_process_group
 from experiments.machine.processor import DEFAULT, fastest, threads_for
 from experiments.machine.randomness import numpy_generator, seed_everything, torch_generator
-from experiments.models.pretrained import Loaded
+from experiments.models.model import Loaded
 from experiments.results.identity import identity
 from experiments.settings.config import Run, describe
 from experiments.stored import kinds

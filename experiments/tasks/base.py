@@ -15,7 +15,7 @@ from experiments.data.sources import Source
 from experiments.data.splits import Data, Split
 from experiments.data.tables import Table
 from experiments.models.inference import Evaluated
-from experiments.models.pretrained import Loaded
+from experiments.models.model import Loaded
 from experiments.training.loop import Train
 
 

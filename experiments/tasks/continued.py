@@ -24,7 +24,7 @@ from experiments.metrics.base import TextMetric, find_text_metrics, names_of
 from experiments.models import inference
 from experiments.models.generation import Decoding, generate
 from experiments.models.inference import Evaluated
-from experiments.models.pretrained import LanguageModel, Loaded
+from experiments.models.model import LanguageModel, Loaded
 from experiments.tasks.base import Task
 from experiments.training.loop import Train
 

@@ -14,7 +14,7 @@ from experiments.data.batches import Encoded, encode
 from experiments.data.splits import Split
 from experiments.models import inference
 from experiments.models.inference import Evaluated
-from experiments.models.pretrained import Loaded
+from experiments.models.model import Loaded
 from experiments.tasks.base import Task
 from experiments.training.loop import Train
 

@@ -18,7 +18,7 @@ from experiments.data.splits import Data, Split
 from experiments.data.tables import Part, Table, check_unicode
 from experiments.models import inference
 from experiments.models.inference import Evaluated
-from experiments.models.pretrained import Loaded
+from experiments.models.model import Loaded
 from experiments.tasks.continued import ContinuedTask, end_of, objects
 from experiments.training.loop import Train
 

@@ -15,7 +15,7 @@ from experiments.data.sources import Source
 from experiments.data.splits import Data, Split
 from experiments.data.tables import HubFiles, Part, Table, check_unicode, near
 from experiments.metrics.base import LabelMetric, find_label_metric, names_of
-from experiments.models.pretrained import Loaded
+from experiments.models.model import Loaded
 from experiments.tasks.labelled import LabelledTask
 from experiments.training.loop import Train
 

@@ -15,7 +15,7 @@ from experiments.data.batches import Batch, Batches
 from experiments.machine.distributed import local_device
 from experiments.machine.processor import batch_multiple
 from experiments.models.engine import NAMES, Engine
-from experiments.models.pretrained import Model
+from experiments.models.model import Model
 from experiments.training.optimizer import FlatAdamW
 from variants.base import Progress, Variant, decay_groups
 
