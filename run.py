@@ -32,7 +32,7 @@ def main(cfg: DictConfig) -> float:
     from experiments.disk.folders import kept_command
     from experiments.machine.distributed import ALONE, launched, shutdown
     from experiments.results.result import Origin
-    from experiments.running.recorder import Diverged
+    from experiments.running.divergence import Diverged
     from experiments.running.runner import execute
     from experiments.settings.config import read
 

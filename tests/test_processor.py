@@ -56,17 +56,17 @@ def test_a_restart_keeps_the_way_it_began_with(
     class Killed(BaseException):
         pass
 
-    from experiments.running.recorder import Recorder
+    from experiments.running.checkpoints import Checkpoints
 
-    save = Recorder.save
+    save = Checkpoints.save
 
-    def killed(self: Recorder, step: int) -> None:
+    def killed(self: Checkpoints, step: int) -> None:
         save(self, step)
         if step == 2:
             raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(Recorder, "save", killed)
+        patch.setattr(Checkpoints, "save", killed)
         execute(run, tmp_path)
     monkeypatch.setattr("experiments.running.job.fastest", lambda width: "highest")
     assert execute(run, tmp_path).provenance["float32_products"] == "medium"

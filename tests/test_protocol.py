@@ -19,9 +19,9 @@ from experiments.data.tables import Part
 from experiments.mini.source import Mini
 from experiments.results.result import Result, read_result
 from experiments.running import evaluation
+from experiments.running.divergence import Diverged
 from experiments.running.epochs import Epochs
 from experiments.running.job import prepare_run
-from experiments.running.recorder import Diverged
 from experiments.running.runner import execute
 from experiments.settings.compose import composed
 from experiments.settings.config import Run, read
@@ -218,7 +218,7 @@ def test_what_the_epochs_scores_take_is_a_cost(
         process_time=count(0, 500).__next__,
         monotonic=time.monotonic,
     )
-    monkeypatch.setattr("experiments.running.recorder.time", clock)
+    monkeypatch.setattr("experiments.running.epochs.time", clock)
     cost = execute(tiny_run("lora", "protocol=paper", "train.epochs=4"), tmp_path).cost
     assert round(cost["seconds"]["evaluate"], -3) == 4000
     assert round(cost["processor_seconds"]["evaluate"], -3) == 2000

@@ -31,7 +31,7 @@ from experiments.adapters.saved import restore
 from experiments.api import run as run_from_python
 from experiments.predict import predict
 from experiments.results.result import Origin, read_result
-from experiments.running.recorder import Diverged
+from experiments.running.divergence import Diverged
 from experiments.running.runner import execute
 from experiments.settings.compose import composed
 from experiments.settings.config import Run, read
