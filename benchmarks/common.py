@@ -29,7 +29,7 @@ from transformers import (
 )
 
 from experiments.data.splits import Data, Split
-from experiments.machine.processor import multiplying
+from experiments.machine.processor import configured, multiplying
 from experiments.machine.randomness import seed_everything
 from experiments.running.job import PreparedRun, prepare_run
 from experiments.settings.compose import composed
@@ -188,7 +188,11 @@ class Ours:
         return number
 
     def step(self, number: int) -> Tensor:
-        with multiplying(self.job.device, self.job.run.train.precision):
+        job = self.job
+        with (
+            configured(job.products, job.threads),
+            multiplying(job.device, job.run.train.precision),
+        ):
             return self.stepper.step(number, TrainingListener())[0]
 
     @property

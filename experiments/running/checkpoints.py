@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,16 @@ class Checkpoints(TrainingListener):
         """The file of the latest checkpoint."""
         return self.folder / "checkpoint.safetensors"
 
+    @property
+    def products(self) -> str:
+        """How matrices of float32 are multiplied: a run that goes on rounds as it has so far."""
+        return self.kept[0]["products"] if self.path.exists() else self.job.products
+
+    @cached_property
+    def kept(self) -> tuple[dict[str, Any], Groups]:
+        """The metadata and the tensors of the checkpoint that the run goes on from."""
+        return self.read()
+
     def begin(self, state: State, total: int) -> None:
         self.state, self.total = state, total
         self.saved_at = time.monotonic()
@@ -111,13 +122,10 @@ class Checkpoints(TrainingListener):
 
     def restore_model(self) -> None:
         """Put back the model as it was: the method's structure, on which the optimizer is built."""
-        self.about, self.groups = self.read()
-        # Another way of multiplying would round otherwise than the run has so far.
-        torch.set_float32_matmul_precision(self.about["products"])
-        model = self.job.loaded.model
-        self.job.run.variant.load_state(model.backbone, self.groups.get("learned", {}))
-        copy_exactly(adapter_buffers(model.backbone), self.groups.get("buffer", {}))
-        copy_exactly(dict(model.head.state_dict()), self.groups.get("head", {}))
+        groups, model = self.kept[1], self.job.loaded.model
+        self.job.run.variant.load_state(model.backbone, groups.get("learned", {}))
+        copy_exactly(adapter_buffers(model.backbone), groups.get("buffer", {}))
+        copy_exactly(dict(model.head.state_dict()), groups.get("head", {}))
 
     def read(self) -> tuple[dict[str, Any], Groups]:
         """Return the checkpoint's metadata, and its tensors by group."""
@@ -138,7 +146,7 @@ class Checkpoints(TrainingListener):
         """Go on from the checkpoint, if there is one: everything beside the model as it was."""
         if not self.path.exists():
             return 0
-        about, groups = self.about, self.groups
+        about, groups = self.kept
         check_moments(self.path, state.optimizer, groups.get("optimizer", {}))
         state.optimizer.load_state_dict(
             {

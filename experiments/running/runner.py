@@ -7,7 +7,7 @@ import torch
 
 from experiments.disk.locks import exclusive
 from experiments.machine.distributed import init_process_group
-from experiments.machine.processor import multiplying, restored
+from experiments.machine.processor import configured, multiplying
 from experiments.machine.randomness import derived_seed, seed_everything
 from experiments.models.inference import Evaluated
 from experiments.results.result import Origin, Result, mark_unfinished, read_result
@@ -44,7 +44,6 @@ def execute(run: Run, out: Path, origin: Origin | None = None) -> Result:
     with (
         exclusive(out) if world.first else nullcontext(),
         enough_memory(),
-        restored(),
         multiplying(device, run.train.precision),
     ):
         if world.size == 1 and (out / "result.json").exists():
@@ -62,12 +61,13 @@ def run_main_process(job: PreparedRun, out: Path, key: dict, origin: Origin) -> 
     run = job.run
     with Console(job, out) as console, run.tracker.start(out, run.title, describe(run)) as tracked:
         recorder = Recorder(job, out, key, told=[console.log, tracked.log])
-        prepare(job, recorder)
-        failure = train(job, recorder)
-        evaluated = {} if failure else evaluate(job, recorder)
-        if failure := failure or evaluation.not_finite(evaluated):
-            evaluated = {}
-        result = outcome.collect(job, recorder, evaluated, failure, origin)
+        with configured(recorder.checkpoints.products, job.threads):
+            prepare(job, recorder)
+            failure = train(job, recorder)
+            evaluated = {} if failure else evaluate(job, recorder)
+            if failure := failure or evaluation.not_finite(evaluated):
+                evaluated = {}
+            result = outcome.collect(job, recorder, evaluated, failure, origin)
         outcome.write(job, evaluated, result)
         tracked.summarise(result)
     job.batches.world.share(result)
@@ -82,8 +82,9 @@ def run_main_process(job: PreparedRun, out: Path, key: dict, origin: Origin) -> 
 def run_worker_process(job: PreparedRun, out: Path, key: dict) -> Result:
     """Do a further process's share of the training; return the first process's result."""
     recorder = Recorder(job, out, key, told=[])
-    prepare(job, recorder)
-    train(job, recorder)
+    with configured(recorder.checkpoints.products, job.threads):
+        prepare(job, recorder)
+        train(job, recorder)
     result = job.batches.world.share(None)
     if result.failure:
         raise Diverged(f"{result.failure} It is recorded in {out / 'result.json'}.")
