@@ -25,6 +25,17 @@ def composed(*overrides: str) -> DictConfig:
 
 
 @contextmanager
+def kept_hydra_config() -> Iterator[None]:
+    """Afterwards Hydra's own part of the config is what it was, which may be another program's."""
+    hydra_config = HydraConfig.instance()
+    before = hydra_config.cfg
+    try:
+        yield
+    finally:
+        hydra_config.cfg = before
+
+
+@contextmanager
 def own_hydra() -> Iterator[None]:
     """Hydra set up for this project's `conf/`, and afterwards for whatever it was before.
 

@@ -22,7 +22,7 @@ COMMON = "study/common.yaml"
 
 def begin(
     section: DictConfig, name: str, overrides: list[str], folders: Sequence[str] = ()
-) -> None:
+) -> Plan:
     """Carry out a study; raises ValueError, once all is done, if a cell failed.
 
     `folders` are overrides that make Hydra look for settings beside the project's own.
@@ -35,7 +35,7 @@ def begin(
         from experiments.study.forecast import forecast
 
         forecast(plan)
-        return
+        return plan
     content: dict[str, Any] = {
         "name": name,
         "study": kinds.with_kinds(OmegaConf.to_container(section, resolve=True)),
@@ -45,6 +45,7 @@ def begin(
     stored.write(OUTPUTS / STUDIES / name / stored.NAME, content)
     if not conduct(plan):
         raise ValueError(f"Some runs failed: python -m experiments.study failed {name}")
+    return plan
 
 
 def searched(config: HydraConf) -> list[str]:

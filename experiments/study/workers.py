@@ -9,10 +9,12 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import TextIOWrapper
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import ModuleType
 from typing import cast
 
 import joblib
@@ -68,7 +70,8 @@ class Workers:
         # The process that all are forked from may stand elsewhere.
         args = (cell.overrides, Path.cwd(), cell.folder, limits)
         process = self.context.Process(target=run_cell, args=args)
-        process.start()
+        with without_main():
+            process.start()
         self.busy[slot] = (cell, process)
 
     def ended(self) -> Iterator[tuple[Cell, int]]:
@@ -86,6 +89,17 @@ class Workers:
         for _, process in self.busy.values():
             process.join()
         self.busy.clear()
+
+
+@contextmanager
+def without_main() -> Iterator[None]:
+    """Keep processes that are started in the block from running the caller's script once more."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 # No run uses it, and transformers' Trainer, which it imports, takes more memory than many a run.
