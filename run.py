@@ -31,8 +31,8 @@ def main(cfg: DictConfig) -> float:
     # Here and not above, so that --help and a mistyped name answer at once.
     from experiments.disk.folders import kept_command
     from experiments.machine.distributed import ALONE, launched, shutdown
-    from experiments.recorder import Diverged
     from experiments.results.result import Origin
+    from experiments.running.divergence import Diverged
     from experiments.running.runner import execute
     from experiments.settings.config import read
 

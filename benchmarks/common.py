@@ -28,13 +28,13 @@ from transformers import (
     RobertaModel,
 )
 
-from experiments.machine.processor import multiplying
+from experiments.data.splits import Data, Split
+from experiments.machine.processor import configured, multiplying
 from experiments.machine.randomness import seed_everything
 from experiments.running.job import PreparedRun, prepare_run
 from experiments.settings.compose import composed
 from experiments.settings.config import Run, read
 from experiments.settings.sections import build
-from experiments.tasks.base import Data, Split
 from experiments.training.loop import Stepper, TrainingListener
 from experiments.training.probe import ProbeRun
 
@@ -189,7 +189,11 @@ class Ours:
         return number
 
     def step(self, number: int) -> Tensor:
-        with multiplying(self.job.device, self.job.run.train.precision):
+        job = self.job
+        with (
+            configured(job.products, job.threads),
+            multiplying(job.device, job.run.train.precision),
+        ):
             return self.stepper.step(number, TrainingListener())[0]
 
     @property

@@ -26,7 +26,7 @@ import torch
 from peers import PEERS, Collate, Loop, pad_of, rows_of, trainer_of
 from torch import Tensor
 
-from experiments.models import read_tokenizer
+from experiments.models.loading import read_tokenizer
 from experiments.running.job import FIXED, subset
 from experiments.settings.config import Run
 from experiments.training.loop import Plan

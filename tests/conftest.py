@@ -27,12 +27,12 @@ from transformers import (
     RobertaModel,
 )
 
-from experiments import measure
 from experiments.data.batches import Batch, encode
 from experiments.mini.text import passages
-from experiments.models import Model
+from experiments.models.model import Model
 from experiments.settings.compose import composed
 from experiments.settings.config import Run, read
+from experiments.training import measure
 
 os.environ.setdefault("WANDB_MODE", "disabled")
 torch.set_num_threads(1)

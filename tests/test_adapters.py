@@ -20,7 +20,7 @@ from experiments.adapters import __main__ as command
 from experiments.adapters import saved
 from experiments.adapters.merged import write_merged
 from experiments.adapters.swap import Switch
-from experiments.models import Loaded
+from experiments.models.model import Loaded
 from experiments.running.runner import execute
 
 IN_A_NEW_PROCESS = """

@@ -21,8 +21,8 @@ from experiments.backbones.language import next_token_loss
 from experiments.backbones.stream import lay_out
 from experiments.data.batches import Batch
 from experiments.families.base import family_of
-from experiments.models import LanguageModel
 from experiments.models.engine import Engine
+from experiments.models.model import LanguageModel
 from variants.base import adapter_layers
 from variants.lora import LoRA
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments import code
+from experiments.results import code
 from experiments.stored import kinds
 
 SOURCE = (
@@ -51,18 +51,18 @@ def test_a_change_counts_for_the_methods_it_reaches(monkeypatch: pytest.MonkeyPa
     assert new_shared == shared
     changed = {module for module in methods if new[module] != methods[module]}
     assert {"variants.lora", "variants.dora"} <= changed and "variants.bitfit" not in changed
-    newer_shared, newer = change(monkeypatch, "experiments/training.py")
+    newer_shared, newer = change(monkeypatch, "experiments/training/loop.py")
     assert newer_shared != shared and newer == new
     monkeypatch.undo()
     assert hashes() == (shared, methods)
 
 
 def test_what_shows_or_plans_does_not_count() -> None:
-    assert "experiments/console.py" not in code.SOURCES
+    assert "experiments/running/console.py" not in code.SOURCES
     assert not any(
         name.startswith(("experiments/study/", "experiments/mini/")) for name in code.SOURCES
     )
-    assert {"experiments/training.py", "variants/base.py"} <= code.SOURCES.keys()
+    assert {"experiments/training/loop.py", "variants/base.py"} <= code.SOURCES.keys()
     for part in code.BESIDE:
         assert (code.ROOT / part).exists(), part
 

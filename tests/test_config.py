@@ -429,7 +429,7 @@ def test_names_of_runs_are_made_from_the_first_places_of_settings():
     config = plain(composed("compute.recompute_mlp=true"), resolve=True)
     before = as_before(identity(config))
     assert before["train"]["lean"] is True and "compute" not in before
-    assert before["train"]["_target_"] == "experiments.training.loop.Train"
+    assert before["train"]["_target_"] == "experiments.training.Train"
     assert regrouped(before)["compute"]["recompute_mlp"] is True
 
 

@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from experiments.adapters import saved
 from experiments.adapters.swap import Switch
 from experiments.disk.files import CHECKSUM
-from experiments.recorder import Recorder
 from experiments.results.result import read_result
+from experiments.running.checkpoints import Checkpoints
 from experiments.running.runner import execute
 from experiments.settings.compose import composed
 from experiments.settings.config import read
@@ -35,15 +35,15 @@ class Stopped(Exception):  # noqa: N818
 
 def stopped(folder: Path, *overrides: str, step: int = 6) -> Path:
     """A folder with the checkpoint of a run that was stopped after some steps."""
-    save = Recorder.save
+    save = Checkpoints.save
 
-    def stop(recorder: Recorder, number: int) -> None:
+    def stop(recorder: Checkpoints, number: int) -> None:
         save(recorder, number)
         if number == step:
             raise Stopped
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(Recorder, "save", stop)
+        patch.setattr(Checkpoints, "save", stop)
         execute(small(*overrides), folder)
     return folder
 

@@ -27,8 +27,9 @@ from experiments.machine.distributed import (
     local_device,
     shutdown,
 )
-from experiments.recorder import Diverged, Recorder
+from experiments.running.divergence import Diverged
 from experiments.running.job import PreparedRun, prepare_run
+from experiments.running.recorder import Recorder
 from experiments.running.runner import execute, prepare, train
 from experiments.settings.compose import composed
 from experiments.settings.config import Run, read
@@ -68,7 +69,7 @@ def learn(run: Run, folder: Path, together: bool = False) -> None:
     job.loaded.model.double()
     if together:
         job = replace(job, batches=Together(**vars(job.batches)))
-    recorder = Recorder(job, folder, {}, listeners=[])
+    recorder = Recorder(job, folder, {}, told=[])
     prepare(job, recorder)
     train(job, recorder)
     state = {**run.variant.learned_state(job.loaded.model.backbone), **head(job)}
@@ -92,7 +93,7 @@ def breaks(how: Callable[[int], None], run: Run, folder: Path) -> None:
     def after(self: Recorder, step: int, *rest: Any) -> None:
         original(self, step, *rest)
         if step == STOP:
-            how(self.world.rank)
+            how(self.job.batches.world.rank)
 
     Recorder.after = after
     execute(run, folder)
@@ -112,7 +113,7 @@ def drifts(run: Run, folder: Path) -> None:
     with torch.no_grad():
         next(job.loaded.model.head.parameters()).add_(1e-3 * job.batches.world.rank)
     with pytest.raises(AssertionError, match="drifted apart"):
-        train(job, Recorder(job, folder, {}, listeners=[]))
+        train(job, Recorder(job, folder, {}, told=[]))
 
 
 def called(work: Callable[..., None], rank: int, port: int, *args: Any) -> None:

@@ -22,16 +22,16 @@ from experiments.adapters import saved
 from experiments.adapters.merged import write_merged
 from experiments.adapters.peft_format import read_peft, write_peft
 from experiments.data.sources import Local
+from experiments.data.splits import Split
 from experiments.data.tables import Table
 from experiments.metrics.base import find_text_metrics
 from experiments.metrics.challenge import read_outputs
-from experiments.running.evaluation import Evaluated
+from experiments.models.inference import Evaluated
 from experiments.running.job import PreparedRun, prepare_run
 from experiments.running.runner import execute
 from experiments.settings.compose import composed
 from experiments.settings.config import Run, read
 from experiments.settings.protocol import Clean, Paper
-from experiments.tasks.base import Split
 from experiments.tasks.continued import objects
 from experiments.tasks.generation import slots
 from variants.lora import LoRA

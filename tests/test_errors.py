@@ -19,8 +19,9 @@ import pytest
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
-from experiments.recorder import Diverged, Recorder
 from experiments.results.result import read_result
+from experiments.running.checkpoints import Checkpoints
+from experiments.running.divergence import Diverged
 from experiments.running.runner import execute
 from experiments.settings.compose import composed
 from experiments.settings.config import read
@@ -428,15 +429,15 @@ class Stopped(Exception):  # noqa: N818
 @pytest.fixture
 def unfinished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the checkpoint of a run that was stopped after three steps."""
-    save = Recorder.save
+    save = Checkpoints.save
 
-    def stop(recorder: Recorder, step: int) -> None:
+    def stop(recorder: Checkpoints, step: int) -> None:
         save(recorder, step)
         if step == 3:
             raise Stopped
 
     with monkeypatch.context() as patch:
-        patch.setattr(Recorder, "save", stop)
+        patch.setattr(Checkpoints, "save", stop)
         with pytest.raises(Stopped):
             execute(small(*OFTEN), tmp_path)
     assert (tmp_path / "checkpoint.safetensors").is_file()
@@ -574,7 +575,7 @@ def test_an_error_under_way_is_one_line_however_the_run_is_tracked(
     def fail(*_: Any) -> None:
         raise OSError("There is no room left.")
 
-    monkeypatch.setattr(Recorder, "save", fail)
+    monkeypatch.setattr(Checkpoints, "save", fail)
     monkeypatch.delenv("WANDB_MODE", raising=False)
     assert refused(shell(*SMALL, f"tracker.mode={mode}")) == "There is no room left."
 

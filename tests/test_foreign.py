@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification, RobertaConfig, Robe
 from experiments.adapters import saved
 from experiments.adapters.loralib_format import read_loralib
 from experiments.adapters.peft_format import read_peft, write_peft
-from experiments.models import Pretrained
+from experiments.models.pretrained import Pretrained
 from variants.base import adapter_layers
 from variants.lora_drop import lora_layers, share_factors
 

@@ -18,7 +18,7 @@ from experiments.adapters import saved
 from experiments.adapters.factors import loralib_factors, peft_factors
 from experiments.adapters.loralib_format import read_loralib
 from experiments.adapters.peft_format import CONFIG, TENSORS, read_peft, write_peft
-from experiments.models import Pretrained
+from experiments.models.pretrained import Pretrained
 
 Given = tuple[Path, Pretrained]
 

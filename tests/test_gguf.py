@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel
 
-from experiments import gguf
-from experiments.models import Pretrained
+from experiments.models import gguf
+from experiments.models.pretrained import Pretrained
 
 WORDS = ["<unk>", "<s>", "</s>", "<|endoftext|>", *string.ascii_lowercase, "Ġa", "Ġb", "ab", "Ċ"]
 D, HEADS, GROUPS, INNER = 64, 4, 2, 96

@@ -16,7 +16,7 @@ import pytest
 from conftest import ROOT, Answer, save_tiny
 from served_hub import WEIGHTY, Served, commit, served
 
-from experiments import hub
+from experiments.disk import hub
 from experiments.mini import tasks
 
 FEW = (

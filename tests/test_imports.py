@@ -5,7 +5,8 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from graphlib import CycleError, TopologicalSorter
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -85,6 +86,38 @@ def declared(*extras: str) -> list[Requirement]:
     return [Requirement(line) for group in groups for line in group]
 
 
+def list_modules() -> dict[str, Path]:
+    """The project's modules below the tests, packages among them."""
+    paths = [path for room in ROOMS if room != "tests" for path in files(room)]
+    dotted = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in paths}
+    return {name.removesuffix(".__init__"): path for name, path in dotted.items()}
+
+
+def get_room(path: Path) -> str:
+    """The folder of a file; what a top package offers its users, and `run.py`, stand alone."""
+    place = path.relative_to(ROOT)
+    offers = len(place.parts) == 1 or (len(place.parts) == 2 and path.name == "__init__.py")
+    return str(place if offers else place.parent)
+
+
+def find_circle(node_of: Callable[[Path], str]) -> list[str]:
+    """Nodes that import each other in a ring, imports in functions and for types included."""
+    modules = list_modules()
+    graph: dict[str, set[str]] = {}
+    for path in modules.values():
+        own = graph.setdefault(node_of(path), set())
+        for name in imported(path):
+            module = name if name in modules else name.rpartition(".")[0]
+            if module in modules:
+                own.add(node_of(modules[module]))
+        own.discard(node_of(path))
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return []
+
+
 def canonical(requirements: list[Requirement]) -> set[str]:
     return {canonicalize_name(requirement.name) for requirement in requirements}
 
@@ -106,6 +139,12 @@ def test_a_room_imports_only_what_lies_below_it(room: str) -> None:
         allowed = (*ALLOWED[room], *EXCEPTIONS.get(place, ()))
         wrong = [name for name in inside if not within(name, allowed)]
         assert not wrong, f"{place} must not import {', '.join(wrong)}."
+
+
+@pytest.mark.parametrize("node_of", [str, get_room], ids=["files", "folders"])
+def test_no_imports_run_in_a_circle(node_of: Callable[[Path], str]) -> None:
+    circle = find_circle(node_of)
+    assert not circle, " imports ".join(reversed(circle))
 
 
 def test_variants_need_nothing_but_torch() -> None:

@@ -14,7 +14,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from experiments.adapters.merged import in_transformers
 from experiments.data.batches import IGNORED, Batch
 from experiments.families.base import OUTPUT
-from experiments.models import LanguageModel, Pretrained
+from experiments.models.model import LanguageModel
+from experiments.models.pretrained import Pretrained
 from variants.full import Full
 
 LLAMA = {

@@ -13,9 +13,9 @@ import pytest
 from conftest import ROOT
 from hydra.core.hydra_config import HydraConfig
 
-from experiments import api
 from experiments.data.tables import Table, check_unicode
 from experiments.disk.folders import LOG, kept_command
+from experiments.settings.compose import composed
 from experiments.tasks.continued import check_texts
 
 ROOMS = ("experiments", "variants", "analysis", "benchmarks")
@@ -102,7 +102,7 @@ def test_half_a_character_is_refused(text: str) -> None:
 
 
 def test_what_a_run_logs_is_utf8(tmp_path: Path) -> None:
-    config = api.composed()
+    config = composed()
     HydraConfig.instance().set_config(config)
     with kept_command(tmp_path, config):
         logging.getLogger("somewhere").warning("schön")

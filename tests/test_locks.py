@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from test_permissions import as_nobody, public  # noqa: F401 (a fixture)
 
-from experiments import locks
+from experiments.disk import locks
 from experiments.disk.locks import LOCK, exclusive, holder, in_turn
 from experiments.study.cells import Cell
 from experiments.study.progress import Progress

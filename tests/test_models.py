@@ -19,9 +19,10 @@ from transformers import (
 )
 
 from experiments.data.batches import Encoded, encode
+from experiments.data.splits import Split
 from experiments.machine.randomness import torch_generator
-from experiments.models import Model, Pretrained
-from experiments.tasks.base import Split
+from experiments.models.model import Model
+from experiments.models.pretrained import Pretrained
 
 FAMILIES = ["roberta", "bert", "gpt2"]
 # Where our head's tensors stand in transformers' models.

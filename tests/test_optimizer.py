@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn as nn
 
-from experiments import optimizer
+from experiments.training import optimizer
 from experiments.training.optimizer import FlatAdamW
 
 

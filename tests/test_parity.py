@@ -11,7 +11,7 @@ from transformers import RobertaForSequenceClassification, get_scheduler
 from experiments.backbones.layers import float_masters
 from experiments.data.batches import Batches, encode
 from experiments.machine.randomness import seed_everything
-from experiments.models import Model
+from experiments.models.model import Model
 from experiments.training.loop import Plan, TrainingListener, fit
 from variants.base import adapter_layers
 

@@ -9,7 +9,7 @@ import torch
 
 from experiments.mini import planted
 from experiments.mini.planted import Planted, Teacher, states, tokens
-from experiments.models import Loaded
+from experiments.models.model import Loaded
 from experiments.running.runner import execute
 from experiments.settings.compose import composed
 from experiments.settings.config import Run, read

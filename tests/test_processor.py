@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments import processor
+from experiments.machine import processor
 from experiments.machine.processor import ByFloat32, choice, fastest, threads_for
+from experiments.running.job import prepare_run
 from experiments.running.runner import execute
 from experiments.settings.config import Run
 
@@ -47,6 +48,23 @@ def test_a_run_uses_and_records_what_was_found(
     assert execute(padded, tmp_path / "b").provenance["float32_products"] == "highest"
 
 
+def test_a_job_sets_nothing_and_says_what_is_to_be_set(
+    tiny_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("experiments.running.job.fastest", lambda width: "medium")
+    run = tiny_run("lora", "train.epochs=0.2")
+    before = torch.get_num_threads()
+    with processor.configured("high", 2):
+        job = prepare_run(run, run.task.load(run.data))
+        assert (torch.get_float32_matmul_precision(), torch.get_num_threads()) == ("high", 2)
+    assert (job.products, job.threads) == ("medium", 1)
+    with pytest.raises(KeyError), processor.configured(job.products, 3):
+        assert torch.get_num_threads() == 3
+        raise KeyError
+    assert torch.get_float32_matmul_precision() == processor.DEFAULT
+    assert torch.get_num_threads() == before
+
+
 def test_a_restart_keeps_the_way_it_began_with(
     tiny_run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -56,17 +74,17 @@ def test_a_restart_keeps_the_way_it_began_with(
     class Killed(BaseException):
         pass
 
-    from experiments.recorder import Recorder
+    from experiments.running.checkpoints import Checkpoints
 
-    save = Recorder.save
+    save = Checkpoints.save
 
-    def killed(self: Recorder, step: int) -> None:
+    def killed(self: Checkpoints, step: int) -> None:
         save(self, step)
         if step == 2:
             raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(Recorder, "save", killed)
+        patch.setattr(Checkpoints, "save", killed)
         execute(run, tmp_path)
     monkeypatch.setattr("experiments.running.job.fastest", lambda width: "highest")
     assert execute(run, tmp_path).provenance["float32_products"] == "medium"

@@ -13,18 +13,19 @@ import torch
 from safetensors.torch import load_file
 from test_training import assert_equal_runs, killed_after
 
-from experiments import evaluation
-from experiments.data.sources import Mini, Source
+from experiments.data.sources import Source
+from experiments.data.splits import Split
 from experiments.data.tables import Part
-from experiments.recorder import Diverged
+from experiments.mini.source import Mini
 from experiments.results.result import Result, read_result
+from experiments.running import evaluation
+from experiments.running.divergence import Diverged
 from experiments.running.epochs import Epochs
 from experiments.running.job import prepare_run
 from experiments.running.runner import execute
 from experiments.settings.compose import composed
 from experiments.settings.config import Run, read
 from experiments.settings.protocol import Clean, carve, train_only
-from experiments.tasks.base import Split
 
 ROOT = Path(__file__).parents[1]
 TASKS = sorted(path.stem for path in (ROOT / "conf/task").glob("*.yaml"))
@@ -217,7 +218,7 @@ def test_what_the_epochs_scores_take_is_a_cost(
         process_time=count(0, 500).__next__,
         monotonic=time.monotonic,
     )
-    monkeypatch.setattr("experiments.recorder.time", clock)
+    monkeypatch.setattr("experiments.running.epochs.time", clock)
     cost = execute(tiny_run("lora", "protocol=paper", "train.epochs=4"), tmp_path).cost
     assert round(cost["seconds"]["evaluate"], -3) == 4000
     assert round(cost["processor_seconds"]["evaluate"], -3) == 2000

@@ -20,14 +20,16 @@ from hydra.utils import get_class
 from omegaconf import OmegaConf
 from served_hub import Served, commit, served
 
-from experiments import hub
+from experiments.data import sources
 from experiments.data.batches import encode
-from experiments.data.sources import Hub, Local, Mini
+from experiments.data.sources import Hub, Local
+from experiments.data.splits import Data, Split
 from experiments.data.tables import Part, read_table
+from experiments.disk import hub
 from experiments.mini import tasks as mini
-from experiments.models import read_tokenizer
-from experiments.tasks import sources
-from experiments.tasks.base import Data, Split, Task
+from experiments.mini.source import Mini
+from experiments.models.loading import read_tokenizer
+from experiments.tasks.base import Task
 from experiments.tasks.text import TextTask
 
 ROOT = Path(__file__).parents[1]

@@ -19,8 +19,9 @@ from conftest import ROOT, VARIANTS
 from safetensors.torch import load_file
 
 from experiments.data.batches import Batches
-from experiments.recorder import Diverged, Recorder
+from experiments.running.divergence import Diverged
 from experiments.running.job import PreparedRun, prepare_run
+from experiments.running.recorder import Recorder
 from experiments.running.runner import execute
 from experiments.settings.config import Run
 from experiments.training.loop import (

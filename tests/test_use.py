@@ -30,8 +30,8 @@ from experiments import predict as predict_command
 from experiments.adapters.saved import restore
 from experiments.api import run as run_from_python
 from experiments.predict import predict
-from experiments.recorder import Diverged
 from experiments.results.result import Origin, read_result
+from experiments.running.divergence import Diverged
 from experiments.running.runner import execute
 from experiments.settings.compose import composed
 from experiments.settings.config import Run, read

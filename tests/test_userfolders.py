@@ -17,11 +17,11 @@ from numba import njit
 from numba.core import caching, config
 from test_permissions import as_nobody, public  # noqa: F401 (a fixture)
 
-from experiments import hub
 from experiments.backbones import compiled, keeping, kernels
 from experiments.data.sources import Local
+from experiments.disk import hub
 from experiments.disk.userfolders import cache_folder, can_write, expanded, own_cache
-from experiments.models import Pretrained
+from experiments.models.pretrained import Pretrained
 from experiments.settings.tracking import Tracker
 
 SOURCE = "def double(x):\n    for i in range(len(x)):\n        x[i] *= 2\n"

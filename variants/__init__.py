@@ -1,6 +1,6 @@
 """Methods of fine-tuning for any module of torch.
 
-    from variants import adapt, load, merge, optimizer_for, save, summary
+    from variants import adapt, adapter_layers, load, merge, optimizer_for, save, summary
 
     adapt(model, "dora", rank=8, targets="all-linear")
     print(summary(model))
@@ -10,6 +10,7 @@
 transformers' Trainer.
 """
 
+from variants.base import adapter_layers
 from variants.defaults import list_methods
 from variants.loops import Hooks, optimizer_for
 from variants.saving import learned_state, load, load_learned_state, save
@@ -20,6 +21,7 @@ __all__ = [
     "Hooks",
     "Summary",
     "adapt",
+    "adapter_layers",
     "disable",
     "learned_state",
     "list_methods",

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import wraps
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch.nn as nn
 from torch.nn.parameter import UninitializedParameter
@@ -16,18 +16,15 @@ from torch.nn.parameter import UninitializedParameter
 from variants.hook_watch import watch_model
 from variants.stand_in import StandIn
 
-if TYPE_CHECKING:
-    from variants.base import Variant
-
 NOTE = "_adapted_by"
-ADAPTING: "ContextVar[Variant | None]" = ContextVar("adapting", default=None)
+ADAPTING: ContextVar[Any] = ContextVar("adapting", default=None)
 
 
 @dataclass(frozen=True)
 class Adapted:
     """A note on a module: the method that it is adapted with, and how it was before."""
 
-    variant: "Variant"
+    variant: Any  # of variants.base.Variant, which imports this module
     trained: frozenset[str]  # parameters that trained before, by name
     layered: bool  # whether there are adapter layers, or parameters of its own train
     beside: tuple[str, ...] = ()  # what trains beside the method, as it was named
@@ -64,7 +61,7 @@ def guard_adapt(adapt: Callable[..., None]) -> Callable[..., None]:
     """An `adapt` that leaves the model as it was if it fails, and notes what it did."""
 
     @wraps(adapt)
-    def guarded(self: "Variant", model: nn.Module) -> None:
+    def guarded(self: Any, model: nn.Module) -> None:
         if ADAPTING.get() is not None:  # called by that of a class which extends this one
             return adapt(self, model)
         check_unadapted(model)

@@ -8,14 +8,11 @@ import warnings
 import weakref
 from collections.abc import Callable
 from functools import wraps
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn as nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
-
-if TYPE_CHECKING:
-    from variants.base import Variant
 
 HOOKS = ("prepare", "param_groups", "penalty", "after_backward", "after_step")
 LOADING = "load_state"  # what is loaded holds what `prepare` had decided
@@ -25,7 +22,7 @@ STEPS = 2  # of an optimiser, until which every hook has had its first call
 class WatchedModel:
     """An adapted model until all hooks of its method have been called."""
 
-    def __init__(self, variant: "Variant", model: nn.Module, missing: set[str]) -> None:
+    def __init__(self, variant: Any, model: nn.Module, missing: set[str]) -> None:
         self.variant = variant
         self.model = weakref.ref(model)
         self.missing = missing
@@ -57,7 +54,7 @@ WATCHED: list[WatchedModel] = []
 ON_OPTIMIZERS: list[Any] = []  # the handle of `count_step`, once there was something to watch
 
 
-def watch_model(variant: "Variant", model: nn.Module) -> None:
+def watch_model(variant: Any, model: nn.Module) -> None:
     """Expect the hooks that a method has written to be called from here on."""
     WATCHED[:] = [watched for watched in WATCHED if watched.model() is not None]
     contract = type(variant).__mro__[-2]
@@ -84,7 +81,7 @@ def note_calls(hook: Callable[..., Any]) -> Callable[..., Any]:
     name = "prepare" if hook.__name__ == LOADING else hook.__name__
 
     @wraps(hook)
-    def noting(self: "Variant", model: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    def noting(self: Any, model: nn.Module, *args: Any, **kwargs: Any) -> Any:
         for watched in list(WATCHED):
             if watched.variant == self and name in watched.missing and watched.is_part_of(model):
                 watched.missing.discard(name)

@@ -66,9 +66,9 @@ def optimizer_for(
     `variant` is the method that the model is adapted with, and need not be given. `options` go to
     the optimiser's class. Raises ValueError for a parameter stored in less than float32.
     """
-    variant = variant or find_adaptation(model)[2].variant
-    rate = variant.lr if lr is None else lr
-    optimizer = cls(make_groups(model, variant, rate, weight_decay), lr=rate, **options)  # type: ignore[call-arg]
+    method: Variant = variant or find_adaptation(model)[2].variant
+    rate = method.lr if lr is None else lr
+    optimizer = cls(make_groups(model, method, rate, weight_decay), lr=rate, **options)  # type: ignore[call-arg]
     serve_groups(optimizer)
     return optimizer
 

@@ -17,7 +17,7 @@ from experiments.adapters.merged import DTYPES, write_merged
 from experiments.adapters.peft_format import CONFIG, read_peft, write_peft
 from experiments.adapters.saved import ABOUT, Adapter, check_whole, on_base, read_adapter, write
 from experiments.disk.files import atomic_folder
-from experiments.models import Pretrained
+from experiments.models.pretrained import Pretrained
 from experiments.settings.compose import composed
 from experiments.settings.scalars import quoted
 from experiments.settings.sections import build, describe_section

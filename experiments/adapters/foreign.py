@@ -20,7 +20,7 @@ from experiments.adapters.saved import Adapter
 from experiments.backbones.heads import from_transformers
 from experiments.backbones.layers import SplitLinear
 from experiments.families.base import family_of
-from experiments.models import Pretrained
+from experiments.models.pretrained import Pretrained
 from experiments.settings.sections import schema
 from variants.base import Foreign, Variant
 

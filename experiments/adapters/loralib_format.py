@@ -16,7 +16,7 @@ from experiments.adapters.foreign import A, B
 from experiments.adapters.saved import Adapter
 from experiments.backbones.layers import SplitLinear
 from experiments.disk.hub import first_line
-from experiments.models import Pretrained
+from experiments.models.pretrained import Pretrained
 from variants.base import Foreign
 
 ENDS = {"lora_A": A, "lora_B": B}

@@ -22,7 +22,8 @@ from experiments.disk.files import (
     write_json,
 )
 from experiments.families.base import family_of
-from experiments.models import LanguageModel, Pretrained
+from experiments.models.model import LanguageModel
+from experiments.models.pretrained import Pretrained
 from variants.base import Foreign, adapter_layers
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"

@@ -12,7 +12,8 @@ import torch.nn as nn
 
 from experiments.adapters.saved import Adapter, check_base, check_whole, load_head, load_state
 from experiments.backbones.layers import float_masters
-from experiments.models import Model, Pretrained, assembled
+from experiments.models.model import Model, assembled
+from experiments.models.pretrained import Pretrained
 from variants.base import adapter_layers, replace_module
 
 Parts = dict[str, nn.Module | nn.Parameter]  # what stands where, by dotted name

@@ -13,9 +13,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from experiments.backbones.stream import positions
+from experiments.data.splits import Split
 from experiments.machine.distributed import ALONE, World
 from experiments.machine.randomness import numpy_generator
-from experiments.tasks.base import Split
 
 IGNORED = -100  # in the place of a label: no target here
 

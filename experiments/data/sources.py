@@ -1,19 +1,17 @@
-"""Where rows come from: a local folder, the Hugging Face hub, or the built-in suite.
+"""Where rows come from: a local folder or the Hugging Face hub.
 
 A source hands out columns as they stand in the data; what they mean is the task's business.
 """
 
 import hashlib
-import json
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.data.tables import Part, Table, near, numbered, pick, place, read_table
+from experiments.data.tables import Part, Table, near, numbered, place, read_table
 from experiments.disk.hub import snapshot
 from experiments.disk.userfolders import expanded
-from experiments.mini import tasks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,43 +75,6 @@ class Hub(Source):
         # The folder of a snapshot is named by its commit.
         origin = f"{hub.path}@{folder.name}/{pattern}"
         return numbered(origin, columns, sha256)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Mini(Source):
-    """The built-in suite: rows made on the spot, equal on every machine."""
-
-    train: int  # rows of the train split
-    dev: int  # rows of every split but train and test
-    test: int  # rows of every test split
-    seed: int
-    noise: float  # share of the labels, in every split, that are wrong
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.noise < 0.5:
-            raise ValueError(f"data.noise must be at least 0 and below 0.5, got {self.noise}.")
-
-    def table(self, part: Part) -> Table:
-        if part.task not in tasks.FIELDS:
-            raise ValueError(
-                f"The built-in suite has no task '{part.task}', use data=local "
-                f"data.dir=FOLDER.{near(part.task, tasks.FIELDS)} "
-                f"It has: {', '.join(tasks.FIELDS)}."
-            )
-        if part.split not in tasks.SPLITS[part.task]:
-            known = tasks.SPLITS[part.task]
-            raise ValueError(
-                f"The built-in suite has no split '{part.split}' of task '{part.task}'."
-                f"{near(part.split, known)} It has: {', '.join(known)}."
-            )
-        size = {"train": self.train, "test": self.test}.get(tasks.lot(part.split), self.dev)
-        columns = tasks.rows(part.task, part.split, size, self.seed, self.noise)
-        origin = (
-            f"built-in suite, mini/{part.task} {part.split}, seed {self.seed}, noise {self.noise}"
-        )
-        chosen = {column: pick(origin, columns, column) for column in part.columns}
-        text = json.dumps(columns, sort_keys=True)
-        return numbered(origin, chosen, hashlib.sha256(text.encode()).hexdigest())
 
 
 def siblings(folder: Path) -> str:

@@ -30,14 +30,16 @@ NARROW = 256  # below this width a thread's share of a product is over before it
 
 
 @contextmanager
-def restored() -> Iterator[None]:
-    """Leave torch's settings as they were."""
-    before, threads = torch.get_float32_matmul_precision(), torch.get_num_threads()
+def configured(products: str, threads: int) -> Iterator[None]:
+    """Multiply float32 in this way and with so many threads, and afterwards as before."""
+    before = torch.get_float32_matmul_precision(), torch.get_num_threads()
     try:
+        torch.set_float32_matmul_precision(products)
+        torch.set_num_threads(threads)
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
-        torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(before[0])
+        torch.set_num_threads(before[1])
 
 
 def threads_for(width: int) -> int:
@@ -52,16 +54,16 @@ def fastest(width: int) -> str:
     x = torch.randn(512, width, generator=generator)
     weight = torch.randn(width, width, generator=generator)
     exact = x.double() @ weight.double()
-    with restored():
-        times = {name: [] for name in (DEFAULT, OTHER)}
-        errors = {}
-        for _ in range(ROUNDS):
-            for name, found in times.items():
-                torch.set_float32_matmul_precision(name)
+    threads = torch.get_num_threads()
+    times = {name: [] for name in (DEFAULT, OTHER)}
+    errors = {}
+    for _ in range(ROUNDS):
+        for name, found in times.items():
+            with configured(name, threads):
                 started = time.process_time()
                 product = x @ weight
                 found.append(time.process_time() - started)
-                errors[name] = error(product, exact)
+            errors[name] = error(product, exact)
     # The first call of each way sets things up; what others do on the machine only adds to one.
     seconds = {name: min(found[1:]) for name, found in times.items()}
     return choice(seconds, errors)

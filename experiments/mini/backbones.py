@@ -17,7 +17,7 @@ from transformers import (
     RobertaForMaskedLM,
 )
 
-from experiments.models import Pretrained
+from experiments.models.pretrained import Pretrained
 
 SHIPPED = Path(__file__).parent / "weights"
 TOKENS = 4096

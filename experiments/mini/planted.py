@@ -17,14 +17,16 @@ import torch.nn as nn
 from torch import Tensor
 
 from experiments.data.batches import Encoded, encode
-from experiments.data.sources import Mini, Source
+from experiments.data.sources import Source
+from experiments.data.splits import Data, Split
 from experiments.machine.randomness import derived_seed, numpy_generator, torch_generator
 from experiments.metrics.base import find_label_metric
+from experiments.mini.source import Mini
 from experiments.mini.text import passages
-from experiments.models import Loaded, Pretrained
+from experiments.models.model import Loaded
+from experiments.models.pretrained import Pretrained
 from experiments.settings.sections import restored_section
 from experiments.stored import kinds
-from experiments.tasks.base import Data, Split
 from experiments.tasks.labelled import LabelledTask
 from variants.base import target_linears
 

@@ -27,7 +27,7 @@ from experiments.mini.backbones import SHIPPED, build_model, train_tokenizer
 from experiments.mini.muon import Muon
 from experiments.mini.objectives import HELD_OUT_SEED, Causal, Masked, Objective, Recipe
 from experiments.mini.text import passages
-from experiments.models import hash_files
+from experiments.models.pretrained import hash_files
 
 RECIPES = {
     "mini_roberta": Recipe(name="mini_roberta", steps=2200),

@@ -1,1 +1,1 @@
-"""What a run is known by, and what it leaves."""
+"""The name of a run, and the result that it leaves."""

@@ -13,12 +13,13 @@ from pathlib import Path
 
 from experiments.stored import kinds
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 ROOMS = ("experiments", "variants")
 # Planning, showing, and the built-in suite, whose rows and weights have hashes of their own.
 BESIDE = (
-    "experiments/study", "experiments/mini", "experiments/console.py", "experiments/tracking.py",
-    "experiments/commandline.py", "experiments/userfolders.py", "variants/hf.py",
+    "experiments/study", "experiments/mini", "experiments/running/console.py",
+    "experiments/settings/tracking.py", "experiments/settings/commandline.py",
+    "experiments/disk/userfolders.py", "variants/hf.py",
 )  # fmt: skip
 Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 

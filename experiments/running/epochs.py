@@ -2,15 +2,19 @@
 
 import math
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from experiments import evaluation
 from experiments.disk.files import digest, flatten, read_tensors, unflatten, write_tensors
+from experiments.running import evaluation
+from experiments.running.checkpoints import Groups, Resumable
+from experiments.running.divergence import Diverged
 from experiments.running.job import PreparedRun
+from experiments.training.measure import Cost
 from variants.base import Progress, copy_exactly
 
 BEST = "best-{}.safetensors"  # by step
@@ -22,12 +26,34 @@ def ends(job: PreparedRun, step: int) -> bool:
 
 
 @dataclass
-class Epochs:
-    """Scores a model where an epoch ends, and keeps what it had learned where that is the best."""
+class Epochs(Resumable):
+    """Scores a model where an epoch ends, and keeps what it had learned where that is the best.
+
+    It does nothing under a protocol that scores the last state.
+    """
 
     job: PreparedRun
     folder: Path
+    cost: Cost  # of the scores
     scores: list[dict[str, Any]] = field(default_factory=list)
+
+    def after(self, step: int, loss: Tensor, norm: Tensor) -> None:
+        """Score the state after an epoch; raises Diverged for one that is broken."""
+        if not self.job.run.protocol.best_epoch or not ends(self.job, step):
+            return
+        world = self.job.batches.world
+        started, busy = time.perf_counter(), time.process_time()
+        failure = self.score(step) if world.first else None
+        self.cost.seconds += time.perf_counter() - started
+        self.cost.processor_seconds += time.process_time() - busy
+        if failure := world.share(failure):
+            raise Diverged(failure)
+
+    def stored(self) -> dict[str, Any]:
+        return {"epochs": self.scores}
+
+    def restore(self, about: dict[str, Any], groups: Groups) -> None:
+        self.scores[:] = about["epochs"]
 
     def score(self, step: int) -> str | None:
         """Score the model as it is after this step; returns what is wrong with one that is broken.

@@ -1,41 +1,14 @@
-"""A trained model on the splits of its task: outputs per example, scores per split."""
+"""The scores and predictions of a trained model on the splits of its task."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
-import torch
 
-from experiments.data.batches import Encoded
-from experiments.models import Model
-from experiments.tasks.base import Split, Task
+from experiments.models.inference import Evaluated
+from experiments.tasks.base import Task
 
 RESAMPLES_SEED = 0  # of the interval's bootstrap: part of the measure, not of the run
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """The evaluation of one split, beside its examples: outputs [n, ...], or texts [n]."""
-
-    split: Split
-    outputs: np.ndarray
-    truncated: int  # examples that were longer than the model was given
-    losses: Mapping[str, float] = field(default_factory=dict)  # scores that follow from no outputs
-
-
-@torch.no_grad()
-def outputs(model: Model, data: Encoded, batch_size: int) -> np.ndarray:
-    """The model's outputs [n, num_outputs] in the order of the examples."""
-    model.eval()
-    device = next(model.parameters()).device
-    # Examples of like length together: less padding, the same outputs.
-    order = np.argsort(-data.lengths, kind="stable")
-    parts = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-    found = [model(data.batch(rows).to(device)).cpu() for rows in parts]
-    result = torch.empty_like(torch.cat(found))
-    result[torch.from_numpy(order)] = torch.cat(found)
-    return result.numpy()
 
 
 def not_finite(evaluated: Mapping[str, Evaluated]) -> str | None:

@@ -13,16 +13,15 @@ from experiments.adapters import saved
 from experiments.backbones import kernels
 from experiments.backbones.layers import PRECISIONS, float_masters
 from experiments.data.batches import Batches, Encoded
+from experiments.data.splits import Data, Split
 from experiments.machine.distributed import init_process_group
-from experiments.machine.processor import DEFAULT, fastest, threads_for
+from experiments.machine.processor import DEFAULT, configured, fastest, threads_for
 from experiments.machine.randomness import numpy_generator, seed_everything, torch_generator
-from experiments.models import Loaded
+from experiments.models.model import Loaded
 from experiments.results.identity import identity
 from experiments.settings.config import Run, describe
-from experiments.settings.train import Train
 from experiments.stored import kinds
-from experiments.tasks.base import Data, Split
-from experiments.training.loop import Plan
+from experiments.training.loop import Plan, Train
 from experiments.training.prefix import with_prefix
 from variants.base import adapter_layers
 
@@ -41,16 +40,21 @@ class PreparedRun:
     rows: str  # a hash of the rows that are trained on
     batches: Batches
     plan: Plan
+    products: str  # how matrices of float32 are multiplied, as torch names it
+    threads: int
 
 
 def prepare_run(run: Run, data: Data) -> PreparedRun:
-    """Load, adapt and lay out; the head is drawn before any method touches the model."""
+    """Load, adapt and lay out; the head is drawn before any method touches the model.
+
+    Threads and products are chosen here, and whoever trains or evaluates enters `configured`.
+    """
     train, device = run.train, run.compute.pick_device()
     world = init_process_group(device)
     seed_everything(run.seed)
     loaded = load_adapted(run, device)
-    torch.set_float32_matmul_precision(world.share(matmul_precision(train, device, loaded)))
-    torch.set_num_threads(threads_for(loaded.width))
+    products: str = world.share(matmul_precision(train, device, loaded))
+    threads = threads_for(loaded.width)
     if loaded.model.engine.name == "packed" and device.type == "cpu":
         kernels.load(PRECISIONS[train.precision])  # and let no step wait for them
     run.task.check(loaded, data, run.limits)
@@ -59,11 +63,13 @@ def prepare_run(run: Run, data: Data) -> PreparedRun:
     if train.prefix_cache:
         if loaded.model.engine.name != "packed":
             raise ValueError(f"train.prefix_cache needs a packed pass; {run.model.name} has none.")
-        examples = with_prefix(examples, loaded.model)
+        with configured(products, threads):
+            examples = with_prefix(examples, loaded.model)
     batches = Batches(examples, train.batch_size, train.accumulate, run.seed, world)
     total = train.total_steps(batches.steps_per_epoch)
     plan = Plan(train, run.variant.lr * run.model.lr_scale, total)
-    return PreparedRun(run, device, data, loaded, examples, rows_hash(chosen), batches, plan)
+    rows = rows_hash(chosen)
+    return PreparedRun(run, device, data, loaded, examples, rows, batches, plan, products, threads)
 
 
 def matmul_precision(train: Train, device: torch.device, loaded: Loaded) -> str:

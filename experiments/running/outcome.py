@@ -4,13 +4,19 @@ from typing import Any
 
 import numpy as np
 
-from experiments import code, evaluation
 from experiments.adapters import saved
-from experiments.recorder import Recorder
+from experiments.models.inference import Evaluated
+from experiments.results import code
 from experiments.results.provenance import provenance
-from experiments.results.result import PREDICTIONS, Origin, Result, write_predictions
-from experiments.running.evaluation import Evaluated
+from experiments.results.result import (
+    PREDICTIONS,
+    Origin,
+    Result,
+    write_predictions,
+)
+from experiments.running import evaluation
 from experiments.running.job import PreparedRun
+from experiments.running.recorder import Recorder
 from experiments.settings.config import describe
 from experiments.training.measure import count_flops, count_parameters, latency, memory_kind
 
@@ -25,7 +31,7 @@ def collect(
     origin: Origin,
 ) -> Result:
     """The result of a run, complete or diverged."""
-    run = job.run
+    run, earlier = job.run, recorder.checkpoints.earlier_codes
     return Result(
         status="diverged" if failure else "complete",
         failure=failure,
@@ -49,10 +55,10 @@ def collect(
             "processes": job.batches.world.size,
             "engine": job.loaded.model.engine.name,
             # A run that was taken up again may have begun by other code.
-            "earlier_code": [one for one in recorder.earlier_codes if one != code.shared_hash()],
+            "earlier_code": [one for one in earlier if one != code.shared_hash()],
             "method_code": code.method_hash(type(run.variant).__module__),
         },
-        epochs=recorder.epochs.scores if recorder.epochs is not None else [],
+        epochs=recorder.epochs.scores,
         folder=recorder.folder,
     )
 
@@ -76,18 +82,18 @@ def write(job: PreparedRun, evaluated: dict[str, Evaluated], result: Result) -> 
 
 def cost(job: PreparedRun, recorder: Recorder, evaluated: dict[str, Evaluated]) -> dict[str, Any]:
     """Parameters, seconds, memory, arithmetic and latency of the run."""
-    clock = recorder.clock
+    meter = recorder.meter
+    clock, phases = meter.clock, meter.phases
     model, variant = job.loaded.model, job.run.variant
     parts = [part.to(job.device) for part in job.batches.parts(1)]
     flops = count_flops(model, lambda: variant.penalty(model.backbone), parts)
-    phases = recorder.costs
     found = {
         "parameters": count_parameters(model),
         "seconds": {name: phase.seconds for name, phase in phases.items()},
         "processor_seconds": {name: phase.processor_seconds for name, phase in phases.items()},
         "peak_mib": {name: phase.peak_mib for name, phase in phases.items()},
         "memory": memory_kind(job.device, phases["train"]),
-        "restarts": recorder.restarts,
+        "restarts": recorder.checkpoints.restarts,
         "steps": clock.summary(),
         "flops": flops | {"training": flops["training_per_token"] * clock.padded},
     }
@@ -95,9 +101,9 @@ def cost(job: PreparedRun, recorder: Recorder, evaluated: dict[str, Evaluated]) 
     found["seconds"]["train"] = sum(clock.seconds())
     found["processor_seconds"]["train"] = clock.processor_seconds
     if found["peak_mib"]["train"] is not None:
-        found["peak_mib"]["train"] = max(found["peak_mib"]["train"], recorder.peak)
-    found["seconds"]["evaluate"] += recorder.scoring.seconds
-    found["processor_seconds"]["evaluate"] += recorder.scoring.processor_seconds
+        found["peak_mib"]["train"] = max(found["peak_mib"]["train"], meter.earlier_peak)
+    found["seconds"]["evaluate"] += meter.scoring.seconds
+    found["processor_seconds"]["evaluate"] += meter.scoring.processor_seconds
     prefix = job.examples.prefix
     if prefix is not None:
         found["prefix"] = {"blocks": prefix.blocks, "seconds": prefix.seconds}

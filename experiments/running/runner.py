@@ -5,20 +5,21 @@ from pathlib import Path
 
 import torch
 
-from experiments import evaluation, outcome
 from experiments.disk.locks import exclusive
 from experiments.machine.distributed import init_process_group
-from experiments.machine.processor import multiplying, restored
+from experiments.machine.processor import configured, multiplying
 from experiments.machine.randomness import derived_seed, seed_everything
-from experiments.recorder import Diverged, Recorder
+from experiments.models.inference import Evaluated
 from experiments.results.result import Origin, Result, mark_unfinished, read_result
+from experiments.running import evaluation, outcome
 from experiments.running.console import Console, show, show_samples
-from experiments.running.evaluation import Evaluated
+from experiments.running.divergence import Diverged
 from experiments.running.job import PreparedRun, fingerprint, prepare_run
+from experiments.running.recorder import Recorder
 from experiments.settings.config import Run, describe
 from experiments.stored.result import NAME, differing
 from experiments.training.loop import fit
-from experiments.training.measure import enough_memory, measure
+from experiments.training.measure import enough_memory
 from experiments.training.probe import ProbeRun
 
 
@@ -43,7 +44,6 @@ def execute(run: Run, out: Path, origin: Origin | None = None) -> Result:
     with (
         exclusive(out) if world.first else nullcontext(),
         enough_memory(),
-        restored(),
         multiplying(device, run.train.precision),
     ):
         if world.size == 1 and (out / "result.json").exists():
@@ -60,13 +60,14 @@ def run_main_process(job: PreparedRun, out: Path, key: dict, origin: Origin) -> 
     """Prepare, train, evaluate, and write what came of it."""
     run = job.run
     with Console(job, out) as console, run.tracker.start(out, run.title, describe(run)) as tracked:
-        recorder = Recorder(job, out, key, listeners=[console.log, tracked.log])
-        prepare(job, recorder)
-        failure = train(job, recorder)
-        evaluated = {} if failure else evaluate(job, recorder)
-        if failure := failure or evaluation.not_finite(evaluated):
-            evaluated = {}
-        result = outcome.collect(job, recorder, evaluated, failure, origin)
+        recorder = Recorder(job, out, key, told=[console.log, tracked.log])
+        with configured(recorder.checkpoints.products, job.threads):
+            prepare(job, recorder)
+            failure = train(job, recorder)
+            evaluated = {} if failure else evaluate(job, recorder)
+            if failure := failure or evaluation.not_finite(evaluated):
+                evaluated = {}
+            result = outcome.collect(job, recorder, evaluated, failure, origin)
         outcome.write(job, evaluated, result)
         tracked.summarise(result)
     job.batches.world.share(result)
@@ -80,9 +81,10 @@ def run_main_process(job: PreparedRun, out: Path, key: dict, origin: Origin) -> 
 
 def run_worker_process(job: PreparedRun, out: Path, key: dict) -> Result:
     """Do a further process's share of the training; return the first process's result."""
-    recorder = Recorder(job, out, key, listeners=[])
-    prepare(job, recorder)
-    train(job, recorder)
+    recorder = Recorder(job, out, key, told=[])
+    with configured(recorder.checkpoints.products, job.threads):
+        prepare(job, recorder)
+        train(job, recorder)
     result = job.batches.world.share(None)
     if result.failure:
         raise Diverged(f"{result.failure} It is recorded in {out / 'result.json'}.")
@@ -107,10 +109,10 @@ def finished(run: Run, out: Path, key: dict) -> Result:
 
 def prepare(job: PreparedRun, recorder: Recorder) -> None:
     """Let the method look at data or train briefly; a run taken up again has that behind it."""
-    if recorder.checkpoint.exists():
-        recorder.restore_model()
+    if recorder.checkpoints.path.exists():
+        recorder.checkpoints.restore_model()
     elif job.run.start is None:  # else its structure is that of the adapter it begins with
-        with measure(job.device, recorder.costs["prepare"]):
+        with recorder.meter.phase("prepare"):
             trial = ProbeRun(
                 job.loaded.model, job.run.variant, job.examples, job.plan, job.run.seed
             )
@@ -132,7 +134,7 @@ def train(job: PreparedRun, recorder: Recorder) -> str | None:
     rank = job.batches.world.rank
     # Each process has masks of its own; the first one's are those of a run in one.
     seed_everything(derived_seed(job.run.seed, "training", *([rank] if rank else [])))
-    with measure(job.device, recorder.costs["train"]), enough_memory():
+    with recorder.meter.phase("train"), enough_memory():
         try:
             fit(job.loaded.model, job.run.variant, job.batches, job.plan, recorder)
         except Diverged as error:
@@ -142,9 +144,9 @@ def train(job: PreparedRun, recorder: Recorder) -> str | None:
 
 def evaluate(job: PreparedRun, recorder: Recorder) -> dict[str, Evaluated]:
     """The trained model's outputs on every split that is scored or predicted."""
-    if recorder.epochs is not None:
+    if job.run.protocol.best_epoch:
         recorder.epochs.restore_best()
-    with measure(job.device, recorder.costs["evaluate"]):
+    with recorder.meter.phase("evaluate"):
         return {
             name: job.run.task.evaluate(job.loaded, split, job.run.limits)
             for name, split in {**job.data.score, **job.data.predict}.items()

@@ -1,4 +1,4 @@
-"""Configs as the command line composes them, for a study's cells, Python and notebooks."""
+"""Hydra's config for the overrides of a command, composed from Python."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from experiments.settings.commandline import with_new_names
 from experiments.settings.scalars import as_written
 
-CONF = Path(__file__).parents[1] / "conf"
+CONF = Path(__file__).parents[2] / "conf"
 
 
 def composed(*overrides: str) -> DictConfig:
@@ -24,6 +24,17 @@ def composed(*overrides: str) -> DictConfig:
     # The name of the run's folder is written in terms of Hydra's choices.
     HydraConfig.instance().set_config(cfg)
     return cfg
+
+
+@contextmanager
+def kept_hydra_config() -> Iterator[None]:
+    """Afterwards Hydra's own part of the config is what it was, which may be another program's."""
+    hydra_config = HydraConfig.instance()
+    before = hydra_config.cfg
+    try:
+        yield
+    finally:
+        hydra_config.cfg = before
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from experiments.data.sources import Source
-from experiments.models import Pretrained
+from experiments.models.pretrained import Pretrained
 from experiments.results.result import title
 from experiments.settings.commandline import tell_new_name
 from experiments.settings.protocol import Protocol

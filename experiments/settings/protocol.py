@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from experiments.data.sources import Source
+from experiments.data.splits import Data, Split
 from experiments.data.tables import Part, Table
 from experiments.machine.randomness import numpy_generator
-from experiments.tasks.base import Data, Split, Task
+from experiments.tasks.base import Task
 
 STAGES = ("select", "test")
 SELECTION = "selection"  # the split that is carved from the train split

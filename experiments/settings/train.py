@@ -113,7 +113,7 @@ class Compute:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """What is kept of a run beside its result, and how often."""
+    """The files that a run keeps beside its result, and how often it writes them."""
 
     log_every: int  # steps
     checkpoint_every: float  # seconds

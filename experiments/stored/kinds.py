@@ -18,9 +18,18 @@ CONF = Path(__file__).parents[2] / "conf"
 KIND, TARGET = "_kind_", "_target_"  # in files, and in conf/
 METHODS = "variant"  # the section whose kinds are named by file
 LINE = re.compile(rf"^\s*{TARGET}:\s*([\w.]+)\s*$", re.MULTILINE)
-# Where classes of earlier versions lie now.
-MOVED = {"experiments.training.loop.Train": "experiments.settings.train.Train"}
-FORMER = {new: old for old, new in MOVED.items()}
+# Where classes lie now that YAML files and results name by an earlier path.
+MOVED = {
+    "experiments.models.Pretrained": "experiments.models.pretrained.Pretrained",
+    "experiments.protocol.Clean": "experiments.settings.protocol.Clean",
+    "experiments.protocol.Paper": "experiments.settings.protocol.Paper",
+    "experiments.tasks.sources.Hub": "experiments.data.sources.Hub",
+    "experiments.tasks.sources.Local": "experiments.data.sources.Local",
+    "experiments.tasks.sources.Mini": "experiments.mini.source.Mini",
+    "experiments.tracking.Tracker": "experiments.settings.tracking.Tracker",
+    "experiments.training.Train": "experiments.settings.train.Train",
+}
+FIRST = {now: before for before, now in MOVED.items()}
 
 Other = Callable[[str, str], type]  # the class for a section and a dotted path from elsewhere
 
@@ -58,7 +67,27 @@ def names() -> dict[str, str]:
 
 def kind_of(target: str) -> str:
     """The kind of a class by its dotted path; a class from elsewhere is its own."""
-    return names().get(MOVED.get(target, target), target)
+    return names().get(current_path(target), target)
+
+
+def current_path(target: str) -> str:
+    """The dotted path of a class now, for one that it may have had in an earlier version."""
+    return MOVED.get(target, target)
+
+
+def with_first_paths(node: Any) -> Any:
+    """Plain data of a config with the first dotted path of every class, at any depth.
+
+    The names of folders are hashes of these, so that no run is lost when a class moves.
+    """
+    if isinstance(node, Mapping):
+        return {
+            key: FIRST.get(value, value)
+            if key == TARGET and isinstance(value, str)
+            else with_first_paths(value)
+            for key, value in node.items()
+        }
+    return [with_first_paths(item) for item in node] if isinstance(node, list | tuple) else node
 
 
 def target_of(section: str, kind: str) -> str | None:
@@ -118,7 +147,7 @@ def class_of(section: str, kind: Any, other: Other = refuse) -> type:
 
 def load(section: str, target: str) -> type:
     """The class that a dotted path stands for."""
-    module, _, name = target.rpartition(".")
+    module, _, name = current_path(target).rpartition(".")
     try:
         return getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:

@@ -12,7 +12,7 @@ from experiments.stored.kinds import KIND, TARGET
 
 
 class Role(Enum):
-    """What a setting is for. A setting that no table names decides the result."""
+    """The purpose of a setting. A setting that no table names decides the result."""
 
     RESULT = "decides the number: part of the run's name, compared and audited"
     SOURCE = "where data or weights lie: part of the name, compared by what the files hold"
@@ -100,10 +100,9 @@ def regrouped(config: Mapping[str, Any]) -> dict[str, Any]:
 def as_before(config: Mapping[str, Any]) -> dict[str, Any]:
     """The inverse of `regrouped`: run names are made from the places of settings at the first."""
     found = moved(config, FORMER)
-    train = found.get("train")
-    if isinstance(train, dict) and train.get(TARGET) in kinds.FORMER:
-        train[TARGET] = kinds.FORMER[train[TARGET]]
-    return {key: node for key, node in found.items() if not is_empty(key, node)}
+    return kinds.with_first_paths(
+        {key: node for key, node in found.items() if not is_empty(key, node)}
+    )
 
 
 def is_empty(section: str, node: Any) -> bool:

@@ -47,7 +47,7 @@ class Arm:
                 found = replace(found, sections=found.sections | {"start": str(self.start.folder)})
         if not self.trusted:
             for target in classes(found.sections):
-                if target not in kinds.names():
+                if kinds.current_path(target) not in kinds.names():
                     raise ValueError(f"{self.method} on {self.task} names {target}; {TRUST}.")
         return found
 

@@ -10,11 +10,10 @@ from experiments.disk.locks import holder
 from experiments.results.result import Result, read_result
 from experiments.stored.result import NAME
 from experiments.stored.typed import fit
+from experiments.study.backends.base import BEGIN, OUTPUT
 from experiments.study.settings import Settings, differing
 
 FAILURE = "failure.json"
-OUTPUT = "output.log"  # what the processes of a cell printed
-BEGIN = "--- begun "  # of the line that each process begins its output with
 
 Point = tuple[str, ...]  # overrides, one per tuned setting; () is every setting as it stands
 

@@ -25,7 +25,7 @@ SECTIONS = tuple(COMMON)
 OF_STUDY = re.compile(rf"[+~]*({'|'.join(SECTIONS)})\b")
 
 
-def begin(config: DictConfig, name: str, overrides: list[str], folders: Sequence[str] = ()) -> None:
+def begin(config: DictConfig, name: str, overrides: list[str], folders: Sequence[str] = ()) -> Plan:
     """Carry out a study; raises ValueError, once all is done, if a cell failed.
 
     `folders` are overrides that make Hydra look for settings beside the project's own.
@@ -42,7 +42,7 @@ def begin(config: DictConfig, name: str, overrides: list[str], folders: Sequence
         from experiments.study.forecast import forecast
 
         forecast(plan, backend)
-        return
+        return plan
     content: dict[str, Any] = {
         "name": name,
         **kinds.with_kinds(sections),
@@ -54,6 +54,7 @@ def begin(config: DictConfig, name: str, overrides: list[str], folders: Sequence
 
     if not conduct(plan, backend):
         raise ValueError(f"Some runs failed: python -m experiments.study failed {name}")
+    return plan
 
 
 def searched(config: HydraConf) -> list[str]:

@@ -21,7 +21,7 @@ class Conductor:
     """Carries out a plan's cells, a few at a time."""
 
     plan: Plan
-    workers: Workers
+    workers: Workers[Cell]
     progress: Progress
     attempts: dict[Cell, int] = field(default_factory=dict)
 

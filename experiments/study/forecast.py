@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from experiments.machine.processor import multiplying, restored
+from experiments.machine.processor import configured, multiplying
 from experiments.running.job import PreparedRun, prepare_run
 from experiments.settings.config import read
 from experiments.stored.shown import plain
@@ -40,10 +40,9 @@ def forecast(plan: Plan, backend: Backend) -> None:
     """Print cells, time and disk; trains a few steps, and evaluates a few rows as a trial does."""
     rich = Console()
     counts = expected(plan)
-    with restored():
-        known = [
-            (arm, estimate(plan, arm, runs)) for arm, runs in track(counts, "trying", console=rich)
-        ]
+    known = [
+        (arm, estimate(plan, arm, runs)) for arm, runs in track(counts, "trying", console=rich)
+    ]
     table = Table("protocol", "task", "method", "runs", "steps", "s a run", "MiB a run")
     for arm, item in known:
         table.add_row(
@@ -85,7 +84,7 @@ def estimate(plan: Plan, arm: Arm, runs: int) -> Forecast:
     config = arm.changed((*plan.first_trials([arm])[arm.method][0].cells[0].settings, "start=null"))
     run = read(config)
     job = prepare_run(run, run.protocol.load(run.task, run.data))
-    with multiplying(job.device, run.train.precision):
+    with configured(job.products, job.threads), multiplying(job.device, run.train.precision):
         seconds = job.plan.total * step_seconds(job) + evaluation_seconds(job)
     return Forecast(runs=runs, steps=job.plan.total, seconds=START + seconds, bytes=run_bytes(job))
 

@@ -218,7 +218,7 @@ class Plan:
     def points(self, arm: Arm) -> int:
         """The number of points that a method is tried at, without those by which grids grow."""
         if self.study.search == "sample":
-            return len(search.sampled(self, arm))
+            return len(search.sampled(self.study, arm))
         if self.study.trials is not None:
             return self.study.trials
         return prod(len(self.values(arm, key)) for key in self.study.axes_of(arm.method))
@@ -227,11 +227,11 @@ class Plan:
         """By method, the points that it is tried at by now, with their first runs."""
         if self.study.search == "sample":
             return {
-                arm.method: [self.trial(arm, point) for point in search.sampled(self, arm)]
+                arm.method: [self.trial(arm, point) for point in search.sampled(self.study, arm)]
                 for arm in arms
             }
         if self.study.search == "optuna":
-            return {arm.method: search.ask_trials(self, arm) for arm in arms}
+            return {arm.method: self.asked_trials(arm) for arm in arms}
         ends = {arm.method: (0, 0) for arm in arms}
         for _ in range(self.study.max_grid_extensions):
             lines = {arm.method: self.grid_trials(arm, ends[arm.method]) for arm in arms}
@@ -241,6 +241,13 @@ class Plan:
             # Every method gets a point more, so that all are tried equally often.
             ends = {method: extend_grid(ends[method], line) for method, line in lines.items()}
         return {arm.method: self.grid_trials(arm, ends[arm.method]) for arm in arms}
+
+    def asked_trials(self, arm: Arm) -> list[Trial]:
+        """The trials of an arm that Optuna has asked for by now."""
+        values = [self.values(arm, key) for key in self.study.axes_of(arm.method)]
+        return search.ask_trials(
+            self.study, arm, values, partial(self.trial, arm), self.is_finished
+        )
 
     def grid_trials(self, arm: Arm, ends: tuple[int, int]) -> list[Trial]:
         """The grid of an arm, grown by this many points at its low and its high end."""

@@ -6,29 +6,26 @@ scores gives the same points: a search that is killed goes on, and two processes
 
 import json
 import logging
+from collections.abc import Callable
 from functools import cache
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omegaconf import OmegaConf
 
 from experiments.study.arms import Arm
 from experiments.study.cells import Point, Trial
-from experiments.study.design import is_list, log_grid, rounded, typed
-
-if TYPE_CHECKING:
-    from experiments.study.plan import Plan
+from experiments.study.design import Study, is_list, log_grid, rounded, typed
 
 Space = tuple[tuple[str, tuple], ...]  # setting -> its values in order
 
 
-def sampled(plan: "Plan", arm: Arm) -> list[Point]:
+def sampled(study: Study, arm: Arm) -> list[Point]:
     """As many points of a method's own space as every method gets, first the method as it is.
 
     A single axis of numbers becomes a finer or coarser grid over the same decades; of several, the
     points are Halton's, which leave no part of the space empty.
     """
-    study = plan.study
     axes, number = study.axes_of(arm.method), study.trials or 1
     ((key, axis), *others) = axes.items()
     if not others and not is_list(axis):
@@ -52,12 +49,19 @@ def placed(arm: Arm, key: str, axis: Any, share: float) -> str:
     return typed(key, rounded(float(arm.own_value(key)) * 10 ** (axis["decades"] * (share - 0.5))))
 
 
-def ask_trials(plan: "Plan", arm: Arm) -> list[Trial]:
-    """The trials of an arm so far; the last may not be over. The first is the method as it is."""
-    study = plan.study
+def ask_trials(
+    study: Study,
+    arm: Arm,
+    values: list[list],
+    trial: Callable[[Point], Trial],
+    is_finished: Callable[[Trial], bool],
+) -> list[Trial]:
+    """The trials of an arm so far; the last may not be over. The first is the method as it is.
+
+    `values` are those of each axis, and `trial` says what is known of a point.
+    """
     axes = study.axes_of(arm.method)
     logs = tuple(not is_list(axis) for axis in axes.values())
-    values = [plan.values(arm, key) for key in axes]
     own = tuple(map(arm.own_value, axes))
     # The values of a list as they are typed, whatever they are.
     choices = [line if log else map(as_typed, line) for line, log in zip(values, logs, strict=True)]
@@ -67,8 +71,8 @@ def ask_trials(plan: "Plan", arm: Arm) -> list[Trial]:
     trials: list[Trial] = []
     scores: list[float | None] = []
     for _ in range(study.trials or size):
-        trials.append(plan.trial(arm, ask(space, logs, own, tuple(scores))))
-        if not plan.is_finished(trials[-1]):
+        trials.append(trial(ask(space, logs, own, tuple(scores))))
+        if not is_finished(trials[-1]):
             break
         scores.append(trials[-1].score)
     return trials

@@ -2,56 +2,20 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
+from experiments.data.batches import Encoded
 from experiments.data.sources import Source
+from experiments.data.splits import Data, Split
 from experiments.data.tables import Table
-
-if TYPE_CHECKING:  # these read splits themselves
-    from torch import Tensor
-    from transformers import PreTrainedTokenizerBase
-
-    from experiments.data.batches import Encoded
-    from experiments.models import Loaded
-    from experiments.running.evaluation import Evaluated
-
-
-@dataclass(frozen=True)
-class Split:
-    """Examples of one split: `ids` are row numbers from 0, `labels` codes [n], scores or None.
-
-    Class codes are int64, scores float32; `sha256` is that of the data the examples came from.
-    """
-
-    ids: np.ndarray
-    texts: list[tuple[str, ...]]
-    labels: np.ndarray | None
-    origin: str
-    sha256: str
-    skipped: int = 0  # malformed rows left out, where the task says so
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-    def take(self, rows: np.ndarray) -> "Split":
-        """The examples at positions `rows`, in that order."""
-        labels = None if self.labels is None else self.labels[rows]
-        return replace(
-            self, ids=self.ids[rows], texts=[self.texts[row] for row in rows], labels=labels
-        )
-
-
-@dataclass(frozen=True)
-class Data:
-    """The splits of one task: one to train on, some to score, some to predict without labels."""
-
-    train: Split
-    score: dict[str, Split]
-    predict: dict[str, Split]
+from experiments.models.inference import Evaluated
+from experiments.models.model import Loaded
 
 
 class Limits(NamedTuple):
@@ -104,36 +68,34 @@ class Task(ABC):
         """Name of what is followed while a run trains."""
 
     @abstractmethod
-    def configure(self, loaded: "Loaded", name: str) -> None:
+    def configure(self, loaded: Loaded, name: str) -> None:
         """Set what the task decides of a model; raises ValueError for one that cannot do it."""
 
-    def check(self, loaded: "Loaded", data: Data, limits: Limits) -> None:  # noqa: B027 (most need none)
+    def check(self, loaded: Loaded, data: Data, limits: Limits) -> None:  # noqa: B027 (most need none)
         """Raise ValueError for what would end the evaluation, before anything is trained."""
 
     @abstractmethod
-    def encode(
-        self, tokenizer: "PreTrainedTokenizerBase", split: Split, max_length: int
-    ) -> "Encoded":
+    def encode(self, tokenizer: PreTrainedTokenizerBase, split: Split, max_length: int) -> Encoded:
         """A split as token ids; what is longer than `max_length` is cut, and counted."""
 
     @abstractmethod
-    def evaluate(self, loaded: "Loaded", split: Split, limits: Limits) -> "Evaluated":
+    def evaluate(self, loaded: Loaded, split: Split, limits: Limits) -> Evaluated:
         """Run the model on every example of a split."""
 
     @abstractmethod
-    def training_score(self, labels: "list[Tensor | None]", outputs: "list[Tensor]") -> float:
+    def training_score(self, labels: list[Tensor | None], outputs: list[Tensor]) -> float:
         """The training metric of parts of batches."""
 
     @abstractmethod
-    def columns(self, item: "Evaluated") -> Mapping[str, Any]:
+    def columns(self, item: Evaluated) -> Mapping[str, Any]:
         """Return the columns stored for every example beside its split and id, by name."""
 
     @abstractmethod
-    def write(self, folder: Path, name: str, item: "Evaluated") -> None:
+    def write(self, folder: Path, name: str, item: Evaluated) -> None:
         """Write further files of one split into a run's folder."""
 
     @abstractmethod
-    def samples(self, item: "Evaluated") -> list[tuple[str, str, str]]:
+    def samples(self, item: Evaluated) -> list[tuple[str, str, str]]:
         """A few examples for people: what was given, what came out, what was expected."""
 
     @property
@@ -146,7 +108,7 @@ class Task(ABC):
         raise NotImplementedError
 
     def answers(
-        self, loaded: "Loaded", texts: list[tuple[str, ...]], limits: Limits
+        self, loaded: Loaded, texts: list[tuple[str, ...]], limits: Limits
     ) -> Mapping[str, Any]:
         """Return a trained model's answers to texts, by name of the column."""
         raise NotImplementedError

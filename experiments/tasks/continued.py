@@ -15,16 +15,17 @@ import numpy as np
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from experiments import evaluation
 from experiments.data.batches import PromptedTexts, flat
+from experiments.data.splits import Data, Split
 from experiments.data.tables import HubFiles, Table, check_unicode, near
 from experiments.machine.randomness import numpy_generator
 from experiments.metrics import nlg
 from experiments.metrics.base import TextMetric, find_text_metrics, names_of
-from experiments.models import LanguageModel, Loaded
+from experiments.models import inference
 from experiments.models.generation import Decoding, generate
-from experiments.running.evaluation import Evaluated
-from experiments.tasks.base import Data, Limits, Split, Task
+from experiments.models.inference import Evaluated
+from experiments.models.model import LanguageModel, Loaded
+from experiments.tasks.base import Limits, Task
 
 log = logging.getLogger(__name__)
 RESAMPLES = 1000
@@ -137,7 +138,7 @@ class ContinuedTask(Task):
     def evaluate(self, loaded: Loaded, split: Split, limits: Limits) -> Evaluated:
         """A text for every source, and the mean loss per token of the texts it has."""
         encoded = self.encode(loaded.tokenizer, split, limits.max_length)
-        sums = evaluation.outputs(loaded.model, encoded, limits.batch_size).sum(axis=0)
+        sums = inference.outputs(loaded.model, encoded, limits.batch_size).sum(axis=0)
         texts = objects(self.continued(loaded, split.texts))
         return Evaluated(split, texts, encoded.truncated, {"loss": float(sums[0] / sums[1])})
 

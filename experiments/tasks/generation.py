@@ -13,10 +13,10 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from experiments.data.sources import Source
+from experiments.data.splits import Data, Split
 from experiments.data.tables import Part, Table
 from experiments.metrics.challenge import group, write_outputs
-from experiments.running.evaluation import Evaluated
-from experiments.tasks.base import Data, Split
+from experiments.models.inference import Evaluated
 from experiments.tasks.continued import ContinuedTask, check_texts, end_of, objects
 
 SLOT = re.compile(r"\s*([^\[\],]+)\[([^\]]*)\]\s*(?:,|$)")

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from experiments import evaluation
 from experiments.data.batches import Encoded, encode
-from experiments.models import Loaded
-from experiments.running.evaluation import Evaluated
-from experiments.tasks.base import Limits, Split, Task
+from experiments.data.splits import Split
+from experiments.models import inference
+from experiments.models.inference import Evaluated
+from experiments.models.model import Loaded
+from experiments.tasks.base import Limits, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,7 @@ class LabelledTask(Task):
 
     def evaluate(self, loaded: Loaded, split: Split, limits: Limits) -> Evaluated:
         encoded = self.encode(loaded.tokenizer, split, limits.max_length)
-        found = evaluation.outputs(loaded.model, encoded, limits.batch_size)
+        found = inference.outputs(loaded.model, encoded, limits.batch_size)
         return Evaluated(split, found, encoded.truncated)
 
     def training_score(self, labels: list[Tensor | None], outputs: list[Tensor]) -> float:

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from experiments import evaluation
 from experiments.data.sources import Source
+from experiments.data.splits import Data, Split
 from experiments.data.tables import Part, Table, check_unicode
-from experiments.models import Loaded
-from experiments.running.evaluation import Evaluated
-from experiments.tasks.base import Data, Limits, Split
+from experiments.models import inference
+from experiments.models.inference import Evaluated
+from experiments.models.model import Loaded
+from experiments.tasks.base import Limits
 from experiments.tasks.continued import ContinuedTask, end_of, objects
 
 
@@ -153,7 +154,7 @@ class PromptedTask(ContinuedTask):
         """The loss and the tokens of every choice [n, choices, 2], and how many were too long."""
         pairs = [(prompt, one) for prompt, own in zip(prompts, choices, strict=True) for one in own]
         encoded = self.encode_pairs(loaded.tokenizer, pairs, limits.max_length)
-        sums = evaluation.outputs(loaded.model, encoded, limits.batch_size)
+        sums = inference.outputs(loaded.model, encoded, limits.batch_size)
         return sums.reshape(len(prompts), -1, 2), encoded.truncated
 
     @property

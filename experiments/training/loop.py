@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from experiments.data.batches import Batch, Batches
-from experiments.models import Model
+from experiments.models.model import Model
 from experiments.settings.train import SCHEDULES, Train
 from experiments.training.optimizer import FlatAdamW
 from variants.base import Progress, Variant, decay_groups
@@ -58,9 +58,12 @@ class State:
 class TrainingListener:
     """A listener to the events of training; this one ignores them all."""
 
-    def begin(self, state: State, total: int) -> int:
-        """The run starts; returns the number of steps it has behind it."""
+    def resume(self, state: State) -> int:
+        """Take up a run that was stopped; returns the number of steps that are done."""
         return 0
+
+    def begin(self, state: State, total: int) -> None:
+        """The run starts, or goes on."""
 
     def before(self, step: int) -> None:
         """A step starts."""
@@ -129,7 +132,8 @@ def fit(
 ) -> None:
     """Train for `plan.total` steps, or for the rest of them if some are done already."""
     stepper = Stepper(model, variant, batches, plan)
-    start = listener.begin(stepper.state, plan.total)
+    start = listener.resume(stepper.state)
+    listener.begin(stepper.state, plan.total)
     for number in range(start + 1, plan.total + 1):
         listener.before(number)
         loss, norm = stepper.step(number, listener)

@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.data.batches import Batch
-from experiments.models import Model
+from experiments.models.model import Model
 from variants.base import adapter_layers, replace_module
 
 MIB = 2**20

@@ -28,7 +28,7 @@ from experiments.disk.files import (
 )
 from experiments.disk.locks import in_turn
 from experiments.disk.userfolders import own_cache
-from experiments.models import Model
+from experiments.models.model import Model
 from experiments.stored.result import hash_file
 
 log = logging.getLogger(__name__)

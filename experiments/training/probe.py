@@ -10,7 +10,7 @@ from torch import Tensor
 
 from experiments.data.batches import Batch, Batches, Encoded, PromptedTexts
 from experiments.machine.randomness import derived_seed
-from experiments.models import Model
+from experiments.models.model import Model
 from experiments.training.loop import Plan, TrainingListener, fit
 from variants.base import Probe, Variant, evaluation_mode, gradients_at_W0
 

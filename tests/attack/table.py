@@ -106,7 +106,7 @@ class Table:
 
 def make_victims(folder: Path) -> None:
     """What is to be damaged: a run, another, one that is unfinished, and a study."""
-    from experiments.recorder import Recorder
+    from experiments.running.checkpoints import Checkpoints
 
     folder.mkdir(parents=True)
     with contextlib.chdir(folder):
@@ -115,19 +115,19 @@ def make_victims(folder: Path) -> None:
             ("other", ("seed=1", "record.snapshots=1")),
         ):
             quietly("run.py", (*SMALL, *more, f"hydra.run.dir={name}"))
-        save = Recorder.save
+        save = Checkpoints.save
 
-        def stop(recorder: Recorder, step: int) -> None:
+        def stop(recorder: Checkpoints, step: int) -> None:
             save(recorder, step)
             if step == 6:
                 raise OSError("stopped")
 
-        Recorder.save = stop
+        Checkpoints.save = stop
         try:
             quietly("run.py", (*SMALL, "hydra.run.dir=unfinished"))
             quietly("run.py", (*SMALL, "seed=1", "hydra.run.dir=otherwise"))
         finally:
-            Recorder.save = save
+            Checkpoints.save = save
         section = folder / "conf/study"
         section.mkdir(parents=True)
         begin_study()

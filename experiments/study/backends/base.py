@@ -8,13 +8,28 @@ import signal
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
 
-from experiments.study.cells import Cell
-
+OUTPUT = "output.log"  # what the processes of a cell printed
+BEGIN = "--- begun "  # of the line that each process begins its output with
 LOST = 255  # the exit code of a process whose parent process was killed
 
 
-class Workers(ABC):
+class Work(Protocol):
+    """A cell, as far as a backend knows it."""
+
+    @property
+    def overrides(self) -> tuple[str, ...]: ...
+
+    @property
+    def folder(self) -> Path: ...
+
+
+W = TypeVar("W", bound=Work)
+
+
+class Workers(ABC, Generic[W]):
     """The processes of one study, each of which carries out one cell."""
 
     @property
@@ -24,18 +39,18 @@ class Workers(ABC):
 
     @property
     @abstractmethod
-    def running(self) -> set[Cell]:
+    def running(self) -> set[W]:
         """The cells that have a process now."""
 
     @abstractmethod
-    def start(self, cell: Cell) -> None:
+    def start(self, cell: W) -> None:
         """Start the process of a cell: `python run.py` with the cell's overrides.
 
         Its output goes to the file OUTPUT in the cell's folder. There must be a free slot.
         """
 
     @abstractmethod
-    def ended(self) -> Iterator[tuple[Cell, int]]:
+    def ended(self) -> Iterator[tuple[W, int]]:
         """Each cell whose process has ended since the last call, with the exit code.
 
         The exit code of a process that a signal has ended is the signal's number, negative.
@@ -58,7 +73,7 @@ class Backend(ABC):
             raise ValueError(f"backend.max_parallel must be positive, got {self.max_parallel}.")
 
     @abstractmethod
-    def workers(self) -> Workers:
+    def workers(self) -> Workers[Any]:
         """Make what starts the processes of a study."""
 
 

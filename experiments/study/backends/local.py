@@ -9,18 +9,19 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import TextIOWrapper
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import cast
+from types import ModuleType
+from typing import Any, cast
 
 import joblib
 import torch
 
 from experiments.disk.files import open_to_append
-from experiments.study.backends.base import Backend, Workers
-from experiments.study.cells import BEGIN, OUTPUT, Cell
+from experiments.study.backends.base import BEGIN, OUTPUT, Backend, W, Workers
 
 RUN = Path(__file__).parents[3] / "run.py"
 
@@ -48,12 +49,12 @@ class Local(Backend):
             if value is not None and value <= 0:
                 raise ValueError(f"backend.{name} must be positive, got {value}.")
 
-    def workers(self) -> "Processes":
+    def workers(self) -> "Processes[Any]":
         return Processes(self)
 
 
 @dataclass
-class Processes(Workers):
+class Processes(Workers[W]):
     """A number of slots, each with a process that carries out one cell, or with none.
 
     The processes are forked from one that has imported everything and computed nothing, so that a
@@ -61,7 +62,7 @@ class Processes(Workers):
     """
 
     settings: Local
-    busy: dict[int, tuple[Cell, BaseProcess]] = field(default_factory=dict)
+    busy: dict[int, tuple[W, BaseProcess]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         gpus = torch.cuda.device_count()
@@ -77,7 +78,7 @@ class Processes(Workers):
         return self.number
 
     @property
-    def running(self) -> set[Cell]:
+    def running(self) -> set[W]:
         return {cell for cell, _ in self.busy.values()}
 
     @property
@@ -85,17 +86,18 @@ class Processes(Workers):
         """The slots without a process."""
         return [slot for slot in range(self.number) if slot not in self.busy]
 
-    def start(self, cell: Cell) -> None:
+    def start(self, cell: W) -> None:
         slot = self.free[0]
         gpu = slot % self.gpus if self.gpus else None
         limits = Limits(self.threads, gpu, self.settings.memory)
         # The process that all are forked from may stand elsewhere.
         args = (cell.overrides, Path.cwd(), cell.folder, limits)
         process = self.context.Process(target=run_cell, args=args)
-        process.start()
+        with without_main():
+            process.start()
         self.busy[slot] = (cell, process)
 
-    def ended(self) -> Iterator[tuple[Cell, int]]:
+    def ended(self) -> Iterator[tuple[W, int]]:
         for slot, (cell, process) in list(self.busy.items()):
             if process.exitcode is not None:
                 process.join()
@@ -108,6 +110,17 @@ class Processes(Workers):
         for _, process in self.busy.values():
             process.join()
         self.busy.clear()
+
+
+@contextmanager
+def without_main() -> Iterator[None]:
+    """Keep processes that are started in the block from running the caller's script once more."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 # No run uses it, and transformers' Trainer, which it imports, takes more memory than many a run.

@@ -188,7 +188,3 @@ def main() -> None:
             show(one, rule, given, Console())
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,36 @@
+"""End a run whose loss goes wrong."""
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from experiments.running.history import History
+from experiments.training.loop import TrainingListener
+
+
+class Diverged(ArithmeticError):  # noqa: N818 (a verdict on a run, not a fault)
+    """The loss is not a number any more, or many times what it was at first."""
+
+
+@dataclass
+class Divergence(TrainingListener):
+    """Raises Diverged at a record whose loss is no number, or too large."""
+
+    history: History
+    ratio: float  # how many times the first loss is too large
+
+    def after(self, step: int, loss: Tensor, norm: Tensor) -> None:
+        if self.history.is_due(step):
+            self.check(self.history.records[0], self.history.records[-1])
+
+    def check(self, first: dict[str, float], last: dict[str, float]) -> None:
+        """Raise Diverged if training has gone wrong between two records."""
+        loss, norm, step = last["loss"], last["gradient_norm"], last["step"]
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise Diverged(f"The loss is {loss} and the gradient's norm {norm} at step {step}.")
+        if loss > self.ratio * first["loss"]:
+            raise Diverged(
+                f"The loss is {loss:.4g} at step {step}, over {self.ratio:g} times the "
+                f"{first['loss']:.4g} it began with (train.divergence_ratio)."
+            )
