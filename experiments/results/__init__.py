@@ -1,1 +1,1 @@
-"""What a run is known by, and what it leaves."""
+"""The identity of a run, the hash of its code, and the result that it leaves."""

@@ -63,10 +63,10 @@ class Checkpoints(TrainingListener):
     @property
     def products(self) -> str:
         """How matrices of float32 are multiplied: a run that goes on rounds as it has so far."""
-        return self.kept[0]["products"] if self.path.exists() else self.job.products
+        return self.content[0]["products"] if self.path.exists() else self.job.products
 
     @cached_property
-    def kept(self) -> tuple[dict[str, Any], Groups]:
+    def content(self) -> tuple[dict[str, Any], Groups]:
         """The metadata and the tensors of the checkpoint that the run goes on from."""
         return self.read()
 
@@ -122,7 +122,7 @@ class Checkpoints(TrainingListener):
 
     def restore_model(self) -> None:
         """Put back the model as it was: the method's structure, on which the optimizer is built."""
-        groups, model = self.kept[1], self.job.loaded.model
+        groups, model = self.content[1], self.job.loaded.model
         self.job.run.variant.load_state(model.backbone, groups.get("learned", {}))
         copy_exactly(adapter_buffers(model.backbone), groups.get("buffer", {}))
         copy_exactly(dict(model.head.state_dict()), groups.get("head", {}))
@@ -146,7 +146,7 @@ class Checkpoints(TrainingListener):
         """Go on from the checkpoint, if there is one: everything beside the model as it was."""
         if not self.path.exists():
             return 0
-        about, groups = self.kept
+        about, groups = self.content
         check_moments(self.path, state.optimizer, groups.get("optimizer", {}))
         state.optimizer.load_state_dict(
             {

@@ -1,4 +1,4 @@
-"""What a run costs while it goes: its phases, and every step of its training."""
+"""The cost of a run while it goes: of its phases, and of every step of its training."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -23,7 +23,7 @@ from experiments.stored.kinds import KIND, TARGET
 from experiments.stored.typed import fit
 from experiments.tasks.base import Task
 from experiments.training.loop import Train
-from variants.base import Variant
+from variants.base import TARGET_WORDS, Variant
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +97,8 @@ def build(section: str, node: DictConfig) -> Any:
         cls = schema(section, node._target_)
         given = {str(key): node[key] for key in node if key != "_target_"}
         check_names(section, given, [f.name for f in fields(cls)], cls.__name__)
+        if given.get("targets") in TARGET_WORDS:  # a word for many layers may stand alone
+            given["targets"] = [given["targets"]]
         check_lists(section, given, cls)
         for field in fields(cls):
             if field.name in given:
