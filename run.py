@@ -2,7 +2,8 @@
 
 import os
 import sys
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import cast
 
@@ -21,6 +22,7 @@ from experiments.settings.scalars import as_written
 # A further process of one run leaves the folder, the log and the screen to the first.
 SILENT = ["hydra/job_logging=none", "hydra/hydra_logging=none"]
 FULL_ERROR = "HYDRA_FULL_ERROR"
+ASKED = os.environ.get(FULL_ERROR)  # by the user; this process sets it for Hydra
 # What a person can mend.
 ONE_LINE = (CompactHydraException, OSError, YAMLError, UnicodeDecodeError, MemoryError)
 
@@ -49,7 +51,7 @@ def main(cfg: DictConfig) -> float:
             from experiments.study.command import begin, searched
 
             name = hydra_config.runtime.choices["study"]
-            with kept_command(out, cfg):
+            with kept_command(out, cfg), user_environment():
                 begin(cfg, name, overrides, searched(hydra_config))
             return 0.0
         run = read(cfg)
@@ -62,6 +64,18 @@ def main(cfg: DictConfig) -> float:
         raise CompactHydraException(sentence(error)) from error
     shutdown()
     return result.primary["score"]
+
+
+@contextmanager
+def user_environment() -> Iterator[None]:
+    """The environment as the user has it, for processes that are started in the block."""
+    before = os.environ.pop(FULL_ERROR, None)
+    if ASKED is not None:
+        os.environ[FULL_ERROR] = ASKED
+    try:
+        yield
+    finally:
+        os.environ |= {} if before is None else {FULL_ERROR: before}
 
 
 def silence() -> None:

@@ -35,7 +35,7 @@ if isinstance(sys.stdout, TextIOWrapper):
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public function when it is asked for: torch takes seconds."""
+    """Import what the package offers when it is asked for: torch takes seconds."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module("experiments.api"), name)

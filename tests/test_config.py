@@ -20,6 +20,7 @@ from experiments.settings.config import Run, describe, read, restored
 from experiments.settings.scalars import quoted
 from experiments.settings.sections import schema
 from experiments.settings.train import Compute
+from experiments.stored import kinds
 from experiments.stored.roles import MOVED, ROLES, Role, as_before, regrouped, role_of
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -454,6 +455,34 @@ def test_the_identity_leaves_the_description_of_the_run_as_it_is():
     before = json.dumps(PLAIN)
     identity(PLAIN)
     assert json.dumps(PLAIN) == before
+
+
+@pytest.mark.parametrize(("before", "now"), kinds.MOVED.items())
+def test_a_class_of_an_earlier_version_is_found_and_names_the_same_folder(before: str, now: str):
+    options = {
+        "Paper": ["protocol=paper"],
+        "Local": ["data=local", "data.dir=."],
+        "Hub": ["data=hub"],
+        "Pretrained": ["model=roberta_base"],
+    }
+    more = options.get(now.rpartition(".")[2], [])
+    config = composed(*more)
+    (section,) = (key for key, node in config.items() if node_target(node) == now)
+    old = composed(*more, f"{section}._target_={before}")
+    assert folder(old) == folder(config)
+    assert read(old) == read(config)
+    assert kinds.path_of(kinds.load(str(section), before)) == now
+    assert kinds.kind_of(before) == kinds.kind_of(now) != before
+
+
+def node_target(node: Any) -> str | None:
+    return node.get("_target_") if isinstance(node, DictConfig) else None
+
+
+@pytest.mark.parametrize("word", ["all-linear", "attention"])
+def test_a_word_for_many_layers_may_stand_alone(word: str) -> None:
+    alone, listed = (composed(f"variant.targets={text}") for text in (word, f"[{word}]"))
+    assert read(alone) == read(listed)
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def learn(run: Run, folder: Path, together: bool = False) -> None:
     job.loaded.model.double()
     if together:
         job = replace(job, batches=Together(**vars(job.batches)))
-    recorder = Recorder(job, folder, {}, told=[])
+    recorder = Recorder(job, folder, {}, listeners=[])
     prepare(job, recorder)
     train(job, recorder)
     state = {**run.variant.learned_state(job.loaded.model.backbone), **head(job)}
@@ -113,7 +113,7 @@ def drifts(run: Run, folder: Path) -> None:
     with torch.no_grad():
         next(job.loaded.model.head.parameters()).add_(1e-3 * job.batches.world.rank)
     with pytest.raises(AssertionError, match="drifted apart"):
-        train(job, Recorder(job, folder, {}, told=[]))
+        train(job, Recorder(job, folder, {}, listeners=[]))
 
 
 def called(work: Callable[..., None], rank: int, port: int, *args: Any) -> None:

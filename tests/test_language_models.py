@@ -16,6 +16,7 @@ from experiments.data.batches import IGNORED, Batch
 from experiments.families.base import OUTPUT
 from experiments.models.model import LanguageModel
 from experiments.models.pretrained import Pretrained
+from variants import adapt, adapter_layers
 from variants.full import Full
 
 LLAMA = {
@@ -99,6 +100,13 @@ def test_the_loss_and_its_gradients_are_those_of_transformers(
     torch.testing.assert_close(own.grad, output.grad, rtol=1e-4, atol=1e-4)
     for name, parameter in theirs.base_model.named_parameters():
         torch.testing.assert_close(named[name].grad, parameter.grad, rtol=1e-3, atol=1e-3)
+
+
+def test_all_linears_are_not_the_output(saved: Callable[..., Pretrained]) -> None:
+    backbone = saved("llama, untied", KINDS["llama, untied"]).load(0, torch.Generator(), "fp32")
+    adapt(backbone.model.backbone, "lora", targets="all-linear")
+    names = {name for name, _ in adapter_layers(backbone.model.backbone)}
+    assert names and OUTPUT not in names
 
 
 @pytest.mark.parametrize("kind", REFUSED)

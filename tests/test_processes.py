@@ -386,6 +386,20 @@ def test_a_folder_that_cannot_be_made_is_one_line(
         assert "outputs" in answer.said
 
 
+@pytest.mark.parametrize("asked", [None, "1"])
+def test_the_processes_of_a_study_have_the_environment_of_the_user(
+    shell: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch, asked: str | None
+) -> None:
+    name, seen = "HYDRA_FULL_ERROR", []
+    monkeypatch.delenv(name, raising=False)
+    if asked is not None:
+        monkeypatch.setenv(name, asked)
+    begin = "experiments.study.command.begin"
+    monkeypatch.setattr(begin, lambda *_: seen.append(os.environ.get(name)))
+    assert not shell("study=first").code
+    assert seen == [asked] and os.environ.get(name) == asked
+
+
 def test_the_error_in_full_is_there_for_who_asks(
     shell: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -29,6 +29,7 @@ from variants.state import check_trained, collect_buffers
 from variants.state import copy_exactly as copy_exactly
 from variants.state import evaluation_mode as evaluation_mode
 from variants.state import hold_in_float32 as hold_in_float32
+from variants.targets import TARGET_WORDS as TARGET_WORDS
 from variants.targets import find_target_layers
 from variants.wrapper import BaseWrapper
 from variants.wrapper import (

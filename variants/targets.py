@@ -23,6 +23,7 @@ from variants.state import shorten
 
 NOT, BLOCKS = "!", "layers:"
 ALL, ATTENTION = "all-linear", "attention"
+TARGET_WORDS = (ALL, ATTENTION)
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -77,7 +78,7 @@ def match_target(model: nn.Module, layers: dict[str, nn.Module], target: str) ->
         found = [name for name in linears if any(name.startswith(f"{n}.") for n in inside)]
     else:
         found = match_names(layers, target)
-    if target in (ALL, ATTENTION):
+    if target in TARGET_WORDS:
         return select_by_word(target, {name: layers[name] for name in found})
     if not found:
         raise ValueError(describe_unknown_target(model, target, linears))
@@ -261,7 +262,7 @@ def check_layer(name: str, layer: nn.Module, method: str, linear_only: bool) -> 
 
 def warn_of_tensors(model: nn.Module, targets: list[str]) -> None:
     """Say which weights a target means, too, that lie in a parameter and in no layer."""
-    words = {ALL, ATTENTION} & set(targets)
+    words = set(TARGET_WORDS) & set(targets)
     bare = {
         f"{name}.{key}".removeprefix("."): parameter
         for name, module in model.named_modules()

@@ -1,1 +1,1 @@
-"""The name of a run, and the result that it leaves."""
+"""The identity of a run, the hash of its code, and the result that it leaves."""

@@ -1,4 +1,4 @@
-"""history.jsonl: the means of every few steps, and what is told of them while a run trains."""
+"""history.jsonl: the means of every few steps of a run, written while it trains."""
 
 import math
 from collections.abc import Callable
@@ -34,7 +34,7 @@ class History(Resumable):
     job: PreparedRun
     folder: Path
     clock: Clock  # counts the tokens
-    told: list[Callable[[dict[str, float]], None]]  # of every record
+    listeners: list[Callable[[dict[str, float]], None]]  # told of every record
     records: list[dict[str, float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -77,7 +77,7 @@ class History(Resumable):
         if self.world.first:
             append_line(self.folder / "history.jsonl", record)
         self.clear_window()
-        for listener in self.told:
+        for listener in self.listeners:
             listener(record)
 
     def meet(self) -> None:

@@ -20,7 +20,7 @@ from experiments.training.loop import State, TrainingListener
 class Recorder(TrainingListener):
     """Passes the events of training on to each of a run's listeners, in one order.
 
-    `key` is the run's fingerprint, and `told` are functions that take every record.
+    `key` is the run's fingerprint, and `listeners` are functions that take every record.
     """
 
     def __init__(
@@ -28,15 +28,15 @@ class Recorder(TrainingListener):
         job: PreparedRun,
         folder: Path,
         key: dict[str, Any],
-        told: list[Callable[[dict[str, float]], None]],
+        listeners: list[Callable[[dict[str, float]], None]],
     ) -> None:
         self.job, self.folder, self.key = job, folder, key
         self.meter = Meter(job.device)
         self.epochs = Epochs(job, folder, self.meter.scoring)
-        self.history = History(job, folder, self.meter.clock, told)
-        parts = [self.meter, self.epochs, self.history]
-        self.checkpoints = Checkpoints(job, folder, key, parts)
-        self.listeners: list[TrainingListener] = [
+        self.history = History(job, folder, self.meter.clock, listeners)
+        resumable = [self.meter, self.epochs, self.history]
+        self.checkpoints = Checkpoints(job, folder, key, resumable)
+        self.parts: list[TrainingListener] = [
             self.meter,
             self.epochs,
             Snapshots(job, folder),  # before the checkpoint, behind which a resumed run begins
@@ -49,17 +49,17 @@ class Recorder(TrainingListener):
         return self.checkpoints.resume(state)
 
     def begin(self, state: State, total: int) -> None:
-        for listener in self.listeners:
-            listener.begin(state, total)
+        for part in self.parts:
+            part.begin(state, total)
 
     def before(self, step: int) -> None:
-        for listener in self.listeners:
-            listener.before(step)
+        for part in self.parts:
+            part.before(step)
 
     def seen(self, batch: Batch, outputs: Tensor) -> None:
-        for listener in self.listeners:
-            listener.seen(batch, outputs)
+        for part in self.parts:
+            part.seen(batch, outputs)
 
     def after(self, step: int, loss: Tensor, norm: Tensor) -> None:
-        for listener in self.listeners:
-            listener.after(step, loss, norm)
+        for part in self.parts:
+            part.after(step, loss, norm)

@@ -60,7 +60,7 @@ def run_main_process(job: PreparedRun, out: Path, key: dict, origin: Origin) -> 
     """Prepare, train, evaluate, and write what came of it."""
     run = job.run
     with Console(job, out) as console, run.tracker.start(out, run.title, describe(run)) as tracked:
-        recorder = Recorder(job, out, key, told=[console.log, tracked.log])
+        recorder = Recorder(job, out, key, listeners=[console.log, tracked.log])
         with configured(recorder.checkpoints.products, job.threads):
             prepare(job, recorder)
             failure = train(job, recorder)
@@ -81,7 +81,7 @@ def run_main_process(job: PreparedRun, out: Path, key: dict, origin: Origin) -> 
 
 def run_worker_process(job: PreparedRun, out: Path, key: dict) -> Result:
     """Do a further process's share of the training; return the first process's result."""
-    recorder = Recorder(job, out, key, told=[])
+    recorder = Recorder(job, out, key, listeners=[])
     with configured(recorder.checkpoints.products, job.threads):
         prepare(job, recorder)
         train(job, recorder)

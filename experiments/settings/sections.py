@@ -26,6 +26,11 @@ def build(section: str, node: DictConfig) -> Any:
         cls = schema(section, node._target_)
         given = {str(key): node[key] for key in node if key != "_target_"}
         check_names(section, given, [f.name for f in fields(cls)], cls.__name__)
+        if isinstance(given.get("targets"), str):  # a word for many layers may stand alone
+            from variants.base import TARGET_WORDS  # which imports torch
+
+            if given["targets"] in TARGET_WORDS:
+                given["targets"] = [given["targets"]]
         check_lists(section, given, cls)
         for field in fields(cls):
             if field.name in given:
@@ -46,7 +51,7 @@ def plain(value: Any) -> Any:
 
 def schema(section: str, target: Any) -> Any:
     """The dataclass that a dotted name stands for."""
-    module, _, name = str(target).rpartition(".")
+    module, _, name = kinds.current_path(str(target)).rpartition(".")
     try:
         cls = getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:

@@ -231,7 +231,7 @@ class Plan:
                 for arm in arms
             }
         if self.study.search == "optuna":
-            return {arm.method: self.asked_trials(arm) for arm in arms}
+            return {arm.method: self.optuna_trials(arm) for arm in arms}
         ends = {arm.method: (0, 0) for arm in arms}
         for _ in range(self.study.max_grid_extensions):
             lines = {arm.method: self.grid_trials(arm, ends[arm.method]) for arm in arms}
@@ -242,7 +242,7 @@ class Plan:
             ends = {method: extend_grid(ends[method], line) for method, line in lines.items()}
         return {arm.method: self.grid_trials(arm, ends[arm.method]) for arm in arms}
 
-    def asked_trials(self, arm: Arm) -> list[Trial]:
+    def optuna_trials(self, arm: Arm) -> list[Trial]:
         """The trials of an arm that Optuna has asked for by now."""
         values = [self.values(arm, key) for key in self.study.axes_of(arm.method)]
         return search.ask_trials(
