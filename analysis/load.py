@@ -1,7 +1,6 @@
 """Finished runs as one tidy table: `python -m analysis.load outputs`."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -76,7 +75,7 @@ def slim(result: Record, known: dict[str, Any]) -> Record:
 def once(value: Any, known: dict[str, Any]) -> Any:
     """The first of equal values that was seen."""
     if isinstance(value, dict | list):
-        return known.setdefault(json.dumps(value), value)
+        return known.setdefault(repr(value), value)
     return sys.intern(value) if isinstance(value, str) else value
 
 

@@ -78,7 +78,7 @@ def gather(*folders: str | Path) -> Material:
     runs["base"] = [name(result) for result in found]
     runs["data"] = [data(result) for result in found]
     runs["finished"] = [result["provenance"]["finished"] for result in found]
-    settings = [flat(result["config"]) for result in found]
+    settings = flatten(found)
     runs["group"] = groups(runs, settings)
     runs["settings"] = told_apart(runs, settings)
     runs["method"] = runs["base"] + runs["settings"].map(lambda text: f" [{text}]" if text else "")
@@ -202,6 +202,21 @@ def data(result: Record) -> str:
     scored = [task.get("metrics"), task.get("score_on")]
     text = json.dumps([print_["data"], print_["model"], *scored], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:7]
+
+
+def flatten(results: Iterable[Record]) -> list[dict[str, str]]:
+    """The settings of each run; sections that runs share in memory are looked at once."""
+    known: dict[tuple[str, int], dict[str, str]] = {}
+    found = []
+    for result in results:
+        own: dict[str, str] = {}
+        for key, value in result["config"].items():
+            place = (key, id(value))
+            if place not in known:
+                known[place] = flat({key: value})
+            own |= known[place]
+        found.append(own)
+    return found
 
 
 def flat(config: Record, prefix: str = "") -> dict[str, str]:

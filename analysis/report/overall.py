@@ -12,7 +12,7 @@ from analysis.family import Rule
 from analysis.report.comparisons import Comparison, letters
 from analysis.report.material import Frame
 from analysis.scales import bounds
-from analysis.statistics import Verdicts, across, without
+from analysis.statistics import Claims, Verdicts, across, claims_without
 from analysis.task_scores import TaskScores
 
 DRAWS = 0  # seeds the generator: the same runs give the same page
@@ -29,7 +29,7 @@ class Overall:
     its own interval over other seeds. `improvement` has a row for each pair: a, b, and the chance
     that a run of a beats one of b. `profile` has the share of each method's runs above each
     threshold of standardised scores. Both have low and high too. `not_above_floor` names methods
-    that are not shown to be above the floor on any task. `without` has the verdicts with each task
+    that are not shown to be above the floor on any task. `without` has the claims with each task
     left out, and `left_out` says what does not count, and why.
     """
 
@@ -43,7 +43,7 @@ class Overall:
     improvement: Frame
     profile: Frame
     not_above_floor: list[str]
-    without: Mapping[str, Verdicts]
+    without: Mapping[str, Claims]
     left_out: list[str]
 
     @property
@@ -89,7 +89,7 @@ def over_tasks(candidates: list[Comparison], rule: Rule) -> Overall | None:
         not_above_floor=sorted(
             set.intersection(*(set(part.not_above_floor) for part in parts)) & names
         ),
-        without=without(known, rule),
+        without=claims_without(known, rule),
         left_out=list(absent(candidates, parts, names)),
     )
 

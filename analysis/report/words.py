@@ -10,7 +10,7 @@ from analysis.report.material import Frame
 from analysis.report.overall import Overall
 from analysis.report.tables import NONE
 from analysis.scales import is_raw, scale
-from analysis.statistics import Outcome, Verdicts
+from analysis.statistics import Outcome, Verdicts, find_claims
 
 LISTED = 6  # claims that are read out; of more the table tells
 NO_BREAK, MINUS = "\u00a0", "\u2212"
@@ -383,22 +383,17 @@ def ground_of_all(whole: Overall) -> str:
 
 def tasks_left_out(whole: Overall) -> list[str]:
     """Which claims over all tasks hang on one of them."""
-    own = claims(whole.verdicts)
+    own = find_claims(whole.verdicts)
     said = []
     for task, found in whole.without.items():
-        gone = [f"{a} over {b}" for a, b in sorted(own - claims(found))]
-        new = [f"{a} over {b}" for a, b in sorted(claims(found) - own)]
+        gone = [f"{a} over {b}" for a, b in sorted(own - found)]
+        new = [f"{a} over {b}" for a, b in sorted(found - own)]
         parts = [
             *([f"no more {joined(gone)}"] if gone else []),
             *([f"also {joined(new)}"] if new else []),
         ]
         said.append(f"Without {task}: {'; '.join(parts) if parts else 'the same claims'}.")
     return said
-
-
-def claims(found: Verdicts) -> set[tuple[str, str]]:
-    """The pairs of better and worse."""
-    return {(winning(row), losing(row)) for row in records(found)}
 
 
 def say_nothing_compared(methods: Frame) -> str:
