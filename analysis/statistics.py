@@ -114,7 +114,7 @@ def losing_methods(part: TaskScores) -> np.ndarray:
 
 def guarded(family: Family, found: Frame, at_floor: Frame) -> Frame:
     """The pairs with p-values by which a method that lost runs wins both ways or not at all."""
-    lost = np.any([losing_methods(part) for part in family.parts], axis=0)
+    lost: np.ndarray = np.any([losing_methods(part) for part in family.parts], axis=0)
     sign = np.sign(found["difference"].to_numpy())
     first, second = np.array(family.pairs).T
     favoured = np.where(sign > 0, lost[first], lost[second])

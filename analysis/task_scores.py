@@ -234,6 +234,8 @@ def check_examples(frames: Mapping[Run, Frame]) -> None:
 
 def same(first: Frame, second: Frame, column: str) -> bool:
     """Whether two frames hold the same values in a column, which may be lists."""
+    if first[column].dtype == second[column].dtype != object:
+        return first[column].equals(second[column])
     pair = first[column].to_numpy(), second[column].to_numpy()
     if len(first) == len(second) and isinstance(pair[0][0], list | np.ndarray):
         return all(map(np.array_equal, *pair))

@@ -11,7 +11,15 @@ from analysis import paired, power
 from analysis.decisions import holm
 from analysis.family import Family, Rule, compare_pairs, find_p
 from analysis.simulated import Study, components
-from analysis.statistics import Outcome, Verdicts, across, claims_without, find_claims, judge, verdicts
+from analysis.statistics import (
+    Outcome,
+    Verdicts,
+    across,
+    claims_without,
+    find_claims,
+    judge,
+    verdicts,
+)
 from analysis.task_scores import Run, TaskScores, of_scorer, read_predictions, read_scores
 from experiments.metrics import resampling
 from experiments.metrics.base import find_label_metric, find_text_metrics

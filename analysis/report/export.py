@@ -16,7 +16,8 @@ from experiments.stored.shown import in_one_line, without_formulas
 SPECIAL = re.compile(r"[&%$#_{}~^\\]")
 LATEX = {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
 KEYS = ["group", "task", "model", "protocol", "metric", "examples"]
-COLUMNS = [*KEYS, "method", "mean", "low", "high", "letters", "seeds"]
+COLUMNS = [*KEYS, "method", "mean", "low", "high", "letters", "seeds", "baseline", "trained",
+           "effective_lr"]  # fmt: skip
 Show = Callable[[str, str], str]  # a value and its letters
 
 
@@ -56,7 +57,16 @@ def all_pairs(found: list[Comparison]) -> Frame:
 
 def long(found: list[Comparison]) -> Frame:
     """A row for each method of each comparison; without ends if none are known."""
-    parts = [one.methods.assign(**{key: getattr(one, key) for key in KEYS}) for one in found]
+    parts = [
+        one.methods.assign(
+            **{key: getattr(one, key) for key in KEYS},
+            baseline=one.floor,
+            effective_lr=one.methods["method"].map(
+                one.runs.groupby("method")["effective_lr"].mean()
+            ),
+        )
+        for one in found
+    ]
     table: Frame = pd.concat(parts)[COLUMNS] if parts else pd.DataFrame(columns=COLUMNS)
     ends = ["low", "high"]
     return table.assign(**table[ends].mask(table["low"] == table["high"]))

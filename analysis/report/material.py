@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.load import readable, row
+from analysis.load import place, readable, row, runs_folder, study_in, study_of
 from experiments.stored import result, summary
 from experiments.stored.shown import visible
 
@@ -39,6 +39,7 @@ class Material:
     apart), `group` (what can be compared has the same), `data` and `settings`.
     """
 
+    title: str
     folder: Path
     runs: Frame
     results: list[Record]
@@ -83,12 +84,21 @@ def gather(*folders: str | Path) -> Material:
     runs["settings"] = told_apart(runs, settings)
     runs["method"] = runs["base"] + runs["settings"].map(lambda text: f" [{text}]" if text else "")
     return Material(
-        folder=Path(commonpath(folders)),
+        title=title_of(folders),
+        folder=Path(commonpath([runs_folder(Path(folder)) for folder in folders])),
         runs=runs,
         results=found,
         studies=studies,
         left_out=left_out,
     )
+
+
+def title_of(folders: Sequence[str | Path]) -> str:
+    """The name of the study, or of the folder that all of the runs lie in."""
+    known = [study_in(Path(folder)) for folder in folders]
+    if len(known) == 1 and known[0] is not None:
+        return known[0]
+    return Path(commonpath(folders)).resolve().name
 
 
 def summaries(folders: Iterable[str | Path]) -> tuple[list[Record], list[str]]:
@@ -147,14 +157,6 @@ def stage(result: Record, listed: Mapping[str, dict[tuple[str, ...], str]]) -> s
     return own or TEST
 
 
-def study_of(result: Record) -> str | None:
-    """The name of the study that a run is of; a run of earlier versions has it as its group."""
-    config = result["config"]
-    if "part_of" in config:
-        return config["part_of"][0] if config["part_of"] else None
-    return (config.get("tracker") or {}).get("group")
-
-
 def listing(studies: Iterable[Record]) -> dict[tuple[str, ...], str]:
     """The stage of every run that studies list; of several the one that is reported."""
     found: dict[tuple[str, ...], str] = {}
@@ -180,11 +182,6 @@ def choices(runs: Frame, studies: Iterable[Record]) -> list[int]:
     ]
 
 
-def place(folder: str) -> tuple[str, ...]:
-    """Identify a run's folder wherever it was moved: variant, seed and hash of its settings."""
-    return Path(folder).parts[-2:]
-
-
 def name(result: Record) -> str:
     """Return the name of a method: as its study calls it, else its variant."""
     config = result["config"]
@@ -208,9 +205,9 @@ def flatten(results: Iterable[Record]) -> list[dict[str, str]]:
     """The settings of each run; sections that runs share in memory are looked at once."""
     known: dict[tuple[str, int], dict[str, str]] = {}
     found = []
-    for result in results:
+    for run in results:
         own: dict[str, str] = {}
-        for key, value in result["config"].items():
+        for key, value in run["config"].items():
             place = (key, id(value))
             if place not in known:
                 known[place] = flat({key: value})
