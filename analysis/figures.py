@@ -371,6 +371,23 @@ def scores(table: Frame, axes: Axes | None = None, floor: float | None = None) -
 
 
 @styled
+def curves(table: Frame, quantity: str, axes: Axes | None = None) -> Axes:
+    """Means over the runs of each method by step, with the least and the most of them.
+
+    The table has `method`, `step` and a column for the quantity, a row for each record of a run.
+    """
+    axes = canvas(axes)
+    for method, group in table.groupby("method"):
+        found = group.groupby("step")[quantity].agg(["mean", "min", "max"]).dropna()
+        colour = look_in_figures(str(method))["color"]
+        axes.plot(found.index, found["mean"], color=colour, label=str(method))
+        axes.fill_between(found.index, found["min"], found["max"], color=colour, alpha=0.15, lw=0)
+    axes.set(xlabel="step", ylabel=quantity.replace("_", " "))
+    axes.legend()
+    return axes
+
+
+@styled
 def profiles(table: Frame, axes: Axes | None = None) -> Axes:
     """The share of runs above each score, a line with its band for each method.
 

@@ -218,6 +218,8 @@ def in_proportion(value: float, whole: float, noun: str) -> str:
     ratio = value / whole
     if ratio <= 1 / 3:
         return f"1/{1 / ratio:,.0f} of {noun}"
+    if abs(ratio - 1) < 0.05:
+        return f"the same {noun.removeprefix('the ')}"
     if ratio < 1.5:
         return f"{words.share(ratio)} of {noun}"
     return f"{ratio:,.1f} times {noun}"

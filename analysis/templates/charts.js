@@ -116,11 +116,12 @@ function trace(method, ...children) {
   return group;
 }
 
-// A line and the band about it, of points [x, y, low, high]; `corner` joins two points.
-function bandChart(box, chart, lines, xTitle, yTitle, corner, log = false) {
+// A line and the band about it, of points [x, y, low, high]; `corner` joins two points. The mark is
+// at the first point that is not above `until`, else at the last.
+function bandChart(box, chart, lines, xTitle, yTitle, corner, until = -Infinity) {
   const rows = lines.flatMap((line) => line.points);
   if (!rows.length) return;
-  const { svg, x, y } = frame(box, chart.title, "", rows.map((row) => row[0]), known(rows.flatMap((row) => row.slice(1))), log, xTitle, yTitle);
+  const { svg, x, y } = frame(box, chart.title, "", rows.map((row) => row[0]), known(rows.flatMap((row) => row.slice(1))), false, xTitle, yTitle);
   for (const line of lines) {
     const at = (place) => line.points.map((row) => [x.place(row[0]), y.place(row[place])]);
     const path = (points) => points.map(([px, py], i) => (i ? corner(px, py) : `M${px} ${py}`)).join("");
@@ -128,8 +129,8 @@ function bandChart(box, chart, lines, xTitle, yTitle, corner, log = false) {
     const back = at(3).reverse();
     const band = bands ? path(at(2)) + back.map(([px, py], i) => (i && corner(0, 0).startsWith("H") ? `V${py}H${px}` : `L${px} ${py}`)).join("") + "Z" : "";
     svg.append(trace(line.method, draw("path", { class: "band", d: band }), draw("path", { class: "line", d: path(at(1)) }, draw("title", {}, line.method))));
-    const [ex, ey] = at(1).at(-1);
-    svg.append(mark(line.method, ex, ey, `${line.method}\n${yTitle} ${short(line.points.at(-1)[1])} at ${xTitle} ${short(line.points.at(-1)[0])}`));
+    const end = line.points.findIndex((row) => row[1] <= until), last = end < 0 ? line.points.length - 1 : end;
+    svg.append(mark(line.method, ...at(1)[last], `${line.method}\n${yTitle} ${short(line.points[last][1])} at ${xTitle} ${short(line.points[last][0])}`));
   }
 }
 
@@ -139,7 +140,7 @@ function learningChart(box, chart, quantity) {
 }
 
 const profileChart = (box, chart) =>
-  bandChart(box, chart, chart.lines, "score in standard deviations", "share of runs above the score", (x, y) => `H${x}V${y}`);
+  bandChart(box, chart, chart.lines, "score in standard deviations", "share of runs above the score", (x, y) => `H${x}V${y}`, 0.5);
 
 function curveChart(box, chart) {
   const xs = chart.lines.flatMap((line) => line.points.map(([x]) => x));
