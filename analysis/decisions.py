@@ -58,6 +58,7 @@ EXHAUSTIVE = 9  # methods up to which all partitions are looked at: 21,147
 NODES = 129  # of the integral over one task's W
 DRAWS = 12  # of that over several tasks: 2^12 points of Sobol's sequence
 ENDLESS = 1e9  # degrees of freedom that are as good as infinite
+BLOCK = 32  # pairs that are integrated at once
 BEST_DRAWS = 20_000
 STEP = 1e-6  # of a logarithm, below which a root is found
 
@@ -162,7 +163,16 @@ def same_degrees(degrees: np.ndarray) -> list[tuple[tuple[float, ...], np.ndarra
 
 
 def integrate(distance: np.ndarray, variances: Variances, degrees: tuple[float, ...]) -> np.ndarray:
-    """`tail` for pairs with the same degrees of freedom."""
+    """`tail` for pairs with the same degrees of freedom, so many at once as caches hold."""
+    blocks = np.split(np.arange(len(distance)), range(BLOCK, len(distance), BLOCK))
+    parts = [integrate_block(distance[rows], variances.take(rows), degrees) for rows in blocks]
+    return np.concatenate(parts)
+
+
+def integrate_block(
+    distance: np.ndarray, variances: Variances, degrees: tuple[float, ...]
+) -> np.ndarray:
+    """`integrate` for a few pairs."""
     if min(degrees) < 1:
         return np.where(distance > 0, 0.5, 1.0)  # any difference may be noise
     W, weights = nodes(degrees)

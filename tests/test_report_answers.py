@@ -261,7 +261,7 @@ def test_curves_are_thinned_and_those_of_compared_runs_less(whole: Report) -> No
         len(line["values"]["loss"]) == POINTS for c in found["learning"] for line in c["lines"]
     )
     sizes = {
-        stage: {len(found["runs"]["curves"][row][0]) for row in group.index}
+        stage: {len(found["runs"]["curves"][1][row][1]) for row in group.index}
         for stage, group in runs.groupby("stage")
     }
     assert sizes == {"test": {FULL}, "select": {FEW}}

@@ -77,19 +77,24 @@ def mean_curves(runs: list[list[Record]]) -> dict[str, list[list[float]]]:
     return found
 
 
-def single_curves(histories: Histories, compared: set[int]) -> list[list[list[float]] | None]:
-    """Steps and losses of each run, in the order of the table of runs; None without a history.
+def single_curves(histories: Histories, compared: set[int]) -> list[Any]:
+    """The distinct lists of steps, and of each run the place of its own and its losses.
 
-    Runs that are compared keep as many points as a page has room for, the others a dozen.
+    Runs are in the order of the table of runs, None without a history.
+    Those that are compared keep as many points as a page has room for, the others a dozen.
     """
     most = min(FULL, max(FEW, TOTAL // max(len(compared), 1)))
-    found: list[list[list[float]] | None] = []
+    known: dict[tuple[int, ...], int] = {}
+    found: list[list[Any] | None] = []
     for row in histories.material.runs.index:
         records = [one for one in histories.records.get(row, []) if is_number(one.get("loss"))]
         kept = history.thin(records, most if row in compared else FEW)
-        steps = [one["step"] for one in kept]
-        found.append([steps, [short(one["loss"]) for one in kept]] if len(kept) > 1 else None)
-    return found
+        if len(kept) < 2:
+            found.append(None)
+            continue
+        place = known.setdefault(tuple(one["step"] for one in kept), len(known))
+        found.append([place, [short(one["loss"]) for one in kept]])
+    return [list(known), found]
 
 
 def is_number(value: Any) -> bool:

@@ -47,7 +47,11 @@ function frame(box, title, note, xs, ys, log, xTitle, yTitle, height = HEIGHT) {
   for (const tick of x.ticks)
     svg.append(draw("text", { x: x.place(tick), y: height - BOTTOM + 18, "text-anchor": "middle" }, short(tick)));
   svg.append(draw("text", { x: (LEFT + width) / 2, y: height - 6, "text-anchor": "middle" }, xTitle));
-  const saves = saveButtons(title, () => finished(styled(svg), [title, under].filter(Boolean).join(" · "), width, height));
+  const saves = saveButtons(title, () => {
+    const copy = styled(svg);
+    for (const [name, value] of Object.entries({ width, height })) copy.setAttribute(name, value);
+    return finished(copy, title, under, width, height, [...new Set([...svg.querySelectorAll("[data-method]")].map((node) => node.dataset.method))].sort());
+  });
   figure.append(element("figcaption", {}, element("span", {}, title, element("small", {}, under)), saves), svg);
   return { svg, x, y, width };
 }

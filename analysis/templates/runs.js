@@ -104,8 +104,8 @@ function runPanel(cell, row) {
   const right = element("div");
   box.append(left, right);
   if (RUNS.failures[row]) right.append(element("p", { class: "warn" }, RUNS.failures[row]));
-  const curve = RUNS.curves[row];
-  if (curve) lossChart(right, method, curve);
+  const curve = RUNS.curves[1][row];
+  if (curve) lossChart(right, method, RUNS.curves[0][curve[0]], curve[1]);
   const command = ["python run.py", ...RUNS.commands[1][row].map((place) => quoted(RUNS.commands[0][place]))].join(" ");
   if (RUNS.commands[1][row].length)
     right.append(element("h4", {}, "Command"), element("pre", { class: "code" }, command), button("Copy", { class: "save" }, () => navigator.clipboard?.writeText(command)));
@@ -121,7 +121,7 @@ function fileLink(row, name) {
   return element("a", { href: way }, name);
 }
 
-function lossChart(box, method, [steps, losses]) {
+function lossChart(box, method, steps, losses) {
   const { svg, x, y } = frame(box, "Training loss", "", steps, losses, false, "step", "loss", 200);
   const path = steps.map((step, i) => `${i ? "L" : "M"}${x.place(step)} ${y.place(losses[i])}`).join("");
   svg.append(trace(method, draw("path", { class: "line", d: path })));

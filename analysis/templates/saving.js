@@ -28,14 +28,26 @@ function styled(node) {
   return copy;
 }
 
-function finished(svg, title, width, height) {
-  const back = getComputedStyle(document.querySelector(".card, .chart, body")).backgroundColor;
-  const head = 28;
-  const ink = getComputedStyle(document.body).color;
-  const font = getComputedStyle(document.body).fontFamily;
-  return draw("svg", { xmlns: NS, width, height: height + head, viewBox: `0 ${-head} ${width} ${height + head}` },
-    draw("rect", { x: 0, y: -head, width, height: height + head, fill: back }),
-    draw("text", { x: 8, y: -9, fill: ink, style: `font: 600 13px ${font.replaceAll('"', "'")}` }, title), svg);
+// A drawing with its title above it and the methods that it shows below.
+function finished(content, title, under, width, height, methods = []) {
+  const page = getComputedStyle(document.body);
+  const font = page.fontFamily.replaceAll('"', "'");
+  const text = (x, y, size, weight, words) => draw("text", { x, y, fill: page.color, style: `font: ${weight} ${size}px ${font}` }, words);
+  const head = under ? 44 : 28;
+  const keys = draw("g");
+  let [x, y] = [12, height + 12];
+  for (const method of methods) {
+    const room = 30 + 7.5 * method.length;
+    if (x + room > width && x > 12) [x, y] = [12, y + 20];
+    const { colour, shape } = look(method);
+    const fill = getComputedStyle(document.documentElement).getPropertyValue(`--${colour}`).trim();
+    keys.append(draw("path", { d: shape, fill, transform: `translate(${x + 5} ${y - 4}) scale(0.85)` }), text(x + 16, y, 12, 400, method));
+    x += room;
+  }
+  const whole = head + (methods.length ? y + 10 : height);
+  return draw("svg", { xmlns: NS, width, height: whole, viewBox: `0 ${-head} ${width} ${whole}` },
+    draw("rect", { x: 0, y: -head, width, height: whole, fill: page.backgroundColor }),
+    text(8, under ? -26 : -9, 13, 600, title), text(8, -9, 11, 400, under), content, keys);
 }
 
 function saveChart(kind, title, drawing) {
@@ -96,7 +108,7 @@ function cardDrawing(plot) {
       group.append(draw("circle", { cx: x + (left / 100) * width, cy: y + height / 2, r: 2, fill, opacity: 0.5 }));
     mark(bar.querySelector("b .swatch"));
   }
-  const drawing = finished(group, plot.dataset.title, box.width + 16, box.height + 26);
+  const drawing = finished(group, plot.dataset.title, "", box.width + 16, box.height + 26);
   const under = getComputedStyle(plot.querySelector(".under"));
   group.append(draw("text", { x: 8, y: box.height + 16, fill: under.color, style: `font: 11px ${under.fontFamily.replaceAll('"', "'")}` }, plot.querySelector(".under").textContent.trim()));
   return drawing;
