@@ -13,6 +13,7 @@ from analysis.report.material import Frame, Material, Record
 from experiments.stored import history
 
 POINTS = 60  # of a mean curve
+MEANS = 10_000  # points of all mean curves together, if there are more than a few
 FEW = 12  # of a single run's curve
 FULL = 200  # of that of a run that is compared, if there are few of them
 TOTAL = 30_000  # points of the curves of all compared runs together
@@ -51,6 +52,10 @@ def learning(found: Iterable[Comparison], histories: Histories) -> list[Data]:
         ]
         if lines:
             charts.append({"title": one.group, "lines": lines})
+    every = [line["values"] for chart in charts for line in chart["lines"]]
+    most = min(POINTS, max(FEW, MEANS // max(sum(map(len, every)), 1)))
+    for values in every:
+        values.update({name: history.thin(points, most) for name, points in values.items()})
     return charts
 
 
@@ -72,7 +77,7 @@ def mean_curves(runs: list[list[Record]]) -> dict[str, list[list[float]]]:
         steps = values.groupby("step")[name].agg(["mean", "min", "max", "size"])
         steps = steps[steps["size"] == len(runs)].reset_index()
         if len(steps) > 1:
-            rows = history.thin(steps[["step", "mean", "min", "max"]].to_numpy().tolist(), POINTS)
+            rows = steps[["step", "mean", "min", "max"]].to_numpy().tolist()
             found[name] = [[int(row[0]), *map(short, row[1:])] for row in rows]
     return found
 
@@ -103,5 +108,5 @@ def is_number(value: Any) -> bool:
 
 
 def short(value: float) -> float:
-    """A number in four digits."""
-    return float(f"{value:.4g}")
+    """A number in three digits, which is finer than a chart."""
+    return float(f"{value:.3g}")

@@ -102,6 +102,7 @@ class Report:
             loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
             trim_blocks=True, lstrip_blocks=True,
         )  # fmt: skip
+        templates.policies["json.dumps_kwargs"] = {"sort_keys": True, "separators": (",", ":")}
         templates.globals |= {"mark": draw_mark, "look": look_of, "shapes": PATHS}
         return templates.get_template("page.html").render(**context(self, runs))
 
