@@ -19,12 +19,11 @@ from analysis.report.answers import title
 from analysis.report.comparisons import Comparison
 from analysis.report.leaderboard import BASELINE
 from analysis.report.learning import Histories
-from analysis.report.material import BESIDE, Frame, Record, gather
+from analysis.report.material import Frame, Record, flatten, gather, telling_settings
 from analysis.report.overall import Overall
 from analysis.report.page import Report
 from analysis.statistics import Verdicts
 from analysis.task_scores import TaskScores
-from experiments.stored.kinds import KIND
 
 KEYS = ("task", "model", "protocol", "metric")
 SHOWN = ("mean", "low", "high", "baseline", "letters", "seeds", "trained", "train_seconds",
@@ -48,41 +47,16 @@ def differing_settings(runs: list[Record]) -> Frame:
 
     What follows from the name of a run's task, model or method is left out.
     """
-    rows = [dict(settings(run["config"])) for run in runs]
-    names = dict.fromkeys(name for row in rows for name in row)
-    told = {}
-    for name in names:
-        values = [repr(row.get(name)) for row in rows]
-        if len(set(values)) > 1 and not follows(values, [label_of(run, name) for run in runs]):
-            told[name] = [row.get(name) for row in rows]
-    return pd.DataFrame(told, index=range(len(rows)))
+    names = telling_settings(runs, flatten(runs))
+    columns = {name: [value_at(run["config"], name) for run in runs] for name in names}
+    return pd.DataFrame(columns, index=range(len(runs)))
 
 
-def label_of(run: Record, name: str) -> str | None:
-    """The name of the task, model or method that a setting may follow from."""
-    section = name.partition(".")[0]
-    if section == "variant" and name != f"variant.{KIND}":
-        return None
-    return run["label"].get(section)
-
-
-def follows(values: list[str], labels: list[str | None]) -> bool:
-    """Whether runs with one label all have one value."""
-    return None not in labels and len(set(zip(values, labels, strict=True))) == len(set(labels))
-
-
-def settings(config: Record, prefix: str = "") -> list[tuple[str, Any]]:
-    """Dotted names and values of all settings but those that only say where and which seed."""
-    found = []
-    for key, value in config.items():
-        path = f"{prefix}{key}"
-        if path in BESIDE:
-            continue
-        if isinstance(value, dict):
-            found += settings(value, f"{path}.")
-        else:
-            found.append((path, value))
-    return found
+def value_at(config: Record, name: str) -> Any:
+    """The value of a setting by its dotted name; None if there is none."""
+    for key in name.split("."):
+        config = config.get(key) if isinstance(config, dict) else None  # pyright: ignore[reportAssignmentType]
+    return config
 
 
 def compare(

@@ -13,6 +13,7 @@ import pandas as pd
 
 from analysis.load import place, readable, row, runs_folder, study_in, study_of
 from experiments.stored import result, summary
+from experiments.stored.kinds import KIND
 from experiments.stored.shown import visible
 
 # Settings that say which repetition a run is, where it ran and where its files lie, not what it is.
@@ -231,6 +232,36 @@ def flat(config: Record, prefix: str = "") -> dict[str, str]:
         else:
             found[path] = sys.intern(value if isinstance(value, str) else json.dumps(value))
     return found
+
+
+def shared_settings(settings: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """The settings that all runs have with the same value."""
+    first, *others = settings
+    pairs = set(first.items())
+    for own in others:
+        pairs &= own.items()
+    return dict(pairs)
+
+
+def telling_settings(results: Sequence[Record], settings: Sequence[Mapping[str, str]]) -> list[str]:
+    """The settings that differ between runs, and not only as their tasks, models or methods do."""
+    common = shared_settings(settings)
+    names = dict.fromkeys(name for own in settings for name in own if name not in common)
+    found = []
+    for name in names:
+        labels = [label_of(run, name) for run in results]
+        pairs = {(own.get(name), label) for own, label in zip(settings, labels, strict=True)}
+        if None in labels or len(pairs) > len(set(labels)):
+            found.append(name)
+    return found
+
+
+def label_of(run: Record, name: str) -> str | None:
+    """The name of the task, model or method that a setting may follow from, if any."""
+    section = name.partition(".")[0]
+    if section == "variant" and name != f"variant.{KIND}":
+        return None
+    return run["label"].get(section)
 
 
 def groups(runs: Frame, settings: list[dict[str, str]]) -> list[str]:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from analysis.report.comparisons import Comparison
 from analysis.report.learning import Histories, single_curves
-from analysis.report.material import Material, flatten
+from analysis.report.material import Material, flatten, shared_settings, telling_settings
 from analysis.scales import scale
 from experiments.stored import adapter, history
 from experiments.stored.result import NAME, PREDICTIONS
@@ -30,7 +30,7 @@ def run_data(material: Material, found: Iterable[Comparison], histories: Histori
     floors = {one.group: one.floor for one in parts}
     by = np.array([scale(metric or "") for metric in runs["metric"]])
     settings = flatten(material.results)
-    common = shared(settings)
+    common = shared_settings(settings)
     return {
         "texts": {title: coded(runs[column]) for title, column in TEXTS.items()},
         "seed": runs["seed"].tolist(),
@@ -43,6 +43,7 @@ def run_data(material: Material, found: Iterable[Comparison], histories: Histori
         "trained": coded(runs["trained"]),
         "folder": [str(Path(folder).relative_to(material.folder)) for folder in runs["folder"]],
         "common": sorted(common.items()),
+        "telling": telling_settings(material.results, settings),
         "settings": listed([sorted(own.items() - common.items()) for own in settings]),
         "commands": listed([result["overrides"] for result in material.results]),
         "files": coded([files(result) for result in material.results]),
@@ -79,15 +80,6 @@ def listed(rows: Sequence[Iterable[Hashable]]) -> list[Any]:
 def numbers(values: pd.Series) -> list[float | None]:
     """Numbers in five digits."""
     return [None if pd.isna(value) else float(f"{value:.5g}") for value in values]
-
-
-def shared(settings: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """The settings that all runs have with the same value."""
-    first, *others = settings
-    pairs = set(first.items())
-    for own in others:
-        pairs &= own.items()
-    return dict(pairs)
 
 
 def files(result: Mapping[str, Any]) -> tuple[str, ...]:

@@ -90,9 +90,11 @@ function runPanel(cell, row) {
   const method = textOf(RUNS.texts.base, row);
   const box = element("div", { class: "run-panel" });
   cell.append(box);
-  const own = RUNS.settings[1][row].map((place) => RUNS.settings[0][place]);
+  const settings = RUNS.settings[1][row].map((place) => RUNS.settings[0][place]);
+  const own = settings.filter(([name]) => RUNS.telling.includes(name));
+  const others = [...settings.filter(([name]) => !RUNS.telling.includes(name)), ...RUNS.common].sort(([a], [b]) => (a < b ? -1 : 1));
   const facts = [
-    ["score", known([RUNS.score[row]]).length ? `${fixedTo(1)(RUNS.score[row])} (${range(row)})` : textOf(RUNS.texts.status, row)],
+    ["score", known([RUNS.score[row]]).length ? [fixedTo(1)(RUNS.score[row]), ...(range(row) === NONE ? [] : [`(${range(row)})`])].join(" ") : textOf(RUNS.texts.status, row)],
     ["majority baseline", fixedTo(1)(RUNS.baseline[row])],
     ["effective learning rate", RUNS.rate[row] === null ? NONE : short(RUNS.rate[row])],
     ["trained parameters", (textOf(RUNS.trained, row) ?? NONE).toLocaleString("en")],
@@ -100,7 +102,7 @@ function runPanel(cell, row) {
   ];
   const list = (pairs) => element("dl", { class: "settings" }, ...pairs.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]));
   const left = element("div", {}, list(facts), element("h4", {}, "Settings that differ between runs"), own.length ? list(own) : element("p", {}, "None."),
-    element("details", {}, element("summary", {}, `${RUNS.common.length} settings that all runs share`), list(RUNS.common)));
+    element("details", {}, element("summary", {}, `All ${others.length} other settings`), list(others)));
   const right = element("div");
   box.append(left, right);
   if (RUNS.failures[row]) right.append(element("p", { class: "warn" }, RUNS.failures[row]));
