@@ -762,6 +762,10 @@ def test_tables_hold_all_digits_in_csv_and_what_is_read_elsewhere(whole: Report)
     best = one.methods.iloc[0]
     shown = f"{100 * best['mean']:.1f} [{100 * best['low']:.1f}, {100 * best['high']:.1f}]"
     assert f"{shown} {best['letters']} |" in export.markdown(whole.found)
+    head, _, *rows = export.markdown(whole.found).splitlines()
+    assert head.startswith("| method | local/cola (accuracy) |")
+    assert rows[-1].startswith("| majority baseline | 50.0 |")
+    assert table["baseline"].tolist() == [0.5] * len(table) and table["effective_lr"].min() == 1e-4
     tex = export.latex(whole.found)
     assert rf"{shown}\textsuperscript{{{best['letters']}}}" in tex
     assert r"\toprule" in tex and r"\bottomrule" in tex

@@ -7,7 +7,9 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.report import words
+from analysis.report.answers import title
 from analysis.report.comparisons import Comparison
+from analysis.report.leaderboard import BASELINE
 from analysis.report.material import Frame
 from analysis.report.sections import MOST
 from analysis.report.tables import NONE
@@ -73,15 +75,19 @@ def long(found: list[Comparison]) -> Frame:
 
 
 def wide(found: list[Comparison], show: Show) -> Frame:
-    """A row for each method, a column for each comparison."""
-    columns = {
-        f"{one.group} ({one.metric})": {
+    """A row for each method, a column for each comparison; the majority baseline last."""
+    columns: dict[str, dict[str, str]] = {}
+    for one in found:
+        cells = {
             row["method"]: show(value(row, one.metric), row["letters"])
             for row in one.methods.to_dict("records")
         }
-        for one in found
-    }
-    return pd.DataFrame(columns).fillna("").sort_index().rename_axis("method").reset_index()
+        if one.floor is not None:
+            cells[BASELINE] = show(words.score(one.floor, one.metric), "")
+        columns[f"{title(one, found)} ({one.metric})"] = cells
+    table = pd.DataFrame(columns).fillna("")
+    rows = sorted(table.index, key=lambda name: (name == BASELINE, name))
+    return table.loc[rows].rename_axis("method").reset_index()
 
 
 def value(row: dict, metric: str) -> str:
