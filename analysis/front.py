@@ -17,7 +17,7 @@ from analysis.load import results, row
 from analysis.report import words
 from analysis.report.answers import title
 from analysis.report.comparisons import Comparison
-from analysis.report.leaderboard import BASELINE
+from analysis.report.leaderboard import name_baseline
 from analysis.report.learning import Histories
 from analysis.report.material import Frame, Record, flatten, gather, telling_settings
 from analysis.report.overall import Overall
@@ -125,7 +125,7 @@ class Comparisons:
 
     def rows_of(self, one: Comparison) -> Frame:
         """The rows of one comparison."""
-        table: Frame = one.methods.assign(**named(one), baseline=one.floor)
+        table: Frame = one.methods.assign(**named(one), baseline=one.baseline)
         runs = one.runs.groupby("method")
         for column in ("train_seconds", "effective_lr"):
             table[column] = table["method"].map(runs[column].mean())
@@ -143,7 +143,7 @@ class Comparisons:
     def plot_scores(self, task: str | None = None) -> Axes:
         """Means with their intervals, letters and the baseline, on one task."""
         one = self.one(task)
-        axes = figures.scores(one.methods, floor=one.floor)
+        axes = figures.scores(one.methods, floor=one.baseline)
         axes.set_xlabel(one.metric)
         axes.set_title(one.task)
         return axes
@@ -207,15 +207,16 @@ class Comparisons:
     def shown(self) -> Frame:
         """Methods by tasks as they are read, scores in points, with the baseline last."""
         columns: dict[str, dict[str, str]] = {}
+        last = name_baseline(self.source.found) if self.source.found else ""
         for one in self.source.found:
             cells = {r["method"]: cell(r, one.metric) for r in one.methods.to_dict("records")}
-            cells[BASELINE] = words.score(one.floor, one.metric)
+            cells[last] = words.score(one.baseline, one.metric)
             columns[f"{title(one, self.source.found)}, {one.metric}"] = cells
         for whole in self.source.overall[:1]:
             cells = {r["method"]: cell(r, "") for r in whole.methods.to_dict("records")}
-            columns = {"all tasks": {**cells, BASELINE: words.score(whole.floor, "")}, **columns}
+            columns = {"all tasks": {**cells, last: words.score(whole.floor, "")}, **columns}
         table = pd.DataFrame(columns).fillna(words.NONE)
-        return table.loc[sorted(table.index, key=lambda name: name == BASELINE)]
+        return table.loc[sorted(table.index, key=lambda name: name == last)]
 
     def __repr__(self) -> str:
         lines = [f"{title}: {text}" for title, text in self.answers.items()]

@@ -17,6 +17,7 @@ from stored_runs import diverged, store, study
 
 from analysis.cost import COUNTED
 from analysis.family import Rule
+from analysis.ledger import OPEN
 from analysis.report import __main__ as command
 from analysis.report import charts, costs, export, material, sections, words
 from analysis.report.audit import audits
@@ -726,6 +727,11 @@ def test_hostile_names_are_only_text(tmp_path: Path) -> None:
             assert r"\_\%\$\#\{\}|\textbackslash{}" in path.read_text()
 
 
+def test_published_numbers_stay_closed_where_none_is_judged(whole: Report, html: str) -> None:
+    assert set(whole.ledger["verdict"]) == {OPEN} and Page(html).tables["ledger"][1:]
+    assert "<details>\n    <summary>" in html and "<details open>" not in html
+
+
 # The command and its files
 
 
@@ -785,8 +791,11 @@ def test_a_real_run_that_wrote_texts_is_reported(
 ) -> None:
     quick = ("task.metrics=[BLEU]", "train.epochs=1", "task.decoding.max_tokens=4")
     result = execute(tiny_run("lora", "task=e2e", *quick, family="gpt2"), tmp_path / "run")
-    (one,) = comparisons(gather(tmp_path), QUICK)
-    assert one.metric == "BLEU"
+    found = report(tmp_path)
+    (one,) = found.found
+    assert one.metric == "BLEU" and one.floor is None
+    # One answer to all says nothing of texts: beside their scores stands the lowest there is.
+    assert one.baseline == 0.0 and "lowest score, 0.0" in found.html()
     assert one.methods["mean"].item() == pytest.approx(result.primary["score"])
 
 

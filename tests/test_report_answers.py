@@ -16,8 +16,7 @@ from analysis.load import effective_rate
 from analysis.looks import COLOURS, ON_DARK, PATHS, look_of
 from analysis.report.answers import Case, cheaper_rival, in_proportion, make_answer
 from analysis.report.cards import Values, cards, chart, ticks
-from analysis.report.comparisons import Comparison
-from analysis.report.leaderboard import BASELINE
+from analysis.report.comparisons import MAJORITY, Comparison
 from analysis.report.learning import FEW, FULL, POINTS, Histories, learning
 from analysis.report.material import gather
 from analysis.report.page import Report
@@ -137,7 +136,7 @@ def test_the_leaderboard_has_methods_by_tasks_and_the_baseline_last(whole: Repor
     assert found is not None
     rows = [re.sub(r"<[^>]+>", " ", row).split() for row in re.findall("<tr>.*?</tr>", found[1])]
     assert [row[0] for row in rows] == ["big", "small", "poor", "majority"] or rows[0][0] == "small"
-    assert " ".join(rows[-1]).startswith(BASELINE) and "50.0" in rows[-1]
+    assert " ".join(rows[-1]).startswith(MAJORITY) and "50.0" in rows[-1]
     small = next(row for row in rows if row[0] == "small")
     assert "3,000" in small and "1e\u22124" in small
 
@@ -153,11 +152,13 @@ def test_every_score_stands_beside_the_baseline(whole: Report) -> None:
 # Cards
 
 
-def values(low: float, high: float, floor: float | None, seeds: list[float]) -> Values:
+def values(low: float, high: float, floor: float, seeds: list[float]) -> Values:
     table = pd.DataFrame(
         {"method": ["m"], "mean": [(low + high) / 2], "low": [low], "high": [high], "letters": "a"}
     )
-    return Values(methods=table, by_seed={"m": seeds}, floor=floor, metric="accuracy")
+    return Values(
+        methods=table, by_seed={"m": seeds}, floor=floor, floor_name=MAJORITY, metric="accuracy"
+    )
 
 
 def test_cards_in_one_unit_have_one_scale(whole: Report) -> None:
@@ -173,14 +174,13 @@ def test_a_floor_is_marked_where_it_lies_on_the_axis_and_told_where_not() -> Non
     near = chart(values(0.80, 0.90, 0.75, [0.82, 0.88]), width=20.0)
     assert 0 < near["floor"]["at"] < near["bars"][0]["left"] and not near["floor"]["beyond"]
     far = chart(values(0.80, 0.90, 0.10, [0.82]), width=20.0)
-    assert far["floor"]["beyond"] and far["floor"]["text"] == "10.0"
+    assert far["floor"]["beyond"] and far["floor"]["text"] == "majority baseline, 10.0"
     above = chart(values(0.80, 0.90, 0.95, [0.82]), width=20.0)
     assert above["bars"][0]["right"] < above["floor"]["at"] < 100
-    assert chart(values(0.80, 0.90, None, [0.82]), width=20.0)["floor"] is None
 
 
 def test_seeds_are_dots_and_one_far_away_does_not_squeeze_the_rest() -> None:
-    one = values(0.80, 0.84, None, [0.82, 0.10])
+    one = values(0.80, 0.84, 0.0, [0.82, 0.10])
     assert one.width == pytest.approx(12.0, abs=0.1)
     dots = chart(one, one.width)["bars"][0]["seeds"]
     assert len(dots) == 2 and dots[1] <= 0.01

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from analysis.report import words
-from analysis.report.comparisons import Comparison
+from analysis.report.comparisons import MAJORITY, Comparison
 from analysis.report.material import Frame
 from analysis.report.overall import Overall
 from analysis.scales import is_raw, scale
@@ -29,7 +29,8 @@ class Values:
 
     methods: Frame
     by_seed: Mapping[str, Sequence[float]]
-    floor: float | None
+    floor: float
+    floor_name: str
     metric: str
 
     @property
@@ -70,12 +71,18 @@ def cards(found: list[Comparison], overall: list[Overall]) -> list[Context]:
 
 def values_of(one: Comparison) -> Values:
     """The numbers of one task."""
-    return Values(methods=one.methods, by_seed=one.by_seed, floor=one.floor, metric=one.metric)
+    return Values(
+        methods=one.methods, by_seed=one.by_seed, floor=one.baseline,
+        floor_name=one.baseline_name, metric=one.metric,
+    )  # fmt: skip
 
 
 def values_of_all(whole: Overall) -> Values:
     """The numbers over several tasks."""
-    return Values(methods=whole.methods, by_seed=whole.by_seed, floor=whole.floor, metric="")
+    return Values(
+        methods=whole.methods, by_seed=whole.by_seed, floor=whole.floor,
+        floor_name=MAJORITY, metric="",
+    )  # fmt: skip
 
 
 def card(one: Comparison) -> Context:
@@ -114,8 +121,8 @@ def chart(values: Values, width: float) -> Context:
     """Bars, ticks and the floor of one card, in percent of the width of an axis this long."""
     low, high = values.ends
     factor = scale(values.metric)
-    floor = None if values.floor is None else factor * values.floor
-    if floor is not None and max(high, floor) - min(low, floor) <= width:
+    floor = factor * values.floor
+    if max(high, floor) - min(low, floor) <= width:
         low, high = min(low, floor), max(high, floor)
     start = (low + high - width) / 2
     span = width / (1 - 2 * MARGIN)
@@ -129,14 +136,14 @@ def chart(values: Values, width: float) -> Context:
         "ticks": [
             (place(tick), f"{tick:g}".replace("-", words.MINUS)) for tick in ticks(start, span)
         ],
-        "floor": None if floor is None else floor_mark(floor, values, place(floor)),
+        "floor": floor_mark(values, place(floor)),
     }
 
 
-def floor_mark(floor: float, values: Values, at: float) -> Context:
+def floor_mark(values: Values, at: float) -> Context:
     """The floor's place, and whether it lies beyond the axis."""
-    beyond = at <= 0 or at >= 100
-    return {"at": at, "beyond": beyond, "text": words.score(values.floor, values.metric)}
+    text = f"{values.floor_name}, {words.score(values.floor, values.metric)}"
+    return {"at": at, "beyond": at <= 0 or at >= 100, "text": text}
 
 
 def bars(values: Values, place: Any) -> Iterable[Context]:

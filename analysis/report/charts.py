@@ -45,7 +45,7 @@ def pareto(
             "title": one.group,
             "stack": cost.describe(table.iloc[0], fields) if apart else "",
             "metric": one.metric,
-            "floor": None if one.floor is None else number(one.floor * scale(one.metric)),
+            "floor": number(one.baseline * scale(one.metric)),
             "axes": list(names),
             "points": dots(one, table.reset_index(drop=True), names),
         }

@@ -17,6 +17,7 @@ from analysis.task_scores import TaskScores, read_predictions, read_scores
 from experiments.stored.shown import visible
 
 DECILE = 0.1
+MAJORITY, LOWEST = "majority baseline", "lowest score"
 CHANGED = "setting 2 of "  # how a table of runs names a method in the setting that came second
 
 
@@ -64,6 +65,11 @@ class Comparison:
     def baseline(self) -> float:
         """The floor; of a metric of texts the least that it can be."""
         return bounds(self.metric)[0] if self.floor is None else self.floor
+
+    @property
+    def baseline_name(self) -> str:
+        """What the baseline is."""
+        return LOWEST if self.floor is None else MAJORITY
 
     @property
     def by_seed(self) -> dict[str, list[float]]:

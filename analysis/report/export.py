@@ -9,7 +9,7 @@ import pandas as pd
 from analysis.report import words
 from analysis.report.answers import title
 from analysis.report.comparisons import Comparison
-from analysis.report.leaderboard import BASELINE
+from analysis.report.leaderboard import name_baseline
 from analysis.report.material import Frame
 from analysis.report.sections import MOST
 from analysis.report.tables import NONE
@@ -62,7 +62,7 @@ def long(found: list[Comparison]) -> Frame:
     parts = [
         one.methods.assign(
             **{key: getattr(one, key) for key in KEYS},
-            baseline=one.floor,
+            baseline=one.baseline,
             effective_lr=one.methods["method"].map(
                 one.runs.groupby("method")["effective_lr"].mean()
             ),
@@ -77,16 +77,16 @@ def long(found: list[Comparison]) -> Frame:
 def wide(found: list[Comparison], show: Show) -> Frame:
     """A row for each method, a column for each comparison; the majority baseline last."""
     columns: dict[str, dict[str, str]] = {}
+    last = name_baseline(found) if found else ""
     for one in found:
         cells = {
             row["method"]: show(value(row, one.metric), row["letters"])
             for row in one.methods.to_dict("records")
         }
-        if one.floor is not None:
-            cells[BASELINE] = show(words.score(one.floor, one.metric), "")
+        cells[last] = show(words.score(one.baseline, one.metric), "")
         columns[f"{title(one, found)} ({one.metric})"] = cells
     table = pd.DataFrame(columns).fillna("")
-    rows = sorted(table.index, key=lambda name: (name == BASELINE, name))
+    rows = sorted(table.index, key=lambda name: (name == last, name))
     return table.loc[rows].rename_axis("method").reset_index()
 
 

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from analysis import cost
 from analysis.report import words
 from analysis.report.answers import on_main_stack
-from analysis.report.comparisons import Comparison
+from analysis.report.comparisons import LOWEST, MAJORITY, Comparison
 from analysis.report.material import SEPARATOR, Frame, Record
 from analysis.report.overall import Overall
-from analysis.report.sections import METHOD, RATE, number
+from analysis.report.sections import METHOD, RATE, floor_cell, number
 from analysis.report.tables import Cell, Table, numeric, table
 
-BASELINE = "majority baseline"
 Costs = Mapping[str, Frame]
 
 
@@ -55,7 +54,7 @@ def one_table(name: str, parts: Sequence[Comparison], whole: Overall | None, cos
     ]  # fmt: skip
     methods = in_order(parts, whole)
     body = [method_row(method, parts, whole, costs) for method in methods]
-    return table(name, columns, [*body, *baseline_row(parts, whole)])
+    return table(name, columns, [*body, baseline_row(parts, whole)])
 
 
 def task_title(one: Comparison, parts: Sequence[Comparison]) -> str:
@@ -98,16 +97,20 @@ def method_row(
     ]
 
 
-def baseline_row(parts: Sequence[Comparison], whole: Overall | None) -> list[list[Cell]]:
-    """The scores of one answer to all examples, if some task has labels."""
-    if all(one.floor is None for one in parts):
-        return []
-    return [[
-        Cell(text=BASELINE, key=BASELINE),
+def baseline_row(parts: Sequence[Comparison], whole: Overall | None) -> list[Cell]:
+    """The scores of one answer to all examples; of metrics of texts the lowest scores."""
+    name = name_baseline(parts)
+    return [
+        Cell(text=name, key=name),
         *([numeric(whole.floor, lambda value: words.score(value, ""))] if whole else []),
-        *(numeric(one.floor, lambda value, m=one.metric: words.score(value, m)) for one in parts),
+        *(floor_cell(one) for one in parts),
         *[numeric(None)] * 3,
-    ]]  # fmt: skip
+    ]
+
+
+def name_baseline(parts: Sequence[Comparison]) -> str:
+    """The name of the baselines of several tasks: the majority's, if some of them have labels."""
+    return min((one.baseline_name for one in parts), key=[MAJORITY, LOWEST].index)
 
 
 def row_of(methods: Frame, method: str) -> Record | None:

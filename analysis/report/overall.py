@@ -27,7 +27,7 @@ class Overall:
     `methods` has a row for each: method, letters, mean with its low and high over other seeds and
     examples, chance_best, loses, trained, and iqm (interquartile mean of standardised scores) with
     its own interval over other seeds. `by_seed` has each method's weighted means, one for each of
-    the seeds, and `floor` is the weighted mean of the tasks' floors. `improvement` has a row for
+    the seeds, and `floor` is the weighted mean of the tasks' baselines. `improvement` has a row for
     each pair: a, b, and the chance that a run of a beats one of b. `profile` has the share of each
     method's runs above each threshold of standardised scores. Both have low and high too.
     `not_above_floor` names methods that are not shown to be above the floor on any task. `without`
@@ -42,7 +42,7 @@ class Overall:
     seeds: tuple[int, ...]
     methods: Frame
     by_seed: Mapping[str, list[float]]
-    floor: float | None
+    floor: float
     verdicts: Verdicts
     improvement: Frame
     profile: Frame
@@ -81,7 +81,7 @@ def over_tasks(candidates: list[Comparison], rule: Rule) -> Overall | None:
     methods["trained"] = [float(np.mean(sizes[name])) for name in methods["method"]]
     cube, seeds = shared_runs(known)
     scores = dict(zip(known[0].methods, standardise(cube), strict=True))
-    floors = [part.floor for part in known]
+    floors = np.array([part.baseline for part in parts])
     sums = cube @ verdicts.weights
     return Overall(
         model=parts[0].model,
@@ -92,7 +92,7 @@ def over_tasks(candidates: list[Comparison], rule: Rule) -> Overall | None:
         seeds=seeds,
         methods=methods.merge(middle(scores, rule), on="method", how="left"),
         by_seed=dict(zip(known[0].methods, sums.tolist(), strict=True)),
-        floor=None if None in floors else float(verdicts.weights @ np.array(floors, dtype=float)),
+        floor=float(verdicts.weights @ floors),
         verdicts=verdicts,
         improvement=chances(scores, verdicts.pairs, rule),
         profile=shares(scores, rule),

@@ -193,7 +193,7 @@ def names(report: Report) -> list[str]:
 
 def costs_of(one: Comparison, by: list[str]) -> Frame:
     """The costs of one comparison's methods, and the floor of their scores."""
-    return cost.table(one.runs.assign(variant=one.runs["method"]), by=by).assign(floor=one.floor)
+    return cost.table(one.runs.assign(variant=one.runs["method"]), by=by).assign(floor=one.baseline)
 
 
 def unlisted(material: Material) -> Iterable[str]:

@@ -27,7 +27,7 @@ def run_data(material: Material, found: Iterable[Comparison], histories: Histori
     """All that the page knows of single runs, by columns."""
     runs, parts = material.runs, list(found)
     compared = {row for one in parts for row in one.runs.index}
-    floors = {one.group: one.floor for one in parts}
+    floors = {one.group: one.baseline for one in parts}
     by = np.array([scale(metric or "") for metric in runs["metric"]])
     settings = flatten(material.results)
     common = shared_settings(settings)

@@ -30,7 +30,8 @@ def number(title: str, hint: str = "") -> Column:
 
 
 BASELINE = Column(title="baseline", numbers=True, shared=True,
-                  hint="majority baseline: the score of one answer to all examples")  # fmt: skip
+                  hint="majority baseline: the score of one answer to all examples; "
+                       "of a metric of texts its lowest score")  # fmt: skip
 RATE = number("effective rate", "at which the optimizer runs: lr times the model's lr_scale")
 BEST = (
     number("chance best", "that its true mean is the highest, by what is known of the noise"),
@@ -81,8 +82,8 @@ def score_rows(one: Comparison) -> Iterator[list[Cell]]:
 
 
 def floor_cell(one: Comparison) -> Cell:
-    """The score of one answer to all examples."""
-    return numeric(one.floor, lambda value: words.score(value, one.metric))
+    """The score of one answer to all examples; of a metric of texts the lowest score."""
+    return numeric(one.baseline, lambda value: words.score(value, one.metric))
 
 
 def best_cells(row: Record, metric: str) -> list[Cell]:

@@ -91,8 +91,8 @@ function paretoChart(box, chart, axis) {
   const ys = known(points.flatMap((p) => p.score));
   const wide = logs && Math.max(...xs) / Math.min(...xs) > 5;
   // A floor that is far away would leave no room for what differs.
-  const low = Math.min(...ys), near = chart.floor !== null && chart.floor > low - (Math.max(...ys) - low);
-  const note = [several ? chart.stack : "", chart.floor === null ? "" : `baseline ${short(chart.floor)}`].filter(Boolean).join(", ");
+  const low = Math.min(...ys), near = chart.floor > low - (Math.max(...ys) - low);
+  const note = [several ? chart.stack : "", `baseline ${short(chart.floor)}`].filter(Boolean).join(", ");
   const { svg, x, y, width } = frame(box, chart.title, note, xs, near ? [...ys, chart.floor] : ys, wide, title, chart.metric);
   if (near) svg.append(draw("line", { class: "floor", x1: LEFT, x2: width - 8, y1: y.place(chart.floor), y2: y.place(chart.floor) }));
   const best = points.filter((p) => p.front.includes(axis)).sort((a, b) => a.costs[axis] - b.costs[axis]);
