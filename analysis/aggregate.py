@@ -5,6 +5,7 @@ run i of every method has the same seed.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
@@ -39,6 +40,34 @@ def profile(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     return np.stack([np.mean(scores > at, axis=(-2, -1)) for at in thresholds])
 
 
+@dataclass(frozen=True)
+class Profile:
+    """The statistic `profile` at these thresholds."""
+
+    thresholds: np.ndarray
+
+    def __call__(self, scores: np.ndarray) -> np.ndarray:
+        """Return the profile [thresholds, ...] of scores [..., runs, tasks]."""
+        return profile(scores, self.thresholds)
+
+    def resampled(self, scores: np.ndarray, picks: np.ndarray) -> np.ndarray:
+        """Return the profiles [thresholds, methods, resamples] of runs drawn anew.
+
+        How often each run was drawn and whether it lies above each threshold is all it takes.
+        """
+        methods, runs, tasks = scores.shape
+        counts = np.stack([count_picks(picks[..., task], runs) for task in range(tasks)], axis=-1)
+        above = (scores > self.thresholds[:, None, None, None]).astype(float)
+        flat = above.reshape(-1, runs * tasks) @ counts.reshape(len(picks), -1).T
+        return flat.reshape(len(self.thresholds), methods, -1) / (runs * tasks)
+
+
+def count_picks(picks: np.ndarray, runs: int) -> np.ndarray:
+    """How often each run is among the picks [resamples, runs] of each resample."""
+    places = np.arange(len(picks))[:, None] * runs + picks
+    return np.bincount(places.ravel(), minlength=len(picks) * runs).reshape(-1, runs).astype(float)
+
+
 def improvement(scores: np.ndarray) -> np.ndarray:
     """The chance that a run of the first of two methods [2, ..., runs, tasks] beats the second's.
 
@@ -56,11 +85,9 @@ def improvement_of(scores: np.ndarray, picks: np.ndarray) -> np.ndarray:
     first, second = scores[0][:, None, :], scores[1][None, :, :]
     wins = (first > second) + 0.5 * (first == second)  # [runs, runs, tasks]
     resamples, runs, tasks = picks.shape
-    places = np.arange(resamples)[:, None, None] * runs + picks
     found = np.zeros(resamples)
     for task in range(tasks):
-        drawn = np.bincount(places[..., task].ravel(), minlength=resamples * runs)
-        counts = drawn.reshape(resamples, runs).astype(float)
+        counts = count_picks(picks[..., task], runs)
         found += ((counts @ wins[..., task]) * counts).sum(axis=1)
     return found / (runs**2 * tasks)
 
@@ -83,6 +110,8 @@ def stratified(
     picks = generator.integers(runs, size=(resamples, runs, tasks))
     if statistic is improvement:
         found = improvement_of(scores, picks)
+    elif isinstance(statistic, Profile):
+        found = statistic.resampled(scores, picks)
     else:
         # A few at a time: all of them would take as much memory as everything else together.
         parts = (picks[i : i + AT_ONCE] for i in range(0, resamples, AT_ONCE))

@@ -4,6 +4,7 @@ Seconds and memory are those of one machine and one stack of software, so a tabl
 over several, and what compares costs refuses more than one.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ COSTS = {
     "adapted_ms": "latency with the adapter in place, ms",
     "merged_ms": "latency merged, ms",
 }
+COUNTED = ("trained", "train_flops", "adapter_bytes")  # the same on every machine
 BUDGETS = {"parameters": "trained", "compute": "train_flops", "memory": "train_peak_mib"}
 STACK = ["device", "threads", "processes", "products", "torch", "code"]
 TASK = ["task", "model", "protocol"]
@@ -37,22 +39,26 @@ MEASURED = [end for column in ("score", *COSTS) for end in ends(column)]
 COLUMNS = [*TASK, *STACK, "variant", "metric", "seeds", *MEASURED]
 
 
-def table(runs: Frame, confidence: float = 0.95) -> Frame:
+def table(runs: Frame, confidence: float = 0.95, by: list[str] = STACK) -> Frame:
     """A row for each method, task and stack: means over seeds, with the ends of their intervals.
+
+    With nothing in `by`, costs in COUNTED are means over all machines, and the others are not
+    known (NaN).
 
     Of every value `x` there is `x`, `x_low` and `x_high`; one seed has no interval (NaN). `seeds`
     counts the runs, of which only those that came to their end are looked at.
     """
     done = runs[runs["status"] == "complete"]
     rows = []
-    for key, group in done.groupby([*TASK, *STACK, "variant"], sort=False, dropna=False):
-        row = dict(zip([*TASK, *STACK, "variant"], key, strict=True))
+    known = ("score", *(COSTS if by else COUNTED))
+    for key, group in done.groupby([*TASK, *by, "variant"], sort=False, dropna=False):
+        row = dict(zip([*TASK, *by, "variant"], key, strict=True))
         row |= {"metric": group["metric"].iloc[0], "seeds": len(group)}
-        for column in ("score", *COSTS):
+        for column in known:
             values = group[column].to_numpy(dtype=float)
             row |= dict(zip(ends(column), interval(values, confidence), strict=True))
         rows.append(row)
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return pd.DataFrame(rows, columns=[name for name in COLUMNS if by or name not in STACK])
 
 
 def interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float, float, float]:
@@ -72,20 +78,32 @@ def stacks(table: Frame) -> Frame:
 
 def one_stack(table: Frame) -> None:
     """Raise if costs of several machines or stacks stand in one table."""
+    if not set(STACK) <= set(table):  # of counted costs alone
+        return
     if len(found := stacks(table)) > 1:
         said = "; ".join(describe(row) for row in found.to_dict("records"))
         raise ValueError(f"Costs are compared on one machine and stack at a time, got {said}.")
 
 
-def describe(stack: dict) -> str:
-    """A machine and its stack in a few words."""
+def describe(stack: dict, fields: Collection[str] = STACK) -> str:
+    """A machine and its stack in a few words, or only some fields of them."""
     threads = count(stack["threads"], "thread")
     if stack["processes"] > 1:
         threads = f"{count(stack['processes'], 'process')} of {threads}"
-    return (
-        f"{stack['device']}, {threads}, float32 products {stack['products']}, "
-        f"torch {stack['torch']}, code {stack['code'][:7]}"
-    )
+    parts = {
+        "device": stack["device"], "threads": threads, "processes": "",
+        "products": f"float32 products {stack['products']}", "torch": f"torch {stack['torch']}",
+        "code": f"code {stack['code'][:7]}",
+    }  # fmt: skip
+    asked = {"threads" if field == "processes" else field for field in fields}
+    return ", ".join(text for field, text in parts.items() if field in asked)
+
+
+def differing_fields(table: Frame) -> list[str]:
+    """The fields by which the machines and stacks of a table differ; all of them if it has one."""
+    found = stacks(table)
+    fields = [field for field in STACK if found[field].nunique(dropna=False) > 1]
+    return fields or STACK
 
 
 def front(table: Frame, cost: str) -> Frame:

@@ -46,20 +46,21 @@ Ann. Stat. 12, 1136): true for all methods at once with confidence 1 - alpha.
 is integrated over for every task. Arrays end in an axis of tasks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 from scipy import special, stats
-from scipy.optimize import elementwise
 
 MIN_SEEDS = 3
 EXHAUSTIVE = 9  # methods up to which all partitions are looked at: 21,147
 NODES = 129  # of the integral over one task's W
 DRAWS = 12  # of that over several tasks: 2^12 points of Sobol's sequence
 ENDLESS = 1e9  # degrees of freedom that are as good as infinite
+BLOCK = 32  # pairs that are integrated at once
 BEST_DRAWS = 20_000
+STEP = 1e-6  # of a logarithm, below which a root is found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +163,16 @@ def same_degrees(degrees: np.ndarray) -> list[tuple[tuple[float, ...], np.ndarra
 
 
 def integrate(distance: np.ndarray, variances: Variances, degrees: tuple[float, ...]) -> np.ndarray:
-    """`tail` for pairs with the same degrees of freedom."""
+    """`tail` for pairs with the same degrees of freedom, so many at once as caches hold."""
+    blocks = np.split(np.arange(len(distance)), range(BLOCK, len(distance), BLOCK))
+    parts = [integrate_block(distance[rows], variances.take(rows), degrees) for rows in blocks]
+    return np.concatenate(parts)
+
+
+def integrate_block(
+    distance: np.ndarray, variances: Variances, degrees: tuple[float, ...]
+) -> np.ndarray:
+    """`integrate` for a few pairs."""
     if min(degrees) < 1:
         return np.where(distance > 0, 0.5, 1.0)  # any difference may be noise
     W, weights = nodes(degrees)
@@ -220,20 +230,49 @@ def solve(level: np.ndarray, variances: Variances, degrees: tuple[float, ...]) -
     scale = np.sqrt(variances.total)
 
     def excess(log: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        flat, place = log.ravel(), rows.ravel().astype(int)
-        chance = integrate(np.exp(flat) * scale[place], variances.take(place), degrees)
-        return (np.log(np.maximum(chance, 1e-300)) - np.log(level[place])).reshape(log.shape)
+        chance = integrate(np.exp(log) * scale[rows], variances.take(rows), degrees)
+        return np.log(np.maximum(chance, 1e-300)) - np.log(level[rows])
 
-    rows = np.arange(len(level))
     # Near what it would be if the noise were known; tails that are estimated are longer.
     near = np.log(np.maximum(special.ndtri(1 - np.minimum(level, 0.4)), 0.1))
-    low, high = near - 0.1, near + 0.5
-    while (short := excess(high, rows) > 0).any():
+    return np.exp(find_roots(excess, near - 0.1, near + 0.5)) * scale
+
+
+def find_roots(
+    function: Callable[[np.ndarray, np.ndarray], np.ndarray], low: np.ndarray, high: np.ndarray
+) -> np.ndarray:
+    """The roots [k] of smooth falling functions, each sought from `low` to `high` and beyond.
+
+    `function` takes points and which of the k functions each is for. Secants between the ends and
+    the last two points, halving if one leaves the bracket.
+    """
+    every = np.arange(len(low))
+    low, high = low.copy(), high.copy()
+    above, below = function(low, every), function(high, every)
+    while (short := below > 0).any():
         high[short] += 6.0
-    while (long := excess(low, rows) < 0).any():
+        below[short] = function(high[short], every[short])
+    while (long := above < 0).any():
         low[long] -= 6.0
-    root = elementwise.find_root(excess, (low, high), args=(rows,), tolerances={"xatol": 1e-10})
-    return np.exp(root.x) * scale
+        above[long] = function(low[long], every[long])
+    last, value = high.copy(), below.copy()
+    before, value_before = low.copy(), above.copy()
+    left = every
+    while len(left):
+        slope = value[left] - value_before[left]
+        step = np.divide(value[left] * (last[left] - before[left]), slope,
+                         out=np.full(len(left), np.inf), where=slope != 0)  # fmt: skip
+        new = last[left] - step
+        outside = ~((new >= low[left]) & (new <= high[left]))
+        new[outside] = (low[left] + high[left])[outside] / 2
+        found = function(new, left)
+        before[left], value_before[left] = last[left], value[left]
+        last[left], value[left] = new, found
+        low[left] = np.where(found >= 0, new, low[left])
+        high[left] = np.where(found <= 0, new, high[left])
+        # A secant's error is of the order of the last two steps' product.
+        left = left[(np.abs(new - before[left]) > STEP) & (found != 0)]
+    return last
 
 
 # Families of pairs

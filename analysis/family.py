@@ -209,7 +209,14 @@ def views_on_task(part: TaskScores, pair: tuple[int, int]) -> list[View]:
 
 
 def view_of(part: TaskScores, rows: tuple[int, int]) -> View:
-    """Two rows of a task on the seeds that both have."""
+    """Two rows of a task on the seeds that both have; computed once for each task."""
+    if rows not in part.views:
+        part.views[rows] = compare_rows(part, rows)
+    return part.views[rows]
+
+
+def compare_rows(part: TaskScores, rows: tuple[int, int]) -> View:
+    """Compute the view of two rows."""
     first, second = rows
     both = ~np.isnan(part.scores[first]) & ~np.isnan(part.scores[second])
     scores = part.scores[first, both] - part.scores[second, both]

@@ -21,6 +21,7 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.rcsetup import cycler
 from matplotlib.ticker import MaxNLocator
 
+from analysis.looks import look_in_figures
 from experiments.stored.shown import visible
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, BLACK = PALETTE = (
@@ -311,16 +312,14 @@ def importance_bars(table: Frame, axes: Axes | None = None, marked: Collection[s
 def pareto(table: Frame, cost: str, axes: Axes | None = None) -> Axes:
     """Score against one cost, both with their intervals, and a line along the best for each cost.
 
-    The table is `analysis.cost.table`'s for one task, with a column `front`; methods bear numbers
-    of `order` where it has that column, so that they look alike in every panel.
+    The table is `analysis.cost.table`'s for one task, with a column `front`.
     """
     axes = canvas(axes)
-    for place, row in enumerate(table.to_dict("records")):
-        look_of = row.get("order", place)
+    for row in table.to_dict("records"):
+        style: dict[str, Any] = look_in_figures(row["variant"])
         axes.errorbar(
             row[cost], row["score"], xerr=arms(row, cost), yerr=arms(row, "score"),
-            color=PALETTE[look_of % len(PALETTE)], marker=marker(look_of), markersize=6,
-            elinewidth=0.9, label=row["variant"], zorder=3,
+            markersize=6, elinewidth=0.9, label=row["variant"], zorder=3, **style,
         )  # fmt: skip
     best = table[table["front"]].sort_values(cost)
     axes.step(best[cost], best["score"], where="post", color="0.6", linewidth=1.2, zorder=0)
@@ -350,25 +349,20 @@ def arms(row: dict[Any, Any], column: str) -> list[list[float]] | None:
     return None if np.isnan(low) else [[row[column] - low], [high - row[column]]]
 
 
-def marker(i: int) -> str:
-    """The marker of the i-th method; it shifts with each round of the colours."""
-    return MARKERS[(i + i // len(PALETTE)) % len(MARKERS)]
-
-
 @styled
-def scores(table: Frame, axes: Axes | None = None) -> Axes:
+def scores(table: Frame, axes: Axes | None = None, floor: float | None = None) -> Axes:
     """Means with their intervals, the highest on top, and the letters of what is not told apart.
 
-    The table has `method`, `mean`, `low`, `high` and `letters`.
+    The table has `method`, `mean`, `low`, `high` and `letters`; a floor is a dashed line.
     """
     table = table.sort_values("mean", ascending=False, kind="stable")
     axes = canvas(axes, 4.4, 0.9 + 0.3 * len(table))
     for place, row in enumerate(table.to_dict("records")):
-        i = row.get("order", place)
+        style: dict[str, Any] = look_in_figures(row["method"])
         axes.plot([row["low"], row["high"]], [place, place], color="0.5", linewidth=1.2)
-        axes.plot(
-            row["mean"], place, color=PALETTE[i % len(PALETTE)], marker=marker(i), markersize=6
-        )
+        axes.plot(row["mean"], place, markersize=6, **style)
+    if floor is not None:
+        axes.axvline(floor, color="0.5", linestyle="--", linewidth=1)
     names = [f"{row.method}  {row.letters}".strip() for row in table.itertuples()]
     axes.set_yticks(range(len(table)), names)
     axes.invert_yaxis()
@@ -377,15 +371,31 @@ def scores(table: Frame, axes: Axes | None = None) -> Axes:
 
 
 @styled
+def curves(table: Frame, quantity: str, axes: Axes | None = None) -> Axes:
+    """Means over the runs of each method by step, with the least and the most of them.
+
+    The table has `method`, `step` and a column for the quantity, a row for each record of a run.
+    """
+    axes = canvas(axes)
+    for method, group in table.groupby("method"):
+        found = group.groupby("step")[quantity].agg(["mean", "min", "max"]).dropna()
+        colour = look_in_figures(str(method))["color"]
+        axes.plot(found.index, found["mean"], color=colour, label=str(method))
+        axes.fill_between(found.index, found["min"], found["max"], color=colour, alpha=0.15, lw=0)
+    axes.set(xlabel="step", ylabel=quantity.replace("_", " "))
+    axes.legend()
+    return axes
+
+
+@styled
 def profiles(table: Frame, axes: Axes | None = None) -> Axes:
     """The share of runs above each score, a line with its band for each method.
 
-    The table has `method`, `threshold`, `share`, `low` and `high`; `order` as in `pareto`.
+    The table has `method`, `threshold`, `share`, `low` and `high`.
     """
     axes = canvas(axes)
     for place, (method, group) in enumerate(table.groupby("method", sort=False)):
-        i = int(group["order"].iloc[0]) if "order" in group else place
-        colour, line = PALETTE[i % len(PALETTE)], LINES[i % len(LINES)]
+        colour, line = look_in_figures(str(method))["color"], LINES[place % len(LINES)]
         # A share holds from its threshold up to the next.
         axes.step(
             group["threshold"], group["share"], where="post", color=colour, linestyle=line,

@@ -1,7 +1,7 @@
 """Finished runs as one tidy table: `python -m analysis.load outputs`."""
 
 import argparse
-import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,14 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Column, Table
 
+from experiments.stored import study, summary
 from experiments.stored.kinds import KIND
 from experiments.stored.result import NAME, PREDICTIONS, read
 from experiments.stored.shown import fail, plain, visible
 
 Record = dict[str, Any]
-UNSHOWN = ("choices", "overrides", "epochs")
+UNSHOWN = ("choices", "epochs")
+STUDIES = "studies"  # where studies have folders of their own, below that of the runs
 
 
 def load(folder: str | Path) -> pd.DataFrame:
@@ -44,7 +46,7 @@ def readable(folder: str | Path) -> tuple[list[Record], list[str]]:
 
     Raises ValueError if there is none that can.
     """
-    paths = sorted(Path(folder).rglob(NAME))
+    paths = run_files(Path(folder))
     if not paths:
         raise ValueError(f"There is no finished run below {folder}.")
     found: list[Record] = []
@@ -57,12 +59,62 @@ def readable(folder: str | Path) -> tuple[list[Record], list[str]]:
             left_out.append(str(error))
     if not found:
         raise ValueError(left_out[0])
+    if (name := study_in(Path(folder))) is not None:
+        listed = listed_runs(Path(folder))
+        found = [run for run in found if place(run["folder"]) in listed or study_of(run) == name]
+        if not found:
+            raise ValueError(f"There is no finished run of study {name} yet.")
     return found, left_out
+
+
+def study_in(folder: Path) -> str | None:
+    """The name of the study whose own folder this is, `.../studies/NAME`; else None."""
+    known = any((folder / name).exists() for name in (study.NAME, summary.NAME))
+    absolute = folder.absolute()
+    return absolute.name if known and absolute.parent.name == STUDIES else None
+
+
+def runs_folder(folder: Path) -> Path:
+    """Where runs lie: of a study's own folder two levels above, else in the folder itself."""
+    return folder if study_in(folder) is None else Path(os.path.normpath(folder / ".." / ".."))
+
+
+def run_files(folder: Path) -> list[Path]:
+    """Every result below a folder; of a study that has ended, those that its summary lists."""
+    paths = sorted(runs_folder(folder).rglob(NAME))
+    listed = listed_runs(folder)
+    return [path for path in paths if place(path.parent) in listed] if listed else paths
+
+
+def listed_runs(folder: Path) -> set[tuple[str, ...]]:
+    """The runs that the summary in a study's own folder lists; none without one."""
+    path = folder / summary.NAME
+    if study_in(folder) is None or not path.exists():
+        return set()
+    try:
+        content = summary.read(path)
+    except ValueError:  # a report says so; runs name their study themselves
+        return set()
+    return {place(cell["folder"]) for cell in (content or {"cells": []})["cells"]}
+
+
+def place(folder: str | Path) -> tuple[str, ...]:
+    """Identify a run's folder wherever it was moved: variant, seed and hash of its settings."""
+    return Path(folder).parts[-2:]
+
+
+def study_of(result: Record) -> str | None:
+    """The name of the study that a run is of; a run of earlier versions has it as its group."""
+    config = result["config"]
+    if "part_of" in config:
+        return config["part_of"][0] if config["part_of"] else None
+    return (config.get("tracker") or {}).get("group")
 
 
 def slim(result: Record, known: dict[str, Any]) -> Record:
     """A result without what no table shows, its parts that others have too kept once in `known`."""
     found = {key: value for key, value in result.items() if key not in UNSHOWN}
+    found["overrides"] = tuple(map(sys.intern, result["overrides"]))
     print_ = {key: value for key, value in result["fingerprint"].items() if key != "config"}
     config = {key: once(value, known) for key, value in result["config"].items()}
     cost = {key: once(value, known) for key, value in result["cost"].items()}
@@ -76,7 +128,7 @@ def slim(result: Record, known: dict[str, Any]) -> Record:
 def once(value: Any, known: dict[str, Any]) -> Any:
     """The first of equal values that was seen."""
     if isinstance(value, dict | list):
-        return known.setdefault(json.dumps(value), value)
+        return known.setdefault(repr(value), value)
     return sys.intern(value) if isinstance(value, str) else value
 
 
@@ -93,6 +145,7 @@ def row(result: dict[str, Any]) -> dict[str, Any]:
         "scores": result["scores"],
         "low": low,
         "high": high,
+        "effective_lr": effective_rate(result["config"]),
         **costs(result["cost"]),
         "starts_as_pretrained": bool(result["telemetry"].get("starts_as_pretrained", True)),
         "paper": result["paper"],
@@ -102,6 +155,13 @@ def row(result: dict[str, Any]) -> dict[str, Any]:
         "folder": result["folder"],
         "predictions": result["files"].get(PREDICTIONS),
     }
+
+
+def effective_rate(config: Record) -> float | None:
+    """The learning rate that the optimizer runs at: `variant.lr` times the model's `lr_scale`."""
+    rate, scale = config["variant"].get("lr"), config["model"].get("lr_scale") or 1.0
+    known = isinstance(rate, int | float) and not isinstance(rate, bool)
+    return float(f"{rate * scale:.10g}") if known else None
 
 
 def costs(cost: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ theory; this module puts what it finds into tables.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -14,11 +14,13 @@ import pandas as pd
 from analysis import decisions
 from analysis.decisions import MIN_SEEDS
 from analysis.effects import cohen, superiority
-from analysis.family import DRAWS, EXACT, Family, Rule, compare_pairs, count, pool
+from analysis.family import DRAWS, EXACT, Family, Rule, compare_pairs, count, find_p, pool
 from analysis.letters import letters
 from analysis.power import detectable_range
 from analysis.scales import bounds
 from analysis.task_scores import Frame, Run, TaskScores, read_scores
+
+Claims = set[tuple[str, str]]  # pairs of a better method and a worse one
 
 
 class Outcome(StrEnum):
@@ -91,12 +93,18 @@ def on_tasks(parts: Sequence[TaskScores], where: str, rule: Rule) -> Verdicts:
     """The verdicts on one task or on the mean over several."""
     family = Family(parts=parts, where=where, rule=rule)
     found = compare_pairs(family)
-    if not any(part.lost.any() for part in parts):
+    second = with_losses_at_floor(family)
+    if second is None:
         return judged(family, found)
-    second = Family(parts=[part.with_losses_at_floor() for part in parts], where=where, rule=rule)
     at_floor = compare_pairs(second)
-    lost = np.any([losing_methods(part) for part in parts], axis=0)
-    return judged(family, guarded(family, found, at_floor, lost), at_floor=judged(second, at_floor))
+    return judged(family, guarded(family, found, at_floor), at_floor=judged(second, at_floor))
+
+
+def with_losses_at_floor(family: Family) -> Family | None:
+    """The family with its lost runs scored as one answer to all; None if none was lost."""
+    if not any(part.lost.any() for part in family.parts):
+        return None
+    return replace(family, parts=[part.with_losses_at_floor() for part in family.parts])
 
 
 def losing_methods(part: TaskScores) -> np.ndarray:
@@ -104,8 +112,9 @@ def losing_methods(part: TaskScores) -> np.ndarray:
     return np.array([part.lost[list(rows)].any() for rows in part.settings])
 
 
-def guarded(family: Family, found: Frame, at_floor: Frame, lost: np.ndarray) -> Frame:
+def guarded(family: Family, found: Frame, at_floor: Frame) -> Frame:
     """The pairs with p-values by which a method that lost runs wins both ways or not at all."""
+    lost: np.ndarray = np.any([losing_methods(part) for part in family.parts], axis=0)
     sign = np.sign(found["difference"].to_numpy())
     first, second = np.array(family.pairs).T
     favoured = np.where(sign > 0, lost[first], lost[second])
@@ -126,8 +135,7 @@ def judged(family: Family, found: Frame, at_floor: Verdicts | None = None) -> Ve
         seeds=[views[0].seeds for views in family.views],
         p_adjusted=family.adjust(found["p"].to_numpy()),
     )
-    can = family.adjust(found["floor"].to_numpy()) <= rule.alpha
-    apart = can & (table["p_adjusted"] <= rule.alpha).to_numpy()
+    can, apart = tell_apart(family, found)
     if family.margin is not None and rule.test not in EXACT:
         table["within"] = decisions.holm(found["p_same"].to_numpy()) <= rule.alpha
     else:
@@ -147,6 +155,12 @@ def judged(family: Family, found: Frame, at_floor: Verdicts | None = None) -> Ve
         weights=family.weights,
         at_floor=at_floor,
     )
+
+
+def tell_apart(family: Family, found: Frame) -> tuple[np.ndarray, np.ndarray]:
+    """Which pairs can be decided, and which of them are different."""
+    can = family.adjust(found["floor"].to_numpy()) <= family.rule.alpha
+    return can, can & (family.adjust(found["p"].to_numpy()) <= family.rule.alpha)
 
 
 def detectable(family: Family) -> tuple[float, float]:
@@ -301,10 +315,30 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def without(parts: Sequence[TaskScores], rule: Rule) -> dict[str, Verdicts]:
-    """The verdicts over tasks with each task left out in turn, by the task; none of two tasks."""
+def find_claims(found: Verdicts) -> Claims:
+    """The pairs of a better method and a worse one."""
+    pairs: Frame = found.pairs
+    rows = pairs[["a", "b", "outcome"]].to_numpy().tolist()
+    better = {(a, b) for a, b, outcome in rows if outcome == Outcome.BETTER}
+    return better | {(b, a) for a, b, outcome in rows if outcome == Outcome.WORSE}
+
+
+def claims_without(parts: Sequence[TaskScores], rule: Rule) -> dict[str, Claims]:
+    """The claims over tasks with each task left out in turn, by the task; none of two tasks."""
     if len(parts) < 3:
         return {}
-    return {
-        part.task: across([other for other in parts if other is not part], rule) for part in parts
-    }
+    rest = {part.task: [other for other in parts if other is not part] for part in parts}
+    return {task: claims_over(others, rule) for task, others in rest.items()}
+
+
+def claims_over(parts: Sequence[TaskScores], rule: Rule) -> Claims:
+    """The claims of `across`, without intervals and all else that takes time."""
+    family = Family(parts=parts, where="", rule=rule)
+    found, second = find_p(family), with_losses_at_floor(family)
+    if second is not None:
+        found = guarded(family, found, find_p(second))
+    _, apart = tell_apart(family, found)
+    pairs = np.array(family.pairs)[apart]
+    signs = np.sign(found["difference"].to_numpy())[apart]
+    ordered = np.where(signs[:, None] > 0, pairs, pairs[:, ::-1])
+    return {(family.methods[a], family.methods[b]) for a, b in ordered.tolist()}

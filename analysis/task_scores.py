@@ -47,6 +47,11 @@ class TaskScores:
         return len(self.values)
 
     @cached_property
+    def views(self) -> dict[tuple[int, int], Any]:
+        """Pairs of rows that `analysis.family` has compared, kept for further families."""
+        return {}
+
+    @cached_property
     def chosen(self) -> list[int]:
         """The row of each method that tuning chose."""
         return [rows[0] for rows in self.settings]
@@ -201,7 +206,17 @@ def labelled(predictions: Mapping[Run, Frame], run: Run) -> Frame:
     if run not in predictions:
         raise ValueError(f"There are no predictions of {run[0]} with seed {run[1]}.")
     frame = predictions[run]
-    return frame.loc[frame["label"].notna()].sort_values(by=["split", "id"], ignore_index=True)
+    there = frame["label"].notna().to_numpy()
+    frame = frame if there.all() else frame.loc[there]
+    if in_order(frame):
+        return frame.reset_index(drop=True)
+    return frame.sort_values(by=["split", "id"], ignore_index=True)
+
+
+def in_order(frame: Frame) -> bool:
+    """Whether a frame is of one split and sorted by id, as most are."""
+    split = frame["split"].to_numpy()
+    return bool(len(split) and (split == split[0]).all() and frame["id"].is_monotonic_increasing)
 
 
 def check_examples(frames: Mapping[Run, Frame]) -> None:
@@ -219,10 +234,10 @@ def check_examples(frames: Mapping[Run, Frame]) -> None:
 
 def same(first: Frame, second: Frame, column: str) -> bool:
     """Whether two frames hold the same values in a column, which may be lists."""
+    if first[column].dtype == second[column].dtype != object:
+        return first[column].equals(second[column])
     pair = first[column].to_numpy(), second[column].to_numpy()
-    if first[column].equals(second[column]):
-        return True
-    if pair[0].dtype == object and len(first) == len(second):
+    if len(first) == len(second) and isinstance(pair[0][0], list | np.ndarray):
         return all(map(np.array_equal, *pair))
     return np.array_equal(*pair)
 

@@ -88,7 +88,8 @@ def test_a_published_study_names_no_place_and_goes_on(
     assert f"{home}/GLUE stands there as {masked_path(f'{home}/GLUE')}" in said
     files = [path for path in RESULTS.rglob("*") if path.is_file()]
     assert {path.name for path in files} == {
-        "result.json", "failure.json", "predictions.parquet", "study.json", "summary.json",
+        "result.json", "failure.json", "predictions.parquet", "history.jsonl", "study.json",
+        "summary.json",
     }  # fmt: skip
     for path in files:
         assert b"somebody" not in path.read_bytes(), path

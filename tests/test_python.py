@@ -18,7 +18,7 @@ STUDY = """
 defaults: [common, _self_]
 methods: {lora: []}
 tasks: {sst2: []}
-overrides: [train.epochs=1, data.train=64, data.dev=32, train.device=cpu, tracker.mode=disabled]
+overrides: [train.epochs=1, data.train=64, data.dev=32, compute.device=cpu, tracker.mode=disabled]
 axes:
   variant.lr: [1e-3]
 seeds: 1

@@ -15,7 +15,9 @@ import pytest
 from sklearn.metrics import f1_score
 from stored_runs import diverged, store, study
 
+from analysis.cost import COUNTED
 from analysis.family import Rule
+from analysis.ledger import OPEN
 from analysis.report import __main__ as command
 from analysis.report import charts, costs, export, material, sections, words
 from analysis.report.audit import audits
@@ -33,8 +35,8 @@ from experiments.settings.config import Run
 QUICK = Rule()
 METHODS = {"vera": 0.8, "lora": 0.86, "dora": 0.865, "full": 0.93}
 LOST = (
-    "{} diverged in {} runs: its score is of the others, and flatters; it is called better only if "
-    "it is so with its lost runs scored as one answer to all, too."
+    "{} diverged in {} runs: its score is the mean of the others, which is too high; it is called "
+    "better only if it is so with its lost runs scored as the majority baseline, too."
 )
 NAMESPACE = "http://www.w3.org/2000/svg"
 HOSTILE = "</script><img src=x onerror=alert(1)>&\"'`_%$#{}|\\"
@@ -99,6 +101,13 @@ def report(folder: Path) -> Report:
 
 def page(folder: Path) -> Page:
     return Page(report(folder).html())
+
+
+def chart_data(html: str) -> dict[str, Any]:
+    """The data of a page's charts and of its table of runs."""
+    found = re.search(r'id="data">(.*?)</script>', html, re.S)
+    assert found is not None
+    return json.loads(found[1])
 
 
 @pytest.fixture(scope="module")
@@ -348,12 +357,9 @@ def test_a_method_that_learned_nothing_is_named(tmp_path: Path) -> None:
         store(tmp_path, "vera", seed, np.arange(len(right(0.5))) % 2 == 0)  # says 0 of all
     (one,) = comparisons(gather(tmp_path), QUICK)
     assert one.floor == pytest.approx(0.5) and one.not_above_floor == ["dora", "vera"]
-    assert words.warn_not_above_floor(one) == [
-        "dora and vera are not shown to be better than one answer to all examples, which scores "
-        "50.0."
-    ]
-    told = page(tmp_path).said
-    assert "dora and vera are not shown to be better than one answer" in told
+    warning = "No evidence that dora and vera beat the majority baseline (50.0)."
+    assert words.warn_not_above_floor(one) == [warning]
+    assert warning in page(tmp_path).said
 
 
 def test_other_data_is_another_comparison(tmp_path: Path) -> None:
@@ -484,20 +490,20 @@ WIDE = verdicts({"x": "a", "y": "a"}, [("x", "y", 0.0, NOT)], detectable=(0.5, n
 EXACT = verdicts({"x": "a", "y": "a"}, [("x", "y", 0.01, NOT)], "wilcoxon")
 WITH_Y = verdicts({"x": "", "y": "", "z": ""}, [("x", "y", 0.05, BETTER), ("y", "z", 0.07, BETTER)], against="y")  # fmt: skip # noqa: E501
 NO_BREAK = words.NO_BREAK
-POWER = "There was 80 % power to find a true difference of 3.0 to 4.1 points between any two."
+POWER = "80 % power to detect a true difference between any two: from 3.0 to 4.1 points on."
 
 
 @pytest.mark.parametrize(
     "found, headline, sentences",
     [
         (ALIKE, "x is the most likely best method (70 %); it may lose up to 1.0 points. Of those not shown to be worse, z trains the fewest parameters (2k), but may lose up to 3.0 points.", ["The 3 methods cannot be told apart.", POWER]),  # noqa: E501
-        (NEAR, "Use y: of the 2 methods that lose at most 2.0 points it trains the fewest parameters (3k). It loses at most 2.0 points to the best.", ["The 3 methods cannot be told apart.", "The same within 2.0 points: x and y and y and z.", POWER]),  # noqa: E501
-        (TOP, "Use x: it is at least as good as any other, at 95 % confidence.", ["x is better than all others.", "x is better than y and z, by 5.0 to 7.0 points.", "y and z cannot be told apart.", POWER]),  # noqa: E501
+        (NEAR, "The safe choice is y: of the 2 methods that lose at most 2.0 points it trains the fewest parameters (3k). It loses at most 2.0 points to the best.", ["The 3 methods cannot be told apart.", "The same within 2.0 points: x and y and y and z.", POWER]),  # noqa: E501
+        (TOP, "The safe choice is x: it is at least as good as any other, at 95 % confidence.", ["x is better than all others.", "x is better than y and z, by 5.0 to 7.0 points.", "y and z cannot be told apart.", POWER]),  # noqa: E501
         (CHAIN, "x is the most likely best method (80 %); it may lose up to 2.0 points. Of those not shown to be worse, y trains the fewest parameters (3k), but may lose up to 4.0 points.", ["1 pair of 3 differs; none is shown to be better than x or y.", "x is better than z, by 5.0 points.", "x and y cannot be told apart.", "y and z cannot be told apart.", POWER]),  # noqa: E501
-        (NO_SEEDS, "Nothing can be decided.", ["With 2 common seeds too little is known of how seeds differ: a verdict takes 3, and five or more to see much."]),  # noqa: E501
+        (NO_SEEDS, "Nothing can be decided.", ["With 2 common seeds too little is known of how seeds differ: a verdict takes 3, and five or more to detect much."]),  # noqa: E501
         (FLOOR, "Nothing can be decided.", ["The exact test has 5 pairs of runs for 1 comparison: even if every pair pointed the same way, p would stay above 0.05."]),  # noqa: E501
-        (SAME, "x has the highest mean. Of those not shown to be worse, y trains the fewest parameters (3k).", ["The two methods cannot be told apart.", "Nothing varied, so it is not known which difference could have been seen."]),  # noqa: E501
-        (WIDE, "x has the highest mean. Of those not shown to be worse, y trains the fewest parameters (3k).", ["The two methods cannot be told apart.", "80 % power to find a true difference between any two takes 50.0 points or more; how much more, these seeds cannot tell."]),  # noqa: E501
+        (SAME, "x has the highest mean. Of those not shown to be worse, y trains the fewest parameters (3k).", ["The two methods cannot be told apart.", "Nothing varied, so it is not known which difference could have been detected."]),  # noqa: E501
+        (WIDE, "x has the highest mean. Of those not shown to be worse, y trains the fewest parameters (3k).", ["The two methods cannot be told apart.", "80 % power to detect a true difference between any two: from 50.0 points on, or from more; these seeds cannot tell."]),  # noqa: E501
         (EXACT, "x has the highest mean. Of those not shown to be worse, y trains the fewest parameters (3k).", ["The two methods cannot be told apart."]),  # noqa: E501
         (WITH_Y, "Of 2 methods 1 is better than y and 1 is worse than y.", ["x is better than y, by 5.0 points.", "y is better than z, by 7.0 points.", POWER.replace("any two", "y and any other")]),  # noqa: E501
     ],
@@ -511,9 +517,13 @@ def test_a_verdict_is_put_into_words(found: Verdicts, headline: str, sentences: 
 
 def test_a_method_that_learned_nothing_is_never_recommended() -> None:
     said = words.headline(NEAR, NEAR.methods, ["y"], "accuracy")
-    assert said.replace(NO_BREAK, " ") == "Use x: it loses at most 1.0 points to the best."
+    assert said.replace(NO_BREAK, " ") == (
+        "The safe choice is x: it loses at most 1.0 points to the best."
+    )
     none = words.headline(NEAR, NEAR.methods, ["x", "y", "z"], "accuracy")
-    assert none == "No method is shown to have learned anything, so none is recommended."
+    assert none == (
+        "No evidence that any method beats the majority baseline, so none is recommended."
+    )
 
 
 def test_all_that_is_said_of_a_comparison_stands_together(whole: Report) -> None:
@@ -573,8 +583,14 @@ def test_seconds_of_two_machines_are_never_one_number(tmp_path: Path) -> None:
             store(tmp_path, variant, seed, right(0.8, seed=seed), provenance={"device": device})
     said = page(tmp_path)
     assert "come from 2 machines or stacks of software" in said.said
-    assert len(said.column("costs", "machine and stack")) == 4
+    assert sorted(said.column("measured", "machine and stack")) == ["AMD EPYC"] * 2 + ["Xeon"] * 2
+    assert said.column("costs", "method") == ["dora", "lora"]
     assert len(charts.pareto(report(tmp_path).one_by_one)) == 2
+    (chart,) = charts.pareto(report(tmp_path).counted, COUNTED)
+    assert chart["stack"] == "" and {point["method"] for point in chart["points"]} == {
+        "lora",
+        "dora",
+    }
 
 
 # The page
@@ -582,8 +598,9 @@ def test_seconds_of_two_machines_are_never_one_number(tmp_path: Path) -> None:
 
 def test_the_page_has_its_sections_and_every_name_once(html: str) -> None:
     found = Page(html)
-    sections = {"verdicts", "scores", "cost", "tuning", "audit", "ledger", "figures", "runs"}
-    assert sections | {"environment"} <= set(found.ids)
+    sections = {"answer", "leaders", "verdicts", "scores", "cost", "learning", "tuning", "audit"}
+    sections |= {"ledger", "runs", "environment"}
+    assert sections <= set(found.ids)
     own = [name for name in found.ids if name.startswith("table-") or name in sections]
     assert len(own) == len(set(own))
     assert {a[1:] for a in found.addresses if a.startswith("#")} >= sections
@@ -617,12 +634,13 @@ def test_a_table_is_a_frame_of_what_is_read(whole: Report, html: str) -> None:
 
 
 def test_the_table_of_runs_holds_every_run(whole: Report, html: str) -> None:
-    found = Page(html)
-    runs = whole.material.runs
-    assert found.column("runs", "seed") == [str(seed) for seed in runs["seed"]]
-    assert found.column("runs", "status").count("diverged") == 1
-    places = [Path(place).relative_to(whole.material.folder) for place in runs["folder"]]
-    assert found.column("runs", "folder") == list(map(str, places))
+    found, runs = chart_data(html)["runs"], whole.material.runs
+    assert found["seed"] == runs["seed"].tolist()
+    values, places = found["texts"]["status"]
+    assert [values[place] for place in places].count("diverged") == 1
+    folders = [Path(place).relative_to(whole.material.folder) for place in runs["folder"]]
+    assert found["folder"] == list(map(str, folders))
+    assert found["score"][0] == pytest.approx(100 * runs["score"].iloc[0], rel=1e-4)
 
 
 def test_the_table_of_pairs_holds_every_pair(whole: Report, html: str) -> None:
@@ -703,11 +721,15 @@ def test_hostile_names_are_only_text(tmp_path: Path) -> None:
     found = Page(text)
     assert "img" not in found.tags and text.count("<script") == text.count("</script>") == 2
     assert HOSTILE in found.column("scores", "method")
-    data = re.search(r'id="data">(.*?)</script>', text, re.S)
-    assert data is not None and HOSTILE in json.loads(data[1])["methods"]
+    assert HOSTILE in chart_data(text)["methods"]
     for path in export.write(report(tmp_path).found, tmp_path / "tables", "95 %"):
         if path.suffix == ".tex":
             assert r"\_\%\$\#\{\}|\textbackslash{}" in path.read_text()
+
+
+def test_published_numbers_stay_closed_where_none_is_judged(whole: Report, html: str) -> None:
+    assert set(whole.ledger["verdict"]) == {OPEN} and Page(html).tables["ledger"][1:]
+    assert "<details>\n    <summary>" in html and "<details open>" not in html
 
 
 # The command and its files
@@ -746,6 +768,10 @@ def test_tables_hold_all_digits_in_csv_and_what_is_read_elsewhere(whole: Report)
     best = one.methods.iloc[0]
     shown = f"{100 * best['mean']:.1f} [{100 * best['low']:.1f}, {100 * best['high']:.1f}]"
     assert f"{shown} {best['letters']} |" in export.markdown(whole.found)
+    head, _, *rows = export.markdown(whole.found).splitlines()
+    assert head.startswith("| method | local/cola (accuracy) |")
+    assert rows[-1].startswith("| majority baseline | 50.0 |")
+    assert table["baseline"].tolist() == [0.5] * len(table) and table["effective_lr"].min() == 1e-4
     tex = export.latex(whole.found)
     assert rf"{shown}\textsuperscript{{{best['letters']}}}" in tex
     assert r"\toprule" in tex and r"\bottomrule" in tex
@@ -765,8 +791,11 @@ def test_a_real_run_that_wrote_texts_is_reported(
 ) -> None:
     quick = ("task.metrics=[BLEU]", "train.epochs=1", "task.decoding.max_tokens=4")
     result = execute(tiny_run("lora", "task=e2e", *quick, family="gpt2"), tmp_path / "run")
-    (one,) = comparisons(gather(tmp_path), QUICK)
-    assert one.metric == "BLEU"
+    found = report(tmp_path)
+    (one,) = found.found
+    assert one.metric == "BLEU" and one.floor is None
+    # One answer to all says nothing of texts: beside their scores stands the lowest there is.
+    assert one.baseline == 0.0 and "lowest score, 0.0" in found.html()
     assert one.methods["mean"].item() == pytest.approx(result.primary["score"])
 
 

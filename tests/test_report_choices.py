@@ -72,7 +72,7 @@ def test_the_report_says_whether_a_choice_would_be_made_again(folder: Path, tmp_
     assert [curve.points[0][0] for curve in curves] == [1.0, 1.0]
     table = sections.best_of_trials(curves).frame()
     assert list(table)[2:] == ["best of 1", "best of 2", "best of 3"]
-    assert "What a number of trials buys" in Report(material).html()
+    assert "Best of n trials" in Report(material).html()
     for path in folder.rglob("s1000*/predictions.parquet"):
         path.rename(path.with_suffix(".away"))
     try:

@@ -2,10 +2,11 @@
 
 import shutil
 from collections.abc import Iterator
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, sync_playwright
 from stored_runs import store, study
 
 from analysis.family import Rule
@@ -85,11 +86,11 @@ def laptop(browser: Browser, address: str) -> Iterator[Watched]:
 
 
 def test_it_renders_without_a_word_and_asks_for_nothing(watched: Watched) -> None:
-    assert watched.texts("h1") == ["Which methods differ"]
+    assert watched.texts("h1") == ["Which method should I use?"]
     assert len(watched.texts(".card h3")) == 5
     assert watched.page.locator("#pareto .chart").count() == 2
     assert watched.page.locator("#curves .chart").count() == 2
-    assert watched.page.locator("#figures svg").count() == 5
+    assert watched.page.locator("#profiles .chart").count() == 1
     assert watched.said == []
     assert all(url.startswith(("file://", "data:")) for url in watched.asked)
 
@@ -199,7 +200,7 @@ def test_the_pareto_chart_takes_another_cost_and_a_single_task(laptop: Watched) 
     page = laptop.page
     page.locator("#pareto-axis").select_option("train_seconds")
     assert "training, seconds" in page.locator("#pareto .chart").first.inner_text()
-    page.locator("#pareto-task").select_option("0")
+    page.locator("#pareto-task").select_option(index=1)
     assert page.locator("#pareto .chart").count() == 1
     page.locator("#pareto-task").select_option("")
     page.locator("#pareto-axis").select_option("trained")
@@ -227,3 +228,70 @@ def test_without_scripts_verdicts_and_tables_are_there(browser: Browser, address
     assert page.locator(".card h3").count() == 5
     assert page.locator("#table-scores tbody tr").count() == 10
     context.close()
+
+
+def test_a_run_opens_a_panel_with_settings_command_and_files(laptop: Watched) -> None:
+    row = laptop.page.locator("#table-runs tr.run", has_text="select").first
+    row.click()
+    panel = laptop.page.locator("#table-runs tr.panel")
+    said = panel.inner_text()
+    assert "variant.lr" in said and "effective learning rate" in said and "result.json" in said
+    assert row.get_attribute("aria-expanded") == "true"
+    row.click()
+    assert panel.count() == 0
+
+
+def test_the_table_of_runs_shows_more_on_demand_and_sorts_all(laptop: Watched) -> None:
+    head = laptop.page.locator("#table-runs th", has_text="score").locator("button")
+    head.click()
+    place = laptop.texts("#table-runs th").index("score") + 1
+    rising = [float(text) for text in laptop.column("runs", place)]
+    assert rising == sorted(rising) and len(rising) > 50
+
+
+def saved(watched: Watched, button: Locator) -> tuple[str, str]:
+    """The name and the text of what a button saves."""
+    with watched.page.expect_download() as download:
+        button.click()
+    path = download.value.path()
+    return download.value.suggested_filename, path.read_bytes().decode("utf-8", "replace")
+
+
+def test_tables_are_saved_with_all_their_digits(laptop: Watched) -> None:
+    name, text = saved(laptop, laptop.page.locator('[data-table="scores"] .save'))
+    head, *rows = text.splitlines()
+    assert name == "scores.csv" and head.startswith("task,method,score") and len(rows) == 10
+    assert len(rows[0].split(",")[2]) > 4  # a score with more digits than the page shows
+    name, text = saved(laptop, laptop.page.locator('[data-table="runs"] .save'))
+    assert name == "runs.csv" and len(text.splitlines()) > 50
+
+
+@pytest.mark.parametrize("place", [".card .plot", "#pareto .chart", "#curves .chart", "#profiles"])
+def test_charts_are_saved_as_svg_and_png(laptop: Watched, place: str) -> None:
+    box = laptop.page.locator(place).first
+    _, text = saved(laptop, box.get_by_role("button", name="SVG"))
+    assert text.startswith("<svg xmlns=") and "var(--" not in text and ">lora<" in text
+    root = ElementTree.fromstring(text)
+    assert len(list(root.iter("{http://www.w3.org/2000/svg}path"))) >= 4
+    name, data = saved(laptop, box.get_by_role("button", name="PNG"))
+    assert name.endswith(".png") and "PNG" in data[:8]
+
+
+def test_in_dark_mode_every_mark_stands_out_from_its_card(browser: Browser, address: str) -> None:
+    dark = Watched(browser, address, LAPTOP, "dark")
+    contrasts = dark.page.evaluate(
+        """() => {
+        const light = (colour) => {
+            const [r, g, b] = colour.match(/[\\d.]+/g).slice(0, 3).map((c) => c / 255)
+                .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
+            return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+        };
+        const back = light(getComputedStyle(document.querySelector(".card")).backgroundColor);
+        return [...document.querySelectorAll(".swatch path, .dot, .chart text")].map((node) => {
+            const pair = [light(getComputedStyle(node).fill), back];
+            return (Math.max(...pair) + 0.05) / (Math.min(...pair) + 0.05);
+        });
+    }"""
+    )
+    assert len(contrasts) > 40 and min(contrasts) >= 3  # WCAG 2.2, 1.4.11
+    dark.page.context.close()

@@ -320,6 +320,15 @@ def test_improvement_is_the_mann_whitney_statistic_of_every_task() -> None:
     assert aggregate.improvement(scores) == pytest.approx(wanted)
 
 
+def test_resampled_profiles_are_those_of_the_drawn_runs() -> None:
+    scores = generator().normal(size=(3, 7, 2))
+    picks = generator().integers(7, size=(50, 7, 2))
+    statistic = aggregate.Profile(np.linspace(-2, 2, 9))
+    found = statistic.resampled(scores, picks)
+    drawn = statistic(scores[..., picks, np.arange(2)])
+    assert found == pytest.approx(drawn, abs=1e-15) and found.shape == (9, 3, 50)
+
+
 def test_stratified_resamples_keep_tasks_apart_and_methods_together() -> None:
     runs = np.array([[0.0, 10], [1, 11], [2, 12]])
     seen = []

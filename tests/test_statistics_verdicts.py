@@ -11,7 +11,15 @@ from analysis import paired, power
 from analysis.decisions import holm
 from analysis.family import Family, Rule, compare_pairs, find_p
 from analysis.simulated import Study, components
-from analysis.statistics import Outcome, Verdicts, across, judge, verdicts, without
+from analysis.statistics import (
+    Outcome,
+    Verdicts,
+    across,
+    claims_without,
+    find_claims,
+    judge,
+    verdicts,
+)
 from analysis.task_scores import Run, TaskScores, of_scorer, read_predictions, read_scores
 from experiments.metrics import resampling
 from experiments.metrics.base import find_label_metric, find_text_metrics
@@ -300,9 +308,21 @@ def test_a_noisy_task_does_not_decide_for_all() -> None:
 def test_every_task_is_left_out_in_turn() -> None:
     g = generator(4)
     parts = [replace(APART.draw(g), task=name) for name in ("x", "y", "z")]
-    found = without(parts, Rule())
-    assert list(found) == ["x", "y", "z"] and not without(parts[:2], Rule())
-    pd.testing.assert_frame_equal(found["x"].pairs, across(parts[1:]).pairs)
+    found = claims_without(parts, Rule())
+    assert list(found) == ["x", "y", "z"] and not claims_without(parts[:2], Rule())
+    assert found["x"] == find_claims(across(parts[1:])) and found["x"]
+
+
+def test_claims_without_a_task_know_of_lost_runs() -> None:
+    g = generator(4)
+    parts = [replace(APART.draw(g), task=name) for name in ("x", "y", "z")]
+    lost = parts[2].lost.copy()
+    lost[0, :2] = True
+    scores = np.where(lost, np.nan, parts[2].scores)
+    parts[2] = replace(parts[2], lost=lost, scores=scores)
+    found = claims_without(parts, Rule())
+    assert found["x"] == find_claims(across(parts[1:]))
+    assert found["z"] == find_claims(across(parts[:2])) != found["x"]
 
 
 def test_a_metric_of_counts_takes_the_column_of_its_name() -> None:

@@ -1,6 +1,7 @@
 """`python -m analysis.report RUNS`: a folder of finished runs as one page."""
 
 import argparse
+import os
 from pathlib import Path
 
 from analysis.family import TESTS, Rule, parse_margins
@@ -21,7 +22,8 @@ def main() -> None:
             margin=parse_margins(arguments.margin),
         )
         report = Report(gather(arguments.runs), rule)
-        arguments.out.write_text(report.html(), encoding="utf-8")
+        folder = os.path.relpath(report.material.folder, arguments.out.parent)
+        arguments.out.write_text(report.html(Path(folder).as_posix()), encoding="utf-8")
         written = [arguments.out]
         if arguments.tables is not None:
             written += export.write(report.found, arguments.tables, rule.level)
@@ -35,7 +37,9 @@ def parser() -> argparse.ArgumentParser:
     described = argparse.ArgumentParser(
         prog="python -m analysis.report", description="One page on a folder of finished runs."
     )
-    described.add_argument("runs", help="folder of finished runs, as outputs")
+    described.add_argument(
+        "runs", help="folder of finished runs, as outputs, or of a study, as outputs/studies/NAME"
+    )
     described.add_argument("--out", type=Path, default=Path("report.html"), help="the page")
     described.add_argument("--test", choices=TESTS, default="crossed", help="of each pair")
     described.add_argument("--alpha", type=float, default=0.05, help="of each family of pairs")

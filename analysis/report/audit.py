@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
+from analysis.load import study_of
 from analysis.report.comparisons import Comparison
 from analysis.report.material import Material
-from analysis.report.tuning import rows, study_of
+from analysis.report.tuning import rows
 from experiments.study.audit import facts, remarks, unequal
 
 PARAMETERS = 2.0  # the ratio of trained parameters that is remarked upon, as in a study

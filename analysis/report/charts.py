@@ -1,12 +1,16 @@
 """The data of the page's own charts: quality against cost, and curves of tuning."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import pandas as pd
+
 from analysis import cost
+from analysis.report.cards import title_of_all
 from analysis.report.comparisons import Comparison
 from analysis.report.material import Frame
+from analysis.report.overall import Overall
 from analysis.report.tuning import Curve
 from analysis.scales import scale
 
@@ -21,26 +25,33 @@ AXES = {
     "merged_ms": ("latency merged, ms", False),
     "train_flops": ("operations of training", True),
 }
+CROWD = 24  # methods; of more, a chart with a line for each is not drawn
 Data = dict[str, Any]
 
 
-def pareto(parts: Iterable[tuple[Comparison, Frame]]) -> list[Data]:
-    """A chart for each comparison and stack: methods, scores, costs, and who is on the front."""
-    found = []
-    for one, costs in parts:
-        for stack, table in costs.groupby(cost.STACK, sort=False, dropna=False):
-            if len(table) < 2:
-                continue
-            named = dict(zip(cost.STACK, stack, strict=True))
-            found.append(
-                {
-                    "title": one.group,
-                    "stack": cost.describe(named),
-                    "metric": one.metric,
-                    "points": dots(one, table.reset_index(drop=True)),
-                }
-            )
-    return found
+def pareto(
+    parts: Iterable[tuple[Comparison, Frame]], names: Sequence[str] = tuple(AXES)
+) -> list[Data]:
+    """A chart for each comparison and table: methods, scores, costs, and who is on the front.
+
+    `names` are the costs that the chart is for. A table is of one machine and stack, or of costs
+    that do not depend on it.
+    """
+    known = list(parts)
+    apart = bool(known) and set(cost.STACK) <= set(known[0][1])
+    fields = cost.differing_fields(pd.concat([table for _, table in known])) if apart else []
+    return [
+        {
+            "title": one.group,
+            "stack": cost.describe(table.iloc[0], fields) if apart else "",
+            "metric": one.metric,
+            "floor": number(one.baseline * scale(one.metric)),
+            "axes": list(names),
+            "points": dots(one, table.reset_index(drop=True), names),
+        }
+        for one, table in known
+        if len(table) > 1
+    ]
 
 
 def axes(found: Iterable[Data]) -> dict[str, Data]:
@@ -49,20 +60,20 @@ def axes(found: Iterable[Data]) -> dict[str, Data]:
     return {
         axis: {"title": title, "log": log}
         for axis, (title, log) in AXES.items()
-        if any(point["costs"][axis] is not None for point in points)
+        if any(point["costs"].get(axis) is not None for point in points)
     }
 
 
-def dots(one: Comparison, table: Frame) -> list[Data]:
-    """The methods on one machine and stack; scores with the intervals of the verdicts."""
-    fronts = {axis: cost.front(table, axis) for axis in AXES}
+def dots(one: Comparison, table: Frame, names: Sequence[str]) -> list[Data]:
+    """The methods of one table; scores with the intervals of the verdicts."""
+    fronts = {axis: cost.front(table, axis) for axis in names}
     return [
         {
             "method": row["variant"],
             "score": triple(row, ("score", "score_low", "score_high"), one.metric),
-            "costs": {axis: number(row[axis]) for axis in AXES},
-            "ends": {axis: [number(row[f"{axis}_{e}"]) for e in ("low", "high")] for axis in AXES},
-            "front": [axis for axis in AXES if fronts[axis][place]],
+            "costs": {axis: number(row[axis]) for axis in names},
+            "ends": {axis: [number(row[f"{axis}_{e}"]) for e in ("low", "high")] for axis in names},
+            "front": [axis for axis in names if fronts[axis][place]],
         }
         for place, row in enumerate(table.to_dict("records"))
     ]
@@ -76,6 +87,27 @@ def triple(row: Frame, keys: Iterable[str], metric: str) -> list[float | None]:
 def number(value: float | None) -> float | None:
     """A number that JSON knows."""
     return None if value is None or not math.isfinite(value) else float(f"{float(value):.6g}")
+
+
+def profiles(found: Iterable[Overall]) -> list[Data]:
+    """A chart over several tasks: of each method the share of runs above a score."""
+    return [
+        {
+            "title": title_of_all(whole),
+            "lines": [
+                {
+                    "method": str(method),
+                    "points": [
+                        list(map(number, row))
+                        for row in part[["threshold", "share", "low", "high"]].to_numpy()
+                    ],
+                }
+                for method, part in whole.profile.groupby("method")
+            ],
+        }
+        for whole in found
+        if len(whole.methods) <= CROWD
+    ]
 
 
 def tuning(curves: Iterable[Curve]) -> list[Data]:

@@ -17,6 +17,7 @@ from analysis.task_scores import TaskScores, read_predictions, read_scores
 from experiments.stored.shown import visible
 
 DECILE = 0.1
+MAJORITY, LOWEST = "majority baseline", "lowest score"
 CHANGED = "setting 2 of "  # how a table of runs names a method in the setting that came second
 
 
@@ -59,6 +60,25 @@ class Comparison:
     def floor(self) -> float | None:
         """The score of the best single answer to all examples, if answers are labels."""
         return self.scores.floor
+
+    @property
+    def baseline(self) -> float:
+        """The floor; of a metric of texts the least that it can be."""
+        return bounds(self.metric)[0] if self.floor is None else self.floor
+
+    @property
+    def baseline_name(self) -> str:
+        """The name of the baseline."""
+        return LOWEST if self.floor is None else MAJORITY
+
+    @property
+    def by_seed(self) -> dict[str, list[float]]:
+        """Every method's scores, one for each of its seeds."""
+        rows = self.scores.scores[self.scores.chosen]
+        return {
+            name: row[~np.isnan(row)].tolist()
+            for name, row in zip(self.scores.methods, rows, strict=True)
+        }
 
 
 def comparisons(material: Material, rule: Rule) -> list[Comparison]:
@@ -150,8 +170,8 @@ def losses(runs: Frame) -> Iterator[str]:
             rest = (
                 "no score"
                 if lost == len(group)
-                else "its score is of the others, and flatters; it is called better only if it is "
-                "so with its lost runs scored as one answer to all, too"
+                else "its score is the mean of the others, which is too high; it is called better "
+                "only if it is so with its lost runs scored as the majority baseline, too"
             )
             yield f"{method} diverged in {lost} of {count(len(group), 'run')}: {rest}."
 

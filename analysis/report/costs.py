@@ -1,6 +1,6 @@
 """The tables of costs: what methods take, who is best for how much, and what tuning took."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pandas as pd
@@ -9,42 +9,96 @@ from analysis import cost
 from analysis.report import words
 from analysis.report.comparisons import Comparison, undecided
 from analysis.report.material import Frame, Material, Record
-from analysis.report.sections import MACHINE, METHOD, MODEL, PROTOCOL, TASK, number, where
+from analysis.report.sections import (
+    BASELINE,
+    MACHINE,
+    METHOD,
+    MODEL,
+    PROTOCOL,
+    TASK,
+    floor_cell,
+    number,
+    where,
+)
 from analysis.report.tables import Cell, Column, Table, numeric, table, text
+
+Parts = list[tuple[Comparison, Frame]]
 
 
 def costs(costs: Frame) -> Table:
-    """Tabulate the cost of every method; means over seeds."""
-    columns = [
-        TASK, MODEL, PROTOCOL, METHOD, number("score"),
-        number("trained", "parameters of the method, without the head"),
-        number("training, s", "on the wall: others may have used the machine too"),
-        number("processor, s", "of training, all threads together"),
-        number("operations", "floating-point operations of training"),
-        number("peak MiB"), number("adapter"),
-        number("ms in place", "one forward pass of a batch with the adapter in place"),
-        number("ms merged", "the same with the adapter merged"),
-        Column(title="seeds", numbers=True, shared=True), MACHINE,
-    ]  # fmt: skip
-    return table("costs", columns, (cost_row(row) for row in costs.to_dict("records")))
+    """Tabulate the cost of every method on one machine; means over seeds."""
+    columns, fields = [*NAMES, *COUNTED, *MEASURED, SEEDS, MACHINE], cost.differing_fields(costs)
+    body = [
+        [*names(row), *counted(row), *measured(row), *numbers_and_machine(row, fields)]
+        for row in costs.to_dict("records")
+    ]
+    return table("costs", columns, body)
 
 
-def cost_row(row: Record) -> list[Cell]:
-    """The row of a method on one task, machine and stack."""
+def counted_costs(costs: Frame) -> Table:
+    """Tabulate the costs that do not depend on the machine; means over all seeds."""
+    body = [[*names(row), *counted(row), numeric(row["seeds"])] for row in costs.to_dict("records")]
+    return table("costs", [*NAMES, *COUNTED, SEEDS], body)
+
+
+def measured_costs(costs: Frame) -> Table:
+    """Tabulate the costs that were measured, on each machine apart; means over its seeds."""
+    columns, fields = [*NAMES[:-2], *MEASURED, SEEDS, MACHINE], cost.differing_fields(costs)
+    body = [
+        [*names(row)[:-2], *measured(row), *numbers_and_machine(row, fields)]
+        for row in costs.to_dict("records")
+    ]
+    return table("measured", columns, body)
+
+
+NAMES = (TASK, MODEL, PROTOCOL, METHOD, number("score"), BASELINE)
+COUNTED = (
+    number("trained", "parameters of the method, without the head"),
+    number("operations", "floating-point operations of training"), number("adapter"),
+)  # fmt: skip
+MEASURED = (
+    number("training, s", "on the wall: others may have used the machine too"),
+    number("processor, s", "of training, all threads together"), number("peak MiB"),
+    number("ms in place", "one forward pass of a batch with the adapter in place"),
+    number("ms merged", "the same with the adapter merged"),
+)  # fmt: skip
+SEEDS = Column(title="seeds", numbers=True, shared=True)
+
+
+def names(row: Record) -> list[Cell]:
+    """Where a method was run, and its score."""
     return [
         *(text(row[key]) for key in ("task", "model", "protocol")),
         text(row["variant"], strong=True),
-        numeric(row["score"], lambda value: words.score(value, row["metric"])),
+        *(
+            numeric(row.get(key), lambda value: words.score(value, row["metric"]))
+            for key in ("score", "floor")
+        ),
+    ]
+
+
+def numbers_and_machine(row: Record, fields: list[str]) -> list[Cell]:
+    """The number of runs, and in what their machine and stack differ from the others."""
+    return [numeric(row["seeds"]), text(cost.describe(row, fields))]
+
+
+def counted(row: Record) -> list[Cell]:
+    """The costs that are the same on every machine."""
+    return [
         numeric(row["trained"], lambda value: f"{value:,.0f}"),
+        numeric(row["train_flops"], words.quantity),
+        numeric(row["adapter_bytes"], kibibytes),
+    ]
+
+
+def measured(row: Record) -> list[Cell]:
+    """The costs of one machine and stack."""
+    return [
         spread(row, "train_seconds", lambda value: f"{value:,.1f}"),
         spread(row, "train_processor_seconds", lambda value: f"{value:,.1f}"),
-        numeric(row["train_flops"], words.quantity),
         spread(row, "train_peak_mib", lambda value: f"{value:,.0f}"),
-        numeric(row["adapter_bytes"], kibibytes),
         spread(row, "adapted_ms", lambda value: f"{value:.1f}"),
         spread(row, "merged_ms", lambda value: f"{value:.1f}"),
-        numeric(row["seeds"]),
-        text(cost.describe(row)),
     ]
 
 
@@ -68,19 +122,39 @@ def kibibytes(value: float) -> str:
     return f"{value / 2**20:,.1f}{words.NO_BREAK}MiB"
 
 
-def budgets(parts: list[tuple[Comparison, Frame]]) -> Table:
-    """The best method within each budget, and who cannot be told apart from it."""
+def budgets(parts: Parts, counted: Parts | None = None) -> Table:
+    """The best method within each budget, and which others show no significant difference.
+
+    `parts` are the costs of each comparison on each machine. With `counted`, their costs over all
+    machines, budgets that do not depend on a machine are told once.
+    """
+    fields = cost.differing_fields(joined(table for _, table in parts))
+    machines = [
+        name for name, column in cost.BUDGETS.items() if not counted or column not in cost.COUNTED
+    ]
     columns = [
         TASK, MODEL, PROTOCOL, Column(title="budget", pick=True), number("up to"),
-        Column(title="best", pick=True), number("score"),
-        Column(title="cannot be told apart from it, within the budget", wrap=True), MACHINE,
+        Column(title="best", pick=True), number("score"), BASELINE,
+        Column(title="no significant difference, within the budget", wrap=True), MACHINE,
     ]  # fmt: skip
-    return table("budgets", columns, (row for part in parts for row in budget_rows(*part)))
+    others = [name for name in cost.BUDGETS if name not in machines]
+    body = [row for part in counted or [] for row in budget_rows(*part, others, [])]
+    body += [row for part in parts for row in budget_rows(*part, machines, fields)]
+    return table("budgets", columns, body)
 
 
-def budget_rows(one: Comparison, costs: Frame) -> Iterator[list[Cell]]:
-    """The rows of one comparison on one machine and stack."""
-    for budget, column in cost.BUDGETS.items():
+def joined(tables: Iterable[Frame]) -> Frame:
+    """Tables of costs as one, which may be empty."""
+    found = list(tables)
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=cost.COLUMNS)
+
+
+def budget_rows(
+    one: Comparison, costs: Frame, names: list[str], fields: list[str]
+) -> Iterator[list[Cell]]:
+    """The rows of one comparison, of one machine and stack or of all."""
+    for budget in names:
+        column = cost.BUDGETS[budget]
         known = costs.dropna(subset=[column])
         if len(known) < 2:
             continue
@@ -92,8 +166,9 @@ def budget_rows(one: Comparison, costs: Frame) -> Iterator[list[Cell]]:
                 numeric(row["budget"], lambda value, c=column: budget_text(value, c)),
                 text(row["variant"], strong=True),
                 numeric(row["score"], lambda value: words.score(value, one.metric)),
+                floor_cell(one),
                 text(peers(one, row["variant"], set(affordable) - {row["variant"]})),
-                text(cost.describe(known.iloc[0])),
+                text(cost.describe(known.iloc[0], fields) if fields else "any"),
             ]
 
 
@@ -125,6 +200,7 @@ def others_of(one: Comparison, method: str, others: set[str]) -> Frame:
 def tuning_costs(material: Material) -> Table:
     """Tabulate the cost of finding settings, by the trials that lie here."""
     trials = material.trials.assign(variant=material.trials["base"])
+    fields = cost.differing_fields(trials)
     columns = [
         TASK, MODEL, PROTOCOL, METHOD, number("trials"),
         number("time on the wall", "all phases of all trials"),
@@ -139,7 +215,7 @@ def tuning_costs(material: Material) -> Table:
             numeric(row["seconds"], words.duration),
             numeric(row["processor_seconds"], words.duration),
             numeric(row["train_flops"], words.quantity),
-            text(cost.describe(row)),
+            text(cost.describe(row, fields)),
         ]
         for row in cost.tuning(trials).to_dict("records")
     )

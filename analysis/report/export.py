@@ -7,7 +7,9 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.report import words
+from analysis.report.answers import title
 from analysis.report.comparisons import Comparison
+from analysis.report.leaderboard import name_baseline
 from analysis.report.material import Frame
 from analysis.report.sections import MOST
 from analysis.report.tables import NONE
@@ -16,7 +18,8 @@ from experiments.stored.shown import in_one_line, without_formulas
 SPECIAL = re.compile(r"[&%$#_{}~^\\]")
 LATEX = {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
 KEYS = ["group", "task", "model", "protocol", "metric", "examples"]
-COLUMNS = [*KEYS, "method", "mean", "low", "high", "letters", "seeds"]
+COLUMNS = [*KEYS, "method", "mean", "low", "high", "letters", "seeds", "baseline", "trained",
+           "effective_lr"]  # fmt: skip
 Show = Callable[[str, str], str]  # a value and its letters
 
 
@@ -56,22 +59,35 @@ def all_pairs(found: list[Comparison]) -> Frame:
 
 def long(found: list[Comparison]) -> Frame:
     """A row for each method of each comparison; without ends if none are known."""
-    parts = [one.methods.assign(**{key: getattr(one, key) for key in KEYS}) for one in found]
+    parts = [
+        one.methods.assign(
+            **{key: getattr(one, key) for key in KEYS},
+            baseline=one.baseline,
+            effective_lr=one.methods["method"].map(
+                one.runs.groupby("method")["effective_lr"].mean()
+            ),
+        )
+        for one in found
+    ]
     table: Frame = pd.concat(parts)[COLUMNS] if parts else pd.DataFrame(columns=COLUMNS)
     ends = ["low", "high"]
     return table.assign(**table[ends].mask(table["low"] == table["high"]))
 
 
 def wide(found: list[Comparison], show: Show) -> Frame:
-    """A row for each method, a column for each comparison."""
-    columns = {
-        f"{one.group} ({one.metric})": {
+    """A row for each method, a column for each comparison; the majority baseline last."""
+    columns: dict[str, dict[str, str]] = {}
+    last = name_baseline(found) if found else ""
+    for one in found:
+        cells = {
             row["method"]: show(value(row, one.metric), row["letters"])
             for row in one.methods.to_dict("records")
         }
-        for one in found
-    }
-    return pd.DataFrame(columns).fillna("").sort_index().rename_axis("method").reset_index()
+        cells[last] = show(words.score(one.baseline, one.metric), "")
+        columns[f"{title(one, found)} ({one.metric})"] = cells
+    table = pd.DataFrame(columns).fillna("")
+    rows = sorted(table.index, key=lambda name: (name == last, name))
+    return table.loc[rows].rename_axis("method").reset_index()
 
 
 def value(row: dict, metric: str) -> str:

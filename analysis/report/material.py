@@ -11,8 +11,9 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.load import readable, row
+from analysis.load import place, readable, row, runs_folder, study_in, study_of
 from experiments.stored import result, summary
+from experiments.stored.kinds import KIND
 from experiments.stored.roles import compared
 from experiments.stored.shown import visible
 
@@ -35,6 +36,7 @@ class Material:
     apart), `group` (what can be compared has the same), `data` and `settings`.
     """
 
+    title: str
     folder: Path
     runs: Frame
     results: list[Record]
@@ -74,17 +76,26 @@ def gather(*folders: str | Path) -> Material:
     runs["base"] = [name(result) for result in found]
     runs["data"] = [data(result) for result in found]
     runs["finished"] = [result["provenance"]["finished"] for result in found]
-    settings = [flat(result["config"]) for result in found]
+    settings = flatten(found)
     runs["group"] = groups(runs, settings)
     runs["settings"] = told_apart(runs, settings)
     runs["method"] = runs["base"] + runs["settings"].map(lambda text: f" [{text}]" if text else "")
     return Material(
-        folder=Path(commonpath(folders)),
+        title=title_of(folders),
+        folder=Path(commonpath([runs_folder(Path(folder)) for folder in folders])),
         runs=runs,
         results=found,
         studies=studies,
         left_out=left_out,
     )
+
+
+def title_of(folders: Sequence[str | Path]) -> str:
+    """The name of the study, or of the folder that all of the runs lie in."""
+    known = [study_in(Path(folder)) for folder in folders]
+    if len(known) == 1 and known[0] is not None:
+        return known[0]
+    return Path(commonpath(folders)).resolve().name
 
 
 def summaries(folders: Iterable[str | Path]) -> tuple[list[Record], list[str]]:
@@ -143,14 +154,6 @@ def stage(result: Record, listed: Mapping[str, dict[tuple[str, ...], str]]) -> s
     return own or TEST
 
 
-def study_of(result: Record) -> str | None:
-    """The name of the study that a run is of; a run of earlier versions has it as its group."""
-    config = result["config"]
-    if "part_of" in config:
-        return config["part_of"][0] if config["part_of"] else None
-    return (config.get("tracker") or {}).get("group")
-
-
 def listing(studies: Iterable[Record]) -> dict[tuple[str, ...], str]:
     """The stage of every run that studies list; of several the one that is reported."""
     found: dict[tuple[str, ...], str] = {}
@@ -176,11 +179,6 @@ def choices(runs: Frame, studies: Iterable[Record]) -> list[int]:
     ]
 
 
-def place(folder: str) -> tuple[str, ...]:
-    """Identify a run's folder wherever it was moved: variant, seed and hash of its settings."""
-    return Path(folder).parts[-2:]
-
-
 def name(result: Record) -> str:
     """Return the name of a method: as its study calls it, else its variant."""
     config = result["config"]
@@ -200,6 +198,21 @@ def data(result: Record) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:7]
 
 
+def flatten(results: Iterable[Record]) -> list[dict[str, str]]:
+    """The settings of each run; sections that runs share in memory are looked at once."""
+    known: dict[tuple[str, int], dict[str, str]] = {}
+    found = []
+    for run in results:
+        own: dict[str, str] = {}
+        for key, value in run["config"].items():
+            place = (key, id(value))
+            if place not in known:
+                known[place] = flat({key: value})
+            own |= known[place]
+        found.append(own)
+    return found
+
+
 def flat(config: Record, prefix: str = "") -> dict[str, str]:
     """Settings by dotted name as text, without those that only say where and which repetition.
 
@@ -215,6 +228,36 @@ def flat(config: Record, prefix: str = "") -> dict[str, str]:
         else:
             found[path] = sys.intern(value if isinstance(value, str) else json.dumps(value))
     return found
+
+
+def shared_settings(settings: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """The settings that all runs have with the same value."""
+    first, *others = settings
+    pairs = set(first.items())
+    for own in others:
+        pairs &= own.items()
+    return dict(pairs)
+
+
+def telling_settings(results: Sequence[Record], settings: Sequence[Mapping[str, str]]) -> list[str]:
+    """The settings that differ between runs, and not only as their tasks, models or methods do."""
+    common = shared_settings(settings)
+    names = dict.fromkeys(name for own in settings for name in own if name not in common)
+    found = []
+    for name in names:
+        labels = [label_of(run, name) for run in results]
+        pairs = {(own.get(name), label) for own, label in zip(settings, labels, strict=True)}
+        if None in labels or len(pairs) > len(set(labels)):
+            found.append(name)
+    return found
+
+
+def label_of(run: Record, name: str) -> str | None:
+    """The name of the task, model or method that a setting may follow from, if any."""
+    section = name.partition(".")[0]
+    if section == "variant" and name != f"variant.{KIND}":
+        return None
+    return run["label"].get(section)
 
 
 def groups(runs: Frame, settings: list[dict[str, str]]) -> list[str]:

@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 
 from analysis import decisions
-from analysis.aggregate import Statistic, improvement, iqm, profile, standardise, stratified
+from analysis.aggregate import Profile, Statistic, improvement, iqm, standardise, stratified
 from analysis.family import Rule
 from analysis.report.comparisons import Comparison, letters
 from analysis.report.material import Frame
 from analysis.scales import bounds
-from analysis.statistics import Verdicts, across, without
+from analysis.statistics import Claims, Verdicts, across, claims_without
 from analysis.task_scores import TaskScores
 
 DRAWS = 0  # seeds the generator: the same runs give the same page
@@ -26,24 +26,28 @@ class Overall:
 
     `methods` has a row for each: method, letters, mean with its low and high over other seeds and
     examples, chance_best, loses, trained, and iqm (interquartile mean of standardised scores) with
-    its own interval over other seeds. `improvement` has a row for each pair: a, b, and the chance
-    that a run of a beats one of b. `profile` has the share of each method's runs above each
-    threshold of standardised scores. Both have low and high too. `not_above_floor` names methods
-    that are not shown to be above the floor on any task. `without` has the verdicts with each task
-    left out, and `left_out` says what does not count, and why.
+    its own interval over other seeds. `by_seed` has each method's weighted means, one for each of
+    the seeds, and `floor` is the weighted mean of the tasks' baselines. `improvement` has a row for
+    each pair: a, b, and the chance that a run of a beats one of b. `profile` has the share of each
+    method's runs above each threshold of standardised scores. Both have low and high too.
+    `not_above_floor` names methods that are not shown to be above the floor on any task. `without`
+    has the claims with each task left out, and `left_out` says what does not count, and why.
     """
 
     model: str
     protocol: str
     tasks: tuple[str, ...]
+    groups: tuple[str, ...]
     metrics: tuple[str, ...]
     seeds: tuple[int, ...]
     methods: Frame
+    by_seed: Mapping[str, list[float]]
+    floor: float
     verdicts: Verdicts
     improvement: Frame
     profile: Frame
     not_above_floor: list[str]
-    without: Mapping[str, Verdicts]
+    without: Mapping[str, Claims]
     left_out: list[str]
 
     @property
@@ -75,21 +79,27 @@ def over_tasks(candidates: list[Comparison], rule: Rule) -> Overall | None:
     sizes = {name: [one.methods.set_index("method").loc[name, "trained"] for one in parts]
              for name in names}  # fmt: skip
     methods["trained"] = [float(np.mean(sizes[name])) for name in methods["method"]]
-    scores, seeds = shared_runs(known)
+    cube, seeds = shared_runs(known)
+    scores = dict(zip(known[0].methods, standardise(cube), strict=True))
+    floors = np.array([part.baseline for part in parts])
+    sums = cube @ verdicts.weights
     return Overall(
         model=parts[0].model,
         protocol=parts[0].protocol,
         tasks=tuple(part.task for part in parts),
+        groups=tuple(part.group for part in parts),
         metrics=tuple(sorted({part.metric for part in parts})),
         seeds=seeds,
         methods=methods.merge(middle(scores, rule), on="method", how="left"),
+        by_seed=dict(zip(known[0].methods, sums.tolist(), strict=True)),
+        floor=float(verdicts.weights @ floors),
         verdicts=verdicts,
         improvement=chances(scores, verdicts.pairs, rule),
         profile=shares(scores, rule),
         not_above_floor=sorted(
             set.intersection(*(set(part.not_above_floor) for part in parts)) & names
         ),
-        without=without(known, rule),
+        without=claims_without(known, rule),
         left_out=list(absent(candidates, parts, names)),
     )
 
@@ -132,15 +142,15 @@ def with_methods(scores: TaskScores, names: set[str]) -> TaskScores:
     return scores.take([i for i, name in enumerate(scores.methods) if name in names])
 
 
-def shared_runs(known: list[TaskScores]) -> tuple[dict[str, np.ndarray], tuple[int, ...]]:
-    """Standardised scores [seeds, tasks] by method, on the seeds that all have, and these seeds."""
+def shared_runs(known: list[TaskScores]) -> tuple[np.ndarray, tuple[int, ...]]:
+    """The scores [methods, seeds, tasks] on the seeds that all methods have, and these seeds."""
     common = set.intersection(*(complete_seeds(part) for part in known))
     seeds = tuple(sorted(common))
     cube = np.stack(
         [part.scores[part.chosen][:, [part.seeds.index(seed) for seed in seeds]] for part in known],
         axis=-1,
     )
-    return dict(zip(known[0].methods, standardise(cube), strict=True)), seeds
+    return cube, seeds
 
 
 def complete_seeds(part: TaskScores) -> set[int]:
@@ -197,9 +207,9 @@ def shares(scores: Mapping[str, np.ndarray], rule: Rule) -> Frame:
     if not cube.size:
         return pd.DataFrame(columns=["threshold", "method", "share", "low", "high"])
     thresholds = np.linspace(cube.min() - MARGIN, cube.max(), THRESHOLDS)
-    ends = interval(cube, lambda drawn: profile(drawn, thresholds), rule)
-    low, high = np.clip(ends, 0.0, 1.0)
-    columns = {"share": profile(cube, thresholds), "low": low, "high": high}
+    statistic = Profile(thresholds)
+    low, high = np.clip(interval(cube, statistic, rule), 0.0, 1.0)
+    columns = {"share": statistic(cube), "low": low, "high": high}
     index = pd.MultiIndex.from_product((thresholds, scores), names=("threshold", "method"))
     return pd.DataFrame({k: v.ravel() for k, v in columns.items()}, index=index).reset_index()
 

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
 import pandas as pd
 
@@ -13,16 +12,16 @@ from analysis.report.comparisons import Comparison
 from analysis.report.material import SEPARATOR, Frame, Material, Record
 from analysis.report.overall import Overall
 from analysis.report.tables import NONE, Cell, Column, Table, numeric, table, text
-from analysis.report.tuning import Curve, rows
+from analysis.report.tuning import Curve, parse, rate_scales, rows
 from analysis.statistics import Outcome
 
 MOST = 1500  # pairs that a page shows
-TASK = Column(title="task", pick=True)
+TASK = Column(title="task", pick=True, shared=True)
 MODEL = Column(title="model", pick=True, shared=True)
 PROTOCOL = Column(title="protocol", pick=True, shared=True)
 STUDY = Column(title="study", pick=True, shared=True)
 MACHINE = Column(title="machine and stack", pick=True, shared=True)
-METHOD = Column(title="method", pick=True)
+METHOD = Column(title="method", pick=True, fixed=True)
 
 
 def number(title: str, hint: str = "") -> Column:
@@ -30,6 +29,10 @@ def number(title: str, hint: str = "") -> Column:
     return Column(title=title, numbers=True, hint=hint)
 
 
+BASELINE = Column(title="baseline", numbers=True, shared=True,
+                  hint="majority baseline: the score of one answer to all examples; "
+                       "of a metric of texts its lowest score")  # fmt: skip
+RATE = number("effective rate", "at which the optimizer runs: lr times the model's lr_scale")
 BEST = (
     number("chance best", "that its true mean is the highest, by what is known of the noise"),
     number("loses at most", "to the best method; true of all methods at once"),
@@ -45,11 +48,11 @@ def where(one: Comparison) -> list[Cell]:
 def scores(found: list[Comparison]) -> Table:
     """Every method's mean on every task."""
     columns = [
-        TASK, MODEL, PROTOCOL, METHOD, number("score"), number("interval"),
+        TASK, MODEL, PROTOCOL, METHOD, number("score"), number("interval"), BASELINE,
         Column(title="group", hint="methods that share a letter cannot be told apart"),
         *BEST, number("runs", "that came to a score"),
         number("first decile", "the score that nine of ten runs exceed"),
-        number("collapsed", "runs at or below the score of one answer to all, or diverged; "
+        number("collapsed", "runs at or below the majority baseline, or diverged; "
                             "with the largest share that is still likely, one-sided 95 %"),
         Column(title="examples", numbers=True, shared=True), Column(title="metric", shared=True),
     ]  # fmt: skip
@@ -64,6 +67,7 @@ def score_rows(one: Comparison) -> Iterator[list[Cell]]:
             text(row["method"], strong=True),
             numeric(row["mean"], lambda value: words.score(value, one.metric)),
             ends(row["low"], row["high"], one.metric),
+            floor_cell(one),
             text(words.span(row["letters"]) or None),
             *best_cells(row, one.metric),
             numeric(row["seeds"]),
@@ -75,6 +79,11 @@ def score_rows(one: Comparison) -> Iterator[list[Cell]]:
             numeric(one.examples, lambda value: f"{value:,}"),
             text(one.metric),
         ]
+
+
+def floor_cell(one: Comparison) -> Cell:
+    """The score of one answer to all examples; of a metric of texts the lowest score."""
+    return numeric(one.baseline, lambda value: words.score(value, one.metric))
 
 
 def best_cells(row: Record, metric: str) -> list[Cell]:
@@ -207,19 +216,23 @@ def tuned(material: Material) -> Table:
     """How the settings of every method were chosen."""
     columns = [
         STUDY, TASK, PROTOCOL, METHOD, number("points tried"),
-        Column(title="chosen"), number("own settings", "selection score"),
+        Column(title="chosen"), RATE, number("own settings", "selection score"),
         number("chosen settings", "selection score"), Column(title="edge"),
         Column(title="as good", hint="within one standard error in a race: claims hold for both"),
         number("chosen again", "the chance that the same trials would choose it again, with other "
                                "seeds and selection rows; ~ where only intervals are kept"),
         number("tuning"), number("reported runs"),
     ]  # fmt: skip
-    pairs = zip(rows(material), chosen_again(material), strict=True)
-    return table("tuned", columns, (tuned_row(row, choice) for row, choice in pairs))
+    scales = rate_scales(material)
+    body = [
+        tuned_row(row, choice, scales.get((row["method"], row["protocol"], row["task"]), 1.0))
+        for row, choice in zip(rows(material), chosen_again(material), strict=True)
+    ]
+    return table("tuned", columns, body)
 
 
-def tuned_row(row: Record, choice: Chosen) -> list[Cell]:
-    """The row of one method in one study."""
+def tuned_row(row: Record, choice: Chosen, scale: float) -> list[Cell]:
+    """The row of one method in one study, whose model has this lr_scale."""
     rough = "" if choice.exact else "~"
     second = ", ".join(short(point) for point in row.get("rival") or [])
     metric = row["metric"] or ""
@@ -231,6 +244,7 @@ def tuned_row(row: Record, choice: Chosen) -> list[Cell]:
         text(row["method"], strong=True),
         numeric(row["trials"]),
         text(chosen or None),
+        numeric(chosen_rate(row, scale), words.rate),
         numeric(row["own"], lambda value: words.score(value, metric)),
         numeric(row["tuned"], lambda value: words.score(value, metric)),
         text(row["edge"] or None),
@@ -239,6 +253,12 @@ def tuned_row(row: Record, choice: Chosen) -> list[Cell]:
         numeric(row["tuning_seconds"], words.duration),
         numeric(row["seconds"], words.duration),
     ]
+
+
+def chosen_rate(row: Record, scale: float) -> float | None:
+    """The effective learning rate that was chosen, if it was tuned."""
+    known = dict(found for point in row["chosen"] or [] if (found := parse(point)) is not None)
+    return known["lr"] * scale if "lr" in known else None
 
 
 def short(point: str) -> str:
@@ -330,35 +350,6 @@ def ledger_words(ledger: Frame) -> str:
         f"Of {len(ledger):,} published numbers {counts[REPRODUCED]:,} came out here again, "
         f"{counts[NOT_REPRODUCED]:,} did not, and {counts[OPEN]:,} cannot be judged by these runs."
     )
-
-
-def every_run(material: Material) -> Table:
-    """Every run, those that chose settings and those that diverged too."""
-    columns = [
-        TASK, MODEL, PROTOCOL, METHOD, number("seed"), Column(title="stage", pick=True),
-        Column(title="status", pick=True), number("score"),
-        number("95 % interval", "over examples"), number("training"),
-        Column(title="folder", code=True),
-    ]  # fmt: skip
-    return table(
-        "runs", columns, (run_row(run, material) for run in material.runs.to_dict("records"))
-    )
-
-
-def run_row(run: Record, material: Material) -> list[Cell]:
-    """One run."""
-    metric = run["metric"] or ""
-    return [
-        *(text(run[key]) for key in ("task", "model", "protocol")),
-        text(run["method"], strong=True),
-        numeric(run["seed"]),
-        text(run["stage"]),
-        text(run["status"]),
-        numeric(run["score"], lambda value: words.score(value, metric)),
-        numeric(None) if run["score"] is None else ends(run["low"], run["high"], metric),
-        numeric(run["train_seconds"], words.duration),
-        text(Path(run["folder"]).relative_to(material.folder)),
-    ]
 
 
 def environment(material: Material) -> Table:

@@ -6,18 +6,44 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-from markupsafe import Markup
+from markupsafe import Markup, escape
+
+from analysis.looks import PATHS, look_of
 
 NONE = "\u2013"  # where there is nothing to show
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """A text, and the number or the text that sorts it."""
+    """A text, and the number or the text that sorts it.
+
+    `letters` stand raised behind it, `small` below it; `look` is the method whose mark it bears.
+    """
 
     text: str
     key: float | str
     strong: bool = False
+    letters: str = ""
+    small: str = ""
+    look: str = ""
+
+    @property
+    def content(self) -> Markup:
+        """All of it as it stands in a page."""
+        shown = escape(self.text)
+        if self.look:
+            shown = draw_mark(self.look) + shown
+        if self.letters:
+            shown += Markup("<sup>{}</sup>").format(self.letters)
+        return shown + Markup("<small>{}</small>").format(self.small) if self.small else shown
+
+
+def draw_mark(method: str) -> Markup:
+    """A method's mark: its shape in its colour."""
+    look = look_of(method)
+    return Markup(
+        '<svg class="swatch s{}" viewBox="-8 -8 16 16" aria-hidden="true"><path d="{}"/></svg>'
+    ).format(look.colour, PATHS[look.shape])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +51,8 @@ class Column:
     """A column, and how it looks.
 
     `numbers` stand to the right, `pick` gives it a picker, `code` letters of one width, `wrap`
-    lets texts break. A `shared` column is told once, above, where all its rows say the same.
+    lets texts break, `fixed` keeps it in sight. A `shared` column is told once, above, where all
+    its rows say the same.
     """
 
     title: str
@@ -33,6 +60,7 @@ class Column:
     pick: bool = False
     code: bool = False
     wrap: bool = False
+    fixed: bool = False
     shared: bool = False
     hint: str = ""
 
@@ -58,7 +86,7 @@ class Table:
         column = self.columns[place]
         looks = {
             "number": column.numbers, "strong": cell.strong, "code": column.code,
-            "wrap": column.wrap,
+            "wrap": column.wrap, "fixed": column.fixed,
         }  # fmt: skip
         classes = " ".join(name for name, on in looks.items() if on)
         found = Markup(' class="{}"').format(classes) if classes else Markup()

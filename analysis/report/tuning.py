@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
-from analysis.report.material import SEPARATOR, Material, Record, study_of
+from analysis.load import study_of
+from analysis.report.material import SEPARATOR, Material, Record
 
 Point = tuple[float, float | None]
+RATE = "effective learning rate"  # lr times the model's lr_scale, at which the optimizer runs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +26,36 @@ class Curve:
 def curves(material: Material) -> list[Curve]:
     """Every method's curve, as a study lists it, else from the trials themselves."""
     several = len(material.studies) > 1
-    listed = [curve for row in rows(material) if (curve := of_row(row, several)) is not None]
+    scales = rate_scales(material)
+    listed = [
+        in_effective_rates(curve, scales.get((row["method"], row["protocol"], row["task"]), 1.0))
+        for row in rows(material)
+        if (curve := of_row(row, several)) is not None
+    ]
     return [*listed, *from_trials(material)]
+
+
+def rate_scales(material: Material) -> dict[tuple[str, str, str], float]:
+    """The model's lr_scale by method, protocol and task."""
+    runs = material.runs
+    keys = runs[["base", "protocol", "task"]].to_numpy().tolist()
+    scales = [float(run["config"]["model"].get("lr_scale") or 1.0) for run in material.results]
+    return {
+        (base, protocol, task.rpartition("/")[2]): scale
+        for (base, protocol, task), scale in zip(keys, scales, strict=True)
+    }
+
+
+def in_effective_rates(curve: Curve, scale: float) -> Curve:
+    """A curve over the learning rate with the rates at which the optimizer ran."""
+    if curve.setting != "lr":
+        return curve
+    return replace(
+        curve,
+        setting=RATE,
+        points=tuple((x * scale, y) for x, y in curve.points),
+        chosen=None if curve.chosen is None else curve.chosen * scale,
+    )
 
 
 def rows(material: Material) -> Iterator[Record]:
@@ -73,7 +102,7 @@ def from_trials(material: Material) -> Iterator[Curve]:
     listed = {study["study"] for study in material.studies}
     runs = material.trials
     trials = runs.assign(
-        lr=[rate(material.results[i]) for i in runs.index],
+        lr=runs["effective_lr"],
         study=[study_of(material.results[i]) or "" for i in runs.index],
     )
     trials = trials[~trials["study"].isin(listed)].dropna(subset=["lr"])
@@ -84,17 +113,11 @@ def from_trials(material: Material) -> Iterator[Curve]:
         yield Curve(
             place=SEPARATOR.join([str(place), *([str(study)] if study else [])]),
             method=str(method),
-            setting="lr",
+            setting=RATE,
             metric=next(iter(group["metric"].dropna()), ""),
             points=points,
             chosen=best(points),
         )
-
-
-def rate(result: Record) -> float | None:
-    """The learning rate of a run."""
-    value: Any = result["config"]["variant"].get("lr")
-    return float(value) if isinstance(value, int | float) else None
 
 
 def best(points: tuple[Point, ...]) -> float | None:

@@ -10,7 +10,7 @@ from analysis.report.material import Frame
 from analysis.report.overall import Overall
 from analysis.report.tables import NONE
 from analysis.scales import is_raw, scale
-from analysis.statistics import Outcome, Verdicts
+from analysis.statistics import Outcome, Verdicts, find_claims
 
 LISTED = 6  # claims that are read out; of more the table tells
 NO_BREAK, MINUS = "\u00a0", "\u2212"
@@ -49,6 +49,20 @@ def between(low: float, high: float, metric: str) -> str:
     return NONE if low == high else f"{score(low, metric)} to {score(high, metric)}"
 
 
+def rate(value: float) -> str:
+    """A learning rate: 6.3e-4, 0.02."""
+    text = f"{value:.2g}" if value >= 1e-2 else f"{value:.1e}"
+    return text.replace(".0e", "e").replace("e-0", "e-").replace("-", MINUS)
+
+
+def rates(values: Sequence[float]) -> str:
+    """Learning rates: one, or the least and the most."""
+    if not values:
+        return NONE
+    first, last = rate(min(values)), rate(max(values))
+    return first if first == last else f"{first} to {last}"
+
+
 def joined(names: Iterable[str], last: str = "and") -> str:
     """A, B and C."""
     *first, final = names
@@ -83,7 +97,7 @@ def advice(
     if undecided(found.pairs).all():
         return ["Nothing can be decided."]
     if len(not_above_floor) == len(methods):
-        return ["No method is shown to have learned anything, so none is recommended."]
+        return ["No evidence that any method beats the majority baseline, so none is recommended."]
     if found.rule.against is not None:
         return [against(found)]
     learned = methods[~methods["method"].isin(not_above_floor)].set_index("method")
@@ -102,9 +116,9 @@ def use(near: Frame, found: Verdicts, metric: str) -> str:
     if not loses:
         most = f"is at least as good as any other, at {found.rule.level} confidence"
     if len(near) == 1:
-        return f"Use {name}: it {most}."
+        return f"The safe choice is {name}: it {most}."
     return (
-        f"Use {name}: of the {len(near)} methods that lose at most "
+        f"The safe choice is {name}: of the {len(near)} methods that lose at most "
         f"{points(found.margin or 0.0, metric)} it trains the fewest parameters "
         f"({quantity(near.loc[name, 'trained'])}). It {most}."
     )
@@ -217,7 +231,7 @@ def why_undecided(found: Verdicts) -> str:
         have = "With no seed in common" if seeds == 0 else f"With {count(seeds, 'common seed')}"
         return (
             f"{have} too little is known of how seeds differ: a verdict takes {MIN_SEEDS}, and "
-            "five or more to see much."
+            "five or more to detect much."
         )
     return (
         f"The exact test has {count(seeds, 'pair')} of runs for "
@@ -236,7 +250,7 @@ def same(found: Verdicts, metric: str) -> list[str]:
         whom = "The two methods are" if len(pairs) == 1 else "All pairs are"
         return [f"{whom} the same within {most}."]
     if alike.empty:
-        return [f"No pair is shown to be the same within {most}."]
+        return [f"No evidence that any pair is the same within {most}."]
     if len(alike) > LISTED:
         return [f"{len(alike)} of {len(pairs)} pairs are the same within {most}."]
     listed = joined(f"{a} and {b}" for a, b in alike[["a", "b"]].to_numpy())
@@ -255,8 +269,8 @@ def held(found: Verdicts, metric: str) -> list[str]:
     own = {(winning(row), losing(row)) for row in records(found)}
     more = [row for row in records(found.at_floor) if (winning(row), losing(row)) not in own]
     said += [
-        f"With lost runs scored as one answer to all, {winning(row)} is better than {losing(row)}, "
-        f"by {points(abs(row['difference']), metric)}."
+        f"With lost runs scored as the majority baseline, {winning(row)} is better than "
+        f"{losing(row)}, by {points(abs(row['difference']), metric)}."
         for row in more
     ]
     return said
@@ -341,29 +355,29 @@ def detectable(found: Verdicts, metric: str) -> list[str]:
     if found.rule.test in EXACT:
         return []
     low, high = found.detectable
-    chance = share(found.rule.power)
+    power = f"{share(found.rule.power)} power to detect"
     whom = "any two" if found.rule.against is None else f"{found.rule.against} and any other"
     if math.isnan(low):
-        return ["Nothing varied, so it is not known which difference could have been seen."]
+        return ["Nothing varied, so it is not known which difference could have been detected."]
     if math.isinf(low):
-        return [f"No difference that is possible would have been found with {chance} power."]
+        return [f"{power} a difference: of none that is possible."]
     if math.isinf(high):
         return [
-            f"{chance} power to find a true difference between {whom} takes {points(low, metric)} "
-            "or more; how much more, these seeds cannot tell."
+            f"{power} a true difference between {whom}: from {points(low, metric)} on, or from "
+            "more; these seeds cannot tell."
         ]
     ends = points_between(low, high, metric)
-    return [f"There was {chance} power to find a true difference of {ends} between {whom}."]
+    return [f"{power} a true difference between {whom}: from {ends} on."]
 
 
 def warn_not_above_floor(one: Comparison) -> list[str]:
     """Which methods may as well have learned nothing."""
     if not one.not_above_floor:
         return []
-    verb = "is" if len(one.not_above_floor) == 1 else "are"
+    verb = "beats" if len(one.not_above_floor) == 1 else "beat"
     return [
-        f"{joined(one.not_above_floor)} {verb} not shown to be better than one answer to "
-        f"all examples, which scores {score(one.floor, one.metric)}."
+        f"No evidence that {joined(one.not_above_floor)} {verb} the majority baseline "
+        f"({score(one.floor, one.metric)})."
     ]
 
 
@@ -383,22 +397,17 @@ def ground_of_all(whole: Overall) -> str:
 
 def tasks_left_out(whole: Overall) -> list[str]:
     """Which claims over all tasks hang on one of them."""
-    own = claims(whole.verdicts)
+    own = find_claims(whole.verdicts)
     said = []
     for task, found in whole.without.items():
-        gone = [f"{a} over {b}" for a, b in sorted(own - claims(found))]
-        new = [f"{a} over {b}" for a, b in sorted(claims(found) - own)]
+        gone = [f"{a} over {b}" for a, b in sorted(own - found)]
+        new = [f"{a} over {b}" for a, b in sorted(found - own)]
         parts = [
             *([f"no more {joined(gone)}"] if gone else []),
             *([f"also {joined(new)}"] if new else []),
         ]
         said.append(f"Without {task}: {'; '.join(parts) if parts else 'the same claims'}.")
     return said
-
-
-def claims(found: Verdicts) -> set[tuple[str, str]]:
-    """The pairs of better and worse."""
-    return {(winning(row), losing(row)) for row in records(found)}
 
 
 def say_nothing_compared(methods: Frame) -> str:

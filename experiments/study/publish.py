@@ -1,4 +1,4 @@
-"""The small record of a study: results and predictions, without texts and without weights.
+"""The small record of a study: results, predictions and histories, without texts and weights.
 
 Predictions of trials are among them, so that the choice of settings can be judged as well.
 
@@ -11,10 +11,10 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.disk.files import CHECKSUM, read_object, write_record
+from experiments.disk.files import CHECKSUM, read_object, write_lines, write_record
 from experiments.results.result import write_predictions
+from experiments.stored import history, study, summary
 from experiments.stored import result as stored
-from experiments.stored import study, summary
 from experiments.stored.places import masked, paths_in, without_release
 from experiments.study.cells import FAILURE, Cell
 from experiments.study.design import OUTPUTS, STUDIES
@@ -47,6 +47,8 @@ def publish_cell(cell: Cell, place: Path) -> set[str]:
     if not (cell.folder / stored.NAME).exists():
         return found
     content = stored.read(cell.folder / stored.NAME)
+    if records := history.read(cell.folder):
+        write_lines(place / history.NAME, history.thin(records, history.PUBLISHED))
     files = {}
     if path.exists():
         frame = stored.read_predictions(path, content["files"].get(stored.PREDICTIONS))
