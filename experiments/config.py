@@ -12,6 +12,7 @@ from typing import Any, cast, get_args, get_origin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from experiments.forgetting import Forgetting
 from experiments.models import Pretrained
 from experiments.protocol import Protocol
 from experiments.results import title
@@ -40,6 +41,7 @@ class Run:
     seed: int
     start: str | None = None  # folder of a finished run, whose adapter this one begins with
     paper: str | None = None  # the published setting this is, where it is one
+    forgetting: Forgetting | None = None  # the general text that is measured before and after
     part_of: list | None = None  # a study's name, the method, the stage, and the point's settings
 
     def __post_init__(self) -> None:
@@ -65,6 +67,11 @@ class Run:
         }
 
     @property
+    def general_text(self) -> Forgetting | None:
+        """The text whose loss is measured before and after training, if any."""
+        return self.forgetting if self.forgetting and self.forgetting.file else None
+
+    @property
     def title(self) -> str:
         """The labels and the seed in one line."""
         return title(self.label, self.seed)
@@ -82,7 +89,7 @@ def read(cfg: DictConfig) -> Run:
         key: build(key, node) if OmegaConf.is_dict(node) else plain(node)
         for key, node in given.items()
     }
-    optional = ("start", "paper", "part_of")
+    optional = ("start", "paper", "part_of", "forgetting")
     missing = [f.name for f in fields(Run) if f.name not in (*built, *optional)]
     if missing:
         raise ValueError(f"config has no '{missing[0]}'.")

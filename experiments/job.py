@@ -14,11 +14,13 @@ from experiments.backbones import kernels
 from experiments.batches import Batches, Encoded
 from experiments.config import Run, describe
 from experiments.distributed import init_process_group
+from experiments.forgetting import HeldOut
+from experiments.forgetting import prepare as measure_pretrained
 from experiments.identity import identity
 from experiments.layers import PRECISIONS, float_masters
 from experiments.models import Loaded
 from experiments.prefix import with_prefix
-from experiments.processor import DEFAULT, fastest, threads_for
+from experiments.processor import DEFAULT, fastest, restored, threads_for
 from experiments.randomness import numpy_generator, seed_everything, torch_generator
 from experiments.stored import kinds
 from experiments.tasks.base import Data, Split
@@ -40,6 +42,7 @@ class PreparedRun:
     rows: str  # a hash of the rows that are trained on
     batches: Batches
     plan: Plan
+    held_out: HeldOut | None = None  # general text, where the first process measures forgetting
 
 
 def prepare_run(run: Run, data: Data) -> PreparedRun:
@@ -47,7 +50,9 @@ def prepare_run(run: Run, data: Data) -> PreparedRun:
     train, device = run.train, run.train.pick_device()
     world = init_process_group(device)
     seed_everything(run.seed)
-    loaded = load_adapted(run, device)
+    loaded = load_base(run)
+    held_out = measure_forgetting(run, loaded, device) if world.first else None
+    adapt(run, loaded, device)
     torch.set_float32_matmul_precision(world.share(matmul_precision(train, device, loaded)))
     torch.set_num_threads(threads_for(loaded.width))
     if loaded.model.engine.name == "packed" and device.type == "cpu":
@@ -62,7 +67,8 @@ def prepare_run(run: Run, data: Data) -> PreparedRun:
     batches = Batches(examples, train.batch_size, train.accumulate, run.seed, world)
     total = train.total_steps(batches.steps_per_epoch)
     plan = Plan(train, run.variant.lr * run.model.lr_scale, total)
-    return PreparedRun(run, device, data, loaded, examples, rows_hash(chosen), batches, plan)
+    rows = rows_hash(chosen)
+    return PreparedRun(run, device, data, loaded, examples, rows, batches, plan, held_out)
 
 
 def matmul_precision(train: Train, device: torch.device, loaded: Loaded) -> str:
@@ -72,8 +78,22 @@ def matmul_precision(train: Train, device: torch.device, loaded: Loaded) -> str:
     return fastest(loaded.width) if device.type == "cpu" and ours else DEFAULT
 
 
-def load_adapted(run: Run, device: torch.device) -> Loaded:
-    """The pretrained model with the method's layers in place, on its device."""
+def measure_forgetting(run: Run, loaded: Loaded, device: torch.device) -> HeldOut | None:
+    """Measure the pretrained model on general text, if the run asks for it, as it is trained."""
+    text, model = run.general_text, loaded.model
+    if text is None:
+        return None
+    with restored():  # a method adapts the model under the settings that every run has
+        torch.set_float32_matmul_precision(matmul_precision(run.train, device, loaded))
+        torch.set_num_threads(threads_for(loaded.width))
+        model.to(device)
+        found = measure_pretrained(text, loaded, run.model.name, run.train)
+        model.to("cpu")
+    return found
+
+
+def load_base(run: Run) -> Loaded:
+    """The pretrained model and a new head; raises ValueError if they do not suit the run."""
     if run.model.head is not None and not run.task.num_outputs:
         raise ValueError(
             f"model.head={run.model.head} is of no use to task '{run.task.name}', which has no "
@@ -87,6 +107,12 @@ def load_adapted(run: Run, device: torch.device) -> Loaded:
             f"train.max_length is {run.train.max_length}, and {run.model.name} reads at most "
             f"{loaded.max_length} tokens."
         )
+    loaded.model.engine = run.train.forward_passes().prepare(loaded.model.backbone)
+    return loaded
+
+
+def adapt(run: Run, loaded: Loaded, device: torch.device) -> None:
+    """Put the method's layers in place, and the model on its device."""
     # On the CPU first, so that every device starts from the same draws.
     run.variant.adapt(loaded.model.backbone)
     if not any(parameter.requires_grad for parameter in loaded.model.parameters()):
@@ -98,8 +124,6 @@ def load_adapted(run: Run, device: torch.device) -> Loaded:
     if run.start is not None:
         begin_with(Path(run.start), run, loaded.model.backbone)
     loaded.model.to(device)
-    loaded.model.engine = run.train.forward_passes().prepare(loaded.model.backbone)
-    return loaded
 
 
 def begin_with(folder: Path, run: Run, backbone: nn.Module) -> None:
@@ -159,7 +183,9 @@ def rows_hash(split: Split) -> str:
 def fingerprint(run: Run, data: Data) -> dict[str, Any]:
     """The settings, data and weights that a result depends on, as hashes of their bytes."""
     splits = {"train": data.train, **data.score, **data.predict}
-    found = {
+    text = run.general_text
+    general = {} if text is None else {"forgetting": text.read().sha256}
+    found = general | {
         "config": identity(describe(run)),
         "data": {name: split.sha256 for name, split in splits.items()},
         "model": run.model.weights_hash(),

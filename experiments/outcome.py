@@ -22,6 +22,7 @@ def collect(
     evaluated: dict[str, Evaluated],
     failure: str | None,
     origin: Origin,
+    forgotten: dict[str, Any] | None = None,
 ) -> Result:
     """The result of a run, complete or diverged."""
     run = job.run
@@ -52,6 +53,7 @@ def collect(
             "method_code": code.method_hash(type(run.variant).__module__),
         },
         epochs=recorder.epochs.scores if recorder.epochs is not None else [],
+        forgetting=forgotten,
         folder=recorder.folder,
     )
 

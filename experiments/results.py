@@ -28,7 +28,7 @@ PACKAGES = (
 )  # fmt: skip
 CHOSEN = ("variant", "model", "task", "data", "train", "tracker")  # one file each
 # Overrides that leave a published setting what it is: which seed, and where it runs.
-HARMLESS = ("seed", "data.dir", "hydra", *NOT_IDENTITY)
+HARMLESS = ("seed", "data.dir", "hydra", "forgetting", *NOT_IDENTITY)
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,7 @@ class Result:
     failure: str | None = None
     epochs: list[dict[str, Any]] = field(default_factory=list)  # epoch, step, score, settled
     files: dict[str, str] = field(default_factory=dict)  # sha256 of predictions, and of tensors
+    forgetting: dict[str, Any] | None = None  # losses of general text, where they were asked for
     schema: int = SCHEMA
     folder: Path = field(default=Path(), compare=False)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from experiments import evaluation, outcome
+from experiments import evaluation, forgetting, outcome
 from experiments.config import Run, describe
 from experiments.console import Console, show, show_samples
 from experiments.distributed import init_process_group
@@ -64,9 +64,11 @@ def run_main_process(job: PreparedRun, out: Path, key: dict, origin: Origin) -> 
         prepare(job, recorder)
         failure = train(job, recorder)
         evaluated = {} if failure else evaluate(job, recorder)
-        if failure := failure or evaluation.not_finite(evaluated):
-            evaluated = {}
-        result = outcome.collect(job, recorder, evaluated, failure, origin)
+        forgotten = measure_forgetting(job) if evaluated else None
+        broken = evaluation.not_finite(evaluated) or forgetting.not_finite(forgotten)
+        if failure := failure or broken:
+            evaluated, forgotten = {}, None
+        result = outcome.collect(job, recorder, evaluated, failure, origin, forgotten)
         outcome.write(job, evaluated, result)
         tracked.summarise(result)
     job.batches.world.share(result)
@@ -138,6 +140,13 @@ def train(job: PreparedRun, recorder: Recorder) -> str | None:
         except Diverged as error:
             return str(error)
     return None
+
+
+def measure_forgetting(job: PreparedRun) -> dict[str, float | int] | None:
+    """The losses of general text before and after training, if the run asks for them."""
+    if job.held_out is None:
+        return None
+    return forgetting.compare(job.held_out, job.loaded, job.run.train)
 
 
 def evaluate(job: PreparedRun, recorder: Recorder) -> dict[str, Evaluated]:

@@ -17,8 +17,8 @@ from experiments.stored.shown import visible
 
 # Settings that say which repetition a run is, where it ran and where its files lie, not what it is.
 BESIDE = ("seed", "paper", "part_of", "protocol.stage", "data.dir", "model.path", "tracker",
-          "train.device", "train.log_every", "train.checkpoint_every", "train.eval_batch_size",
-          "train.snapshots", "train.explode")  # fmt: skip
+          "forgetting", "train.device", "train.log_every", "train.checkpoint_every",
+          "train.eval_batch_size", "train.snapshots", "train.explode")  # fmt: skip
 TUNING_SEED = 1000  # a study's first seed of a trial, where no list says which runs are trials
 PLACE = ["task", "model", "protocol"]
 OF_DATA = ("data.", "model.", "task.")  # settings that tell one task's data apart

@@ -20,6 +20,7 @@ from analysis.report import charts, costs, sections, words
 from analysis.report.audit import audits
 from analysis.report.choices import budget_curves
 from analysis.report.comparisons import Comparison, comparisons, groups_without_results
+from analysis.report.forgetting import forgetting
 from analysis.report.material import STALE, Frame, Material
 from analysis.report.overall import Overall, overall
 from analysis.report.tuning import curves
@@ -130,6 +131,7 @@ def context(report: Report) -> Context:
         "costs": costs.costs(joined(table for _, table in report.costs)),
         "budgets": costs.budgets(report.one_by_one),
         "stacks": report.stacks,
+        "forgetting": forgetting(material.tested),
         "tuned": sections.tuned(material),
         "best_of": sections.best_of_trials(budgets),
         "tuning_costs": costs.tuning_costs(material),

@@ -1,7 +1,8 @@
 """result.json: what a finished run says of itself, by version, and what readers rely on."""
 
 import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
@@ -18,6 +19,7 @@ from experiments.stored.places import masked
 from experiments.stored.typed import check_finite, fit
 
 NAME = "result.json"
+LARGEST = 700.0  # loss whose exponential is a number
 PREDICTIONS = "predictions.parquet"
 SCHEMA = 3  # 2 named classes by dotted path, and had no checksum
 READ = (2, SCHEMA)
@@ -95,6 +97,16 @@ class Examples(TypedDict):
     available: NotRequired[dict[str, int]]
 
 
+class Forgetting(TypedDict):
+    """Mean losses per token of general text, in nats, and over how much of it."""
+
+    texts: int
+    tokens: int
+    truncated: int
+    loss_before: float
+    loss_after: float
+
+
 class Fingerprint(TypedDict):
     """The data, weights and settings that a result depends on."""
 
@@ -103,6 +115,7 @@ class Fingerprint(TypedDict):
     model: str
     model_files: NotRequired[str]
     start: NotRequired[str]
+    forgetting: NotRequired[str]
 
 
 class Tracked(TypedDict):
@@ -172,6 +185,7 @@ class Stored(TypedDict):
     failure: NotRequired[str | None]
     epochs: NotRequired[list[dict[str, Any]]]
     files: NotRequired[dict[str, str]]
+    forgetting: NotRequired[Forgetting | None]
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -202,7 +216,16 @@ ABSENT: dict[str, Any] = {
     "failure": None,
     "epochs": [],
     "files": {},
+    "forgetting": None,
 }
+
+
+def perplexities(forgetting: Mapping[str, Any] | None) -> tuple[float, float] | None:
+    """The perplexity of general text before and after training, where it was measured."""
+    if forgetting is None:
+        return None
+    before, after = (min(forgetting[key], LARGEST) for key in ("loss_before", "loss_after"))
+    return math.exp(before), math.exp(after)
 
 
 def check_score(content: dict[str, Any]) -> None:
