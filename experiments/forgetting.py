@@ -107,6 +107,11 @@ def prepare(settings: Forgetting, loaded: Loaded, name: str, train: Train) -> He
 def check_model(loaded: Loaded, name: str) -> None:
     """Raise ValueError unless the model predicts words by a layer that is loaded."""
     backbone, need = loaded.model.backbone, "forgetting.file needs a model that predicts words"
+    if backbone.config.is_encoder_decoder:
+        raise ValueError(
+            f"forgetting.file needs a model that goes on with a text, and {name} answers one; "
+            "leave it null."
+        )
     if not family_of(backbone.config).predicts_tokens(backbone.config):
         raise ValueError(f"{need}, and {name} is none; leave it null.")
     if not hasattr(backbone, OUTPUT) and not backbone.config.tie_word_embeddings:

@@ -22,6 +22,7 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -30,11 +31,11 @@ from transformers import (
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import logging as transformers_logging
 
-from experiments import gguf, hub
+from experiments import gguf, hub, seq2seq
 from experiments.backbones.language import next_token_loss
 from experiments.batches import IGNORED, Batch
 from experiments.engine import Engine
-from experiments.families.base import OUTPUT, family_of
+from experiments.families.base import OUTPUT, families, family_of
 from experiments.files import check_regular, read_object
 from experiments.generation import language_model
 from experiments.heads import READS, NoHead, PooledHead, initialise
@@ -106,14 +107,20 @@ class LanguageModel(Model):
             raise ValueError("A batch without targets has no loss.")
         places = (batch.labels != IGNORED).nonzero()[:, 0]
         where = places.cpu().numpy()
-        # What stands at a place predicts the next one; only there are the many logits computed.
-        hidden = self.engine.states(self.backbone, batch, where - 1)
+        # Only at the targets are the many logits computed.
+        hidden = self.target_states(batch, where)
         table = family_of(self.backbone.config).output(self.backbone).weight
         total, losses = next_token_loss(hidden, table, batch.labels[places], self.smoothing)
         rows = np.repeat(np.arange(len(batch.rows)), batch.lengths)[where]
         rows = torch.from_numpy(rows).to(batch.device)
         counts = torch.stack((losses, torch.ones_like(losses)), dim=1)
         return total, losses.new_zeros(len(batch.rows), 2).index_add(0, rows, counts)
+
+    def target_states(self, batch: Batch, places: np.ndarray) -> Tensor:
+        """The states [m, d] that predict the tokens at these places [m] of the stream."""
+        if self.backbone.config.is_encoder_decoder:
+            return seq2seq.target_states(self.backbone, batch)
+        return self.engine.states(self.backbone, batch, places - 1)
 
 
 def assembled(backbone: PreTrainedModel, num_outputs: int, reads: str | None) -> Model:
@@ -242,11 +249,13 @@ class Pretrained:
     def load(self, num_outputs: int, generator: torch.Generator, precision: str) -> Loaded:
         """The backbone, and a head from `generator`; with no outputs, what it is without one."""
         folder, config = self.folder(), self.config()
+        if num_outputs and config.is_encoder_decoder:  # before its weights are read
+            family_of(config).head(config, num_outputs)
         predicts = num_outputs == 0 and family_of(config).predicts_tokens(config)
         model = assembled(self.backbone(precision, predicts), num_outputs, self.head)
         if predicts:
             check_output(model.backbone)
-        initialise(model.head, config.initializer_range, generator)
+        initialise(model.head, getattr(config, "initializer_range", 0.02), generator)
         if self.head is None:
             load_head(folder, model.head, family_of(config).pretrained_head(config))
         tokenizer = read_tokenizer(folder, config.vocab_size)
@@ -281,9 +290,12 @@ def read_config(folder: Path) -> PreTrainedConfig:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
     except (ValueError, OSError, StrictDataclassError) as error:
         raise ValueError(f"{path} cannot be read ({' '.join(str(error).split())}).") from None
-    if config.is_encoder_decoder:
+    if config.is_encoder_decoder and not family_of(config).encoder_decoder:
+        known = (kind for one in families().values() if one.encoder_decoder
+                 for kind in one.model_types)  # fmt: skip
         raise ValueError(
-            f"{path} is of an encoder-decoder ('{kind}'), which has no place here yet."
+            f"{path} is of an encoder-decoder of type '{kind}', and of those only "
+            f"{', '.join(known)} have a family here, which says how they predict tokens."
         )
     return config
 
@@ -309,7 +321,7 @@ def read_tokenizer(folder: Path, size: int) -> PreTrainedTokenizerBase:
 def set_dropout(config: PreTrainedConfig, probability: float) -> None:
     """Set every dropout probability of a model's config."""
     for key in list(config.to_dict()):
-        if key.endswith(("dropout", "_pdrop", "dropout_prob")):
+        if key.endswith(("dropout", "_pdrop", "dropout_prob", "dropout_rate")):
             setattr(config, key, probability)
 
 
@@ -320,8 +332,9 @@ def load_backbone(
 
     The layer that predicts tokens is part of it if it is asked for, and no embedding table.
     """
-    own_output = predicts and not config.tie_word_embeddings
-    cls: Any = AutoModelForCausalLM if own_output else AutoModel
+    own_output = predicts and (config.is_encoder_decoder or not config.tie_word_embeddings)
+    predicting = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    cls: Any = predicting if own_output else AutoModel
     options = {} if own_output else family_of(config).loading(config)
     try:
         backbone, report = cls.from_pretrained(
@@ -348,9 +361,18 @@ def load_backbone(
 
 
 def with_own_output(model: PreTrainedModel) -> PreTrainedModel:
-    """The backbone of a language model, with the layer that predicts tokens as a part of it."""
+    """The backbone of a language model, with the layer that predicts tokens as a part of it.
+
+    Of an encoder-decoder that layer may be the embedding table, and is then left out.
+    """
     backbone: Any = model.base_model
+    if backbone is model:
+        with torch.device("meta"):
+            backbone = AutoModel.from_config(model.config)
+        seq2seq.take_parts(backbone, model)
     theirs: Any = model.get_output_embeddings()
+    if theirs.weight is backbone.get_input_embeddings().weight:
+        return backbone
     output = CastLinear(theirs.in_features, theirs.out_features, bias=False, device="meta")
     output.weight = theirs.weight
     backbone.add_module(OUTPUT, output)
@@ -366,8 +388,12 @@ def check_output(backbone: PreTrainedModel) -> None:
     token = torch.zeros(1, 1, dtype=torch.long, device=backbone.device)
     training = backbone.training
     backbone.eval()
-    theirs = language_model(backbone)(input_ids=token).logits.float()
-    states = backbone(input_ids=token).last_hidden_state
+    given = {"input_ids": token}
+    if backbone.config.is_encoder_decoder:
+        given["decoder_input_ids"] = token
+    theirs = language_model(backbone)(**given).logits.float()
+    scale = family_of(backbone.config).output_scale(backbone.config)
+    states = backbone(**given).last_hidden_state * scale
     ours = family_of(backbone.config).output(backbone)(states).float()
     backbone.train(training)
     if not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4 * theirs.abs().max().item()):

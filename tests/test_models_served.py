@@ -11,6 +11,7 @@ from conftest import ROOT
 from omegaconf import OmegaConf
 from served_hub import commit, served
 from test_any_model import ARCHITECTURES, BERT
+from test_encoder_decoders import save_t5
 from test_hub_served import Shell, write_sentences
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
@@ -18,14 +19,18 @@ from experiments.models import weight_files
 from experiments.stored.result import hash_file
 
 GPT2 = {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 140}
+TASK = ("data=hub", "task=sst2")
 KNOWN: dict[str, dict[str, Any]] = ARCHITECTURES | {
     "roberta_base": {"model_type": "roberta", **BERT},
     "roberta_large": {"model_type": "roberta", **BERT},
     "gpt2": GPT2, "gpt2_medium": GPT2, "gpt2_large": GPT2,
+    "t5_base": {},
 }  # fmt: skip
-PACKED = KNOWN.keys() - {"deberta_v3_base", "modernbert_base", "distilbert"}
+PACKED = KNOWN.keys() - {"deberta_v3_base", "modernbert_base", "distilbert", "t5_base"}
+GENERATES = {"t5_base": ("data=mini", "data.train=32", "data.test=4", "task=e2e",
+                          "task.metrics=[BLEU]", "task.decoding.max_tokens=4")}  # fmt: skip
 FEW = (
-    "data=hub", "task=sst2", "train.epochs=1", "train.batch_size=16", "train.max_length=32",
+    "train.epochs=1", "train.batch_size=16", "train.max_length=32",
     "train.device=cpu", "variant=lora", "variant.rank=2", "tracker.mode=disabled",
 )  # fmt: skip
 
@@ -52,7 +57,10 @@ def shell(tmp_path_factory: pytest.TempPathFactory, tiny: Any) -> Iterator[Shell
     write_sentences(root / "glue")
     repositories = {"datasets/nyu-mll/glue": root / "glue"}
     for name, settings in KNOWN.items():
-        save(settings, tiny("roberta"), root / name)
+        if name in GENERATES:
+            save_t5(root / name)
+        else:
+            save(settings, tiny("roberta"), root / name)
         repositories[f"models/{hub_id(name)}"] = root / name
     with served(repositories) as server:
         shell = Shell(tmp_path_factory.mktemp("shell"), server.endpoint)
@@ -75,7 +83,7 @@ def test_every_yaml_that_names_a_hub_is_here() -> None:
 
 @pytest.mark.parametrize("name", KNOWN)
 def test_a_model_comes_from_its_hub_and_trains(name: str, shell: Shell) -> None:
-    result = shell.result(shell(f"model={name}", *FEW))
+    result = shell.result(shell(f"model={name}", *FEW, *GENERATES.get(name, TASK)))
     assert result["status"] == "complete" and result["label"]["model"] == name
     assert result["cost"]["steps"]["steps"] == 2
     assert result["provenance"]["engine"] == ("packed" if name in PACKED else "transformers")

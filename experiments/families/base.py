@@ -30,6 +30,7 @@ class Family(ABC):
     model_types: ClassVar[tuple[str, ...]]
     causal: ClassVar[bool]  # a token sees only those before it
     packed: ClassVar[bool] = True  # there is a packed pass
+    encoder_decoder: ClassVar[bool] = False  # one part reads a text, and another answers it
     transposed: ClassVar[bool] = False  # transformers stores its matrices as [d_in, d_out]
     # Values of a config with which transformers computes something else than the packed pass.
     otherwise: ClassVar[Mapping[str, Any]] = {}
@@ -62,6 +63,14 @@ class Family(ABC):
     def predicts_tokens(self, config: PreTrainedConfig) -> bool:
         """Whether a model can predict the next token."""
         return self.causal
+
+    def output_scale(self, config: PreTrainedConfig) -> float:
+        """The factor on the last hidden states before the layer that predicts tokens."""
+        return 1.0
+
+    def prefix(self, backbone: PreTrainedModel) -> str:
+        """Before the names of the backbone's modules in transformers' models with an output."""
+        return f"{backbone.base_model_prefix}."
 
     def output(self, backbone: PreTrainedModel) -> nn.Linear:
         """The layer that predicts the next token: its own, or the embedding table as one."""
