@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import torch.nn as nn
 
+from experiments import memory
 from experiments.adapters import saved
 from experiments.backbones import kernels
 from experiments.batches import Batches, Encoded
@@ -49,7 +50,9 @@ def prepare_run(run: Run, data: Data) -> PreparedRun:
     """Load, adapt and lay out; the head is drawn before any method touches the model."""
     train, device = run.train, run.train.pick_device()
     world = init_process_group(device)
-    seed_everything(run.seed)
+    if world.first:
+        memory.announce(run, data, device)
+    seed_everything(run.seed)  # whatever a method has drawn for the forecast
     loaded = load_base(run)
     held_out = measure_forgetting(run, loaded, device) if world.first else None
     adapt(run, loaded, device)

@@ -223,6 +223,11 @@ def check_texts(table: Table, column: str) -> None:
 
 def end_of(tokenizer: PreTrainedTokenizerBase) -> int:
     """The token that ends a source, and a text."""
+    if tokenizer.eos_token_id is None:
+        raise ValueError(
+            "The model's tokenizer has no end token (eos_token), and a text that is continued must "
+            "end somewhere."
+        )
     return cast(int, tokenizer.eos_token_id)
 
 
