@@ -18,7 +18,8 @@ ROOMS = ("experiments", "variants")
 # Planning, showing, and the built-in suite, whose rows and weights have hashes of their own.
 BESIDE = (
     "experiments/study", "experiments/mini", "experiments/console.py", "experiments/tracking.py",
-    "experiments/commandline.py", "experiments/userfolders.py", "variants/hf.py",
+    "experiments/commandline.py", "experiments/userfolders.py", "experiments/memory.py",
+    "variants/hf.py",
 )  # fmt: skip
 Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
