@@ -51,7 +51,7 @@ def prepare_run(run: Run, data: Data) -> PreparedRun:
     train, device = run.train, run.train.pick_device()
     world = init_process_group(device)
     if world.first:
-        memory.announce(run, data, device)
+        memory.announce(run, data, device, world.size)
     seed_everything(run.seed)  # whatever a method has drawn for the forecast
     loaded = load_base(run)
     held_out = measure_forgetting(run, loaded, device) if world.first else None

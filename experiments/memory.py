@@ -215,12 +215,14 @@ def output_bytes(run: Run, backbone: nn.Module) -> float:
     return logits + (2 * words * width * FLOAT if table.requires_grad else 0)
 
 
-def load_of(run: Run, data: Data, tokenizer: PreTrainedTokenizerBase, packed: bool) -> Load:
-    """The largest of some batches drawn from the first rows."""
+def load_of(
+    run: Run, data: Data, tokenizer: PreTrainedTokenizerBase, packed: bool, processes: int = 1
+) -> Load:
+    """The largest of some batches drawn from the first rows; several processes share a batch."""
     train = run.train
     rows = data.train.take(np.arange(min(SAMPLE, len(data.train))))
     lengths = run.task.encode(tokenizer, rows, train.max_length).lengths
-    examples = -(-min(train.batch_size, len(data.train)) // train.accumulate)
+    examples = -(-min(train.batch_size, len(data.train)) // (train.accumulate * processes))
     drawn = np.random.default_rng(0).choice(lengths, size=(BATCHES, examples))
     tokens = drawn.sum(axis=1) if packed else drawn.max(axis=1) * examples
     return Load(int(tokens.max()), int(lengths.max()))
@@ -244,15 +246,18 @@ def machine_bytes(device: torch.device) -> float:
     return min(found, int(text)) if text.isdigit() else found
 
 
-def announce(run: Run, data: Data, device: torch.device) -> None:
-    """Say before anything is loaded that a run needs much of the memory, or more than there is."""
-    available = machine_bytes(device)
+def announce(run: Run, data: Data, device: torch.device, processes: int = 1) -> None:
+    """Say before anything is loaded that a run needs much of the memory, or more than there is.
+
+    Several processes are taken to have a GPU each, or to share this machine's memory.
+    """
+    available = machine_bytes(device) / (processes if device.type == "cpu" else 1)
     if bound(run) < MUCH * available:
         return
     config = run.model.config()
     packed = run.train.engine == "packed" and family_of(config).unsupported(config) is None
     tokenizer = read_tokenizer(run.model.folder(), config.vocab_size)
-    found = forecast(run, load_of(run, data, tokenizer, packed))
+    found = forecast(run, load_of(run, data, tokenizer, packed, processes))
     if device.type == "cuda":
         found = replace(found, process=0.0)
     if found.total >= MUCH * available:

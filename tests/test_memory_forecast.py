@@ -192,5 +192,17 @@ def test_a_small_run_is_not_laid_out(
     memory.announce(run, run.task.load(run.data), torch.device("cpu"))
 
 
+def test_several_processes_share_a_batch(
+    tiny_run: Callable[..., Run],
+) -> None:
+    run = tiny_run("lora", "train.batch_size=64")
+    tokenizer = memory.read_tokenizer(run.model.folder(), 10**6)
+    data = run.task.load(run.data)
+    alone, two = (memory.load_of(run, data, tokenizer, True, size).tokens for size in (1, 2))
+    assert 0.4 * alone < two < 0.7 * alone
+    padded = memory.load_of(run, data, tokenizer, packed=False)
+    assert padded.tokens % 64 == 0 and alone < padded.tokens <= 64 * padded.longest
+
+
 def test_the_machine_has_memory(tmp_path: Path) -> None:
     assert machine_bytes(torch.device("cpu")) > 2**28
