@@ -12,7 +12,7 @@ from rich.table import Column, Table
 
 from experiments.stored import study, summary
 from experiments.stored.kinds import KIND
-from experiments.stored.result import NAME, PREDICTIONS, read
+from experiments.stored.result import NAME, PREDICTIONS, perplexities, read
 from experiments.stored.shown import fail, plain, visible
 
 Record = dict[str, Any]
@@ -147,6 +147,7 @@ def row(result: dict[str, Any]) -> dict[str, Any]:
         "high": high,
         "effective_lr": effective_rate(result["config"]),
         **costs(result["cost"]),
+        **forgetting(result.get("forgetting")),
         "starts_as_pretrained": bool(result["telemetry"].get("starts_as_pretrained", True)),
         "paper": result["paper"],
         "protocol": protocol[KIND],
@@ -184,6 +185,12 @@ def costs(cost: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def forgetting(measured: dict[str, Any] | None) -> dict[str, Any]:
+    """The perplexity of general text before and after training, where it was measured."""
+    before, after = perplexities(measured) or (None, None)
+    return {"perplexity_before": before, "perplexity_after": after}
+
+
 def machine(provenance: dict[str, Any]) -> dict[str, Any]:
     """The facts, beside the run itself, that seconds and memory depend on."""
     return {
@@ -217,6 +224,9 @@ def parse_runs_folder(program: str, description: str) -> str:
 def shown(runs: pd.DataFrame) -> Table:
     """The table as it fits on a screen."""
     table = Table(Column("run", overflow="fold"), "seed", "score", "trained", "seconds", "MiB")
+    forgetting = bool(runs["perplexity_after"].notna().any())
+    if forgetting:
+        table.add_column("perplexity")
     for run in runs.to_dict("records"):
         name = "/".join(str(run[key]) for key in ("task", "model", "variant"))
         name += "" if run["starts_as_pretrained"] else " (not from the pretrained model)"
@@ -224,8 +234,14 @@ def shown(runs: pd.DataFrame) -> Table:
         if score == "complete":
             score = f"{run['score']:.3f} [{run['low']:.3f}, {run['high']:.3f}]"
         cost = (f"{run['trained']:,}", f"{run['train_seconds']:,.0f}", mib(run["train_peak_mib"]))
-        table.add_row(plain(name), str(run["seed"]), plain(score), *cost)
+        last = [change(run["perplexity_before"], run["perplexity_after"])] if forgetting else []
+        table.add_row(plain(name), str(run["seed"]), plain(score), *cost, *last)
     return table
+
+
+def change(before: float | None, after: float | None) -> str:
+    """The perplexity of general text before and after training."""
+    return "not measured" if after is None or pd.isna(after) else f"{before:.2f} to {after:.2f}"
 
 
 def mib(value: float | None) -> str:

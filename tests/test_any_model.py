@@ -54,7 +54,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "electra_base": {"model_type": "electra", **BERT, "embedding_size": 16},
 }  # fmt: skip
 OLDER = {"auto", "gpt2_large", "gpt2_medium", "gpt2", "mini_gpt2", "mini_roberta", "minilm",
-         "roberta_base", "roberta_large", "smollm2"}  # fmt: skip
+         "roberta_base", "roberta_large", "smollm2", "t5_base"}  # fmt: skip
 
 
 @pytest.fixture

@@ -340,7 +340,8 @@ def test_a_target_that_matches_nothing_is_named(
 
 # One run, one folder
 
-SAMPLE = ["task=mrpc", "model=roberta_base", "model.revision=a", "train.examples=8", "paper=p"]
+SAMPLE = ["task=mrpc", "model=roberta_base", "model.revision=a", "train.examples=8", "paper=p",
+          "forgetting.file=general.txt"]  # fmt: skip
 
 
 def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:

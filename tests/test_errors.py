@@ -266,7 +266,7 @@ def test_a_model_path_that_does_not_exist_is_named(path: str, shell: Shell):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"model_type": "bart"}, "config.json is of an encoder-decoder ('bart'), which has no"),
+        ({"model_type": "bart"}, "config.json is of an encoder-decoder of type 'bart', and of"),
         ({"model_type": "zork"}, "config.json is of a model of type 'zork', which transformers la"),
         ({"hidden_size": "wide"}, "config.json cannot be read (Validation error for field 'hidden"),
         ({"hidden_size": 64}, "do not fit its config.json: embeddings.LayerNorm.bias has shape [3"),

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from transformers import PreTrainedModel
 
 from experiments.models.generation import Decoding, generate, language_model
 from experiments.models.loading import load_backbone, read_config, read_tokenizer
+from experiments.tasks.continued import end_of
 
 SHIPPED = ROOT / "experiments/mini/weights/mini_gpt2"
 PROMPTS = [[5, 9, 3], [7, 2, 11, 4, 8, 6], [12], [3, 3, 5, 9]]
@@ -157,3 +159,8 @@ def test_an_end_of_several_tokens_is_an_error(case: Callable, tiny: Callable) ->
     assert replace(PLAIN, end=[word]).end_tokens(tokenizer) == [tokenizer.eos_token_id, 5]
     with pytest.raises(ValueError, match="must be one token, and is 2"):
         replace(PLAIN, end=[f"{word} {word}"]).end_tokens(tokenizer)
+
+
+def test_a_tokenizer_without_an_end_is_an_error() -> None:
+    with pytest.raises(ValueError, match="has no end token"):
+        end_of(SimpleNamespace(eos_token_id=None))  # type: ignore[arg-type]

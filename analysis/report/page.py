@@ -19,6 +19,7 @@ from analysis.report.cards import cards, legible
 from analysis.report.choices import budget_curves
 from analysis.report.comparisons import Comparison, comparisons, groups_without_results
 from analysis.report.costs import joined
+from analysis.report.forgetting import forgetting
 from analysis.report.leaderboard import leaderboards
 from analysis.report.learning import Histories, learning, quantities
 from analysis.report.material import STALE, Frame, Material
@@ -124,6 +125,7 @@ def context(report: Report, folder: str) -> Context:
         "pairs": sections.pairs(found),
         **cost_context(report),
         **tuning_context(report),
+        "forgetting": forgetting(material.tested),
         "audits": audits(material, found),
         "ledger_words": sections.ledger_words(report.ledger),
         "ledger": sections.beside_published(report.ledger, material.tested),

@@ -62,6 +62,8 @@ def in_transformers(
         state |= as_in_transformers(trained.head.state_dict(), names_of_head(adapter, config))
     rounded = {name: tensor.float().to(dtype) for name, tensor in state.items()}
     model.load_state_dict(rounded, assign=True)
+    if config.is_encoder_decoder:  # both parts share one table
+        model.tie_weights()
     if not isinstance(trained, LanguageModel):
         return model
     predicting = language_model(model)

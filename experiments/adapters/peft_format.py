@@ -60,10 +60,11 @@ def write_peft(adapter: Adapter, out: Path) -> None:
             )
     form = foreign.fused(adapter.variant.to_peft(backbone), backbone)
     kind = "SEQ_CLS" if adapter.num_outputs else "FEATURE_EXTRACTION"
-    kind = "CAUSAL_LM" if isinstance(model, LanguageModel) else kind
-    inside = "" if kind == "FEATURE_EXTRACTION" else f"{backbone.base_model_prefix}."
-    form = with_patterns(form, inside)
+    if isinstance(model, LanguageModel):
+        kind = "SEQ_2_SEQ_LM" if backbone.config.is_encoder_decoder else "CAUSAL_LM"
     family = family_of(backbone.config)
+    inside = "" if kind == "FEATURE_EXTRACTION" else family.prefix(backbone)
+    form = with_patterns(form, inside)
     names = names_of_head(adapter, backbone.config) if adapter.num_outputs else {}
     head = as_in_transformers(adapter.head, names)
     tensors = {

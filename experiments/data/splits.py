@@ -1,6 +1,7 @@
 """Examples of a task as texts and labels, before a tokenizer has seen them."""
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -37,3 +38,10 @@ class Data:
     train: Split
     score: dict[str, Split]
     predict: dict[str, Split]
+
+
+class Limits(NamedTuple):
+    """The limits that a task keeps to when it evaluates."""
+
+    max_length: int  # tokens of a text; what is longer is cut, and counted
+    batch_size: int  # examples at once

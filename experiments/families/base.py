@@ -6,6 +6,7 @@ of a config. A family without a packed pass runs on transformers' own modules.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
@@ -24,12 +25,30 @@ OUTPUT = "lm_head"  # a backbone's own layer over tokens, where it is not the em
 EVERYTHING_ELSE = "auto"  # the module of the family of all other models
 
 
+@dataclass(frozen=True)
+class Kept:
+    """Values of a token that one block keeps for the backward pass, while its matrices are frozen.
+
+    `width` times the model's width and `inner` times the feed-forward's; in bfloat16 they take
+    `rounded` of the bytes of float32. Where attention drops, `scores` times the heads and the
+    longest text in float32.
+    """
+
+    width: float
+    inner: float
+    rounded: float = 1.0
+    scores: float = 0.0
+
+
 class Family(ABC):
     """One family of models; objects hold no state."""
 
     model_types: ClassVar[tuple[str, ...]]
     causal: ClassVar[bool]  # a token sees only those before it
     packed: ClassVar[bool] = True  # there is a packed pass
+    encoder_decoder: ClassVar[bool] = False  # one part reads a text, and another answers it
+    kept: ClassVar[Kept] = Kept(5.0, 1.0, 0.52)  # by the packed pass
+    kept_padded: ClassVar[Kept] = Kept(8.0, 4.0, 0.75, 3.0)  # by transformers' own
     transposed: ClassVar[bool] = False  # transformers stores its matrices as [d_in, d_out]
     # Values of a config with which transformers computes something else than the packed pass.
     otherwise: ClassVar[Mapping[str, Any]] = {}
@@ -62,6 +81,14 @@ class Family(ABC):
     def predicts_tokens(self, config: PreTrainedConfig) -> bool:
         """Whether a model can predict the next token."""
         return self.causal
+
+    def output_scale(self, config: PreTrainedConfig) -> float:
+        """The factor on the last hidden states before the layer that predicts tokens."""
+        return 1.0
+
+    def prefix(self, backbone: PreTrainedModel) -> str:
+        """Before the names of the backbone's modules in transformers' models with an output."""
+        return f"{backbone.base_model_prefix}."
 
     def output(self, backbone: PreTrainedModel) -> nn.Linear:
         """The layer that predicts the next token: its own, or the embedding table as one."""

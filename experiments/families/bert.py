@@ -24,7 +24,7 @@ from experiments.backbones.kernels import (
     recomputed,
 )
 from experiments.backbones.stream import Layout
-from experiments.families.base import Family, unknown_activation
+from experiments.families.base import Family, Kept, unknown_activation
 
 SHIFTED = ("roberta", "xlm-roberta", "camembert")  # the padding index takes the first positions
 
@@ -34,6 +34,7 @@ class Encoders(Family):
 
     model_types = ("bert", *SHIFTED, "electra")
     causal = False
+    kept_padded = Kept(8.0, 1.0, 0.8, 3.0)
     otherwise: ClassVar = {
         "hidden_act": unknown_activation,
         "is_decoder": bool,

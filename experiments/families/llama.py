@@ -19,7 +19,7 @@ from experiments.backbones.heads import LastTokenHead
 from experiments.backbones.kernels import ACTIVATIONS, attention, recomputed, rotate
 from experiments.backbones.layers import SplitLinear
 from experiments.backbones.stream import Layout
-from experiments.families.base import Family, unknown_activation
+from experiments.families.base import Family, Kept, unknown_activation
 from variants.base import replace_module
 
 FULL, SLIDING = "full_attention", "sliding_attention"
@@ -42,6 +42,7 @@ class Decoders(Family):
 
     model_types = ("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma2", "gemma3_text")
     causal = True
+    kept, kept_padded = Kept(5.0, 3.0, 1.4), Kept(6.0, 3.0, 1.6, 3.0)
 
     def unsupported(self, config: PreTrainedConfig) -> str | None:
         for key in ("attn_logit_softcapping", "use_bidirectional_attention"):

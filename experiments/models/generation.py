@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
@@ -21,6 +22,7 @@ from transformers import (
 )
 
 from experiments.families.base import family_of
+from experiments.models import seq2seq
 
 
 # Not frozen: OmegaConf cannot fill in a frozen dataclass that is a field of another.
@@ -88,15 +90,21 @@ def language_model(backbone: PreTrainedModel) -> PreTrainedModel:
 
     Raises ValueError for a model whose head adds a bias, which no loss here does.
     """
+    pair = backbone.config.is_encoder_decoder
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(backbone.config)
+        model: Any = (AutoModelForSeq2SeqLM if pair else AutoModelForCausalLM).from_config(
+            backbone.config
+        )
     if getattr(model.get_output_embeddings(), "bias", None) is not None:
         raise ValueError(
             f"A model of type '{backbone.config.model_type}' predicts tokens by more than a "
             "product with its last states: it adds a bias, which the loss here does not compute; "
             "as a classifier it can be trained."
         )
-    setattr(model, model.base_model_prefix, backbone)
+    if hasattr(model, model.base_model_prefix):
+        setattr(model, model.base_model_prefix, backbone)
+    else:
+        seq2seq.take_parts(model, backbone)
     model.set_output_embeddings(family_of(backbone.config).output(backbone))
     return model
 
@@ -115,7 +123,9 @@ def generate(
     model = language_model(backbone)
     model.eval()
     longest = max(map(len, prompts), default=0)
-    decoding.check_room(longest, backbone.config.max_position_embeddings)
+    decoding.check_room(longest, family_of(backbone.config).max_length(backbone.config))
+    if backbone.config.is_encoder_decoder:
+        prompts = [seq2seq.with_end(prompt, backbone.config) for prompt in prompts]
     found: dict[int, list[int]] = {}
     for rows in batches(prompts, decoding.batch_size):
         for row, tokens in zip(rows, in_batch(model, prompts, rows, decoding, end), strict=True):
@@ -143,9 +153,12 @@ def in_batch(
     # On the left, so that all continue at the same place.
     padded = [[end[0]] * (width - len(prompts[row])) + list(prompts[row]) for row in rows]
     real = [[0] * (width - len(prompts[row])) + [1] * len(prompts[row]) for row in rows]
+    # An encoder-decoder gives its answer alone, behind the token that it begins with.
+    pair = model.config.is_encoder_decoder
+    start = 1 if pair else width
     processors = LogitsProcessorList()
     if decoding.no_repeat_ngram:
-        processors.append(NoRepeat(decoding.no_repeat_ngram, width))
+        processors.append(NoRepeat(decoding.no_repeat_ngram, start))
     tokens = cast(Any, model).generate(
         torch.tensor(padded, device=device),
         attention_mask=torch.tensor(real, device=device),
@@ -158,7 +171,8 @@ def in_batch(
             eos_token_id=end,
             pad_token_id=end[0],
             bos_token_id=end[0],
+            decoder_start_token_id=seq2seq.start_of(model.config) if pair else None,
         ),
         logits_processor=processors,
     )
-    return tokens[:, width:].tolist()
+    return tokens[:, start:].tolist()

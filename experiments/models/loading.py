@@ -12,6 +12,7 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -23,7 +24,8 @@ from transformers.utils import logging as transformers_logging
 from experiments.backbones.heads import initialise
 from experiments.backbones.layers import PRECISIONS, CastLinear, store_matrices
 from experiments.disk.files import check_regular, read_object
-from experiments.families.base import OUTPUT, family_of
+from experiments.families.base import OUTPUT, families, family_of
+from experiments.models import seq2seq
 from experiments.models.generation import language_model
 from experiments.models.model import Loaded, assembled
 
@@ -45,11 +47,13 @@ def load_model(
     The head is a projection of what it `reads`, or the family's own.
     """
     family = family_of(config)
+    if num_outputs and config.is_encoder_decoder:  # before its weights are read
+        family.head(config, num_outputs)
     predicts = num_outputs == 0 and family.predicts_tokens(config)
     model = assembled(load_plain(folder, config, precision, predicts), num_outputs, reads)
     if predicts:
         check_output(model.backbone)
-    initialise(model.head, config.initializer_range, generator)
+    initialise(model.head, getattr(config, "initializer_range", 0.02), generator)
     if reads is None:
         load_head(folder, model.head, family.pretrained_head(config))
     tokenizer = read_tokenizer(folder, config.vocab_size)
@@ -81,9 +85,12 @@ def read_config(folder: Path) -> PreTrainedConfig:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
     except (ValueError, OSError, StrictDataclassError) as error:
         raise ValueError(f"{path} cannot be read ({' '.join(str(error).split())}).") from None
-    if config.is_encoder_decoder:
+    if config.is_encoder_decoder and not family_of(config).encoder_decoder:
+        known = (kind for one in families().values() if one.encoder_decoder
+                 for kind in one.model_types)  # fmt: skip
         raise ValueError(
-            f"{path} is of an encoder-decoder ('{kind}'), which has no place here yet."
+            f"{path} is of an encoder-decoder of type '{kind}', and of those only "
+            f"{', '.join(known)} have a family here, which says how they predict tokens."
         )
     return config
 
@@ -109,7 +116,7 @@ def read_tokenizer(folder: Path, size: int) -> PreTrainedTokenizerBase:
 def set_dropout(config: PreTrainedConfig, probability: float) -> None:
     """Set every dropout probability of a model's config."""
     for key in list(config.to_dict()):
-        if key.endswith(("dropout", "_pdrop", "dropout_prob")):
+        if key.endswith(("dropout", "_pdrop", "dropout_prob", "dropout_rate")):
             setattr(config, key, probability)
 
 
@@ -120,8 +127,9 @@ def load_backbone(
 
     The layer that predicts tokens is part of it if it is asked for, and no embedding table.
     """
-    own_output = predicts and not config.tie_word_embeddings
-    cls: Any = AutoModelForCausalLM if own_output else AutoModel
+    own_output = predicts and (config.is_encoder_decoder or not config.tie_word_embeddings)
+    predicting = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    cls: Any = predicting if own_output else AutoModel
     options = {} if own_output else family_of(config).loading(config)
     try:
         backbone, report = cls.from_pretrained(
@@ -148,9 +156,18 @@ def load_backbone(
 
 
 def with_own_output(model: PreTrainedModel) -> PreTrainedModel:
-    """The backbone of a language model, with the layer that predicts tokens as a part of it."""
+    """The backbone of a language model, with the layer that predicts tokens as a part of it.
+
+    Of an encoder-decoder that layer may be the embedding table, and is then left out.
+    """
     backbone: Any = model.base_model
+    if backbone is model:
+        with torch.device("meta"):
+            backbone = AutoModel.from_config(model.config)
+        seq2seq.take_parts(backbone, model)
     theirs: Any = model.get_output_embeddings()
+    if theirs.weight is backbone.get_input_embeddings().weight:
+        return backbone
     output = CastLinear(theirs.in_features, theirs.out_features, bias=False, device="meta")
     output.weight = theirs.weight
     backbone.add_module(OUTPUT, output)
@@ -166,8 +183,12 @@ def check_output(backbone: PreTrainedModel) -> None:
     token = torch.zeros(1, 1, dtype=torch.long, device=backbone.device)
     training = backbone.training
     backbone.eval()
-    theirs = language_model(backbone)(input_ids=token).logits.float()
-    states = backbone(input_ids=token).last_hidden_state
+    given = {"input_ids": token}
+    if backbone.config.is_encoder_decoder:
+        given["decoder_input_ids"] = token
+    theirs = language_model(backbone)(**given).logits.float()
+    scale = family_of(backbone.config).output_scale(backbone.config)
+    states = backbone(**given).last_hidden_state * scale
     ours = family_of(backbone.config).output(backbone)(states).float()
     backbone.train(training)
     if not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4 * theirs.abs().max().item()):

@@ -17,6 +17,7 @@ from experiments.backbones.heads import NoHead, PooledHead
 from experiments.backbones.language import next_token_loss
 from experiments.data.batches import IGNORED, Batch
 from experiments.families.base import family_of
+from experiments.models import seq2seq
 from experiments.models.engine import Engine
 from variants.base import at_least_float32
 
@@ -80,14 +81,20 @@ class LanguageModel(Model):
             raise ValueError("A batch without targets has no loss.")
         places = (batch.labels != IGNORED).nonzero()[:, 0]
         where = places.cpu().numpy()
-        # What stands at a place predicts the next one; only there are the many logits computed.
-        hidden = self.engine.states(self.backbone, batch, where - 1)
+        # Only at the targets are the many logits computed.
+        hidden = self.target_states(batch, where)
         table = family_of(self.backbone.config).output(self.backbone).weight
         total, losses = next_token_loss(hidden, table, batch.labels[places], self.smoothing)
         rows = np.repeat(np.arange(len(batch.rows)), batch.lengths)[where]
         rows = torch.from_numpy(rows).to(batch.device)
         counts = torch.stack((losses, torch.ones_like(losses)), dim=1)
         return total, losses.new_zeros(len(batch.rows), 2).index_add(0, rows, counts)
+
+    def target_states(self, batch: Batch, places: np.ndarray) -> Tensor:
+        """The states [m, d] that predict the tokens at these places [m] of the stream."""
+        if self.backbone.config.is_encoder_decoder:
+            return seq2seq.target_states(self.backbone, batch)
+        return self.engine.states(self.backbone, batch, places - 1)
 
 
 def assembled(backbone: PreTrainedModel, num_outputs: int, reads: str | None) -> Model:

@@ -19,7 +19,7 @@ ROOMS = ("experiments", "variants")
 BESIDE = (
     "experiments/study", "experiments/mini", "experiments/running/console.py",
     "experiments/settings/tracking.py", "experiments/settings/commandline.py",
-    "experiments/disk/userfolders.py", "variants/hf.py",
+    "experiments/disk/userfolders.py", "experiments/running/memory.py", "variants/hf.py",
 )  # fmt: skip
 Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 

@@ -18,6 +18,8 @@ from experiments.stored.places import masked
 # Settings that are newer than some results, with the value that is how runs were before. With it
 # a run is what it was, under the same name.
 LATER = {"train.subset": "fixed", "model.head": None}
+# Whole sections that are newer, by the setting that is null where nothing of them is asked for.
+UNUSED = {"forgetting": "file"}
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -30,6 +32,9 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
         section, _, key = path.partition(".")
         if kept.get(section, {}).get(key, ...) == before:
             kept[section].pop(key)
+    for section, key in UNUSED.items():
+        if (kept.get(section) or {}).get(key) is None:
+            kept.pop(section, None)
     return masked(kept)
 
 

@@ -67,6 +67,7 @@ class Result:
     failure: str | None = None
     epochs: list[dict[str, Any]] = field(default_factory=list)  # epoch, step, score, settled
     files: dict[str, str] = field(default_factory=dict)  # sha256 of predictions, and of tensors
+    forgetting: dict[str, Any] | None = None  # losses of general text, where they were asked for
     schema: int = SCHEMA
     folder: Path = field(default=Path(), compare=False)
 

@@ -12,6 +12,7 @@ from rich.table import Table
 from experiments.families.base import family_of
 from experiments.results.result import Result
 from experiments.running.job import PreparedRun
+from experiments.stored.result import perplexities
 from experiments.stored.shown import plain, visible
 from variants.summary import summary
 
@@ -77,6 +78,7 @@ def show(result: Result, given: list[str]) -> None:
     if not rich.is_terminal:
         title = f"{result.title}: {primary['metric']} {primary['score']:.4f} -> {folder}"
         print(visible(title))
+        print("".join(f"{visible(text)}\n" for _, text in forgetting_rows(result)), end="")
         return
     table = Table(show_header=False, title=plain(result.title), title_justify="left")
     for name, value in rows(result):
@@ -103,6 +105,14 @@ def show_samples(samples: list[tuple[str, str, str]]) -> None:
 def shown(path: Path) -> Path:
     """A path as short as it can be said."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def forgetting_rows(result: Result) -> list[tuple[str, str]]:
+    """The line on general text, if the run measured any."""
+    if (found := perplexities(result.forgetting)) is None or result.forgetting is None:
+        return []
+    measured = f"on {result.forgetting['tokens']:,} tokens of general text"
+    return [("forgetting", f"perplexity {found[0]:.2f} before, {found[1]:.2f} after, {measured}")]
 
 
 def rows(result: Result) -> list[tuple[str, str]]:
@@ -138,6 +148,7 @@ def rows(result: Result) -> list[tuple[str, str]]:
         ("adapter", f"{cost['bytes']['adapter'] / 1024:,.0f} KiB"),
         ("result", str(shown(result.folder))),
     ]
+    lines[-1:-1] = forgetting_rows(result)
     cut = result.examples["truncated"]
     if any(cut.values()):
         lines.append(("cut texts", ", ".join(f"{n:,} of {split}" for split, n in cut.items() if n)))

@@ -17,8 +17,11 @@ from experiments.data.splits import Data, Split
 from experiments.machine.distributed import init_process_group
 from experiments.machine.processor import DEFAULT, configured, fastest, threads_for
 from experiments.machine.randomness import numpy_generator, seed_everything, torch_generator
+from experiments.models.forgetting import HeldOut
+from experiments.models.forgetting import prepare as measure_pretrained
 from experiments.models.model import Loaded
 from experiments.results.identity import identity
+from experiments.running import memory
 from experiments.settings.config import Run, describe
 from experiments.stored import kinds
 from experiments.training.loop import Plan, Train
@@ -42,6 +45,7 @@ class PreparedRun:
     plan: Plan
     products: str  # how matrices of float32 are multiplied, as torch names it
     threads: int
+    held_out: HeldOut | None = None  # general text, where the first process measures forgetting
 
 
 def prepare_run(run: Run, data: Data) -> PreparedRun:
@@ -51,8 +55,12 @@ def prepare_run(run: Run, data: Data) -> PreparedRun:
     """
     train, device = run.train, run.compute.pick_device()
     world = init_process_group(device)
-    seed_everything(run.seed)
-    loaded = load_adapted(run, device)
+    if world.first:
+        memory.announce(run, data, device, world.size)
+    seed_everything(run.seed)  # whatever a method has drawn for the forecast
+    loaded = load_base(run)
+    held_out = measure_forgetting(run, loaded, device) if world.first else None
+    adapt(run, loaded, device)
     products: str = world.share(matmul_precision(train, device, loaded))
     threads = threads_for(loaded.width)
     if loaded.model.engine.name == "packed" and device.type == "cpu":
@@ -69,7 +77,9 @@ def prepare_run(run: Run, data: Data) -> PreparedRun:
     total = train.total_steps(batches.steps_per_epoch)
     plan = Plan(train, run.variant.lr * run.model.lr_scale, total)
     rows = rows_hash(chosen)
-    return PreparedRun(run, device, data, loaded, examples, rows, batches, plan, products, threads)
+    return PreparedRun(
+        run, device, data, loaded, examples, rows, batches, plan, products, threads, held_out
+    )
 
 
 def matmul_precision(train: Train, device: torch.device, loaded: Loaded) -> str:
@@ -79,8 +89,21 @@ def matmul_precision(train: Train, device: torch.device, loaded: Loaded) -> str:
     return fastest(loaded.width) if device.type == "cpu" and ours else DEFAULT
 
 
-def load_adapted(run: Run, device: torch.device) -> Loaded:
-    """The pretrained model with the method's layers in place, on its device."""
+def measure_forgetting(run: Run, loaded: Loaded, device: torch.device) -> HeldOut | None:
+    """Measure the pretrained model on general text, if the run asks for it, as it is trained."""
+    text, model = run.general_text, loaded.model
+    if text is None:
+        return None
+    # A method adapts the model under the settings that every process begins with.
+    with configured(matmul_precision(run.train, device, loaded), threads_for(loaded.width)):
+        model.to(device)
+        found = measure_pretrained(text, loaded, run.model.name, run.limits)
+        model.to("cpu")
+    return found
+
+
+def load_base(run: Run) -> Loaded:
+    """The pretrained model and a new head; raises ValueError if they do not suit the run."""
     if run.model.head is not None and not run.task.num_outputs:
         raise ValueError(
             f"model.head={run.model.head} is of no use to task '{run.task.name}', which has no "
@@ -94,6 +117,13 @@ def load_adapted(run: Run, device: torch.device) -> Loaded:
             f"train.max_length is {run.train.max_length}, and {run.model.name} reads at most "
             f"{loaded.max_length} tokens."
         )
+    engine = run.compute.forward_passes(run.train.precision)
+    loaded.model.engine = engine.prepare(loaded.model.backbone)
+    return loaded
+
+
+def adapt(run: Run, loaded: Loaded, device: torch.device) -> None:
+    """Put the method's layers in place, and the model on its device."""
     # On the CPU first, so that every device starts from the same draws.
     run.variant.adapt(loaded.model.backbone)
     if not any(parameter.requires_grad for parameter in loaded.model.parameters()):
@@ -105,9 +135,6 @@ def load_adapted(run: Run, device: torch.device) -> Loaded:
     if run.start is not None:
         begin_with(Path(run.start), run, loaded.model.backbone)
     loaded.model.to(device)
-    engine = run.compute.forward_passes(run.train.precision)
-    loaded.model.engine = engine.prepare(loaded.model.backbone)
-    return loaded
 
 
 def begin_with(folder: Path, run: Run, backbone: nn.Module) -> None:
@@ -167,7 +194,9 @@ def rows_hash(split: Split) -> str:
 def fingerprint(run: Run, data: Data) -> dict[str, Any]:
     """The settings, data and weights that a result depends on, as hashes of their bytes."""
     splits = {"train": data.train, **data.score, **data.predict}
-    found = {
+    text = run.general_text
+    general = {} if text is None else {"forgetting": text.read().sha256}
+    found = general | {
         "config": identity(describe(run)),
         "data": {name: split.sha256 for name, split in splits.items()},
         "model": run.model.weights_hash(),

@@ -29,6 +29,7 @@ def collect(
     evaluated: dict[str, Evaluated],
     failure: str | None,
     origin: Origin,
+    forgotten: dict[str, Any] | None = None,
 ) -> Result:
     """The result of a run, complete or diverged."""
     run, earlier = job.run, recorder.checkpoints.earlier_codes
@@ -59,6 +60,7 @@ def collect(
             "method_code": code.method_hash(type(run.variant).__module__),
         },
         epochs=recorder.epochs.scores,
+        forgetting=forgotten,
         folder=recorder.folder,
     )
 

@@ -9,6 +9,7 @@ from experiments.disk.locks import exclusive
 from experiments.machine.distributed import init_process_group
 from experiments.machine.processor import configured, multiplying
 from experiments.machine.randomness import derived_seed, seed_everything
+from experiments.models import forgetting
 from experiments.models.inference import Evaluated
 from experiments.results.result import Origin, Result, mark_unfinished, read_result
 from experiments.running import evaluation, outcome
@@ -65,9 +66,11 @@ def run_main_process(job: PreparedRun, out: Path, key: dict, origin: Origin) -> 
             prepare(job, recorder)
             failure = train(job, recorder)
             evaluated = {} if failure else evaluate(job, recorder)
-            if failure := failure or evaluation.not_finite(evaluated):
-                evaluated = {}
-            result = outcome.collect(job, recorder, evaluated, failure, origin)
+            forgotten = measure_forgetting(job) if evaluated else None
+            broken = evaluation.not_finite(evaluated) or forgetting.not_finite(forgotten)
+            if failure := failure or broken:
+                evaluated, forgotten = {}, None
+            result = outcome.collect(job, recorder, evaluated, failure, origin, forgotten)
         outcome.write(job, evaluated, result)
         tracked.summarise(result)
     job.batches.world.share(result)
@@ -140,6 +143,13 @@ def train(job: PreparedRun, recorder: Recorder) -> str | None:
         except Diverged as error:
             return str(error)
     return None
+
+
+def measure_forgetting(job: PreparedRun) -> dict[str, float | int] | None:
+    """The losses of general text before and after training, if the run asks for them."""
+    if job.held_out is None:
+        return None
+    return forgetting.compare(job.held_out, job.loaded, job.run.limits.batch_size)
 
 
 def evaluate(job: PreparedRun, recorder: Recorder) -> dict[str, Evaluated]:

@@ -8,6 +8,8 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from experiments.data.sources import Source
+from experiments.data.splits import Limits
+from experiments.models.forgetting import Forgetting
 from experiments.models.pretrained import Pretrained
 from experiments.results.result import title
 from experiments.settings.commandline import tell_new_name
@@ -24,7 +26,7 @@ from experiments.settings.tracking import Tracker
 from experiments.settings.train import Compute, Record, Train
 from experiments.stored import kinds
 from experiments.stored.roles import MOVED
-from experiments.tasks.base import Limits, Task
+from experiments.tasks.base import Task
 from variants.base import Variant
 
 
@@ -44,6 +46,7 @@ class Run:
     seed: int
     start: str | None = None  # folder of a finished run, whose adapter this one begins with
     paper: str | None = None  # the published setting this is, where it is one
+    forgetting: Forgetting | None = None  # the general text that is measured before and after
     part_of: list | None = None  # a study's name, the method, the stage, and the point's settings
 
     def __post_init__(self) -> None:
@@ -78,6 +81,11 @@ class Run:
         }
 
     @property
+    def general_text(self) -> Forgetting | None:
+        """The text whose loss is measured before and after training, if any."""
+        return self.forgetting if self.forgetting and self.forgetting.file else None
+
+    @property
     def title(self) -> str:
         """The labels and the seed in one line."""
         return title(self.label, self.seed)
@@ -96,7 +104,7 @@ def read(cfg: DictConfig) -> Run:
         key: build(key, node) if OmegaConf.is_dict(node) else plain(node)
         for key, node in given.items()
     }
-    optional = ("start", "paper", "part_of")
+    optional = ("start", "paper", "part_of", "forgetting")
     missing = [f.name for f in fields(Run) if f.name not in (*built, *optional)]
     if missing:
         raise ValueError(f"config has no '{missing[0]}'.")

@@ -100,4 +100,5 @@ class Tracked:
         if self.run is not None:
             self.run.summary.update(
                 {"status": result.status, "scores": result.scores, "cost": result.cost}
+                | ({"forgetting": result.forgetting} if result.forgetting else {})
             )

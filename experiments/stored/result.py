@@ -1,7 +1,8 @@
 """result.json: what a finished run says of itself, by version, and what readers rely on."""
 
 import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
@@ -19,6 +20,7 @@ from experiments.stored.roles import named, regrouped
 from experiments.stored.typed import check_finite, fit
 
 NAME = "result.json"
+LARGEST = 700.0  # loss whose exponential is a number
 PREDICTIONS = "predictions.parquet"
 # 2 named classes by dotted path, and had no checksum; 3 had all settings of the loop in `train`.
 SCHEMA = 4
@@ -101,6 +103,16 @@ class Examples(TypedDict):
     available: NotRequired[dict[str, int]]
 
 
+class Forgetting(TypedDict):
+    """Mean losses per token of general text, in nats, and over how much of it."""
+
+    texts: int
+    tokens: int
+    truncated: int
+    loss_before: float
+    loss_after: float
+
+
 class Fingerprint(TypedDict):
     """The data, weights and settings that a result depends on."""
 
@@ -109,6 +121,7 @@ class Fingerprint(TypedDict):
     model: str
     model_files: NotRequired[str]
     start: NotRequired[str]
+    forgetting: NotRequired[str]
 
 
 class Tracked(TypedDict):
@@ -178,6 +191,7 @@ class Stored(TypedDict):
     failure: NotRequired[str | None]
     epochs: NotRequired[list[dict[str, Any]]]
     files: NotRequired[dict[str, str]]
+    forgetting: NotRequired[Forgetting | None]
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -208,7 +222,16 @@ ABSENT: dict[str, Any] = {
     "failure": None,
     "epochs": [],
     "files": {},
+    "forgetting": None,
 }
+
+
+def perplexities(forgetting: Mapping[str, Any] | None) -> tuple[float, float] | None:
+    """The perplexity of general text before and after training, where it was measured."""
+    if forgetting is None:
+        return None
+    before, after = (min(forgetting[key], LARGEST) for key in ("loss_before", "loss_after"))
+    return math.exp(before), math.exp(after)
 
 
 def check_score(content: dict[str, Any]) -> None:

@@ -27,6 +27,7 @@ ROLES = {
     "data.dir": Role.SOURCE,
     "model.path": Role.SOURCE,
     "paper": Role.RECORD,
+    "forgetting": Role.RECORD,
     "train.divergence_ratio": Role.RECORD,
     "compute.eval_batch_size": Role.RECORD,
     "record.snapshots": Role.RECORD,

@@ -1,7 +1,7 @@
 """Forecast the cost of a study from a few steps of every method on every task."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import numpy as np
@@ -82,7 +82,7 @@ def expected(plan: Plan) -> list[tuple[Arm, int]]:
 def estimate(plan: Plan, arm: Arm, runs: int) -> Forecast:
     """Estimate one arm; its time does not depend on the adapter that its runs begin with."""
     config = arm.changed((*plan.first_trials([arm])[arm.method][0].cells[0].settings, "start=null"))
-    run = read(config)
+    run = replace(read(config), forgetting=None)
     job = prepare_run(run, run.protocol.load(run.task, run.data))
     with configured(job.products, job.threads), multiplying(job.device, run.train.precision):
         seconds = job.plan.total * step_seconds(job) + evaluation_seconds(job)

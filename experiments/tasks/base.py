@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -12,17 +12,10 @@ from transformers import PreTrainedTokenizerBase
 
 from experiments.data.batches import Encoded
 from experiments.data.sources import Source
-from experiments.data.splits import Data, Split
+from experiments.data.splits import Data, Limits, Split
 from experiments.data.tables import Table
 from experiments.models.inference import Evaluated
 from experiments.models.model import Loaded
-
-
-class Limits(NamedTuple):
-    """The limits that a task keeps to when it evaluates."""
-
-    max_length: int  # tokens of a text; what is longer is cut, and counted
-    batch_size: int  # examples at once
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from experiments.data.batches import PromptedTexts, flat
-from experiments.data.splits import Data, Split
+from experiments.data.splits import Data, Limits, Split
 from experiments.data.tables import HubFiles, Table, check_unicode, near
 from experiments.machine.randomness import numpy_generator
 from experiments.metrics import nlg
@@ -25,7 +25,7 @@ from experiments.models import inference
 from experiments.models.generation import Decoding, generate
 from experiments.models.inference import Evaluated
 from experiments.models.model import LanguageModel, Loaded
-from experiments.tasks.base import Limits, Task
+from experiments.tasks.base import Task
 
 log = logging.getLogger(__name__)
 RESAMPLES = 1000
@@ -223,6 +223,11 @@ def check_texts(table: Table, column: str) -> None:
 
 def end_of(tokenizer: PreTrainedTokenizerBase) -> int:
     """The token that ends a source, and a text."""
+    if tokenizer.eos_token_id is None:
+        raise ValueError(
+            "The model's tokenizer has no end token (eos_token), and a text that is continued must "
+            "end somewhere."
+        )
     return cast(int, tokenizer.eos_token_id)
 
 

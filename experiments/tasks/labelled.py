@@ -11,11 +11,11 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from experiments.data.batches import Encoded, encode
-from experiments.data.splits import Split
+from experiments.data.splits import Limits, Split
 from experiments.models import inference
 from experiments.models.inference import Evaluated
 from experiments.models.model import Loaded
-from experiments.tasks.base import Limits, Task
+from experiments.tasks.base import Task
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,12 +14,11 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from experiments.data.sources import Source
-from experiments.data.splits import Data, Split
+from experiments.data.splits import Data, Limits, Split
 from experiments.data.tables import Part, Table, check_unicode
 from experiments.models import inference
 from experiments.models.inference import Evaluated
 from experiments.models.model import Loaded
-from experiments.tasks.base import Limits
 from experiments.tasks.continued import ContinuedTask, end_of, objects
 
 

@@ -12,11 +12,10 @@ import numpy as np
 from scipy.special import softmax
 
 from experiments.data.sources import Source
-from experiments.data.splits import Data, Split
+from experiments.data.splits import Data, Limits, Split
 from experiments.data.tables import HubFiles, Part, Table, check_unicode, near
 from experiments.metrics.base import LabelMetric, find_label_metric, names_of
 from experiments.models.model import Loaded
-from experiments.tasks.base import Limits
 from experiments.tasks.labelled import LabelledTask
 
 
