@@ -68,7 +68,7 @@ class Comparison:
 
     @property
     def baseline_name(self) -> str:
-        """What the baseline is."""
+        """The name of what the baseline is."""
         return LOWEST if self.floor is None else MAJORITY
 
     @property
