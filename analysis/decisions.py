@@ -48,7 +48,7 @@ is integrated over for every task. Arrays end in an axis of tasks.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 from scipy import special, stats
@@ -57,10 +57,11 @@ MIN_SEEDS = 3
 EXHAUSTIVE = 9  # methods up to which all partitions are looked at: 21,147
 NODES = 129  # of the integral over one task's W
 DRAWS = 12  # of that over several tasks: 2^12 points of Sobol's sequence
+COARSE = 8  # the same for a first look
 ENDLESS = 1e9  # degrees of freedom that are as good as infinite
 BLOCK = 32  # pairs that are integrated at once
 BEST_DRAWS = 20_000
-STEP = 1e-6  # of a logarithm, below which a root is found
+STEP = 1e-5  # of a logarithm, below which a root is found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,20 +163,24 @@ def same_degrees(degrees: np.ndarray) -> list[tuple[tuple[float, ...], np.ndarra
     ]
 
 
-def integrate(distance: np.ndarray, variances: Variances, degrees: tuple[float, ...]) -> np.ndarray:
+def integrate(
+    distance: np.ndarray, variances: Variances, degrees: tuple[float, ...], draws: int = DRAWS
+) -> np.ndarray:
     """`tail` for pairs with the same degrees of freedom, so many at once as caches hold."""
     blocks = np.split(np.arange(len(distance)), range(BLOCK, len(distance), BLOCK))
-    parts = [integrate_block(distance[rows], variances.take(rows), degrees) for rows in blocks]
+    parts = [
+        integrate_block(distance[rows], variances.take(rows), degrees, draws) for rows in blocks
+    ]
     return np.concatenate(parts)
 
 
 def integrate_block(
-    distance: np.ndarray, variances: Variances, degrees: tuple[float, ...]
+    distance: np.ndarray, variances: Variances, degrees: tuple[float, ...], draws: int
 ) -> np.ndarray:
     """`integrate` for a few pairs."""
     if min(degrees) < 1:
         return np.where(distance > 0, 0.5, 1.0)  # any difference may be noise
-    W, weights = nodes(degrees)
+    W, weights = nodes(degrees, draws)
     unknown = np.maximum(variances.between[:, None] / W, variances.rest[:, None]).sum(axis=-1)
     known = variances.beyond.sum(axis=-1)[:, None]
     variance = unknown + known
@@ -192,11 +197,11 @@ def integrate_block(
 
 
 @cache
-def nodes(degrees: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
+def nodes(degrees: tuple[float, ...], draws: int) -> tuple[np.ndarray, np.ndarray]:
     """Values of W [nodes, tasks] and their weights [nodes], which sum to 1.
 
     For one task the trapezoidal rule over log W, which converges as fast as the density is smooth;
-    for several Sobol's points.
+    for several 2^draws of Sobol's points.
     """
     if len(degrees) == 1:
         (k,) = degrees
@@ -204,7 +209,7 @@ def nodes(degrees: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
         chi2 = np.exp(np.linspace(low, high, NODES))
         weights = stats.chi2.pdf(chi2, k) * chi2
         return (chi2 / k)[:, None], weights / weights.sum()
-    points = stats.qmc.Sobol(len(degrees), scramble=True, rng=0).random_base2(DRAWS)
+    points = stats.qmc.Sobol(len(degrees), scramble=True, rng=0).random_base2(draws)
     k = np.array(degrees)
     return stats.chi2.ppf(points, k) / k, np.full(len(points), 1 / len(points))
 
@@ -229,13 +234,17 @@ def solve(level: np.ndarray, variances: Variances, degrees: tuple[float, ...]) -
     """`half_width` for pairs with noise and the same degrees of freedom."""
     scale = np.sqrt(variances.total)
 
-    def excess(log: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        chance = integrate(np.exp(log) * scale[rows], variances.take(rows), degrees)
+    def excess(log: np.ndarray, rows: np.ndarray, draws: int = DRAWS) -> np.ndarray:
+        chance = integrate(np.exp(log) * scale[rows], variances.take(rows), degrees, draws)
         return np.log(np.maximum(chance, 1e-300)) - np.log(level[rows])
 
     # Near what it would be if the noise were known; tails that are estimated are longer.
     near = np.log(np.maximum(special.ndtri(1 - np.minimum(level, 0.4)), 0.1))
-    return np.exp(find_roots(excess, near - 0.1, near + 0.5)) * scale
+    low, high = near - 0.1, near + 0.5
+    if len(degrees) > 1:  # a few points find the place where all of them are worth their time
+        near = find_roots(partial(excess, draws=COARSE), low, high)
+        low, high = near - 0.02, near + 0.02
+    return np.exp(find_roots(excess, low, high)) * scale
 
 
 def find_roots(
