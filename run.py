@@ -31,8 +31,8 @@ ONE_LINE = (CompactHydraException, OSError, YAMLError, UnicodeDecodeError, Memor
 def main(cfg: DictConfig) -> float:
     """Run one cell and return its primary score, which is what a sweeper sees."""
     # Here and not above, so that --help and a mistyped name answer at once.
-    from experiments.disk.folders import kept_command
-    from experiments.machine.distributed import ALONE, launched, shutdown
+    from experiments.disk.folders import keep_command
+    from experiments.machine.distributed import ALONE, read_world, shutdown
     from experiments.results.result import Origin
     from experiments.running.divergence import Diverged
     from experiments.running.runner import execute
@@ -45,19 +45,19 @@ def main(cfg: DictConfig) -> float:
     # As typed: a reference in an override is not resolved.
     overrides = cast(list[str], OmegaConf.to_container(hydra_config.overrides.task, resolve=False))
     try:
-        if launched() != ALONE and (hydra_config.mode == RunMode.MULTIRUN or "study" in cfg):
+        if read_world() != ALONE and (hydra_config.mode == RunMode.MULTIRUN or "study" in cfg):
             raise ValueError("Several processes carry out one run; start each of a multirun alone.")
         if "study" in cfg:
-            from experiments.study.command import begin, searched
+            from experiments.study.command import begin, list_search_folders
 
             name = hydra_config.runtime.choices["study"]
-            with kept_command(out, cfg), user_environment():
-                begin(cfg, name, overrides, searched(hydra_config))
+            with keep_command(out, cfg), user_environment():
+                begin(cfg, name, overrides, list_search_folders(hydra_config))
             return 0.0
         run = read(cfg)
         origin = Origin(dict(hydra_config.runtime.choices), overrides)
-        first = launched().first and not (out / "result.json").exists()
-        with kept_command(out, cfg) if first else nullcontext():
+        first = read_world().first and not (out / "result.json").exists()
+        with keep_command(out, cfg) if first else nullcontext():
             result = execute(run, out, origin)
     except (ValueError, OSError, Diverged) as error:
         # Hydra prints this kind as one line; HYDRA_FULL_ERROR=1 shows where it came from.

@@ -29,10 +29,10 @@ from transformers import (
 )
 
 from experiments.data.splits import Data, Split
-from experiments.machine.processor import configured, multiplying
+from experiments.machine.processor import configure_products, multiplying
 from experiments.machine.randomness import seed_everything
 from experiments.running.job import PreparedRun, prepare_run
-from experiments.settings.compose import composed
+from experiments.settings.compose import compose_config
 from experiments.settings.config import Run, read
 from experiments.settings.sections import build
 from experiments.training.loop import Stepper, TrainingListener
@@ -114,7 +114,7 @@ def short(override: str) -> str:
 
 def composed_run(given: argparse.Namespace, task: str, settings: list[str], *own: str) -> Run:
     """The run of one task on real data."""
-    return read(composed(*overrides(given, task, settings, *own)))
+    return read(compose_config(*overrides(given, task, settings, *own)))
 
 
 def overrides(given: argparse.Namespace, task: str, settings: list[str], *own: str) -> list[str]:
@@ -155,7 +155,7 @@ def save_random(name: str, folder: Path, tokenizer: str | None) -> None:
     torch.manual_seed(0)
     model = cls(config, **({"add_pooling_layer": False} if cls is RobertaModel else {}))
     model.save_pretrained(folder)
-    source = tokenizer or build("model", composed("model=minilm").model).folder()
+    source = tokenizer or build("model", compose_config("model=minilm").model).folder()
     # Neither family has types of tokens.
     names = ["input_ids", "attention_mask"]
     AutoTokenizer.from_pretrained(source, model_input_names=names).save_pretrained(folder)
@@ -191,7 +191,7 @@ class Ours:
     def step(self, number: int) -> Tensor:
         job = self.job
         with (
-            configured(job.products, job.threads),
+            configure_products(job.products, job.threads),
             multiplying(job.device, job.run.train.precision),
         ):
             return self.stepper.step(number, TrainingListener())[0]

@@ -37,7 +37,7 @@ from rich.table import Table
 from torch import Tensor
 
 from experiments.machine.randomness import seed_everything
-from experiments.settings.compose import CONF, composed
+from experiments.settings.compose import CONF, compose_config
 from experiments.settings.config import read
 from variants.base import AdapterLayer, Progress, Variant, adapter_layers
 
@@ -87,7 +87,7 @@ def clear(layer: nn.Module, x: Tensor) -> None:
 def methods(names: list[str] | None) -> dict[str, Variant]:
     """The methods of conf/variant that have target layers, with their settings there."""
     names = names or sorted(path.stem for path in (CONF / "variant").glob("*.yaml"))
-    found = {name: read(composed(f"variant={name}")).variant for name in names}
+    found = {name: read(compose_config(f"variant={name}")).variant for name in names}
     return {
         name: on_one_layer(variant)
         for name, variant in found.items()

@@ -19,7 +19,7 @@ from rich.table import Table
 from experiments.api import run
 from experiments.mini.tasks import SPLITS, ceiling
 from experiments.results.result import Result
-from experiments.settings.compose import composed
+from experiments.settings.compose import compose_config
 from experiments.settings.config import read
 
 VARIANTS = ["head_only", "lora", "dora", "full"]
@@ -38,7 +38,7 @@ def outcome(variant: str, task: str, seed: int, overrides: list[str]) -> Result:
 
 def words_alone(task: str, split: str, seed: int, overrides: list[str]) -> float:
     """The bag of words on the same rows."""
-    data = read(composed(f"task={task}", f"data.seed={seed}", *overrides)).data
+    data = read(compose_config(f"task={task}", f"data.seed={seed}", *overrides)).data
     return score(task, split, seed, data.noise, data.train)  # pyright: ignore[reportAttributeAccessIssue]
 
 
@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=TASKS, choices=TASKS)
     parser.add_argument("--variants", nargs="+", default=VARIANTS)
     given, overrides = parser.parse_known_args()
-    noise = read(composed(*overrides)).data.noise  # pyright: ignore[reportAttributeAccessIssue]
+    noise = read(compose_config(*overrides)).data.noise  # pyright: ignore[reportAttributeAccessIssue]
     table = Table(box=box.SIMPLE_HEAD)
     for name in ["task", "bag of words", *given.variants, "ceiling", "seconds"]:
         table.add_column(name, justify="left" if name == "task" else "right")

@@ -23,7 +23,7 @@ from rich.table import Table
 from sacrebleu.metrics.bleu import BLEU
 
 from experiments.metrics import captions, meteor, mteval, ptb
-from experiments.metrics.challenge import group, read_outputs, repaired
+from experiments.metrics.challenge import group, read_outputs, repair_text
 from experiments.metrics.grams import Words
 from experiments.metrics.nlg import score
 
@@ -125,10 +125,10 @@ def main() -> None:
     ours = columns("system", "metric", "ours", "official", "difference", "seconds")
     others = columns("metric", "from", *official)
     outputs = {
-        system: [repaired(text) for text in read_outputs(folder / "system_outputs" / system)[1]]
+        system: [repair_text(text) for text in read_outputs(folder / "system_outputs" / system)[1]]
         for system in official
     }
-    references = [[repaired(text) for text in texts] for texts in given.values()]
+    references = [[repair_text(text) for text in texts] for texts in given.values()]
     for system, texts in outputs.items():
         for metric in ("BLEU", "NIST", "METEOR", "ROUGE_L", "CIDEr"):
             start = time.perf_counter()

@@ -27,7 +27,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from experiments.adapters.peft_format import saved_modules
+from experiments.adapters.peft_format import list_saved_modules
 from experiments.data.batches import Batch, Encoded
 from experiments.families.base import family_of
 from experiments.running.job import PreparedRun
@@ -69,7 +69,7 @@ def peft_model(run: Run, pad: int) -> peft.PeftModel:
         task_type="SEQ_CLS", r=variant.rank, lora_alpha=variant.alpha, lora_dropout=variant.dropout,
         # GPT-2 has one matrix for q, k and v there.
         target_modules=["c_attn"] if fused else list(variant.targets), fan_in_fan_out=fused,
-        modules_to_save=saved_modules(family_of(config).head_names(config), base.base_model),
+        modules_to_save=list_saved_modules(family_of(config).head_names(config), base.base_model),
     )  # fmt: skip
     return peft.get_peft_model(base, lora)
 

@@ -23,7 +23,7 @@ from analysis.allocation import Allocation, matrix_figures
 from analysis.names import place
 from experiments.api import run
 from experiments.results.result import Result
-from experiments.settings.compose import composed
+from experiments.settings.compose import compose_config
 from experiments.settings.config import read
 
 FIGURE = Path("outputs/planted.png")
@@ -55,7 +55,7 @@ def allocation(variant: str, result: Result, planted: set[str]) -> Allocation:
 
 def planted_names(overrides: list[str]) -> set[str]:
     """The matrices that hold the truth."""
-    task = read(composed(*COMMON, *overrides)).task
+    task = read(compose_config(*COMMON, *overrides)).task
     return set(task.teacher().weights)  # pyright: ignore[reportAttributeAccessIssue]
 
 

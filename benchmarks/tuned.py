@@ -77,7 +77,7 @@ def tune_in_a_race(
         two = race.best_two(scores.tolist())
         tries = {place: [scores[place], *(one[method, place] for one in more)] for place in two}
         pairs.append(sorted(tries.items(), key=lambda item: -fmean(item[1])))
-    error = race.pooled_error((a[1], b[1]) for a, b in pairs)
+    error = race.pool_error((a[1], b[1]) for a, b in pairs)
     return [[a[0], b[0]] if race.are_close(a[1], b[1], error) else [a[0]] for a, b in pairs]
 
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from experiments.results.result import Origin, Result, read_result
 from experiments.running.runner import execute
-from experiments.settings.compose import composed, kept_hydra_config
+from experiments.settings.compose import compose_config, keep_hydra_config
 from experiments.settings.config import read
 from experiments.stored.result import NAME
-from experiments.study.command import begin, searched
+from experiments.study.command import begin, list_search_folders
 from experiments.study.summary import Summary
 
 
@@ -17,8 +17,8 @@ def run(*overrides: str, out: str | Path | None = None) -> Result:
     The result lies in the same folder as from the command line, below the working directory,
     unless `out` names another. Raises ValueError for a study, which is many runs.
     """
-    with kept_hydra_config():
-        cfg = composed(*overrides)
+    with keep_hydra_config():
+        cfg = compose_config(*overrides)
         folder = Path(out or cfg.hydra.run.dir)
     choices = dict(cfg.hydra.runtime.choices)
     if "study" in cfg:
@@ -38,10 +38,10 @@ def run_study(name: str, *overrides: str) -> Summary:
     `study.dry_run=true` none is carried out. Raises ValueError, once all else is done, if a run
     failed.
     """
-    with kept_hydra_config():
-        cfg = composed(f"study={name}", *overrides)
+    with keep_hydra_config():
+        cfg = compose_config(f"study={name}", *overrides)
         asked = list(cfg.hydra.overrides.task)
-        summary = Summary(begin(cfg, name, asked, searched(cfg.hydra)))
+        summary = Summary(begin(cfg, name, asked, list_search_folders(cfg.hydra)))
         assert summary.groups is not None  # read while the configuration of Hydra is this one's
         return summary
 

@@ -31,7 +31,7 @@ def read_texts(task: Task, path: Path) -> list[tuple[str, ...]]:
     return task.texts(read_table(path, part))
 
 
-def given_texts(task: Task, texts: list[str]) -> list[tuple[str, ...]]:
+def read_given_texts(task: Task, texts: list[str]) -> list[tuple[str, ...]]:
     """The one text, or pair, of the command line."""
     if len(texts) != len(task.given):
         many = "one text" if len(task.given) == 1 else f"{len(task.given)} texts"
@@ -59,7 +59,7 @@ def main() -> None:
         if not task.given:
             raise ValueError(f"Task '{task.name}' is not asked about texts of one's own.")
         if arguments.text:
-            texts = given_texts(task, arguments.text)
+            texts = read_given_texts(task, arguments.text)
         else:
             texts = read_texts(task, arguments.file)
         table = predict(trained, texts)

@@ -30,7 +30,7 @@ from transformers import (
 from experiments.data.batches import Batch, encode
 from experiments.mini.text import passages
 from experiments.models.model import Model
-from experiments.settings.compose import composed
+from experiments.settings.compose import compose_config
 from experiments.settings.config import Run, read
 from experiments.training import measure
 
@@ -174,7 +174,7 @@ def tiny_run(tiny: Callable[[str], Path]) -> Callable[..., Run]:
         model = [f"model={PRESET[family]}", f"model.path={tiny(family)}", "model.lr_scale=1.0"]
         if family in ("bert", "llama"):
             model += ["model.package=null", "model.sha256=null"]
-        return read(composed(f"variant={variant}", *model, *QUICK, *overrides))
+        return read(compose_config(f"variant={variant}", *model, *QUICK, *overrides))
 
     return make
 

@@ -15,7 +15,7 @@ from experiments.adapters.merged import write_merged
 from experiments.backbones.heads import READS
 from experiments.families.base import family_of
 from experiments.running.runner import execute
-from experiments.settings.compose import composed
+from experiments.settings.compose import compose_config
 from experiments.settings.config import read
 
 FEW = (
@@ -86,7 +86,7 @@ def test_a_model_is_trained_and_read_back(
     tiny_model: Callable[[dict[str, Any]], Path], tmp_path: Path, name: str
 ) -> None:
     folder = tiny_model(ARCHITECTURES[name])
-    run = read(composed(f"model={name}", f"model.path={folder}", "variant=lora", *FEW))
+    run = read(compose_config(f"model={name}", f"model.path={folder}", "variant=lora", *FEW))
     result = execute(run, tmp_path / "run")
     assert result.status == "complete" and result.label["model"] == name
     packed = family_of(AutoConfig.from_pretrained(folder)).packed
@@ -104,7 +104,7 @@ def test_the_named_groups_are_layers_of_the_model(
 ) -> None:
     folder = tiny_model(ARCHITECTURES[name])
     overrides = (f"model={name}", f"model.path={folder}", "variant=lora")
-    run = read(composed(*overrides, "variant.targets=${model.linears." + group + "}", *FEW))
+    run = read(compose_config(*overrides, "variant.targets=${model.linears." + group + "}", *FEW))
     backbone = run.model.backbone()
     run.variant.adapt(backbone)
     adapted = sum(p.requires_grad for p in backbone.parameters())
@@ -117,7 +117,7 @@ def test_auto_takes_any_folder_and_names_itself_after_it(
     tiny: Callable[[str], Path], tmp_path: Path, kind: str
 ) -> None:
     folder = tiny(kind)
-    run = read(composed("model=auto", f"model.path={folder}", "variant=dora", *FEW))
+    run = read(compose_config("model=auto", f"model.path={folder}", "variant=dora", *FEW))
     assert run.model.name == folder.name
     result = execute(run, tmp_path / "run")
     assert result.status == "complete" and result.provenance["engine"] == "packed"
@@ -128,7 +128,7 @@ def test_a_head_reads_what_it_is_told_to(
     tiny: Callable[[str], Path], tmp_path: Path, reads: str
 ) -> None:
     overrides = ("model=auto", f"model.path={tiny('roberta')}", f"model.head={reads}", *FEW)
-    result = execute(read(composed(*overrides, "variant=lora")), tmp_path / "run")
+    result = execute(read(compose_config(*overrides, "variant=lora")), tmp_path / "run")
     trained = saved.restore(tmp_path / "run")
     model = trained.loaded.model
     split = trained.run.protocol.load(trained.run.task, trained.run.data).score["dev"]
@@ -146,14 +146,16 @@ def test_a_head_reads_what_it_is_told_to(
 
 def test_a_head_that_is_none_is_named(tiny: Callable[[str], Path]) -> None:
     with pytest.raises(ValueError, match="one of first, last, mean, got 'max'"):
-        read(composed("model=auto", f"model.path={tiny('roberta')}", "model.head=max", *FEW))
+        read(compose_config("model=auto", f"model.path={tiny('roberta')}", "model.head=max", *FEW))
 
 
 def test_a_model_of_no_family_says_what_was_adapted_and_what_was_left(
     tiny_model: Callable[[dict[str, Any]], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tiny_model(ARCHITECTURES["distilbert"])
-    execute(read(composed("model=auto", f"model.path={folder}", "variant=lora", *FEW)), tmp_path)
+    execute(
+        read(compose_config("model=auto", f"model.path={folder}", "variant=lora", *FEW)), tmp_path
+    )
     said = capsys.readouterr().out
     assert "adapted  2 x transformer.layer.*.attention.q_lin Linear [32, 32]\n" in said
     assert "2 x transformer.layer.*.ffn.lin1 Linear [48, 32], frozen\n" in said
@@ -163,6 +165,6 @@ def test_a_head_where_the_task_has_none_is_refused(
     tiny: Callable[[str], Path], tmp_path: Path
 ) -> None:
     model = ("model=auto", f"model.path={tiny('gpt2')}", "model.head=mean")
-    run = read(composed("task=e2e", *model, "variant=lora", *FEW))
+    run = read(compose_config("task=e2e", *model, "variant=lora", *FEW))
     with pytest.raises(ValueError, match=r"model\.head=mean is of no use to task 'e2e'"):
         execute(run, tmp_path / "run")

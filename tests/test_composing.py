@@ -8,7 +8,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.results.identity import plain
-from experiments.settings.compose import composed
+from experiments.settings.compose import compose_config
 from experiments.settings.sections import build
 from experiments.study import composing
 from experiments.study.plan import Plan
@@ -31,7 +31,7 @@ def check_as_composed(plan: Plan) -> None:
     cells = plan.refresh()
     assert len(cells) > 3
     for cell in cells:
-        config = composed(*cell.overrides)
+        config = compose_config(*cell.overrides)
         assert config.hydra.run.dir == str(cell.folder)
         beside = {"tracker": 0, "part_of": 0}  # no part of what a run is
         assert plain(config, resolve=True) | beside == cell.config | beside

@@ -15,13 +15,13 @@ from omegaconf.errors import OmegaConfBaseException
 from experiments.data.tables import HubFiles
 from experiments.results.identity import cell_id, identity, plain
 from experiments.settings.commandline import tell_new_name
-from experiments.settings.compose import composed
-from experiments.settings.config import Run, describe, read, restored
-from experiments.settings.scalars import quoted
+from experiments.settings.compose import compose_config
+from experiments.settings.config import Run, describe, read, restore_run
+from experiments.settings.scalars import quote
 from experiments.settings.sections import schema
 from experiments.settings.train import Compute
 from experiments.stored import kinds
-from experiments.stored.roles import MOVED, ROLES, Role, as_before, regrouped, role_of
+from experiments.stored.roles import MOVED, ROLES, Role, regroup, role_of, ungroup
 
 CONF = Path(__file__).parents[1] / "conf"
 # A study is a list of runs, and has tests of its own.
@@ -41,7 +41,7 @@ def name(path: Path) -> str:
 @cache  # composing takes longer than all that is asked of a config, and nothing here changes one
 def choose(path: Path) -> DictConfig:
     """The config with this file chosen, and what it leaves to the command line."""
-    config = composed(name(path))
+    config = compose_config(name(path))
     if OmegaConf.is_missing(config.data, "dir"):
         config.data.dir = "texts"
     if OmegaConf.is_missing(config.model, "path"):
@@ -69,7 +69,7 @@ def section(path: Path) -> DictConfig:
 def message(*overrides: str) -> str:
     """What is said of a mistake, with the cause that Hydra prints below it."""
     with pytest.raises(MISTAKES) as caught:
-        read(composed(*overrides))
+        read(compose_config(*overrides))
     error = caught.value
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else ""
     return f"{error}\n{cause}"
@@ -130,16 +130,16 @@ def test_a_name_inside_a_file_is_that_of_the_file(path: Path):
 def test_what_a_run_says_of_itself_reads_as_an_equal_run(path: Path):
     run = read(choose(path))
     stored = json.loads(json.dumps(describe(run)))
-    assert restored(stored) == run
+    assert restore_run(stored) == run
 
 
 @pytest.mark.parametrize("data", ["local", "hub"])
 def test_real_data_chooses_a_training_of_its_size_and_the_command_line_wins(data: str):
     overrides = [f"data={data}", *(["data.dir=texts"] if data == "local" else [])]
-    assert composed(*overrides).train == section(CONF / "train/glue.yaml")
+    assert compose_config(*overrides).train == section(CONF / "train/glue.yaml")
     for order in ([*overrides, "train=mini"], ["train=mini", *overrides]):
-        assert composed(*order).train == section(CONF / "train/mini.yaml")
-    assert composed(*overrides, "train.epochs=7").train.epochs == 7
+        assert compose_config(*order).train == section(CONF / "train/mini.yaml")
+    assert compose_config(*overrides, "train.epochs=7").train.epochs == 7
 
 
 # Mistakes
@@ -251,7 +251,9 @@ def test_a_word_is_read_as_it_is_written(tmp_path: Path):
     words = f"[{', '.join(WORDS)}]"
     header = f"{{train: {words}, no: [on, 007], 1:30: [off]}}"
     found = own_task(tmp_path, names=words, labels=words, header=header, label="on")
-    task = read(composed(found, "task=mine", "data=local", "data.dir=.", "task.name=mine")).task
+    task = read(
+        compose_config(found, "task=mine", "data=local", "data.dir=.", "task.name=mine")
+    ).task
     assert task.names == task.labels == WORDS
     assert task.header == {"train": WORDS, "no": ["on", "007"], "1:30": ["off"]}
     assert task.label == "on"
@@ -269,7 +271,7 @@ def test_a_word_whose_spelling_is_lost_is_to_be_quoted(word: str, tmp_path: Path
 
 def test_a_setting_of_another_type_takes_the_other_spellings(tmp_path: Path):
     found = own_task(tmp_path, skip_malformed="yes", allow_empty="off", version="0_2")
-    task = read(composed(found, "task=mine", "data=local", "data.dir=.")).task
+    task = read(compose_config(found, "task=mine", "data=local", "data.dir=.")).task
     assert (task.skip_malformed, task.allow_empty, task.version) == (True, False, 2)
 
 
@@ -281,13 +283,13 @@ PATHS = [
 
 @pytest.mark.parametrize("path", PATHS)
 def test_a_path_stays_what_it_is_in_an_override(path: str):
-    assert composed(f"model.path={quoted(path)}", "model.package=null").model.path == path
-    assert list(composed(f"+paths=[{quoted(path)},b]").paths) == [path, "b"]
+    assert compose_config(f"model.path={quote(path)}", "model.package=null").model.path == path
+    assert list(compose_config(f"+paths=[{quote(path)},b]").paths) == [path, "b"]
 
 
 def test_other_programs_read_yaml_as_before(tmp_path: Path):
     (tmp_path / "other.yaml").write_text("no: 007")
-    composed()
+    compose_config()
     assert OmegaConf.load(tmp_path / "other.yaml") == {False: 7}
 
 
@@ -363,7 +365,7 @@ def folder(cfg: DictConfig) -> str:
     return cfg.hydra.run.dir
 
 
-PLAIN = describe(read(composed(*SAMPLE)))
+PLAIN = describe(read(compose_config(*SAMPLE)))
 NAME = cell_id(_root_=OmegaConf.create(PLAIN))
 
 
@@ -408,7 +410,7 @@ def test_a_former_name_of_a_setting_works_and_says_the_present_one(
     override: str, capsys: pytest.CaptureFixture[str]
 ):
     tell_new_name.cache_clear()
-    old, new = composed(override), composed(OLD[override])
+    old, new = compose_config(override), compose_config(OLD[override])
     key = override.lstrip("+").partition("=")[0]
     assert capsys.readouterr().err == (
         f"{key} is called {MOVED[key]} now; the former name still works.\n"
@@ -422,17 +424,17 @@ def test_a_former_name_in_a_file_of_settings_works_too(
     tell_new_name.cache_clear()
     preset = "# @package _global_\ntrain: {snapshots: 3, lean: true}\n"
     found = written(tmp_path, "experiment/mine.yaml", preset)
-    run = read(composed(found, "experiment=mine"))
+    run = read(compose_config(found, "experiment=mine"))
     assert run.record.snapshots == 3 and run.compute.recompute_mlp
     assert "train.snapshots is called record.snapshots now" in capsys.readouterr().err
 
 
 def test_names_of_runs_are_made_from_the_first_places_of_settings():
-    config = plain(composed("compute.recompute_mlp=true"), resolve=True)
-    before = as_before(identity(config))
+    config = plain(compose_config("compute.recompute_mlp=true"), resolve=True)
+    before = ungroup(identity(config))
     assert before["train"]["lean"] is True and "compute" not in before
     assert before["train"]["_target_"] == "experiments.training.Train"
-    assert regrouped(before)["compute"]["recompute_mlp"] is True
+    assert regroup(before)["compute"]["recompute_mlp"] is True
 
 
 def test_the_folder_does_not_depend_on_the_order_of_keys():
@@ -447,7 +449,9 @@ def test_the_folder_does_not_depend_on_the_order_of_keys():
 
 
 def test_a_setting_newer_than_a_run_leaves_its_name_as_long_as_nothing_changes() -> None:
-    fixed, drawn = (composed("seed=0", f"train.subset={name}") for name in ("fixed", "per_seed"))
+    fixed, drawn = (
+        compose_config("seed=0", f"train.subset={name}") for name in ("fixed", "per_seed")
+    )
     assert "subset" not in identity(plain(fixed, resolve=True))["train"]
     assert cell_id(_root_=fixed) != cell_id(_root_=drawn)
 
@@ -467,9 +471,9 @@ def test_a_class_of_an_earlier_version_is_found_and_names_the_same_folder(before
         "Pretrained": ["model=roberta_base"],
     }
     more = options.get(now.rpartition(".")[2], [])
-    config = composed(*more)
+    config = compose_config(*more)
     (section,) = (key for key, node in config.items() if node_target(node) == now)
-    old = composed(*more, f"{section}._target_={before}")
+    old = compose_config(*more, f"{section}._target_={before}")
     assert folder(old) == folder(config)
     assert read(old) == read(config)
     assert kinds.path_of(kinds.load(str(section), before)) == now
@@ -482,7 +486,7 @@ def node_target(node: Any) -> str | None:
 
 @pytest.mark.parametrize("word", ["all-linear", "attention"])
 def test_a_word_for_many_layers_may_stand_alone(word: str) -> None:
-    alone, listed = (composed(f"variant.targets={text}") for text in (word, f"[{word}]"))
+    alone, listed = (compose_config(f"variant.targets={text}") for text in (word, f"[{word}]"))
     assert read(alone) == read(listed)
 
 
@@ -491,12 +495,12 @@ def test_a_word_for_many_layers_may_stand_alone(word: str) -> None:
     ["tracker.mode=disabled", "compute.device=cpu", "record.log_every=1", "hydra.verbose=true"],
 )
 def test_where_and_how_a_run_is_carried_out_leaves_its_folder(override: str):
-    assert folder(composed(override)) == folder(composed())
+    assert folder(compose_config(override)) == folder(compose_config())
 
 
 def test_another_seed_or_setting_is_another_folder():
     folders = {
-        folder(composed(o)) for o in ("seed=0", "seed=1", "variant.rank=4", "train.epochs=1")
+        folder(compose_config(o)) for o in ("seed=0", "seed=1", "variant.rank=4", "train.epochs=1")
     }
     assert len(folders) == 4
 
@@ -508,7 +512,7 @@ def test_the_folder_is_the_same_alone_in_a_multirun_and_from_python(
     several = shell("-m", "seed=1,2", *small)
     assert several.code == 0
     for seed in (1, 2):
-        expected = tmp_path / folder(composed(f"seed={seed}", *small))
+        expected = tmp_path / folder(compose_config(f"seed={seed}", *small))
         assert (expected / "result.json").is_file()
     alone = shell("seed=2", *small)
     assert alone.code == 0 and "Already done" in alone.out and expected.name in alone.out

@@ -11,7 +11,7 @@ from conftest import VARIANTS
 from transformers import RobertaConfig, RobertaModel
 
 from experiments.running.job import prepare_run
-from experiments.settings.compose import composed
+from experiments.settings.compose import compose_config
 from experiments.settings.sections import build
 from experiments.study import match
 from variants.base import Variant
@@ -69,7 +69,7 @@ def roberta_base(device: str) -> RobertaModel:
 
 
 def method(name: str) -> Variant:
-    return build("variant", composed(f"variant={name}", "model=roberta_base").variant)
+    return build("variant", compose_config(f"variant={name}", "model=roberta_base").variant)
 
 
 def trained(model: nn.Module) -> int:
@@ -122,10 +122,10 @@ def test_printed_counts_are_found(name: str, settings: dict[str, Any], count: in
 def test_a_matched_rank_trains_as_many_and_is_one_the_method_takes(
     name: str, multiple: int
 ) -> None:
-    lora, other = (composed(f"variant={n}", "model=mini_roberta") for n in ("lora", name))
-    rank = match.matched(other, lora)
+    lora, other = (compose_config(f"variant={n}", "model=mini_roberta") for n in ("lora", name))
+    rank = match.match_rank(other, lora)
     assert rank is not None and rank % multiple == 0
-    ratio = match.trained(other, rank) / match.trained(lora)
+    ratio = match.count_trained(other, rank) / match.count_trained(lora)
     assert ratio == pytest.approx(1.0, rel=0.1)
 
 

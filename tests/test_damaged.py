@@ -18,7 +18,7 @@ from experiments.disk.files import CHECKSUM
 from experiments.results.result import read_result
 from experiments.running.checkpoints import Checkpoints
 from experiments.running.runner import execute
-from experiments.settings.compose import composed
+from experiments.settings.compose import compose_config
 from experiments.settings.config import read
 
 SMALL = ("data.train=64", "data.dev=32", "train.epochs=3", "train.batch_size=16",
@@ -26,7 +26,7 @@ SMALL = ("data.train=64", "data.dev=32", "train.epochs=3", "train.batch_size=16"
 
 
 def small(*overrides: str) -> Any:
-    return read(composed(*SMALL, *overrides))
+    return read(compose_config(*SMALL, *overrides))
 
 
 class Stopped(Exception):  # noqa: N818

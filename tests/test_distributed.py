@@ -23,15 +23,15 @@ from experiments.machine.distributed import (
     ALONE,
     World,
     init_process_group,
-    launched,
     local_device,
+    read_world,
     shutdown,
 )
 from experiments.running.divergence import Diverged
 from experiments.running.job import PreparedRun, prepare_run
 from experiments.running.recorder import Recorder
 from experiments.running.runner import execute, prepare, train
-from experiments.settings.compose import composed
+from experiments.settings.compose import compose_config
 from experiments.settings.config import Run, read
 
 # 33 examples in batches of 16: the last one of an epoch leaves nothing for a second process.
@@ -41,7 +41,7 @@ STOP = 4  # the step at which what is to break does
 
 
 def described(variant: str, *more: str) -> Run:
-    return read(composed(f"variant={variant}", *SMALL, *more))
+    return read(compose_config(f"variant={variant}", *SMALL, *more))
 
 
 def runs() -> dict[str, Run]:
@@ -203,7 +203,7 @@ def test_a_run_that_was_killed_ends_as_the_unbroken_and_there_is_one_result(
 ) -> None:
     """With dropout, so that each process goes on with its own masks; resumed by the command."""
     settings = ("variant=lora", *SMALL, "record.checkpoint_every=0")
-    run = read(composed(*settings))
+    run = read(compose_config(*settings))
     broken, unbroken = tmp_path / "broken", tmp_path / "unbroken"
     assert in_two(execute, run, unbroken) == [0, 0]
     assert in_two(breaks, killed, run, broken) == [-signal.SIGKILL] * 2
@@ -257,12 +257,12 @@ def test_shares_are_the_batch_and_of_like_size() -> None:
 def test_without_a_launcher_there_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
-    assert launched() == init_process_group(torch.device("cpu")) == ALONE
+    assert read_world() == init_process_group(torch.device("cpu")) == ALONE
     assert not torch.distributed.is_initialized()
     assert ALONE.share("value") == "value" and ALONE.gather("value") == ["value"]
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="WORLD_SIZE is set and RANK is not"):
-        launched()
+        read_world()
 
 
 def test_each_process_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

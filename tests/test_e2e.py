@@ -29,7 +29,7 @@ from experiments.metrics.challenge import read_outputs
 from experiments.models.inference import Evaluated
 from experiments.running.job import PreparedRun, prepare_run
 from experiments.running.runner import execute
-from experiments.settings.compose import composed
+from experiments.settings.compose import compose_config
 from experiments.settings.config import Run, read
 from experiments.settings.protocol import Clean, Paper
 from experiments.tasks.continued import objects
@@ -205,7 +205,7 @@ def test_lines_of_json_as_loras_authors_write_them_are_read(name: str, tmp_path:
     for split in ("train", "valid", "test"):
         lines = "\n".join(json.dumps(row) for row in rows)
         (tmp_path / f"{split}_formatted.jsonl").write_text(lines + "\n")
-    described = read(composed(f"task={name}", "data=local", f"data.dir={tmp_path}"))
+    described = read(compose_config(f"task={name}", "data=local", f"data.dir={tmp_path}"))
     found = described.task.load(described.data)
     assert len(found.train) == 3 and len(found.score["test"]) == 2
     assert found.score["test"].texts[0] == ("Ann : helped : Ben",)
@@ -217,7 +217,7 @@ def test_lines_of_json_as_loras_authors_write_them_are_read(name: str, tmp_path:
 
 def test_published_settings_are_those_of_the_paper_and_of_the_code() -> None:
     paper, code = (
-        read(composed(f"experiment=lora-e2e-gpt2_medium{name}", "data.dir=FOLDER"))
+        read(compose_config(f"experiment=lora-e2e-gpt2_medium{name}", "data.dir=FOLDER"))
         for name in ("", "-code")
     )
     for described in (paper, code):

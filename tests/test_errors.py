@@ -23,7 +23,7 @@ from experiments.results.result import read_result
 from experiments.running.checkpoints import Checkpoints
 from experiments.running.divergence import Diverged
 from experiments.running.runner import execute
-from experiments.settings.compose import composed
+from experiments.settings.compose import compose_config
 from experiments.settings.config import read
 
 ROOT = Path(__file__).parents[1]
@@ -41,7 +41,7 @@ def refused(answer: Any) -> str:
 
 
 def small(*overrides: str) -> Any:
-    return read(composed(*SMALL, *overrides))
+    return read(compose_config(*SMALL, *overrides))
 
 
 def spoil(path: Path) -> None:
@@ -174,7 +174,7 @@ def test_a_hub_out_of_reach_is_one_line_within_seconds(
         "ENDPOINT": "http://127.0.0.1:9", "HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": False,
     }.items():  # fmt: skip
         monkeypatch.setattr(constants, name, value)
-    run, start = read(composed(choice, "tracker.mode=disabled")), time.monotonic()
+    run, start = read(compose_config(choice, "tracker.mode=disabled")), time.monotonic()
     with pytest.raises(OSError) as caught:
         execute(run, tmp_path / "run")
     assert time.monotonic() - start < 10

@@ -12,7 +12,7 @@ from experiments.running.job import prepare_run
 from experiments.training.probe import ProbeRun
 from variants.layerwise import layers_of
 from variants.lora import LoRALayer
-from variants.lora_ga import LoRAGA, chosen
+from variants.lora_ga import LoRAGA, choose_triplets
 from variants.lora_one import LoRAOne
 from variants.residual import ResidualLayer
 
@@ -64,7 +64,10 @@ def test_a_takes_the_first_right_and_b_the_next_left_vectors() -> None:
     assert_close(layer.A_0 @ Vh[3:].T, torch.zeros(3, 5).double(), **EXACT)
     size = torch.linalg.matrix_norm(layer.scale * layer.B_0 @ layer.A_0, 2)
     assert float(size) == pytest.approx(layer.scale * 8**0.5 / 16)
-    assert chosen("ArBr", 2) == ([1, 3], [0, 2]) and chosen("A2rBr", 2) == ([2, 3], [0, 1])
+    assert choose_triplets("ArBr", 2) == ([1, 3], [0, 2]) and choose_triplets("A2rBr", 2) == (
+        [2, 3],
+        [0, 1],
+    )
 
 
 def test_lora_one_starts_a_normalised_step_against_the_gradient() -> None:

@@ -17,7 +17,7 @@ from experiments import predict
 from experiments.adapters import __main__ as adapters
 from experiments.disk.files import CHECKSUM
 from experiments.running.runner import execute
-from experiments.settings.compose import composed
+from experiments.settings.compose import compose_config
 from experiments.settings.config import read
 from experiments.stored import kinds
 from experiments.study import __main__ as study
@@ -38,7 +38,7 @@ class Evil(LoRA):
 @pytest.fixture(scope="session")
 def run_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("handed")
-    execute(read(composed(*SMALL)), folder)
+    execute(read(compose_config(*SMALL)), folder)
     return folder
 
 

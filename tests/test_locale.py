@@ -14,8 +14,8 @@ from conftest import ROOT
 from hydra.core.hydra_config import HydraConfig
 
 from experiments.data.tables import Table, check_unicode
-from experiments.disk.folders import LOG, kept_command
-from experiments.settings.compose import composed
+from experiments.disk.folders import LOG, keep_command
+from experiments.settings.compose import compose_config
 from experiments.tasks.continued import check_texts
 
 ROOMS = ("experiments", "variants", "analysis", "benchmarks")
@@ -102,8 +102,8 @@ def test_half_a_character_is_refused(text: str) -> None:
 
 
 def test_what_a_run_logs_is_utf8(tmp_path: Path) -> None:
-    config = composed()
+    config = compose_config()
     HydraConfig.instance().set_config(config)
-    with kept_command(tmp_path, config):
+    with keep_command(tmp_path, config):
         logging.getLogger("somewhere").warning("schön")
     assert "schön" in (tmp_path / LOG).read_bytes().decode()

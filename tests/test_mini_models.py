@@ -22,7 +22,7 @@ from experiments.mini import objectives, pretrain
 from experiments.mini.muon import Muon, orthogonal
 from experiments.mini.objectives import Objective, Recipe
 from experiments.mini.text import TELLING, passages
-from experiments.settings.compose import composed
+from experiments.settings.compose import compose_config
 from experiments.settings.config import read
 from experiments.settings.sections import build
 
@@ -114,20 +114,20 @@ def test_words_that_tell_are_one_token_in_every_form_that_the_text_has(name: str
 
 
 def test_a_path_takes_the_place_of_what_is_shipped(tmp_path: Path) -> None:
-    model = read(composed("model=mini_roberta", f"model.path={tmp_path}")).model
+    model = read(compose_config("model=mini_roberta", f"model.path={tmp_path}")).model
     assert model.folder() == tmp_path
-    assert read(composed("model=mini_roberta")).model.folder() == SHIPPED["mini_roberta"]
+    assert read(compose_config("model=mini_roberta")).model.folder() == SHIPPED["mini_roberta"]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_pretraining_taught_something(name: str, few: None) -> None:
-    judged = pretrain.shipped(name)
-    learned = pretrain.held_out_loss(judged)
-    assert learned == pretrain.held_out_loss(judged)
+    judged = pretrain.load_shipped(name)
+    learned = pretrain.measure_held_out_loss(judged)
+    assert learned == pretrain.measure_held_out_loss(judged)
     torch.manual_seed(0)
     for parameter in judged.model.parameters():
         parameter.data.normal_(0.0, 0.02)
-    assert learned < pretrain.held_out_loss(judged) / 3
+    assert learned < pretrain.measure_held_out_loss(judged) / 3
 
 
 # How it is made

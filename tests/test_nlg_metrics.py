@@ -15,7 +15,7 @@ from sacrebleu.metrics.bleu import BLEU
 
 from experiments.metrics import captions, meteor, mteval, nlg, ptb
 from experiments.metrics.base import find_text_metrics
-from experiments.metrics.challenge import group, read_outputs, repaired, write_outputs
+from experiments.metrics.challenge import group, read_outputs, repair_text, write_outputs
 
 E2E = Path(__file__).parents[2] / "shared" / "data" / "e2e"
 METRICS = ("BLEU", "NIST", "METEOR", "ROUGE_L", "CIDEr")  # of the challenge
@@ -436,7 +436,7 @@ def test_a_row_with_a_column_too_few_is_refused(tmp_path: Path) -> None:
 
 
 def test_pounds_and_accents_are_mended_as_the_scorer_does() -> None:
-    assert repaired(" caf\u00c3\u00a9  \u00c2\u00a320 \u014120\n") == "café £20 £20"
+    assert repair_text(" caf\u00c3\u00a9  \u00c2\u00a320 \u014120\n") == "café £20 £20"
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from analysis.report import words
 from analysis.report.comparisons import comparisons
 from analysis.report.material import gather
 from experiments.results.result import Result, read_result
-from experiments.settings.compose import composed
+from experiments.settings.compose import compose_config
 from experiments.settings.config import read
 
 ROOT = Path(__file__).parents[1]
@@ -115,7 +115,7 @@ def test_what_a_notebook_asks_for_by_default_is_there(number: str) -> None:
     # Methods without overrides of their own share one composition, which takes a moment.
     own = {str(o): (n, o) for n, o in methods.items()} if isinstance(methods, dict) else {}
     for name, overrides in (own or {"": ("lora", [])}).values() if "SETTINGS" in given else ():
-        run = read(composed(f"variant={name}", *overrides, *given["SETTINGS"]))
+        run = read(compose_config(f"variant={name}", *overrides, *given["SETTINGS"]))
         assert run.train.epochs < 20
     for folder in (given.get("RUNS"), given.get("STUDY")):
         assert folder is None or (PATHS[number].parent / folder).is_dir()

@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT
 
 from experiments.results.identity import identity, plain, short_hash
-from experiments.settings.compose import composed
+from experiments.settings.compose import compose_config
 from experiments.settings.config import describe, read
 from experiments.stored import result as stored
 
@@ -19,7 +19,7 @@ SOME = [RUNS[i] for i in range(0, len(RUNS), 13)]  # 18 of them, of every method
 @pytest.mark.parametrize("folder", SOME, ids=lambda folder: "/".join(folder.parts[-4:]))
 def test_the_command_of_a_published_run_finds_it(folder: Path) -> None:
     content = stored.read(folder / stored.NAME)
-    config = composed(*content["overrides"])
+    config = compose_config(*content["overrides"])
     name = f"s{content['seed']}-{short_hash(plain(config, resolve=True))}"
     assert name == folder.name
     now = {"config": json.loads(json.dumps(identity(describe(read(config)))))}

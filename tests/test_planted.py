@@ -11,7 +11,7 @@ from experiments.mini import planted
 from experiments.mini.planted import Planted, Teacher, states, tokens
 from experiments.models.model import Loaded
 from experiments.running.runner import execute
-from experiments.settings.compose import composed
+from experiments.settings.compose import compose_config
 from experiments.settings.config import Run, read
 
 Planter = Callable[..., Run]
@@ -221,7 +221,7 @@ def test_a_wrong_setting_is_named(planted_run: Planter, override: str, said: str
 
 
 def test_other_data_than_the_suites_is_refused() -> None:
-    run = read(composed("task=planted", "data=local", "data.dir=."))
+    run = read(compose_config("task=planted", "data=local", "data.dir=."))
     with pytest.raises(ValueError, match="it takes data=mini only"):
         run.task.load(run.data)
 

@@ -19,7 +19,7 @@ from experiments.disk.files import STALE, atomic_folder, atomic_write, write_rec
 from experiments.disk.locks import Busy, exclusive, holder
 from experiments.results.result import LEFTOVERS, Result, read_result
 from experiments.running.runner import execute
-from experiments.settings.compose import composed
+from experiments.settings.compose import compose_config
 from experiments.settings.config import read
 from experiments.settings.sections import build
 from experiments.study import conduct as conducting
@@ -35,7 +35,7 @@ SMALL = ("data.train=64", "data.dev=32", "train.epochs=1", "tracker.mode=disable
 
 
 def small(*overrides: str) -> Any:
-    return read(composed(*SMALL, *overrides))
+    return read(compose_config(*SMALL, *overrides))
 
 
 def plan_of(*overrides: str, **changes: Any) -> Plan:
@@ -120,7 +120,7 @@ def test_what_a_finished_run_left_is_tidied_by_the_next_reader(
     monkeypatch.chdir(tmp_path)
     plan = plan_of()
     (cell,) = plan.refresh()
-    run = read(composed(*cell.overrides))
+    run = read(compose_config(*cell.overrides))
 
     class Killed(BaseException):
         pass
@@ -257,7 +257,7 @@ def test_a_method_may_have_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     plan = plan_of(methods={name: ["variant=lora", rate] for name, rate in rates.items()},
                    axes={"train.weight_decay": [0.01]})  # fmt: skip
     for cell in plan.refresh():
-        config = composed(*cell.overrides)
+        config = compose_config(*cell.overrides)
         assert config.tracker.tags[2] == cell.method and config.tracker.group == "mine"
         assert read(config).tracker.tags[2] == cell.method
         assert config.hydra.run.dir == str(cell.folder)
@@ -284,7 +284,7 @@ def test_a_value_of_an_axis_may_be_any_text(tmp_path: Path, monkeypatch: Any) ->
     arm = plan.groups["clean", "sst2"][0]
     points = [trial.point for trial in plan.grid_trials(arm, (0, 0))]
     assert [arm.changed(point).tracker.project for point in points] == odd
-    assert [composed(*arm.overrides, *point).tracker.project for point in points] == odd
+    assert [compose_config(*arm.overrides, *point).tracker.project for point in points] == odd
 
 
 def test_two_cells_are_never_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

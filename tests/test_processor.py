@@ -54,11 +54,11 @@ def test_a_job_sets_nothing_and_says_what_is_to_be_set(
     monkeypatch.setattr("experiments.running.job.fastest", lambda width: "medium")
     run = tiny_run("lora", "train.epochs=0.2")
     before = torch.get_num_threads()
-    with processor.configured("high", 2):
+    with processor.configure_products("high", 2):
         job = prepare_run(run, run.task.load(run.data))
         assert (torch.get_float32_matmul_precision(), torch.get_num_threads()) == ("high", 2)
     assert (job.products, job.threads) == ("medium", 1)
-    with pytest.raises(KeyError), processor.configured(job.products, 3):
+    with pytest.raises(KeyError), processor.configure_products(job.products, 3):
         assert torch.get_num_threads() == 3
         raise KeyError
     assert torch.get_float32_matmul_precision() == processor.DEFAULT

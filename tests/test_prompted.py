@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 from experiments.data.batches import IGNORED
 from experiments.data.tables import Table
 from experiments.running.runner import execute
-from experiments.settings.compose import composed
+from experiments.settings.compose import compose_config
 from experiments.settings.config import Run, read
 from experiments.tasks.prompted import PromptedTask
 
@@ -46,7 +46,7 @@ def task_run(tmp_path: Path) -> Callable[..., Run]:
     """A run of a task on made rows."""
 
     def make(name: str, *overrides: str, rows: list[dict[str, Any]] | None = None) -> Run:
-        run = read(composed(f"task={name}", *FEW, f"data.dir={tmp_path}", *overrides))
+        run = read(compose_config(f"task={name}", *FEW, f"data.dir={tmp_path}", *overrides))
         for split, file in run.task.files.items():
             lines = ROWS[name] if rows is None or split == "train" else rows
             as_list = file.endswith(".json")

@@ -23,7 +23,7 @@ from experiments.running.divergence import Diverged
 from experiments.running.epochs import Epochs
 from experiments.running.job import prepare_run
 from experiments.running.runner import execute
-from experiments.settings.compose import composed
+from experiments.settings.compose import compose_config
 from experiments.settings.config import Run, read
 from experiments.settings.protocol import Clean, carve, train_only
 
@@ -73,7 +73,7 @@ def run_on(task: str, *overrides: str) -> Run:
     """A run on a small copy of the built-in suite."""
     sizes = ("data.train=200", "data.dev=20", "data.test=20")
     known = "tracker.mode=disabled", "compute.device=cpu"
-    return read(composed(f"task={task}", *sizes, *known, *overrides))
+    return read(compose_config(f"task={task}", *sizes, *known, *overrides))
 
 
 NOT_BUILT_IN = (
@@ -110,10 +110,10 @@ def test_selection_works_where_the_scored_files_are_not_there(tmp_path: Path) ->
     (tmp_path / "SST-2").mkdir()
     rows = "".join(f"word number {i}\t{i % 2}\n" for i in range(100))
     (tmp_path / "SST-2" / "train.tsv").write_text("sentence\tlabel\n" + rows)
-    local = composed("data=local", f"data.dir={tmp_path}", "task=sst2", SELECT)
+    local = compose_config("data=local", f"data.dir={tmp_path}", "task=sst2", SELECT)
     run = read(local)
     assert len(run.protocol.load(run.task, run.data).score["selection"]) == 10
-    tested = read(composed("data=local", f"data.dir={tmp_path}", "task=sst2"))
+    tested = read(compose_config("data=local", f"data.dir={tmp_path}", "task=sst2"))
     with pytest.raises(ValueError, match=r"dev\.tsv"):
         tested.protocol.load(tested.task, tested.data)
 
@@ -125,7 +125,7 @@ def test_a_run_that_selects_is_another_cell_and_says_so(
     assert list(result.scores) == ["selection"]
     assert result.fingerprint["data"].keys() == {"train", "selection"}
     names = {
-        composed(*overrides).hydra.run.dir
+        compose_config(*overrides).hydra.run.dir
         for overrides in ([], [SELECT], ["protocol=paper"], ["protocol.seed=1"])
     }
     assert len(names) == 4
@@ -171,7 +171,7 @@ def test_what_is_kept_is_the_state_after_the_best_epoch(
     variant: str,
 ) -> None:
     told = iter([0.1, 0.9, 0.9, 0.2])
-    monkeypatch.setattr(evaluation, "joined", lambda task, evaluated: next(told))
+    monkeypatch.setattr(evaluation, "join_splits", lambda task, evaluated: next(told))
     # AdaLoRA's pattern is fixed before the second epoch ends, Delta-LoRA's W0 moves after it.
     own = {"adalora": ["variant.final=0.6"], "delta_lora": ["variant.start=0.5"]}
     execute(tiny_run(variant, *PAPER, "record.snapshots=4", *own.get(variant, [])), tmp_path)
@@ -188,7 +188,7 @@ def test_an_epoch_before_the_structure_is_final_is_not_kept(
     tiny_run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = iter([0.9, 0.8, 0.3, 0.2])
-    monkeypatch.setattr(evaluation, "joined", lambda task, evaluated: next(told))
+    monkeypatch.setattr(evaluation, "join_splits", lambda task, evaluated: next(told))
     short = ("variant.final=0.4", "variant.interval=1", "record.snapshots=4")
     result = execute(tiny_run("adalora", *PAPER, *short), tmp_path)
     assert [entry["settled"] for entry in result.epochs] == [False, False, True, True]
@@ -228,7 +228,7 @@ def test_a_best_epoch_of_a_lost_continuation_is_not_taken(
     tiny_run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = iter([0.5, 0.9])
-    monkeypatch.setattr(evaluation, "joined", lambda task, evaluated: next(told))
+    monkeypatch.setattr(evaluation, "join_splits", lambda task, evaluated: next(told))
     run = tiny_run("lora", *PAPER, "record.snapshots=4")
     # The second epoch is scored, and its checkpoint is not there any more.
     with killed_after(monkeypatch, 3):

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from small_studies import asked
 
 from experiments.results.identity import identity, short_hash
-from experiments.stored.places import masked, masked_path, masked_text, paths_in, without_release
+from experiments.stored.places import mask_path, mask_paths, mask_text, paths_in, without_release
 from experiments.study import __main__ as command
 from experiments.study.command import begin, restore_plan
 from experiments.study.publish import RESULTS
@@ -23,10 +23,10 @@ SENTENCES = "sentence\tlabel\n" + "".join(ROWS)
 
 
 def test_an_absolute_path_becomes_its_last_name_and_a_hash() -> None:
-    found = masked_path("/home/somebody/GLUE")
+    found = mask_path("/home/somebody/GLUE")
     assert found.startswith("GLUE@") and len(found) == 13
-    assert masked_path("/home/somebody/GLUE/") == found
-    assert masked_path("/home/another/GLUE") != found
+    assert mask_path("/home/somebody/GLUE/") == found
+    assert mask_path("/home/another/GLUE") != found
     for text, kept in (
         ("/home/somebody/GLUE", ""),
         ("data.dir=/home/somebody/GLUE", "data.dir="),
@@ -34,22 +34,22 @@ def test_an_absolute_path_becomes_its_last_name_and_a_hash() -> None:
         ("No file /home/somebody/GLUE: data.dir must", "No file "),
         ("a,/home/somebody/GLUE,b", "a,"),
     ):
-        assert masked_text(text).startswith(kept + found), text
-        assert masked_text(masked_text(text)) == masked_text(text)
-        assert "somebody" not in masked_text(text)
+        assert mask_text(text).startswith(kept + found), text
+        assert mask_text(mask_text(text)) == mask_text(text)
+        assert "somebody" not in mask_text(text)
 
 
 @pytest.mark.parametrize("text", ["../shared/data/glue", "local/sst2", "and/or", "1/2", "~/GLUE",
                                   "nyu-mll/glue", "/x", "a / b", "sst2/train-*.parquet", "</s>",
                                   "https://example.org/a/b"])  # fmt: skip
 def test_what_is_no_absolute_path_stays(text: str) -> None:
-    assert masked_text(text) == text and not paths_in(text)
+    assert mask_text(text) == text and not paths_in(text)
 
 
 def test_a_run_is_the_same_with_and_without_its_path() -> None:
     config = {"data": {"dir": "/home/somebody/GLUE"}, "seed": 0, "tracker": {}}
-    assert identity(config) == identity(masked(config))
-    assert short_hash(config) == short_hash(masked(config))
+    assert identity(config) == identity(mask_paths(config))
+    assert short_hash(config) == short_hash(mask_paths(config))
     assert short_hash(config) != short_hash({**config, "data": {"dir": "/home/another/GLUE"}})
 
 
@@ -85,7 +85,7 @@ def test_a_published_study_names_no_place_and_goes_on(
         command.main()
     assert stopped.value.code == 0
     said = capsys.readouterr().out
-    assert f"{home}/GLUE stands there as {masked_path(f'{home}/GLUE')}" in said
+    assert f"{home}/GLUE stands there as {mask_path(f'{home}/GLUE')}" in said
     files = [path for path in RESULTS.rglob("*") if path.is_file()]
     assert {path.name for path in files} == {
         "result.json", "failure.json", "predictions.parquet", "history.jsonl", "study.json",
@@ -119,4 +119,4 @@ def published(home: Path) -> Path:
 
 def test_what_was_published_before_is_still_read(monkeypatch: pytest.MonkeyPatch) -> None:
     content = json.loads((ROOT / "results/minilm_glue/studies/minilm_glue/study.json").read_text())
-    assert masked(content) == content
+    assert mask_paths(content) == content

@@ -24,7 +24,7 @@ from experiments import predict
 from experiments.adapters import __main__ as adapters
 from experiments.disk.files import CHECKSUM
 from experiments.running.runner import execute
-from experiments.settings.compose import composed
+from experiments.settings.compose import compose_config
 from experiments.settings.config import read
 from experiments.stored.shown import file_name, no_formula, plain, visible
 from experiments.study import __main__ as study
@@ -157,7 +157,7 @@ def test_an_adapter_of_odd_names_is_shown_as_text(
     command: Callable[..., str], tmp_path: Path
 ) -> None:
     small = ("data.train=64", "data.dev=32", "train.epochs=1", "tracker.mode=disabled")
-    execute(read(composed(*small)), tmp_path / "run")
+    execute(read(compose_config(*small)), tmp_path / "run")
     result = json.loads((tmp_path / "run/result.json").read_text())
     about = json.loads((tmp_path / "run/adapter.json").read_text())
     del result[CHECKSUM], about[CHECKSUM]

@@ -33,7 +33,7 @@ def labels_and_predictions(metric: str) -> tuple[np.ndarray, np.ndarray]:
 def test_a_metric_on_weights_is_the_one_runs_are_scored_by_on_repeated_rows(metric: str) -> None:
     labels, told = labels_and_predictions(metric)
     scorer = find_label_metric(metric).scorer(labels, told)
-    weights = resampling.drawn(40, 5, generator(1))
+    weights = resampling.draw_counts(40, 5, generator(1))
     found = scorer.scores(weights)
     assert found.shape == (5, 2, 3)
     for row, counts in enumerate(weights.astype(int)):
@@ -64,7 +64,7 @@ def test_a_metric_of_counts_is_that_of_their_sums() -> None:
 
 
 def test_a_resample_has_as_many_examples_and_each_comes_as_often_on_average() -> None:
-    weights = resampling.drawn(20, 4000, generator())
+    weights = resampling.draw_counts(20, 4000, generator())
     assert (weights.sum(axis=1) == 20).all()
     assert weights.mean(axis=0) == pytest.approx(np.ones(20), abs=0.08)  # 5 standard errors
     assert weights.var() == pytest.approx(1 - 1 / 20, abs=0.03)

@@ -19,7 +19,7 @@ from small_studies import SMALL, Folders, asked, folders, grid, local, rate, stu
 
 from experiments.disk.locks import exclusive
 from experiments.results.result import read_result
-from experiments.settings.compose import composed
+from experiments.settings.compose import compose_config
 from experiments.settings.config import read
 from experiments.settings.sections import build
 from experiments.stored.summary import TUNING_SEED
@@ -53,7 +53,7 @@ def test_a_log_grid_is_even_and_grows_at_its_ends() -> None:
 def test_every_method_is_tried_at_equally_many_points_around_its_own_rate() -> None:
     cells = Plan(study(**grid(3, tuning_seeds=2)), "s", []).refresh()
     assert {cell.stage for cell in cells} == {"select"}
-    for method, own in (("lora", 5e-4), ("vera", composed("variant=vera").variant.lr)):
+    for method, own in (("lora", 5e-4), ("vera", compose_config("variant=vera").variant.lr)):
         mine = [cell for cell in cells if cell.method == method]
         assert sorted({rate(cell) for cell in mine}) == log_grid(own, 2.0, 3)
         assert len(mine) == 6
@@ -95,7 +95,10 @@ def test_grids_grow_for_all_methods_alike_while_a_best_point_lies_at_an_edge(
 ) -> None:
     plan = Plan(study(**grid(3, max_grid_extensions=2)), "s", [])
     # LoRA is best where the grid would grow twice, VeRA in the middle of it.
-    peak = {"lora": 0.05, "vera": log_grid(float(composed("variant=vera").variant.lr), 2, 3)[1]}
+    peak = {
+        "lora": 0.05,
+        "vera": log_grid(float(compose_config("variant=vera").variant.lr), 2, 3)[1],
+    }
 
     def near(cell: Cell) -> float:
         return -abs(rate(cell) - peak[cell.method])
@@ -128,7 +131,7 @@ def test_the_paper_protocol_starts_tasks_from_the_adapter_of_another(folders: Fo
 def test_a_cell_lies_where_its_command_would_put_it() -> None:
     plan = Plan(study(**grid(3)), "s", ["train.epochs=3"])
     for cell in plan.refresh()[::2]:
-        assert composed(*cell.overrides).hydra.run.dir == str(cell.folder)
+        assert compose_config(*cell.overrides).hydra.run.dir == str(cell.folder)
         assert "train.epochs=3" in cell.overrides
 
 
@@ -166,7 +169,7 @@ def test_ranks_are_chosen_so_that_methods_train_as_many_parameters() -> None:
     methods = {"lora": [], "vera": [], "dora": ["variant.rank=1"], "bitfit": [], "adalora": []}
     plan = Plan(study(methods=methods, match="lora"), "s", [])
     arms = {arm.method: arm for arm in plan.groups["clean", "sst2"]}
-    counts = {method: match.trained(arm.config) for method, arm in arms.items()}
+    counts = {method: match.count_trained(arm.config) for method, arm in arms.items()}
     assert counts["dora"] == pytest.approx(counts["lora"], rel=0.07)
     assert counts["vera"] == pytest.approx(counts["lora"], rel=0.01)
     assert arms["dora"].config.variant.rank in (7, 8)  # its magnitudes count too
@@ -186,7 +189,7 @@ def test_an_axis_can_be_a_list_and_hold_null() -> None:
     )
     train = read(arm.changed(("train.clip=null", "train.examples=32"))).train
     assert train.clip is None and train.examples == 32
-    assert composed(*arm.overrides, "train.clip=null").train.clip is None
+    assert compose_config(*arm.overrides, "train.clip=null").train.clip is None
 
 
 @pytest.mark.parametrize("search", ["grid", "optuna"])
@@ -320,7 +323,7 @@ STUDIES = sorted(path.stem for path in (ROOT / "conf/study").glob("*.yaml"))
 @pytest.mark.parametrize("name", [name for name in STUDIES if name != "common"])
 def test_every_study_file_composes_into_cells(name: str) -> None:
     data = ["data=local", "data.dir=DATA"] if name.startswith("minilm") else []
-    plan = Plan(build("study", composed(f"study={name}", *data).study), name, data)
+    plan = Plan(build("study", compose_config(f"study={name}", *data).study), name, data)
     for arm in (arms[0] for arms in plan.groups.values()):
         assert read(arm.config).train.epochs > 0
 

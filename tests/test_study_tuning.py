@@ -9,13 +9,13 @@ import pytest
 from small_studies import SMALL, Folders, folders, grid, local, rate, study
 
 from experiments.results.result import read_result
-from experiments.settings.compose import composed
+from experiments.settings.compose import compose_config
 from experiments.stored.summary import TUNING_SEED
 from experiments.study import race
 from experiments.study.cells import Cell
 from experiments.study.conduct import conduct
 from experiments.study.design import log_grid
-from experiments.study.forecast import expected
+from experiments.study.forecast import list_expected
 from experiments.study.plan import Plan
 from experiments.study.publish import publish
 from experiments.study.summary import Summary
@@ -29,11 +29,11 @@ def test_the_best_two_and_their_error_by_hand() -> None:
     assert race.best_two([None, 0.5]) == [1] and race.best_two([None]) == []
     # Differences 0, 0.2, 0.1 of one method and 0.1, 0.1, 0.1 of another.
     pairs = [([0.5, 0.7, 0.6], [0.5, 0.5, 0.5]), ([0.4, 0.5, 0.6], [0.3, 0.4, 0.5])]
-    error = race.pooled_error(pairs)
+    error = race.pool_error(pairs)
     assert error == pytest.approx((0.01 / 2 / 3) ** 0.5)
     assert race.are_close([0.50, 0.52], [0.49, 0.51], error)
     assert not race.are_close([0.60, 0.60], [0.5, 0.5], error)
-    assert race.pooled_error([]) is None and not race.are_close([0.5], [0.5], None)
+    assert race.pool_error([]) is None and not race.are_close([0.5], [0.5], None)
 
 
 def test_a_race_loses_the_best_point_more_seldom_than_single_trials() -> None:
@@ -44,7 +44,7 @@ def test_a_race_loses_the_best_point_more_seldom_than_single_trials() -> None:
         plain += int(trials[0].argmax() == 2)
         first, second = race.best_two(trials[0].tolist())
         both = sorted((trials[:, p].tolist() for p in (first, second)), key=fmean, reverse=True)
-        error = race.pooled_error([(both[0], both[1])])
+        error = race.pool_error([(both[0], both[1])])
         better = first if fmean(trials[:, first]) >= fmean(trials[:, second]) else second
         other = second if better == first else first
         kept = {better} | ({other} if race.are_close(both[0], both[1], error) else set())
@@ -117,7 +117,7 @@ def test_a_method_may_have_axes_of_its_own_at_the_same_number_of_trials() -> Non
     plus = [cell.point for cell in cells if cell.method == "lora_plus"]
     assert len(lora) == len(plus) == len(set(plus)) == 9
     assert [float(point[0].partition("=")[2]) for point in lora] == log_grid(5e-4, 2.0, 9)
-    config = composed("variant=lora_plus").variant
+    config = compose_config("variant=lora_plus").variant
     assert plus[0] == (f"variant.lr={config.lr}", f"variant.ratio={config.ratio}")
     assert {point[1] for point in plus[1:]} == {"variant.ratio=4", "variant.ratio=16"}
     rates = [float(point[0].partition("=")[2]) / config.lr for point in plus]
@@ -153,8 +153,8 @@ def test_a_race_is_forecast_with_its_further_trials() -> None:
     plain, racing = (
         Plan(study(**grid(5) | RACE | {"tuning": t}), "s", []) for t in ("plain", "race")
     )
-    assert [runs for _, runs in expected(plain)] == [5 + 4]
-    assert [runs for _, runs in expected(racing)] == [5 + 4 + 4]
+    assert [runs for _, runs in list_expected(plain)] == [5 + 4]
+    assert [runs for _, runs in list_expected(racing)] == [5 + 4 + 4]
 
 
 @pytest.mark.slow

@@ -33,7 +33,7 @@ from experiments.predict import predict
 from experiments.results.result import Origin, read_result
 from experiments.running.divergence import Diverged
 from experiments.running.runner import execute
-from experiments.settings.compose import composed
+from experiments.settings.compose import compose_config
 from experiments.settings.config import Run, read
 
 TINY = ("data.train=64", "data.dev=32", "train.epochs=2", "compute.device=cpu")
@@ -163,7 +163,7 @@ def test_a_run_from_python_reads_its_own_settings_whatever_else_is_open(
         assert version.getbase() == Version("1.2")
         assert compose(name) == OmegaConf.masked_copy(theirs, [k for k in theirs if k != "hydra"])
     assert not GlobalHydra.instance().is_initialized()
-    assert read(composed("variant=dora", *TINY)).label["variant"] == "dora"
+    assert read(compose_config("variant=dora", *TINY)).label["variant"] == "dora"
 
 
 def test_all_runs_are_one_table(tiny_run: Callable[..., Run], tmp_path: Path) -> None:

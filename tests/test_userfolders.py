@@ -20,7 +20,7 @@ from test_permissions import as_nobody, public  # noqa: F401 (a fixture)
 from experiments.backbones import compiled, keeping, kernels
 from experiments.data.sources import Local
 from experiments.disk import hub
-from experiments.disk.userfolders import cache_folder, can_write, expanded, own_cache
+from experiments.disk.userfolders import cache_folder, can_write, expand_home, own_cache
 from experiments.models.pretrained import Pretrained
 from experiments.settings.tracking import Tracker
 
@@ -179,7 +179,7 @@ def test_a_path_below_an_unknown_home_is_named_with_its_setting(path: str) -> No
     )  # fmt: skip
     with pytest.raises(ValueError, match=f"model.path: '{path}' begins with a home directory"):
         model.folder()
-    assert expanded("data/~", "data.dir") == Path("data/~")
+    assert expand_home("data/~", "data.dir") == Path("data/~")
 
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch) -> None:

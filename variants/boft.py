@@ -16,7 +16,7 @@ from torch import Tensor
 from variants.base import AdapterLayer, Foreign, Variant, at_least_float32
 from variants.foreign import check_keys
 from variants.layerwise import Layerwise, check_fields, exportable
-from variants.oft import cayley, skew, turned
+from variants.oft import apply_blocks, cayley, skew
 
 
 class BOFTLayer(AdapterLayer):
@@ -51,10 +51,10 @@ class BOFTLayer(AdapterLayer):
 
     def merged_weight(self) -> Tensor:
         W0 = at_least_float32(self.W0)
-        return self.s[:, None] * (W0 + turned(W0, self.turn().mT))
+        return self.s[:, None] * (W0 + apply_blocks(W0, self.turn().mT))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.base(x + turned(x, self.turn().to(x.dtype)))
+        y = self.base(x + apply_blocks(x, self.turn().to(x.dtype)))
         # The bias is not part of the weight, so it is not rescaled.
         weighed = y if self.b0 is None else y - self.b0.to(x.dtype)
         return torch.addcmul(y, (self.s - 1).to(x.dtype), weighed)
@@ -68,7 +68,7 @@ def butterfly(x: Tensor, R: Tensor, i: int) -> Tensor:
     half = R.shape[-1] // 2
     # Half-blocks as [g, first or second, j]: a block takes both of one (g, j).
     pairs = x.unflatten(-1, (-1, 2, 1 << i, half)).transpose(-3, -2)
-    return turned(pairs.flatten(-4), R).view(pairs.shape).transpose(-3, -2).flatten(-4)
+    return apply_blocks(pairs.flatten(-4), R).view(pairs.shape).transpose(-3, -2).flatten(-4)
 
 
 @dataclass(frozen=True, kw_only=True)

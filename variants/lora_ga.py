@@ -19,7 +19,7 @@ from variants.layerwise import layers_of
 from variants.residual import ResidualLayer, ResidualLoRA, check_directions, check_probe
 
 
-def chosen(direction: str, rank: int) -> tuple[list[int], list[int]]:
+def choose_triplets(direction: str, rank: int) -> tuple[list[int], list[int]]:
     """Which of the first 2 r triplets A takes, and which B."""
     first, second = list(range(rank)), list(range(rank, 2 * rank))
     odd, even = list(range(1, 2 * rank, 2)), list(range(0, 2 * rank, 2))
@@ -62,6 +62,6 @@ class LoRAGA(ResidualLoRA):
     def along(self, G: Tensor) -> tuple[Tensor, Tensor]:
         """A_0 [r, d_in] and B_0 [d_out, r] for a gradient G [d_out, d_in]."""
         U, _, Vh = torch.linalg.svd(G, full_matrices=False)
-        for_A, for_B = chosen(self.direction, self.rank)
+        for_A, for_B = choose_triplets(self.direction, self.rank)
         c = len(G) ** 0.25 / self.gamma**0.5
         return c * Vh[for_A], c * U[:, for_B]

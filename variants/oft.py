@@ -37,11 +37,11 @@ class OFTLayer(AdapterLayer):
 
     def merged_weight(self) -> Tensor:
         W0 = at_least_float32(self.W0)
-        return W0 + turned(W0, self.turn().mT)
+        return W0 + apply_blocks(W0, self.turn().mT)
 
     def forward(self, x: Tensor) -> Tensor:
         # The change alone is made in the dtype of x: I + little is I in bfloat16.
-        return self.base(x + turned(x, self.turn().to(x.dtype)))
+        return self.base(x + apply_blocks(x, self.turn().to(x.dtype)))
 
     def update(self, x: Tensor, y: Tensor) -> Tensor:
         return self.forward(x)
@@ -68,7 +68,7 @@ def cayley(Q: Tensor, terms: int = 0) -> Tensor:
     return total + power @ Q
 
 
-def turned(x: Tensor, R: Tensor) -> Tensor:
+def apply_blocks(x: Tensor, R: Tensor) -> Tensor:
     """x [..., d_in] times a matrix of blocks R [blocks, b, b]."""
     blocks, size, _ = R.shape
     parts = x.reshape(-1, blocks, size).transpose(0, 1)

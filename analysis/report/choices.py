@@ -10,7 +10,7 @@ import numpy as np
 from analysis import tuning
 from analysis.report.material import SEPARATOR, Frame, Material, Record
 from analysis.report.tuning import Curve, rows
-from experiments.metrics.base import LabelMetric, Metric, TextMetric, known_metrics
+from experiments.metrics.base import LabelMetric, Metric, TextMetric, list_metrics
 from experiments.stored import result
 from experiments.study.race import MORE
 
@@ -132,7 +132,7 @@ def row_covariance(runs: list[Record], metric: str) -> tuple[np.ndarray, bool]:
     Without predictions that the metric can be taken of, only each score's interval is known, and
     rows are taken as other for each point, which makes a choice look less sure than it is.
     """
-    known = known_metrics().get(metric)
+    known = list_metrics().get(metric)
     needed = {metric} if isinstance(known, TextMetric) else {"label", "prediction"}
     paths = [Path(run["folder"]) / result.PREDICTIONS for run in runs]
     frames = [result.read_predictions(path) if path.exists() else None for path in paths]

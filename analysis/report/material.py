@@ -14,7 +14,7 @@ import pandas as pd
 from analysis.load import place, readable, row, runs_folder, study_in, study_of
 from experiments.stored import result, summary
 from experiments.stored.kinds import KIND
-from experiments.stored.roles import compared
+from experiments.stored.roles import is_compared
 from experiments.stored.shown import visible
 
 PLACE = ["task", "model", "protocol"]
@@ -221,7 +221,7 @@ def flat(config: Record, prefix: str = "") -> dict[str, str]:
     found: dict[str, str] = {}
     for key, value in config.items():
         path = sys.intern(f"{prefix}{key}")
-        if not compared(path) or path == "protocol.stage":  # the stage has a column of its own
+        if not is_compared(path) or path == "protocol.stage":  # the stage has a column of its own
             continue
         if isinstance(value, dict):
             found |= flat(value, f"{path}.")

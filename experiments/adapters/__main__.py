@@ -18,8 +18,8 @@ from experiments.adapters.peft_format import CONFIG, read_peft, write_peft
 from experiments.adapters.saved import ABOUT, Adapter, check_whole, on_base, read_adapter, write
 from experiments.disk.files import atomic_folder
 from experiments.models.pretrained import Pretrained
-from experiments.settings.compose import composed
-from experiments.settings.scalars import quoted
+from experiments.settings.compose import compose_config
+from experiments.settings.scalars import quote
 from experiments.settings.sections import build, describe_section
 from experiments.stored.kinds import KIND, add_option
 from experiments.stored.shown import fail, plain, visible
@@ -54,17 +54,17 @@ def arguments() -> argparse.Namespace:
     merge = actions.add_parser("merge", parents=[base], help="write a plain Hugging Face folder")
     merge.add_argument("out", type=Path, metavar="OUT")
     merge.add_argument("--dtype", choices=DTYPES, default="float32", help="of the written weights")
-    merge.set_defaults(action=merged)
+    merge.set_defaults(action=merge_model)
 
     export = actions.add_parser("export", parents=[base], help="write PEFT's checkpoint format")
     export.add_argument("out", type=Path, metavar="OUT")
-    export.set_defaults(action=exported)
+    export.set_defaults(action=export_adapter)
 
     take = actions.add_parser("import", parents=[base], help="read PEFT's or loralib's format")
     take.add_argument("out", type=Path, metavar="OUT")
     take.add_argument("--model", required=True, help="the base, a file in conf/model")
     take.add_argument("--alpha", type=float, help="of a loralib file, which does not say it")
-    take.set_defaults(action=imported)
+    take.set_defaults(action=import_adapter)
     return parser.parse_args()
 
 
@@ -104,13 +104,13 @@ def numbers(tensors: dict[str, Any]) -> int:
     return sum(tensor.numel() for tensor in tensors.values())
 
 
-def merged(given: argparse.Namespace) -> None:
+def merge_model(given: argparse.Namespace) -> None:
     """Write the model without its adapter."""
     write_merged(on_base(read_adapter(given.path, given.other), given.base), given.out, given.dtype)
     print(f"{given.out} is read by transformers' from_pretrained.")
 
 
-def exported(given: argparse.Namespace) -> None:
+def export_adapter(given: argparse.Namespace) -> None:
     """Write the adapter as PEFT would have."""
     adapter = on_base(read_adapter(given.path, given.other), given.base)
     write_peft(adapter, given.out)
@@ -119,11 +119,11 @@ def exported(given: argparse.Namespace) -> None:
     print(f"{given.out} is read by PeftModel.from_pretrained, on {base}{outputs}.")
 
 
-def imported(given: argparse.Namespace) -> None:
+def import_adapter(given: argparse.Namespace) -> None:
     """Read an adapter of another library and write it as ours."""
     if (given.path / ABOUT).is_file():
         raise ValueError(f"{given.path} is an adapter of this project already.")
-    base = build("model", composed(f"model={given.model}", *moved(given.base)).model)
+    base = build("model", compose_config(f"model={given.model}", *override_base(given.base)).model)
     adapter = other(given.path, base, given.alpha)
     with atomic_folder(given.out) as folder:
         write(adapter, folder)
@@ -131,9 +131,9 @@ def imported(given: argparse.Namespace) -> None:
     print(f"{given.out} holds the adapter, for {visible(adapter.model.name)}, {head}.")
 
 
-def moved(base: str | None) -> list[str]:
+def override_base(base: str | None) -> list[str]:
     """The overrides that put the base into another folder."""
-    return [] if base is None else [f"model.path={quoted(base)}", "model.package=null"]
+    return [] if base is None else [f"model.path={quote(base)}", "model.package=null"]
 
 
 def other(path: Path, base: Pretrained, alpha: float | None) -> Adapter:

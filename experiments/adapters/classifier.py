@@ -40,7 +40,7 @@ def whole_head(
                 "the base, so that it cannot be known; let PEFT save it (modules_to_save)."
             )
     if adapters.layers:
-        tensors |= merged_layers(tensors, adapters, where, names)
+        tensors |= merge_layers(tensors, adapters, where, names)
     *_, projection = names
     with torch.device("meta"):
         head = family.head(config, len(tensors[f"{projection}.weight"]))
@@ -67,7 +67,7 @@ def base_head(base: Pretrained) -> dict[str, Tensor]:
     return found
 
 
-def merged_layers(
+def merge_layers(
     tensors: Mapping[str, Tensor], adapters: Foreign, where: Path, names: Mapping[str, str]
 ) -> dict[str, Tensor]:
     """The weights of the head's adapted layers with their adapters merged.

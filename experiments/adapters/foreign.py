@@ -71,7 +71,7 @@ def methods() -> Iterable[type[Variant]]:
         yield schema(f"variant={path.stem}", OmegaConf.select(OmegaConf.load(path), "_target_"))
 
 
-def widened(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def widen(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors of less than float32 in float32, so that no scale is applied in half precision."""
     return {
         n: t.float() if t.is_floating_point() and t.itemsize < 4 else t for n, t in tensors.items()
@@ -142,7 +142,7 @@ def no_such_layer(key: str, backbone: PreTrainedModel) -> str:
     return "this model has no such layer"
 
 
-def fused(form: Foreign, backbone: nn.Module) -> Foreign:
+def fuse_projections(form: Foreign, backbone: nn.Module) -> Foreign:
     """The form with GPT-2's projections as one; other models have none.
 
     Raises ValueError if the fused layer has no exact form.
@@ -186,7 +186,7 @@ def fuse(form: Foreign, name: str, split: SplitLinear) -> dict[str, Tensor]:
     return together
 
 
-def unfused(form: Foreign, backbone: nn.Module) -> Foreign:
+def split_projections(form: Foreign, backbone: nn.Module) -> Foreign:
     """The form with each fused projection as three layers; other models have none.
 
     Raises ValueError if the parts of the fused layer have no exact form.

@@ -82,4 +82,4 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
         raise ValueError(f"{path} must hold a state_dict, tensors by name.")
     checks.check_tensors(state, path)
-    return foreign.widened(state)
+    return foreign.widen(state)

@@ -58,7 +58,7 @@ def write_peft(adapter: Adapter, out: Path) -> None:
                 f"The base of {name} is quantised, and PEFT would put the adapter on the full one; "
                 "merge the adapter instead."
             )
-    form = foreign.fused(adapter.variant.to_peft(backbone), backbone)
+    form = foreign.fuse_projections(adapter.variant.to_peft(backbone), backbone)
     kind = "SEQ_CLS" if adapter.num_outputs else "FEATURE_EXTRACTION"
     if isinstance(model, LanguageModel):
         kind = "SEQ_2_SEQ_LM" if backbone.config.is_encoder_decoder else "CAUSAL_LM"
@@ -85,14 +85,14 @@ def write_peft(adapter: Adapter, out: Path) -> None:
         "fan_in_fan_out": family.transposed,
         "target_modules": targets(list(form.layers), backbone, inside),
         # The first names of the head's modules, such as classifier.
-        "modules_to_save": saved_modules(names, backbone) if adapter.num_outputs else None,
+        "modules_to_save": list_saved_modules(names, backbone) if adapter.num_outputs else None,
     }
     with atomic_folder(out) as folder:
         write_json(folder / CONFIG, config)
         save_tensors(folder / TENSORS, tensors, {"format": "pt"})
 
 
-def saved_modules(names: Mapping[str, str], backbone: PreTrainedModel) -> list[str]:
+def list_saved_modules(names: Mapping[str, str], backbone: PreTrainedModel) -> list[str]:
     """The modules of a classifier of transformers that its head is made of, as PEFT asks for."""
     inside = f"{backbone.base_model_prefix}."
     return sorted({name.removeprefix(inside).partition(".")[0] for name in names.values()})
@@ -149,7 +149,7 @@ def read_peft(folder: Path, base: Pretrained) -> Adapter:
     settings = by_layer(config, found.head_layers, head_names, folder / CONFIG)
     adapters = Foreign("peft", settings, found.head_layers, found.shared)
     head = whole_head(found.head, adapters, base, folder / TENSORS)
-    return foreign.adapter_from(foreign.unfused(form, backbone), base, head, folder)
+    return foreign.adapter_from(foreign.split_projections(form, backbone), base, head, folder)
 
 
 def read_files(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -159,7 +159,7 @@ def read_files(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     places = frozenset[str]().union(*(cls.foreign_places for cls in foreign.methods()))
     checks.check_tensors(stored, folder / TENSORS, places)
     checks.check_ranks(config, stored, folder / CONFIG)
-    return config, foreign.widened({strip(key): tensor for key, tensor in stored.items()})
+    return config, foreign.widen({strip(key): tensor for key, tensor in stored.items()})
 
 
 def strip(key: str) -> str:

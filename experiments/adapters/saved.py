@@ -20,8 +20,8 @@ from experiments.models.model import Loaded
 from experiments.models.pretrained import Pretrained, hash_files
 from experiments.results.provenance import package_versions
 from experiments.results.result import Result, read_result
-from experiments.settings.config import Run, restored
-from experiments.settings.sections import describe_section, restored_section
+from experiments.settings.config import Run, restore_run
+from experiments.settings.sections import describe_section, restore_section
 from experiments.stored import adapter as stored
 from experiments.stored import kinds
 from experiments.stored.adapter import HEAD
@@ -93,8 +93,8 @@ def read_adapter(folder: Path, other: kinds.Other = kinds.refuse) -> Adapter:
     about = stored.read(folder)
     head = about["head"]
     with naming(folder / ABOUT, ""):
-        variant = restored_section("variant", about["variant"], other)
-        model = restored_section("model", about["model"], other)
+        variant = restore_section("variant", about["variant"], other)
+        model = restore_section("model", about["model"], other)
         if not isinstance(variant, Variant) or not isinstance(model, Pretrained):
             raise ValueError("variant must be a method, and model a pretrained one.")
         if about["precision"] not in PRECISIONS:
@@ -262,7 +262,7 @@ def restore(
     if result.failure:
         raise ValueError(f"{folder} holds a diverged run, which left no adapter: {result.failure}")
     with naming(folder / NAME, ""):
-        run = restored(result.config, other)
+        run = restore_run(result.config, other)
     adapter = on_base(read_adapter(folder, other), base)
     # Adapters of earlier versions do not know it, and results do.
     known = adapter.model_files or result.fingerprint.get("model_files")

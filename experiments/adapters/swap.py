@@ -12,7 +12,7 @@ import torch.nn as nn
 
 from experiments.adapters.saved import Adapter, check_base, check_whole, load_head, load_state
 from experiments.backbones.layers import float_masters
-from experiments.models.model import Model, assembled
+from experiments.models.model import Model, assemble
 from experiments.models.pretrained import Pretrained
 from variants.base import adapter_layers, replace_module
 
@@ -50,7 +50,7 @@ class Switch:
         check_base(adapter)
         with self.bare_again():
             own = self.own_parts(adapter)
-        model = assembled(self.backbone, adapter.num_outputs, adapter.model.head)
+        model = assemble(self.backbone, adapter.num_outputs, adapter.model.head)
         if adapter.num_outputs:
             load_head(adapter, model.head)
         self.adapters[name] = own

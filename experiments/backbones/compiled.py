@@ -25,12 +25,12 @@ from torch import Tensor
 from experiments.backbones.keeping import keep
 
 
-def compiled(function: Callable) -> Any:
+def compile_kernel(function: Callable) -> Any:
     """A kernel; its sums may be reordered into vectors, and that is all: a NaN stays one."""
     return keep(njit(nogil=True, error_model="numpy", fastmath={"reassoc", "contract"})(function))
 
 
-def compiled_finite(function: Callable) -> Any:
+def compile_finite_kernel(function: Callable) -> Any:
     """A kernel that meets no NaN."""
     return keep(njit(nogil=True, fastmath={"reassoc", "nnan", "nsz"})(function))
 
@@ -142,8 +142,8 @@ def _power(x):
     return vectorised
 
 
-@compiled
-def mixed(x: Any) -> Any:
+@compile_kernel
+def mix_bits(x: Any) -> Any:
     """32 bits of which each depends on all of x (Wellons' lowbias32)."""
     x = np.uint32(x ^ np.uint32(x >> np.uint32(16)))
     x = np.uint32(x * np.uint32(0x7FEB352D))
@@ -152,26 +152,26 @@ def mixed(x: Any) -> Any:
     return np.uint32(x ^ np.uint32(x >> np.uint32(16)))
 
 
-@compiled
+@compile_kernel
 def key_of(seed: int, row: int) -> Any:
     """Return the key from which the dropout masks of a row are drawn."""
     low, high = np.uint32(seed), np.uint32(seed >> 32)
-    return np.uint32(mixed(np.uint32(mixed(np.uint32(low + np.uint32(row))) ^ high)))
+    return np.uint32(mix_bits(np.uint32(mix_bits(np.uint32(low + np.uint32(row))) ^ high)))
 
 
-@compiled
-def dropped(key: Any, column: int, limit: Any) -> bool:
+@compile_kernel
+def is_dropped(key: Any, column: int, limit: Any) -> bool:
     """Whether this element of a row falls out, of 2^32 cases in `limit`."""
-    return mixed(np.uint32(key ^ np.uint32(np.uint32(column) * np.uint32(0x9E3779B9)))) < limit
+    return mix_bits(np.uint32(key ^ np.uint32(np.uint32(column) * np.uint32(0x9E3779B9)))) < limit
 
 
-@compiled
+@compile_kernel
 def limit_of(p: float) -> Any:
     """How many of 2^32 cases the probability p is."""
     return np.uint32(round(p * 4294967296.0))
 
 
-@compiled
+@compile_kernel
 def drop(first: int, step: int, x: Any, out: Any, p: float, seed: int) -> None:
     """out [n, d] = x / (1 - p), or 0 with probability p."""
     n, d = x.shape
@@ -179,10 +179,10 @@ def drop(first: int, step: int, x: Any, out: Any, p: float, seed: int) -> None:
     for i in range(first, n, step):
         key = key_of(seed, i)
         for j in range(d):
-            put(out, i, j, 0 if dropped(key, j, limit) else get(x, i, j) * grown)
+            put(out, i, j, 0 if is_dropped(key, j, limit) else get(x, i, j) * grown)
 
 
-@compiled
+@compile_kernel
 def add_norm(
     first: int, step: int, h: Any, x: Any, weight: Any, bias: Any, eps: float, p: float, seed: int,
     y: Any, total: Any, scale: Any,
@@ -197,7 +197,7 @@ def add_norm(
         if len(h) and p > 0:
             key = key_of(seed, i)
             for j in range(d):
-                row[j] += 0 if dropped(key, j, limit) else get(h, i, j) * grown
+                row[j] += 0 if is_dropped(key, j, limit) else get(h, i, j) * grown
         elif len(h):
             for j in range(d):
                 row[j] += get(h, i, j)
@@ -212,7 +212,7 @@ def add_norm(
             put(y, i, j, (row[j] - mean) * s * weight[j] + bias[j])
 
 
-@compiled
+@compile_kernel
 def add_norm_backward(
     first: int, step: int, to_y: Any, to_total: Any, y: Any, scale: Any, weight: Any, bias: Any,
     p: float, seed: int, to_h: Any, to_x: Any,
@@ -242,7 +242,7 @@ def add_norm_backward(
         if len(to_h):
             key = key_of(seed, i)
             for j in range(d):
-                put(to_h, i, j, zero if dropped(key, j, limit) else grad[j] * grown)
+                put(to_h, i, j, zero if is_dropped(key, j, limit) else grad[j] * grown)
 
 
 @intrinsic
@@ -284,7 +284,7 @@ def tile(typing, zero, C, c_row, A, a_row, a_column, B, b_row, k):
     return types.void(zero, *[types.intp] * 8), code
 
 
-@compiled
+@compile_kernel
 def product(C: Any, A: Any, B: Any, m: int, k: int, n: int, transposed: bool) -> None:
     """C [m, n] = A [m, k] B [k, n], or A^T B with A [k, m]; only these parts of the arrays count.
 
@@ -302,7 +302,7 @@ def product(C: Any, A: Any, B: Any, m: int, k: int, n: int, transposed: bool) ->
             tile(C[0, 0], c + j * size, c_row, a, a_row, a_column, b + j * size, b_row, k)
 
 
-@compiled_finite
+@compile_finite_kernel
 def largest(row: Any, n: int) -> Any:
     """The largest of the first n; which of them does not matter if one is no number."""
     found = row[0]
@@ -311,7 +311,7 @@ def largest(row: Any, n: int) -> Any:
     return found
 
 
-@compiled
+@compile_kernel
 def softmax(row: Any, n: int) -> None:
     """The first n become their softmax."""
     most, total = largest(row, n), row.dtype.type(0)
@@ -324,7 +324,7 @@ def softmax(row: Any, n: int) -> None:
         row[j] *= share
 
 
-@compiled
+@compile_kernel
 def read(x: Any, start: int, n: int, factor: Any, out: Any) -> None:
     """out [heads, n, d] = factor times n rows of x, head by head."""
     heads = len(out)
@@ -335,7 +335,7 @@ def read(x: Any, start: int, n: int, factor: Any, out: Any) -> None:
                 out[head, i, j] = get(x, start + i, head * d + j) * factor
 
 
-@compiled
+@compile_kernel
 def write(x: Any, start: int, n: int, factor: Any, values: Any) -> None:
     """n rows of x = factor times values [heads, n, d]."""
     heads = len(values)
@@ -346,15 +346,15 @@ def write(x: Any, start: int, n: int, factor: Any, values: Any) -> None:
                 put(x, start + i, head * d + j, values[head, i, j] * factor)
 
 
-@compiled
-def transposed(x: Any, n: int, d: int, out: Any) -> None:
+@compile_kernel
+def transpose(x: Any, n: int, d: int, out: Any) -> None:
     """out [d, n] = x [n, d] transposed."""
     for i in range(n):
         for j in range(d):
             out[j, i] = x[i, j]
 
 
-@compiled
+@compile_kernel
 def widest(ends: Any, of: int) -> int:
     """The largest difference of neighbours, or the next multiple."""
     most = 1
@@ -363,7 +363,7 @@ def widest(ends: Any, of: int) -> int:
     return (most + of - 1) // of * of
 
 
-@compiled
+@compile_kernel
 def attention(
     first: int, step: int, like: Any, q: Any, k: Any, v: Any, starts: Any, query_starts: Any,
     query_positions: Any, heads: int, groups: int, causal: bool, p: float, seed: int, out: Any,
@@ -388,7 +388,7 @@ def attention(
         read(v, start, tokens, kind.type(1), V)
         for head in range(heads):
             if head % share == 0:
-                transposed(K[head // share], tokens, d, K_T)
+                transpose(K[head // share], tokens, d, K_T)
             product(S, Q[head], K_T, queries, d, tokens, False)
             for i in range(queries):
                 seen = query_positions[own + i] - start + 1 if causal else tokens
@@ -397,12 +397,12 @@ def attention(
                 if p > 0:
                     key = key_of(seed, head * len(query_positions) + own + i)
                     for j in range(seen):
-                        S[i, j] *= kind.type(0) if dropped(key, start + j, limit) else grown
+                        S[i, j] *= kind.type(0) if is_dropped(key, start + j, limit) else grown
             product(Y[head], S, V[head // share], queries, tokens, d, False)
         write(out, own, queries, kind.type(1), Y)
 
 
-@compiled
+@compile_kernel
 def attention_backward(
     first: int, step: int, like: Any, q: Any, k: Any, v: Any, starts: Any, query_starts: Any,
     query_positions: Any, heads: int, groups: int, causal: bool, p: float, seed: int, to_out: Any,
@@ -433,10 +433,10 @@ def attention_backward(
             if head % share == 0:
                 more_k[:tokens] = 0
                 more_v[:tokens] = 0
-            transposed(K[group], tokens, d, X_T)
+            transpose(K[group], tokens, d, X_T)
             product(P, Q[head], X_T, queries, d, tokens, False)
             if for_q or for_k:
-                transposed(V[group], tokens, d, X_T)
+                transpose(V[group], tokens, d, X_T)
                 product(S, G[head], X_T, queries, d, tokens, False)
             for i in range(queries):
                 seen = query_positions[own + i] - start + 1 if causal else tokens
@@ -444,7 +444,7 @@ def attention_backward(
                 if p > 0:
                     key = key_of(seed, head * len(query_positions) + own + i)
                     for j in range(seen):
-                        mask[j] = kind.type(0) if dropped(key, start + j, limit) else grown
+                        mask[j] = kind.type(0) if is_dropped(key, start + j, limit) else grown
                         S[i, j] *= mask[j]
                 along = kind.type(0)
                 for j in range(seen):
@@ -478,7 +478,7 @@ def attention_backward(
             write(to_q, own, queries, scale, Q)
 
 
-@compiled
+@compile_kernel
 def cross_entropy(
     first: int, step: int, like: Any, logits: Any, targets: Any, smoothing: float, losses: Any,
     means: Any,

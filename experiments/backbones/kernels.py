@@ -69,10 +69,10 @@ class Dropout(torch.autograd.Function):
 def dropout(x: Tensor, module: nn.Module) -> Tensor:
     """Apply the dropout module to x."""
     p = rate(module)
-    return dropped(x, p) if p else x
+    return drop_elements(x, p) if p else x
 
 
-def dropped(x: Tensor, p: float) -> Tensor:
+def drop_elements(x: Tensor, p: float) -> Tensor:
     """x times a new mask."""
     return Dropout.apply(x, p, new_seed())  # type: ignore[return-value]
 
@@ -94,7 +94,7 @@ class AddNorm(torch.autograd.Function):
     def forward(
         ctx: Any, h: Tensor | None, residual: Tensor, norm: nn.LayerNorm, p: float, seed: int
     ) -> tuple[Tensor, Tensor]:
-        by = added_norm if residual.is_cuda else compiled_norm
+        by = add_and_norm if residual.is_cuda else add_and_norm_compiled
         y, total, scale = by(h, residual, norm, p, seed)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(y, scale)
@@ -109,13 +109,13 @@ class AddNorm(torch.autograd.Function):
         if through is None:  # the norm was not used
             found = beside, beside if beside is None or not p else drop(beside, p, ctx.seed)
         else:
-            by = added_norm_backward if y.is_cuda else compiled_norm_backward
+            by = add_and_norm_backward if y.is_cuda else add_and_norm_backward_compiled
             found = by(through, beside, y, scale, ctx.norm, p, ctx.seed)
         residual, h = found
         return None if ctx.alone else h, residual, None, None, None
 
 
-def added_norm(
+def add_and_norm(
     h: Tensor | None, residual: Tensor, norm: nn.LayerNorm, p: float, seed: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The norm of residual + mask h [n, d], that sum, and 1 / deviation [n, 1]."""
@@ -129,7 +129,7 @@ def added_norm(
     return y.to(residual.dtype), total.to(residual.dtype), scale
 
 
-def compiled_norm(
+def add_and_norm_compiled(
     h: Tensor | None, residual: Tensor, norm: nn.LayerNorm, p: float, seed: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the same as `added_norm`."""
@@ -141,7 +141,7 @@ def compiled_norm(
     return y, total, scale
 
 
-def added_norm_backward(
+def add_and_norm_backward(
     through: Tensor, beside: Tensor | None, y: Tensor, scale: Tensor, norm: nn.LayerNorm,
     p: float, seed: int,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
@@ -153,7 +153,7 @@ def added_norm_backward(
     return residual, residual * mask(residual, p, seed) if p else residual
 
 
-def compiled_norm_backward(
+def add_and_norm_backward_compiled(
     through: Tensor, beside: Tensor | None, y: Tensor, scale: Tensor, norm: nn.LayerNorm,
     p: float, seed: int,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
@@ -184,7 +184,7 @@ def norm_backward(grad: Tensor, y: Tensor, scale: Tensor, norm: nn.LayerNorm) ->
     return found[0].mul_(scale)
 
 
-def recomputed(wanted: bool, compute: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def recompute_later(wanted: bool, compute: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """`compute(x)`; if it is wanted, only x is kept, and the rest found again from it."""
     return checkpoint(compute, x, use_reentrant=False) if wanted else compute(x)
 
@@ -215,7 +215,7 @@ def add_norm(
         return AddNorm.apply(h, residual, norm, p, new_seed() if p else 0)  # type: ignore[return-value]
     total = at_least_float32(residual)
     if h is not None:
-        total = total + (dropped(h, p) if p else h)
+        total = total + (drop_elements(h, p) if p else h)
     return norm(total).to(residual.dtype), total.to(residual.dtype)
 
 
@@ -229,7 +229,9 @@ def attention(
     """
     groups = groups or heads
     if q.is_cuda:
-        return torch.cat([fused(q, k, v, block, heads, groups, p) for block in layout.blocks])
+        return torch.cat(
+            [attend_fused(q, k, v, block, heads, groups, p) for block in layout.blocks]
+        )
     seed = new_seed() if p else 0
     how = (*layout.bounds, heads, groups, layout.causal, p, seed)
     return Attention.apply(q, k, v, how)  # type: ignore[return-value]
@@ -240,7 +242,7 @@ def by_head(x: Tensor, heads: int) -> Tensor:
     return x.view(len(x), heads, x.shape[1] // heads).transpose(0, 1)
 
 
-def fused(
+def attend_fused(
     q: Tensor, k: Tensor, v: Tensor, block: Block, heads: int, groups: int, p: float
 ) -> Tensor:
     """The attention of one block [its queries, heads * d] by torch's own kernel."""
@@ -284,7 +286,7 @@ attend, attend_backward = torch.ops.lora_assay.attend, torch.ops.lora_assay.atte
 
 
 @torch.library.impl(OPERATORS, "attend", "CPU")
-def attended(q: Tensor, k: Tensor, v: Tensor, *how: Any) -> Tensor:
+def attend_compiled(q: Tensor, k: Tensor, v: Tensor, *how: Any) -> Tensor:
     """The output of `compiled.attention`."""
     out = torch.empty(q.shape, dtype=q.dtype)
     compiled.run(compiled.attention, at_least_float32(q[:0]), q, k, v, *how, out)
@@ -292,7 +294,7 @@ def attended(q: Tensor, k: Tensor, v: Tensor, *how: Any) -> Tensor:
 
 
 @torch.library.impl(OPERATORS, "attend_backward", "CPU")
-def attended_backward(q: Tensor, k: Tensor, v: Tensor, *how: Any) -> list[Tensor]:
+def attend_compiled_backward(q: Tensor, k: Tensor, v: Tensor, *how: Any) -> list[Tensor]:
     """The gradients of `compiled.attention`; one that is not wanted is left empty."""
     given = zip((q, k, v), how[-1], strict=True)
     found = [torch.empty_like(x if w else x[:0]) for x, w in given]

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.data.tables import Part, Table, near, numbered, place, read_table
+from experiments.data.tables import Part, Table, near, number_rows, place, read_table
 from experiments.disk.hub import snapshot
-from experiments.disk.userfolders import expanded
+from experiments.disk.userfolders import expand_home
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class Local(Source):
 
     def find(self, file: str) -> Path:
         """The path of a file below the folder."""
-        folder = expanded(self.dir, "data.dir")
+        folder = expand_home(self.dir, "data.dir")
         if not folder.is_dir():
             raise ValueError(f"data.dir is not a folder: {folder}.{siblings(folder)}")
         path = folder / file
@@ -74,7 +74,7 @@ class Hub(Source):
         sha256 = hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
         # The folder of a snapshot is named by its commit.
         origin = f"{hub.path}@{folder.name}/{pattern}"
-        return numbered(origin, columns, sha256)
+        return number_rows(origin, columns, sha256)
 
 
 def siblings(folder: Path) -> str:

@@ -84,15 +84,15 @@ def read_table(path: Path, part: Part) -> Table:
 
 def read_tsv(path: Path, data: bytes, part: Part) -> Table:
     """Rows end at LF or CRLF and fields at TAB; quotes and other separators are plain text."""
-    lines = enumerate(decoded(path, data).split("\n"), start=1)
+    lines = enumerate(decode_text(path, data).split("\n"), start=1)
     # A file that was converted twice has two CRs before each LF.
     records = ((number, line.rstrip("\r").split("\t")) for number, line in lines)
-    return delimited(path, data, part, records)
+    return read_delimited(path, data, part, records)
 
 
 def read_csv(path: Path, data: bytes, part: Part) -> Table:
     """Comma-separated rows with quoting as in RFC 4180."""
-    return delimited(path, data, part, csv_records(path, decoded(path, data)))
+    return read_delimited(path, data, part, csv_records(path, decode_text(path, data)))
 
 
 def csv_records(path: Path, text: str) -> Iterator[Record]:
@@ -109,7 +109,7 @@ def csv_records(path: Path, text: str) -> Iterator[Record]:
         ) from None
 
 
-def delimited(path: Path, data: bytes, part: Part, records: Iterator[Record]) -> Table:
+def read_delimited(path: Path, data: bytes, part: Part, records: Iterator[Record]) -> Table:
     """The wanted columns of records that begin with a header, unless `part` brings one."""
     names = part.header or next(records)[1]
     places = [place(path, names, column) for column in part.columns]
@@ -132,17 +132,17 @@ def delimited(path: Path, data: bytes, part: Part, records: Iterator[Record]) ->
 
 def read_jsonl(path: Path, data: bytes, part: Part) -> Table:
     """One JSON object on each line."""
-    lines = enumerate(decoded(path, data).split("\n"), start=1)
-    records = [(number, parsed(f"{path}, line {number}", line)) for number, line in lines]
+    lines = enumerate(decode_text(path, data).split("\n"), start=1)
+    records = [(number, parse_json(f"{path}, line {number}", line)) for number, line in lines]
     return objects(path, data, part, records)
 
 
 def read_json(path: Path, data: bytes, part: Part) -> Table:
     """One JSON list of objects."""
-    text = decoded(path, data)
+    text = decode_text(path, data)
     if is_jsonl(text):
         raise ValueError(f"{path} holds one JSON object on each line; name it .jsonl.")
-    rows = parsed(str(path), text)
+    rows = parse_json(str(path), text)
     if not isinstance(rows, list):
         raise ValueError(f"{path} must hold a list of objects; one object per line is .jsonl.")
     return objects(path, data, part, enumerate(rows, start=1), unit="row")
@@ -174,7 +174,7 @@ def objects(
 
 def read_parquet(path: Path, data: bytes, part: Part) -> Table:
     """One parquet file."""
-    return numbered(str(path), parquet_columns(path, part.columns), digest(data))
+    return number_rows(str(path), parquet_columns(path, part.columns), digest(data))
 
 
 def parquet_columns(path: Path, names: list[str]) -> dict[str, list[Any]]:
@@ -199,13 +199,13 @@ READERS: dict[str, Callable[[Path, bytes, Part], Table]] = {
 }
 
 
-def numbered(origin: str, columns: dict[str, list[Any]], sha256: str) -> Table:
+def number_rows(origin: str, columns: dict[str, list[Any]], sha256: str) -> Table:
     """A table whose rows are counted from 1, as they have no lines."""
     length = len(next(iter(columns.values())))
     return Table(origin, columns, list(range(1, length + 1)), sha256, unit="row")
 
 
-def decoded(path: Path, data: bytes) -> str:
+def decode_text(path: Path, data: bytes) -> str:
     """The text of a UTF-8 file, without byte order mark and without blank lines at its end."""
     data = data.removeprefix(codecs.BOM_UTF8)
     try:
@@ -228,7 +228,7 @@ def check_unicode(where: str, text: str) -> None:
         ) from None
 
 
-def parsed(where: str, text: str) -> Any:
+def parse_json(where: str, text: str) -> Any:
     """The value of a JSON text."""
     try:
         return json.loads(text)
@@ -242,7 +242,9 @@ def place(where: Path | str, names: Iterable[str], column: str) -> int:
     if names.count(column) == 1:
         return names.index(column)
     fault = "has no column" if column not in names else "has more than one column"
-    raise ValueError(f"{where} {fault} '{column}'.{near(column, names)} It has: {listed(names)}.")
+    raise ValueError(
+        f"{where} {fault} '{column}'.{near(column, names)} It has: {list_names(names)}."
+    )
 
 
 def pick(where: str, row: dict[str, Any], column: str) -> Any:
@@ -257,7 +259,7 @@ def near(word: str, known: Iterable[str]) -> str:
     return f" Did you mean '{matches[0]}'?" if matches else ""
 
 
-def listed(names: list[str]) -> str:
+def list_names(names: list[str]) -> str:
     """Names in a row, cut short if a header line is really a sentence."""
     text = ", ".join(names)
     return text if len(text) <= 200 else text[:200] + " ..."

@@ -107,7 +107,7 @@ def remove_unfinished_of_run(folder: Path) -> None:
 
 
 @contextmanager
-def kept_command(folder: Path, config: DictConfig) -> Iterator[None]:
+def keep_command(folder: Path, config: DictConfig) -> Iterator[None]:
     """Keep what was asked for in a run's folder, and in the block what is logged.
 
     Hydra would do both by itself, through any link, and with a traceback if it cannot.

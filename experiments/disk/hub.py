@@ -38,7 +38,7 @@ def snapshot(repo: str, kind: str, patterns: list[str], revision: str | None) ->
             f"What the hub sends is kept in the user's cache, and this user has no home directory: "
             f"HF_HOME may name a folder for {kind} {repo}; {WAYS_ON[kind]}."
         )
-    folder = cached(repo, kind, patterns, revision)
+    folder = find_cached(repo, kind, patterns, revision)
     if folder is not None:
         return folder
     wanted = f"{kind} {repo} ({', '.join(patterns)})"
@@ -54,7 +54,7 @@ def snapshot(repo: str, kind: str, patterns: list[str], revision: str | None) ->
     return folder
 
 
-def cached(repo: str, kind: str, patterns: list[str], revision: str | None) -> Path | None:
+def find_cached(repo: str, kind: str, patterns: list[str], revision: str | None) -> Path | None:
     """The folder of an earlier download that holds what is wanted."""
     try:
         folder = huggingface_hub.snapshot_download(

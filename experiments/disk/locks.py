@@ -62,7 +62,7 @@ def exclusive(folder: Path) -> Iterator[None]:
             f"Another process works in {folder}: {owner(folder / LOCK)}; wait for it, or stop it."
             f"{doubt(lock)}"
         )
-    with held(lock):
+    with hold_lock(lock):
         remove_unfinished_of_run(folder)
         yield
 
@@ -74,7 +74,7 @@ def in_turn(path: Path) -> Iterator[None]:
     if not lock.is_locked:
         log.info("Waiting for %s.%s", owner(path), doubt(lock))
         lock = take(path, -1)
-    with held(lock):
+    with hold_lock(lock):
         yield
 
 
@@ -118,7 +118,7 @@ def knows_locks(folder: Path) -> bool:
 
 
 @contextmanager
-def held(lock: BaseFileLock) -> Iterator[None]:
+def hold_lock(lock: BaseFileLock) -> Iterator[None]:
     """Sign a lock that was taken, as locks without the system's help are, and free it after use."""
     if not isinstance(lock, SoftFileLock):
         name = f"{os.getpid()}\n{socket.gethostname()}\n"

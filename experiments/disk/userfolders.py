@@ -52,7 +52,7 @@ def own_cache(name: str, what: str) -> Path:
     return folder
 
 
-def expanded(path: str, setting: str) -> Path:
+def expand_home(path: str, setting: str) -> Path:
     """A path with `~` resolved; raises ValueError, naming the setting, if there is no such home."""
     try:
         return Path(path).expanduser()

@@ -21,7 +21,7 @@ from experiments.backbones.kernels import (
     attention,
     dropout,
     rate,
-    recomputed,
+    recompute_later,
 )
 from experiments.backbones.stream import Layout
 from experiments.families.base import Family, Kept, unknown_activation
@@ -97,7 +97,7 @@ class Encoders(Family):
         mixed = attention(own.query(seen), own.key(x), own.value(x), layout, heads, p)
         x, _ = add_norm(after.dense(mixed), seen, after.LayerNorm, after.dropout)
         act = ACTIVATIONS[config.hidden_act]
-        inner = recomputed(recompute, lambda x: act(layer.intermediate.dense(x)), x)
+        inner = recompute_later(recompute, lambda x: act(layer.intermediate.dense(x)), x)
         out = layer.output
         return add_norm(out.dense(inner), x, out.LayerNorm, out.dropout)[0]
 

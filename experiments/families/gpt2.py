@@ -20,7 +20,7 @@ from experiments.backbones.kernels import (
     attention,
     dropout,
     rate,
-    recomputed,
+    recompute_later,
 )
 from experiments.backbones.layers import SplitLinear
 from experiments.backbones.stream import Layout
@@ -92,7 +92,7 @@ class GPT2(Family):
         seen = layout.queries(x)
         normed, x = add_norm(own.c_proj(mixed), seen, layer.ln_2, own.resid_dropout)
         act = ACTIVATIONS[config.activation_function]
-        inner = recomputed(recompute, lambda x: act(mlp.c_fc(x)), normed)
+        inner = recompute_later(recompute, lambda x: act(mlp.c_fc(x)), normed)
         return x + dropout(mlp.c_proj(inner), mlp.dropout)
 
     def finish(self, backbone: Any, x: Tensor) -> Tensor:

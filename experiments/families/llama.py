@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig
 
 from experiments.backbones.heads import LastTokenHead
-from experiments.backbones.kernels import ACTIVATIONS, attention, recomputed, rotate
+from experiments.backbones.kernels import ACTIVATIONS, attention, recompute_later, rotate
 from experiments.backbones.layers import SplitLinear
 from experiments.backbones.stream import Layout
 from experiments.families.base import Family, Kept, unknown_activation
@@ -119,7 +119,7 @@ class Decoders(Family):
             before, after = layer.post_attention_layernorm, nn.Identity()
         x = seen + drop(layer, "resid_attn_dropout", own)
         act = ACTIVATIONS[activation_of(config)]
-        inner = recomputed(recompute, lambda x: gated(mlp, act, x), before(x))
+        inner = recompute_later(recompute, lambda x: gate(mlp, act, x), before(x))
         return x + drop(layer, "resid_mlp_dropout", after(mlp.down_proj(inner)))
 
     def attend(self, config: Any, context: Any, own: Any, x: Tensor, layout: Layout) -> Tensor:
@@ -151,7 +151,7 @@ def activation_of(config: PreTrainedConfig) -> str:
     return getattr(config, "hidden_activation", None) or config.hidden_act
 
 
-def gated(mlp: Any, act: Any, x: Tensor) -> Tensor:
+def gate(mlp: Any, act: Any, x: Tensor) -> Tensor:
     """The inner activations of a gated feed-forward."""
     if hasattr(mlp, "gate_up_proj"):
         gate, up = mlp.gate_up_proj.parts.values()

@@ -59,7 +59,7 @@ class World:
 ALONE = World()
 
 
-def launched() -> World:
+def read_world() -> World:
     """The processes that a launcher says there are; one if none says so."""
     world = World(number("RANK", 0), number("WORLD_SIZE", 1))
     return world if world.size > 1 else ALONE
@@ -74,11 +74,11 @@ def number(name: str, otherwise: int) -> int:
 
 def local_device(device: torch.device) -> torch.device:
     """The GPU of this process if a run has several, else the device itself."""
-    if launched() == ALONE or device.type != "cuda":
+    if read_world() == ALONE or device.type != "cuda":
         return device
     if device.index is not None:
         raise ValueError(
-            f"compute.device={device} is one GPU for {launched().size} processes; "
+            f"compute.device={device} is one GPU for {read_world().size} processes; "
             "with compute.device=cuda each takes its own."
         )
     return torch.device("cuda", number("LOCAL_RANK", 0))
@@ -86,7 +86,7 @@ def local_device(device: torch.device) -> torch.device:
 
 def init_process_group(device: torch.device) -> World:
     """Meet the other processes, if there are any and it has not been done yet."""
-    world = launched()
+    world = read_world()
     if world != ALONE and not dist.is_initialized():
         if device.type == "cuda":
             torch.cuda.set_device(device)
@@ -98,5 +98,5 @@ def init_process_group(device: torch.device) -> World:
 
 def shutdown() -> None:
     """Part from the other processes, when all is done."""
-    if launched() != ALONE and dist.is_initialized():
+    if read_world() != ALONE and dist.is_initialized():
         dist.destroy_process_group()

@@ -30,7 +30,7 @@ NARROW = 256  # below this width a thread's share of a product is over before it
 
 
 @contextmanager
-def configured(products: str, threads: int) -> Iterator[None]:
+def configure_products(products: str, threads: int) -> Iterator[None]:
     """Multiply float32 in this way and with so many threads, and afterwards as before."""
     before = torch.get_float32_matmul_precision(), torch.get_num_threads()
     try:
@@ -59,7 +59,7 @@ def fastest(width: int) -> str:
     errors = {}
     for _ in range(ROUNDS):
         for name, found in times.items():
-            with configured(name, threads):
+            with configure_products(name, threads):
                 started = time.process_time()
                 product = x @ weight
                 found.append(time.process_time() - started)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 
-def derived_seed(seed: int, *purpose: str | int) -> int:
+def derive_seed(seed: int, *purpose: str | int) -> int:
     """A 63-bit seed for one purpose of the run with this seed, equal on every machine."""
     text = "/".join(map(str, (seed, *purpose)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
@@ -15,12 +15,12 @@ def derived_seed(seed: int, *purpose: str | int) -> int:
 
 def torch_generator(seed: int, *purpose: str | int) -> torch.Generator:
     """A CPU generator of its own for one purpose."""
-    return torch.Generator().manual_seed(derived_seed(seed, *purpose))
+    return torch.Generator().manual_seed(derive_seed(seed, *purpose))
 
 
 def numpy_generator(seed: int, *purpose: str | int) -> np.random.Generator:
     """A NumPy generator of its own for one purpose."""
-    return np.random.default_rng(derived_seed(seed, *purpose))
+    return np.random.default_rng(derive_seed(seed, *purpose))
 
 
 def seed_everything(seed: int) -> None:

@@ -108,7 +108,7 @@ class TextMetric(Metric):
 
 
 @cache
-def known_metrics() -> dict[str, Metric]:
+def list_metrics() -> dict[str, Metric]:
     """Every metric by name."""
     modules = (one.name for one in iter_modules(package.__path__))
     lists = (
@@ -119,7 +119,7 @@ def known_metrics() -> dict[str, Metric]:
 
 def find_metric(name: str) -> Metric:
     """The metric of this name; raises ValueError if there is none."""
-    known = known_metrics()
+    known = list_metrics()
     if name not in known:
         raise ValueError(f"metric must be one of {', '.join(sorted(known))}, got '{name}'.")
     return known[name]
@@ -129,7 +129,7 @@ def names_of(kind: type[Metric], of: str | None = None) -> list[str]:
     """The names of the metrics of a kind, of labels those for classes or for scores."""
     return [
         name
-        for name, metric in known_metrics().items()
+        for name, metric in list_metrics().items()
         if isinstance(metric, kind) and (of is None or getattr(metric, "of", None) == of)
     ]
 

@@ -20,7 +20,7 @@ REPAIRS = {
 }
 
 
-def repaired(text: str) -> str:
+def repair_text(text: str) -> str:
     """A text as the official scorer reads it: on one line, with its pounds and accents mended."""
     for wrong, right in REPAIRS.items():
         text = text.replace(wrong, right)

@@ -12,7 +12,7 @@ from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 
 from experiments.metrics.base import TextMetric, Words
-from experiments.metrics.challenge import repaired
+from experiments.metrics.challenge import repair_text
 from experiments.metrics.grams import Gram, grams, runs
 
 BLEU_ORDERS, NIST_ORDERS = 4, 5
@@ -39,7 +39,7 @@ def tokenize(text: str) -> Words:
 
 def tokenize_repaired(text: str) -> Words:
     """The tokens of a text as the E2E challenge's scorer reads it."""
-    return tokenize(repaired(text))
+    return tokenize(repair_text(text))
 
 
 def bleu_rows(hypotheses: list[Words], references: list[list[Words]]) -> np.ndarray:

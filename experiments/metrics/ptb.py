@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from functools import lru_cache
 
-from experiments.metrics.challenge import repaired
+from experiments.metrics.challenge import repair_text
 
 LETTER = r"[^\W\d_ª²³¹º¼½¾]"
 WORD = rf"(?:{LETTER}|\d)+(?:_(?:{LETTER}|\d)+)*"
@@ -129,13 +129,13 @@ def tokenize(text: str) -> list[str]:
 
 def tokenize_repaired(text: str) -> list[str]:
     """The tokens of a text as the E2E challenge's scorer reads it."""
-    return tokenize(repaired(text))
+    return tokenize(repair_text(text))
 
 
 @lru_cache(maxsize=100_000)
 def words(chunk: str) -> tuple[str, ...]:
     """The words of what stands between two spaces."""
-    return tuple(word for token in tokens(chunk) if (word := written(token)) not in PUNCTUATION)
+    return tuple(word for token in tokens(chunk) if (word := write_token(token)) not in PUNCTUATION)
 
 
 def tokens(chunk: str) -> Iterator[str]:
@@ -148,7 +148,7 @@ def tokens(chunk: str) -> Iterator[str]:
         place = longest.end(longest.lastindex or 0)
 
 
-def written(token: str) -> str:
+def write_token(token: str) -> str:
     """A token as the tokenizer prints it; a mark that does not count is empty."""
     if MARKS.fullmatch(token) or UNKNOWN.fullmatch(token):
         return ""

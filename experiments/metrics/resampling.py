@@ -60,11 +60,11 @@ class Scorer:
         """Scores [resamples, ...] on resamples of the examples, the same ones for every run."""
         size = max(1, CELLS // self.examples)
         parts = [min(size, resamples - start) for start in range(0, resamples, size)]
-        found = [self.scores(drawn(self.examples, part, generator)) for part in parts]
+        found = [self.scores(draw_counts(self.examples, part, generator)) for part in parts]
         return np.concatenate(found)
 
 
-def drawn(examples: int, resamples: int, generator: np.random.Generator) -> np.ndarray:
+def draw_counts(examples: int, resamples: int, generator: np.random.Generator) -> np.ndarray:
     """How often each example comes in each resample, [resamples, examples]."""
     picks = generator.integers(examples, size=(resamples, examples))
     picks += examples * np.arange(resamples)[:, None]

@@ -284,7 +284,7 @@ def question(draw: Draw, event: Event, asked: str) -> str:
     return f"{'when' if asked == 'day' else 'where'} {draw.one(forms['whole'])}"
 
 
-def swapped(event: Event) -> Event:
+def swap_roles(event: Event) -> Event:
     """The same with the roles of its two people exchanged."""
     if event.receiver:
         return replace(event, agent=event.receiver, receiver=event.agent)
@@ -300,11 +300,11 @@ def some_event(draw: Draw, words: Words) -> Event:
     return event(draw, words, kind, day=draw.chance(0.2), place=draw.chance(0.1))
 
 
-def changed(draw: Draw, event: Event, words: Words) -> Event:
+def change_event(draw: Draw, event: Event, words: Words) -> Event:
     """Another event of the same people and things."""
     can_swap = bool(event.receiver) or event.verb in lexicon.DEEDS
     if can_swap and draw.chance(0.6):
-        return swapped(event)
+        return swap_roles(event)
     if event.day and draw.chance(0.3):
         return replace(event, day=draw.other(lexicon.DAYS, event.day))
     for pool in (words.deeds, words.works, lexicon.TRANSFERS):
@@ -325,7 +325,7 @@ def unanswering(draw: Draw, event: Event, part: str, words: Words) -> Event:
         other, pool = ("place", lexicon.PLACES) if part == "day" else ("day", lexicon.DAYS)
         return replace(event, **{part: "", other: getattr(event, other) or draw.one(pool)})
     # Another day alone would not do.
-    return replace(changed(draw, replace(event, day=""), words), day=event.day)
+    return replace(change_event(draw, replace(event, day=""), words), day=event.day)
 
 
 Question = tuple[Event, str]
@@ -339,17 +339,17 @@ def inquiries(draw: Draw, words: Words, same: bool) -> tuple[Question, Question]
         return (one, part), (one, part)
     if draw.chance(0.3):
         return (one, part), (one, draw.other(askable_parts(one), part))
-    return (one, part), (changed(draw, one, words), part)
+    return (one, part), (change_event(draw, one, words), part)
 
 
-def compared(draw: Draw, words: Words, changes: int) -> tuple[Event, Event]:
+def compare_events(draw: Draw, words: Words, changes: int) -> tuple[Event, Event]:
     """Two events of five parts, so many of which are not the same."""
     one = event(draw, words, draw.below(2), day=True, place=True)
     deed = one.verb in lexicon.DEEDS
     parts = draw.some(["agent", "verb", "patient", "day", "place"], changes)
     two = one
     if deed and "agent" in parts and "patient" in parts and draw.chance(0.7):
-        two = swapped(two)
+        two = swap_roles(two)
     else:
         if "agent" in parts:
             two = replace(two, agent=draw.other(words.people, one.agent, one.patient))
@@ -467,7 +467,7 @@ def venue(draw: Draw, names: Sequence[str] = tuple(lexicon.VENUES)) -> Venue:
     return replace(full, **dict.fromkeys(left_out, ""))
 
 
-def described(draw: Draw, venue: Venue) -> str:
+def describe_fields(draw: Draw, venue: Venue) -> str:
     """One reference: everything that the fields say, in one or two sentences."""
     food, kind = venue.cuisine, venue.kind
     if food:

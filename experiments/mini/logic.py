@@ -58,7 +58,7 @@ def claims(draw: Draw, label: str, kind: list[Noun]) -> tuple[Claim, Claim]:
     return Claim(first, one, verb), Claim(second, two, verb)
 
 
-def settled(denied: tuple[bool, bool], ways: set[str]) -> str:
+def settle_relation(denied: tuple[bool, bool], ways: set[str]) -> str:
     """The relation of two deeds, each denied or not, by how the second's details relate.
 
     A deed done implies every deed that says less of it: another kind above, no day.
@@ -77,7 +77,7 @@ def deeds(draw: Draw, label: str, kind: list[Noun], agent: str) -> tuple[Deed, D
         denied = draw.chance(0.5), draw.chance(0.5)
         way = draw.one(["same", "down", "up"])
         when = draw.one(["same", "same", "down", "up"])
-        if settled(denied, {way, when}) == label:
+        if settle_relation(denied, {way, when}) == label:
             break
     one, two = nouns(draw, kind, way)
     day = draw.one(lexicon.DAYS) if when != "same" or draw.chance(0.2) else ""

@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast, RobertaForMaskedLM
 
 from experiments.families.base import family_of
-from experiments.machine.randomness import derived_seed
+from experiments.machine.randomness import derive_seed
 from experiments.mini.backbones import SPECIAL
 from experiments.mini.rivals import rivals
 from experiments.mini.text import TELLING, passages
@@ -90,7 +90,7 @@ class Objective:
     @lru_cache(maxsize=1)  # noqa: B019 (there is one objective in a process)
     def batches(self, number: int) -> list[list[list[int]]]:
         """One lot of batches, each of texts of like length, in any order."""
-        seed, size = derived_seed(self.recipe.seed, "text", number), self.recipe.batch_size
+        seed, size = derive_seed(self.recipe.seed, "text", number), self.recipe.batch_size
         found = list(self.sorted_batches(seed, size * BATCHES_AT_A_TIME, size))
         random.Random(seed).shuffle(found)
         return found

@@ -19,13 +19,13 @@ from torch import Tensor
 from experiments.data.batches import Encoded, encode
 from experiments.data.sources import Source
 from experiments.data.splits import Data, Split
-from experiments.machine.randomness import derived_seed, numpy_generator, torch_generator
+from experiments.machine.randomness import derive_seed, numpy_generator, torch_generator
 from experiments.metrics.base import find_label_metric
 from experiments.mini.source import Mini
 from experiments.mini.text import passages
 from experiments.models.model import Loaded
 from experiments.models.pretrained import Pretrained
-from experiments.settings.sections import restored_section
+from experiments.settings.sections import restore_section
 from experiments.stored import kinds
 from experiments.tasks.labelled import LabelledTask
 from variants.base import target_linears
@@ -148,7 +148,7 @@ class Planted(LabelledTask):
     def pretrained(self) -> Pretrained:
         """The backbone that is changed."""
         # Whoever composed or read these settings has looked the class up already.
-        model = restored_section("model", self.model, kinds.trust)
+        model = restore_section("model", self.model, kinds.trust)
         if not isinstance(model, Pretrained):
             raise ValueError(f"task.model must be a model, got {type(model).__name__}.")
         return model
@@ -212,7 +212,7 @@ def draw_texts(seed: int, number: int, split: str) -> list[str]:
     """Different sentences of the suite's unlabelled text; no two splits share one."""
     share = SHARES.get(split)
     found: dict[str, None] = {}
-    for passage in passages(derived_seed(seed, "planted", split)):
+    for passage in passages(derive_seed(seed, "planted", split)):
         for text in passage:
             place = hashlib.sha256(text.encode()).digest()[0]
             if share is None or place in share:
@@ -240,7 +240,7 @@ def states(loaded: Loaded, data: Encoded) -> Tensor:
     return torch.empty_like(result).index_copy_(0, torch.from_numpy(order), result)
 
 
-def raised(products: Tensor, share: float) -> Tensor:
+def raise_diagonal(products: Tensor, share: float) -> Tensor:
     """A matrix of products with this share of its mean diagonal added to its diagonal."""
     identity = torch.eye(len(products), dtype=products.dtype)
     return products + share * products.diagonal().mean() * identity
@@ -252,9 +252,9 @@ def least_explained(before: Tensor, after: Tensor, number: int) -> Tensor:
     before, after = before - before.mean(dim=0), after - after.mean(dim=0)
     # States of a norm lie in fewer dimensions than they have; what is rounding in the others would
     # decide a plain least-squares fit, and another process would round otherwise.
-    explained = torch.linalg.solve(raised(before.T @ before, TINY), before.T @ after)
+    explained = torch.linalg.solve(raise_diagonal(before.T @ before, TINY), before.T @ after)
     left = after - before @ explained
-    root = torch.linalg.cholesky(raised(after.T @ after / len(after), RIDGE))
+    root = torch.linalg.cholesky(raise_diagonal(after.T @ after / len(after), RIDGE))
     whitened = torch.linalg.solve_triangular(root, left.T, upper=False)
     _, vectors = torch.linalg.eigh(whitened @ whitened.T / len(after))
     best = vectors[:, -number:].flip(1)

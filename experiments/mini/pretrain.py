@@ -22,7 +22,7 @@ from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast, RobertaForMas
 from transformers.utils import logging as transformers_logging
 
 from experiments.disk.files import read_tensors, set_default_mode, write_tensors
-from experiments.machine.randomness import derived_seed, torch_generator
+from experiments.machine.randomness import derive_seed, torch_generator
 from experiments.mini.backbones import SHIPPED, build_model, train_tokenizer
 from experiments.mini.muon import Muon
 from experiments.mini.objectives import HELD_OUT_SEED, Causal, Masked, Objective, Recipe
@@ -53,16 +53,16 @@ def objective(
 
 def start(recipe: Recipe) -> Objective:
     """A tokenizer made from the text, and a model of random weights."""
-    seed = derived_seed(recipe.seed, "vocabulary")
+    seed = derive_seed(recipe.seed, "vocabulary")
     stream = passages(seed, recipe.spelled)
     texts = (" ".join(passage) for passage in islice(stream, recipe.vocabulary))
     tokenizer = train_tokenizer(recipe.name, texts)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derived_seed(recipe.seed, "weights"))
+        torch.manual_seed(derive_seed(recipe.seed, "weights"))
         return objective(recipe, build_model(recipe.name, len(tokenizer)), tokenizer)
 
 
-def shipped(name: str) -> Objective:
+def load_shipped(name: str) -> Objective:
     """The backbone that the project ships."""
     kind = GPT2LMHeadModel if name == "mini_gpt2" else RobertaForMaskedLM
     model = kind.from_pretrained(SHIPPED / name, dtype=torch.float32, local_files_only=True)
@@ -71,7 +71,7 @@ def shipped(name: str) -> Objective:
 
 
 @torch.no_grad()
-def held_out_loss(judged: Objective) -> float:
+def measure_held_out_loss(judged: Objective) -> float:
     """The mean loss per guess on text that no recipe trains on, the same for every model."""
     judged = replace(judged, recipe=RECIPES[judged.recipe.name])
     generator = torch_generator(HELD_OUT_SEED, "guesses")
@@ -201,7 +201,7 @@ class Pretraining:
         model.half().save_pretrained(beside)
         set_default_mode(beside / WEIGHTS)
         model.float()  # of the rounded weights: they are what is judged
-        loss = held_out_loss(self.objective)
+        loss = measure_held_out_loss(self.objective)
         text = card(self, loss, hash_files([beside / WEIGHTS]))
         (beside / "README.md").write_text(text, encoding="utf-8")
         beside.replace(self.out)
@@ -301,7 +301,7 @@ def main() -> None:
         loss = pretrain(recipe, out, given.every)
     except (ValueError, OSError) as error:
         sys.exit(str(error))
-    expected = held_out_loss(shipped(given.name))
+    expected = measure_held_out_loss(load_shipped(given.name))
     print(f"{out}: held-out loss {loss:.4f}; the shipped model's is {expected:.4f}.")
     if not loss <= expected + TOLERANCE:
         sys.exit(f"That is more than {TOLERANCE} worse: the shipped model is not reproduced.")

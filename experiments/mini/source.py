@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass
 
 from experiments.data.sources import Source
-from experiments.data.tables import Part, Table, near, numbered, pick
+from experiments.data.tables import Part, Table, near, number_rows, pick
 from experiments.mini import tasks
 
 
@@ -43,4 +43,4 @@ class Mini(Source):
         )
         chosen = {column: pick(origin, columns, column) for column in part.columns}
         text = json.dumps(columns, sort_keys=True)
-        return numbered(origin, chosen, hashlib.sha256(text.encode()).hexdigest())
+        return number_rows(origin, chosen, hashlib.sha256(text.encode()).hexdigest())

@@ -70,7 +70,7 @@ def cola(draw: Draw, split: str, label: str) -> Row:
 def mrpc(draw: Draw, split: str, label: str) -> Row:
     words = grammar.words(lot(split))
     one = grammar.some_event(draw, words)
-    two = one if label == "1" else grammar.changed(draw, one, words)
+    two = one if label == "1" else grammar.change_event(draw, one, words)
     return sentence(grammar.statement(draw, one)), sentence(grammar.statement(draw, two))
 
 
@@ -81,7 +81,7 @@ def qqp(draw: Draw, split: str, label: str) -> Row:
 
 def stsb(draw: Draw, split: str, label: str) -> Row:
     changes = SCORES[::-1].index(label)
-    one, two = grammar.compared(draw, grammar.words(lot(split)), changes)
+    one, two = grammar.compare_events(draw, grammar.words(lot(split)), changes)
     return sentence(grammar.statement(draw, one)), sentence(grammar.statement(draw, two))
 
 
@@ -155,7 +155,7 @@ DRAW: dict[str, Callable[[Draw, str, str], Row]] = {
 }
 
 
-def labelled(task: str, split: str, draw: Draw) -> Iterator[Row]:
+def label_rows(task: str, split: str, draw: Draw) -> Iterator[Row]:
     """Rows without end, labels in equal shares, texts in any number of copies."""
     while True:
         label = draw.one(LABELS[task])
@@ -167,7 +167,7 @@ def restaurants(split: str, draw: Draw) -> Iterator[Row]:
     names = share(lexicon.VENUES, split)
     while True:
         venue = grammar.venue(draw, names)
-        said = dict.fromkeys(grammar.described(draw, venue) for _ in range(2 + draw.below(7)))
+        said = dict.fromkeys(grammar.describe_fields(draw, venue) for _ in range(2 + draw.below(7)))
         if len(said) > 1:
             yield from ((venue.meaning(), text) for text in islice(said, 5))
 
@@ -175,7 +175,7 @@ def restaurants(split: str, draw: Draw) -> Iterator[Row]:
 def rows(task: str, split: str, size: int, seed: int, noise: float = 0.0) -> dict[str, list[str]]:
     """The columns of `size` different rows, a share `noise` of which has another label, drawn."""
     draw = Draw(f"{task} {split} {seed}")
-    source = restaurants(split, draw) if task == "e2e" else labelled(task, split, draw)
+    source = restaurants(split, draw) if task == "e2e" else label_rows(task, split, draw)
     # A dict, to keep the order and drop what is drawn twice.
     drawn: dict[Row, None] = {}
     for row in islice(source, 100 * size):

@@ -138,10 +138,10 @@ def another(draw: Draw, event: Event) -> Event:
     """Another event, often of other people: the easy cases lead to the hard ones."""
     if draw.chance(0.3):
         return grammar.some_event(draw, EVERYTHING)
-    return grammar.changed(draw, event, EVERYTHING)
+    return grammar.change_event(draw, event, EVERYTHING)
 
 
-def compared(one: Event, two: Event, but: str = "") -> str:
+def remark_on_parts(one: Event, two: Event, but: str = "") -> str:
     """A remark on the parts in which two events are the same, and in which not."""
     found = []
     for part, name in PARTS.items():
@@ -165,7 +165,7 @@ def paraphrases(draw: Draw) -> list[str]:
         return [sentence(first), join(draw.one(SAME if same else OTHER), second)]
     said = [sentence(first), sentence(second)]
     if kind < 9:
-        said.append(compared(one, two))
+        said.append(remark_on_parts(one, two))
     return [*said, AGREE if same else DIFFER]
 
 
@@ -205,10 +205,10 @@ def answers(draw: Draw) -> list[str]:
 def reports(draw: Draw) -> list[str]:
     """Two reports, and in how many points they agree."""
     points = draw.below(6)
-    one, two = grammar.compared(draw, EVERYTHING, 5 - points)
+    one, two = grammar.compare_events(draw, EVERYTHING, 5 - points)
     said = [sentence(grammar.statement(draw, event)) for event in (one, two)]
     if draw.chance(0.7):
-        said.append(compared(one, two))
+        said.append(remark_on_parts(one, two))
     if draw.chance(0.5):
         said.append(f"Points shared: {COUNTS[points]}.")
     return said
@@ -291,13 +291,13 @@ def sizes(draw: Draw) -> list[str]:
 def places(draw: Draw) -> list[str]:
     """A place to eat, described, or its fields alone."""
     venue = grammar.venue(draw)
-    return [grammar.described(draw, venue) if draw.chance(0.8) else venue.meaning()]
+    return [grammar.describe_fields(draw, venue) if draw.chance(0.8) else venue.meaning()]
 
 
 # --- Invented words ------------------------------------------------------------------------------
 
 
-def invented(draw: Draw) -> str:
+def invent_word(draw: Draw) -> str:
     """A word that means nothing."""
     word = "".join(
         draw.one(lexicon.ONSETS) + draw.one(lexicon.VOWELS) + draw.one(lexicon.CODAS)
@@ -309,14 +309,14 @@ def invented(draw: Draw) -> str:
 def sign(draw: Draw) -> str:
     """A word that means nothing, or a number with its signs."""
     if draw.chance(0.8):
-        return invented(draw)
+        return invent_word(draw)
     number = str(draw.below(10) if draw.chance(0.5) else draw.below(100))
     return draw.one(["", "", "£", "-", "#"]) + number + draw.one(["", "", "%", "'s", "-15"])
 
 
-def named(draw: Draw) -> list[str]:
+def name_event(draw: Draw) -> list[str]:
     """An event between people with invented names, told twice."""
-    agent, other = (invented(draw).capitalize() for _ in range(2))
+    agent, other = (invent_word(draw).capitalize() for _ in range(2))
     one = Event(agent, draw.one(lexicon.DEEDS), other)
     return [sentence(grammar.statement(draw, one)), sentence(grammar.statement(draw, one))]
 
@@ -324,7 +324,7 @@ def named(draw: Draw) -> list[str]:
 def records(draw: Draw) -> list[str]:
     """A record of invented fields and values, and a sentence that says some of them again."""
     fields = [
-        (invented(draw).lower(), " ".join(sign(draw) for _ in range(1 + draw.below(2))))
+        (invent_word(draw).lower(), " ".join(sign(draw) for _ in range(1 + draw.below(2))))
         for _ in range(2 + draw.below(4))
     ]
     written = " | ".join(f"{field} : {value}" for field, value in fields)
@@ -334,7 +334,7 @@ def records(draw: Draw) -> list[str]:
 
 
 # For a model that is to spell: every piece of a word occurs, and what is unknown is copied.
-SPELLERS = [named, records, records]
+SPELLERS = [name_event, records, records]
 
 
 # --- All together --------------------------------------------------------------------------------

@@ -14,8 +14,8 @@ import numpy as np
 
 from experiments.data.batches import PromptedTexts, encode
 from experiments.data.splits import Limits, Split
-from experiments.data.tables import Part, Table, check_unicode, decoded, digest, read_table
-from experiments.disk.userfolders import expanded
+from experiments.data.tables import Part, Table, check_unicode, decode_text, digest, read_table
+from experiments.disk.userfolders import expand_home
 from experiments.families.base import OUTPUT, family_of
 from experiments.models import inference
 from experiments.models.loading import check_output
@@ -40,7 +40,7 @@ class Forgetting:
 
     def read(self) -> Split:
         """The texts; raises ValueError naming the file, the column or the row that is wrong."""
-        path = expanded(str(self.file), "forgetting.file")
+        path = expand_home(str(self.file), "forgetting.file")
         if not path.is_file():
             raise ValueError(f"forgetting.file: there is no file {path}.")
         table = self.lines(path) if path.suffix.lower() == LINES else self.table(path)
@@ -54,7 +54,7 @@ class Forgetting:
         if self.column is not None:
             raise ValueError(f"forgetting.column is '{self.column}', and {path} has no columns.")
         data = path.read_bytes()
-        lines = [line.rstrip("\r") for line in decoded(path, data).split("\n")]
+        lines = [line.rstrip("\r") for line in decode_text(path, data).split("\n")]
         return Table(str(path), {"text": lines}, list(range(1, len(lines) + 1)), digest(data))
 
     def table(self, path: Path) -> Table:

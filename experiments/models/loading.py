@@ -27,7 +27,7 @@ from experiments.disk.files import check_regular, read_object
 from experiments.families.base import OUTPUT, families, family_of
 from experiments.models import seq2seq
 from experiments.models.generation import language_model
-from experiments.models.model import Loaded, assembled
+from experiments.models.model import Loaded, assemble
 
 # The sets of files that one tokenizer is made from: the fast one's, GPT-2's and RoBERTa's, BERT's.
 TOKENIZER_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("vocab.txt",))
@@ -50,7 +50,7 @@ def load_model(
     if num_outputs and config.is_encoder_decoder:  # before its weights are read
         family.head(config, num_outputs)
     predicts = num_outputs == 0 and family.predicts_tokens(config)
-    model = assembled(load_plain(folder, config, precision, predicts), num_outputs, reads)
+    model = assemble(load_plain(folder, config, precision, predicts), num_outputs, reads)
     if predicts:
         check_output(model.backbone)
     initialise(model.head, getattr(config, "initializer_range", 0.02), generator)

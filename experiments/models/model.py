@@ -97,7 +97,7 @@ class LanguageModel(Model):
         return self.engine.states(self.backbone, batch, places - 1)
 
 
-def assembled(backbone: PreTrainedModel, num_outputs: int, reads: str | None) -> Model:
+def assemble(backbone: PreTrainedModel, num_outputs: int, reads: str | None) -> Model:
     """The backbone with a new head of this width, or, with none, what it is without one.
 
     The head is a projection of what it `reads`, or the family's own.

@@ -14,7 +14,7 @@ from transformers import (
 from experiments.backbones.heads import READS
 from experiments.disk import hub
 from experiments.disk.files import check_regular
-from experiments.disk.userfolders import expanded
+from experiments.disk.userfolders import expand_home
 from experiments.models import gguf
 from experiments.models.loading import (
     TOKENIZER_FILES,
@@ -72,7 +72,7 @@ class Pretrained:
 
     def named_folder(self) -> Path | None:
         """The folder, or the GGUF file, that `path` names from here, if there is one."""
-        folder = expanded(self.path, "model.path")
+        folder = expand_home(self.path, "model.path")
         named = folder.is_dir() or (folder.suffix == gguf.SUFFIX and folder.exists())
         return folder if self.path and named else None
 

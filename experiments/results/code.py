@@ -40,14 +40,14 @@ SOURCES = read_sources()
 
 
 @cache
-def shared_hash() -> str:
+def hash_shared_code() -> str:
     """The sha256 of the code that all methods share."""
     own = set(method_files())
     return hash_sources(name for name in SOURCES if name not in own)
 
 
 @cache
-def method_hash(module: str) -> str:
+def hash_method_code(module: str) -> str:
     """The sha256 of the code of one method, with that of the methods it builds on.
 
     The module of a method from outside the project has no file here, and the hash of nothing.
@@ -57,7 +57,7 @@ def method_hash(module: str) -> str:
         name = waiting.pop()
         if name in own and name not in files:
             files.add(name)
-            waiting += map(file_of, imported(ast.parse(SOURCES[name])))
+            waiting += map(file_of, list_imports(ast.parse(SOURCES[name])))
     return hash_sources(files)
 
 
@@ -72,7 +72,7 @@ def file_of(module: str) -> str:
     return f"{module.replace('.', '/')}.py"
 
 
-def imported(tree: ast.Module) -> Iterator[str]:
+def list_imports(tree: ast.Module) -> Iterator[str]:
     """The modules from which a module imports names."""
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module:

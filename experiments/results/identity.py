@@ -13,7 +13,7 @@ from omegaconf import DictConfig, Node, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.stored import roles
-from experiments.stored.places import masked
+from experiments.stored.places import mask_paths
 
 # Settings that are newer than some results, with the value that is how runs were before. With it
 # a run is what it was, under the same name.
@@ -27,7 +27,7 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
 
     An absolute path counts by its hash, so that what is published without it is the same run.
     """
-    kept = roles.named(roles.regrouped(config))
+    kept = roles.keep_named(roles.regroup(config))
     for path, before in LATER.items():
         section, _, key = path.partition(".")
         if kept.get(section, {}).get(key, ...) == before:
@@ -35,7 +35,7 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     for section, key in UNUSED.items():
         if (kept.get(section) or {}).get(key) is None:
             kept.pop(section, None)
-    return masked(kept)
+    return mask_paths(kept)
 
 
 def cell_id(*, _root_: DictConfig) -> str:
@@ -50,7 +50,7 @@ def cell_id(*, _root_: DictConfig) -> str:
 
 def short_hash(config: Mapping[str, Any]) -> str:
     """A short hash over every setting, in a config as plain data, that can change the result."""
-    text = json.dumps(roles.as_before(identity(config)), sort_keys=True)
+    text = json.dumps(roles.ungroup(identity(config)), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 

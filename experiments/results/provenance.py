@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from experiments.machine.processor import bfloat16_products
-from experiments.results.code import shared_hash
+from experiments.results.code import hash_shared_code
 
 PACKAGES = (
     "torch", "numba", "transformers", "tokenizers", "datasets", "numpy", "scipy", "scikit-learn",
@@ -24,7 +24,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
     return {
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "git": GIT,
-        "code": shared_hash(),
+        "code": hash_shared_code(),
         "packages": package_versions(),
         "python": platform.python_version(),
         "system": platform.platform(),

@@ -11,7 +11,7 @@ from experiments.disk.folders import tidy
 from experiments.disk.locks import holder
 from experiments.stored import result as stored
 from experiments.stored.result import NAME, PREDICTIONS, SCHEMA
-from experiments.stored.roles import harmless
+from experiments.stored.roles import is_harmless
 
 if TYPE_CHECKING:  # who looks at scores only does not wait for it
     import pandas as pd
@@ -41,7 +41,7 @@ class Origin:
             or (key, value) == ("data", "local")
             or key == "data.dir"
             or key.partition(".")[0] == "hydra"
-            or harmless(key)
+            or is_harmless(key)
             for key, _, value in parts
         )
 

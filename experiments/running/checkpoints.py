@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from experiments.disk.files import flatten
-from experiments.results.code import shared_hash
+from experiments.results.code import hash_shared_code
 from experiments.running.job import PreparedRun
 from experiments.stored import checkpoint
 from experiments.training.loop import State, TrainingListener
@@ -95,7 +95,7 @@ class Checkpoints(TrainingListener):
             "processes": self.world.size,
             "restarts": self.restarts,
             "schedule": self.state.schedule.last_epoch,
-            "codes": list(dict.fromkeys([*self.earlier_codes, shared_hash()])),
+            "codes": list(dict.fromkeys([*self.earlier_codes, hash_shared_code()])),
             "products": torch.get_float32_matmul_precision(),
         }
         for part in self.parts:

@@ -68,7 +68,7 @@ class Epochs(Resumable):
         self.job.loaded.model.train()
         if failure := evaluation.not_finite(items):
             return failure
-        found = evaluation.joined(run.task, items)
+        found = evaluation.join_splits(run.task, items)
         settled = run.variant.settled(Progress(step, self.job.plan.total))
         epoch = step / self.job.batches.steps_per_epoch
         entry = {"epoch": epoch, "step": step, "score": found, "settled": settled}

@@ -44,7 +44,7 @@ def primary(task: Task, evaluated: Mapping[str, Evaluated]) -> dict[str, object]
     }
 
 
-def joined(task: Task, evaluated: Mapping[str, Evaluated]) -> float:
+def join_splits(task: Task, evaluated: Mapping[str, Evaluated]) -> float:
     """The task's first metric over all labelled splits together."""
     return task.score(*together(evaluated))[task.primary]
 

@@ -15,7 +15,7 @@ from experiments.backbones.layers import PRECISIONS, float_masters
 from experiments.data.batches import Batches, Encoded
 from experiments.data.splits import Data, Split
 from experiments.machine.distributed import init_process_group
-from experiments.machine.processor import DEFAULT, configured, fastest, threads_for
+from experiments.machine.processor import DEFAULT, configure_products, fastest, threads_for
 from experiments.machine.randomness import numpy_generator, seed_everything, torch_generator
 from experiments.models.forgetting import HeldOut
 from experiments.models.forgetting import prepare as measure_pretrained
@@ -71,7 +71,7 @@ def prepare_run(run: Run, data: Data) -> PreparedRun:
     if train.prefix_cache:
         if loaded.model.engine.name != "packed":
             raise ValueError(f"train.prefix_cache needs a packed pass; {run.model.name} has none.")
-        with configured(products, threads):
+        with configure_products(products, threads):
             examples = with_prefix(examples, loaded.model)
     batches = Batches(examples, train.batch_size, train.accumulate, run.seed, world)
     total = train.total_steps(batches.steps_per_epoch)
@@ -95,7 +95,7 @@ def measure_forgetting(run: Run, loaded: Loaded, device: torch.device) -> HeldOu
     if text is None:
         return None
     # A method adapts the model under the settings that every process begins with.
-    with configured(matmul_precision(run.train, device, loaded), threads_for(loaded.width)):
+    with configure_products(matmul_precision(run.train, device, loaded), threads_for(loaded.width)):
         model.to(device)
         found = measure_pretrained(text, loaded, run.model.name, run.limits)
         model.to("cpu")

@@ -56,8 +56,8 @@ def collect(
             "processes": job.batches.world.size,
             "engine": job.loaded.model.engine.name,
             # A run that was taken up again may have begun by other code.
-            "earlier_code": [one for one in earlier if one != code.shared_hash()],
-            "method_code": code.method_hash(type(run.variant).__module__),
+            "earlier_code": [one for one in earlier if one != code.hash_shared_code()],
+            "method_code": code.hash_method_code(type(run.variant).__module__),
         },
         epochs=recorder.epochs.scores,
         forgetting=forgotten,

@@ -7,8 +7,8 @@ import torch
 
 from experiments.disk.locks import exclusive
 from experiments.machine.distributed import init_process_group
-from experiments.machine.processor import configured, multiplying
-from experiments.machine.randomness import derived_seed, seed_everything
+from experiments.machine.processor import configure_products, multiplying
+from experiments.machine.randomness import derive_seed, seed_everything
 from experiments.models import forgetting
 from experiments.models.inference import Evaluated
 from experiments.results.result import Origin, Result, mark_unfinished, read_result
@@ -41,14 +41,14 @@ def execute(run: Run, out: Path, origin: Origin | None = None) -> Result:
         raise ValueError("task.score_on must name at least one split, got none.")
     key = fingerprint(run, data)
     if (out / "result.json").exists():
-        return finished(run, out, key)
+        return find_result(run, out, key)
     with (
         exclusive(out) if world.first else nullcontext(),
         enough_memory(),
         multiplying(device, run.train.precision),
     ):
         if world.size == 1 and (out / "result.json").exists():
-            return finished(run, out, key)  # of a process that was here meanwhile
+            return find_result(run, out, key)  # of a process that was here meanwhile
         if world.first:
             mark_unfinished(out)
         job = prepare_run(run, data)
@@ -62,7 +62,7 @@ def run_main_process(job: PreparedRun, out: Path, key: dict, origin: Origin) -> 
     run = job.run
     with Console(job, out) as console, run.tracker.start(out, run.title, describe(run)) as tracked:
         recorder = Recorder(job, out, key, listeners=[console.log, tracked.log])
-        with configured(recorder.checkpoints.products, job.threads):
+        with configure_products(recorder.checkpoints.products, job.threads):
             prepare(job, recorder)
             failure = train(job, recorder)
             evaluated = {} if failure else evaluate(job, recorder)
@@ -85,7 +85,7 @@ def run_main_process(job: PreparedRun, out: Path, key: dict, origin: Origin) -> 
 def run_worker_process(job: PreparedRun, out: Path, key: dict) -> Result:
     """Do a further process's share of the training; return the first process's result."""
     recorder = Recorder(job, out, key, listeners=[])
-    with configured(recorder.checkpoints.products, job.threads):
+    with configure_products(recorder.checkpoints.products, job.threads):
         prepare(job, recorder)
         train(job, recorder)
     result = job.batches.world.share(None)
@@ -94,7 +94,7 @@ def run_worker_process(job: PreparedRun, out: Path, key: dict) -> Result:
     return result
 
 
-def finished(run: Run, out: Path, key: dict) -> Result:
+def find_result(run: Run, out: Path, key: dict) -> Result:
     """The result in the folder, if it is that of this very run."""
     result = read_result(out)
     changed = differing(result.fingerprint, result.schema, key)
@@ -136,7 +136,7 @@ def train(job: PreparedRun, recorder: Recorder) -> str | None:
     # Again: methods have drawn different amounts, and all start dropout from here.
     rank = job.batches.world.rank
     # Each process has masks of its own; the first one's are those of a run in one.
-    seed_everything(derived_seed(job.run.seed, "training", *([rank] if rank else [])))
+    seed_everything(derive_seed(job.run.seed, "training", *([rank] if rank else [])))
     with recorder.meter.phase("train"), enough_memory():
         try:
             fit(job.loaded.model, job.run.variant, job.batches, job.plan, recorder)

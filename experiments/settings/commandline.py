@@ -7,7 +7,7 @@ from functools import cache
 
 from yaml import YAMLError
 
-from experiments.stored.roles import MOVED, renamed
+from experiments.stored.roles import MOVED, rename_override
 
 CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
@@ -37,7 +37,7 @@ def with_new_names(overrides: Iterable[str]) -> list[str]:
         key = text.lstrip("+~").partition("=")[0]
         if key in MOVED:
             tell_new_name(key)
-        found.append(renamed(text))
+        found.append(rename_override(text))
     return found
 
 

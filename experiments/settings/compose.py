@@ -16,7 +16,7 @@ from experiments.settings.scalars import as_written
 CONF = Path(__file__).parents[2] / "conf"
 
 
-def composed(*overrides: str) -> DictConfig:
+def compose_config(*overrides: str) -> DictConfig:
     """Hydra's config for these overrides, its own part included."""
     overrides = tuple(with_new_names(overrides))
     with as_written(), own_hydra():
@@ -27,7 +27,7 @@ def composed(*overrides: str) -> DictConfig:
 
 
 @contextmanager
-def kept_hydra_config() -> Iterator[None]:
+def keep_hydra_config() -> Iterator[None]:
     """Afterwards Hydra's own part of the config is what it was, which may be another program's."""
     hydra_config = HydraConfig.instance()
     before = hydra_config.cfg

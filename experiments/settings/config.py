@@ -20,7 +20,7 @@ from experiments.settings.sections import (
     describe_section,
     naming,
     plain,
-    restored_section,
+    restore_section,
 )
 from experiments.settings.tracking import Tracker
 from experiments.settings.train import Compute, Record, Train
@@ -134,7 +134,7 @@ def describe(run: Run) -> dict[str, Any]:
     return {name: describe_section(value) for name, value in sections.items()}
 
 
-def restored(config: Mapping[str, Any], other: kinds.Other = kinds.refuse) -> Run:
+def restore_run(config: Mapping[str, Any], other: kinds.Other = kinds.refuse) -> Run:
     """The run that a file describes; text in it is text, and refers to nothing.
 
     Raises ValueError naming the wrong key; `other` finds classes that are none of the project's.
@@ -143,4 +143,4 @@ def restored(config: Mapping[str, Any], other: kinds.Other = kinds.refuse) -> Ru
     for field in fields(Run):
         if field.name not in config and field.default is MISSING:
             raise ValueError(f"config has no '{field.name}'.")
-    return Run(**{key: restored_section(key, value, other) for key, value in config.items()})
+    return Run(**{key: restore_section(key, value, other) for key, value in config.items()})

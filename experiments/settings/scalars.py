@@ -48,7 +48,7 @@ def as_written() -> Iterator[None]:
 
 
 @cache  # a large study quotes the same few texts for thousands of runs
-def quoted(text: str) -> str:
+def quote(text: str) -> str:
     """A text as a value of an override, in quotes if Hydra would read it otherwise."""
     if re.fullmatch(r"[\w./:@+-]+", text, re.ASCII) and not plain_value(text):
         return text

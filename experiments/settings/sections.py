@@ -106,7 +106,7 @@ def describe_section(value: Any) -> Any:
     return {KIND: kinds.kind_of(kinds.path_of(type(value))), **kinds.with_kinds(asdict(value))}
 
 
-def restored_section(section: str, value: Any, other: kinds.Other = kinds.refuse) -> Any:
+def restore_section(section: str, value: Any, other: kinds.Other = kinds.refuse) -> Any:
     """The object that a file describes in one of its sections, or a plain value as it is."""
     if not isinstance(value, Mapping):
         return value

@@ -10,24 +10,24 @@ PATH = re.compile(r"(?<![\w.~/\\-])(?:file://)?((?:/[^\s/'\"\[\]{}(),;:=]+){2,}/
 RELEASE = re.compile(r"^(\w+)-.*?-?((?:x86_64|amd64|aarch64|arm64|ppc64le|riscv64|s390x).*)$")
 
 
-def masked_path(path: str) -> str:
+def mask_path(path: str) -> str:
     """The last name of a path with a short hash of all of it: GLUE@0a1b2c3d."""
     clean = path.rstrip("/")
     return f"{clean.rpartition('/')[2]}@{hashlib.sha256(clean.encode()).hexdigest()[:8]}"
 
 
-def masked_text(text: str) -> str:
+def mask_text(text: str) -> str:
     """A text with every absolute path in it masked; doing so twice changes nothing more."""
-    return PATH.sub(lambda found: masked_path(found[1]), text) if "/" in text else text
+    return PATH.sub(lambda found: mask_path(found[1]), text) if "/" in text else text
 
 
-def masked(node: Any) -> Any:
+def mask_paths(node: Any) -> Any:
     """Plain data with the absolute paths in its texts masked; names of its keys stay."""
     if isinstance(node, str):
-        return masked_text(node)
+        return mask_text(node)
     if isinstance(node, dict):
-        return {key: masked(item) for key, item in node.items()}
-    return [masked(item) for item in node] if isinstance(node, list | tuple) else node
+        return {key: mask_paths(item) for key, item in node.items()}
+    return [mask_paths(item) for item in node] if isinstance(node, list | tuple) else node
 
 
 def paths_in(node: Any) -> set[str]:

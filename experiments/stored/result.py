@@ -15,8 +15,8 @@ from experiments.disk.files import (
     write_record,
 )
 from experiments.stored.kinds import KIND, TARGET, with_kinds
-from experiments.stored.places import masked
-from experiments.stored.roles import named, regrouped
+from experiments.stored.places import mask_paths
+from experiments.stored.roles import keep_named, regroup
 from experiments.stored.typed import check_finite, fit
 
 NAME = "result.json"
@@ -211,7 +211,7 @@ def read(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     check_record(path, content)
-    return {key: value for key, value in upgraded(found).items() if key in KEYS}
+    return {key: value for key, value in upgrade(found).items() if key in KEYS}
 
 
 MIXED = "its checksum is not the one in the result"
@@ -253,20 +253,20 @@ def check_score(content: dict[str, Any]) -> None:
         raise ValueError(f"config.protocol.{KIND} is missing, or no text.")
 
 
-def upgraded(content: dict[str, Any]) -> dict[str, Any]:
+def upgrade(content: dict[str, Any]) -> dict[str, Any]:
     """A result in the terms of the latest version: kinds for dotted paths, settings regrouped."""
     if content["schema"] == SCHEMA:
         return {**ABSENT, **content}
     print_ = content["fingerprint"]
     return {**ABSENT, **content} | {
         "config": upgrade_config(content["config"]),
-        "fingerprint": print_ | {"config": named(upgrade_config(print_.get("config", {})))},
+        "fingerprint": print_ | {"config": keep_named(upgrade_config(print_.get("config", {})))},
     }
 
 
 def upgrade_config(config: dict[str, Any]) -> dict[str, Any]:
     """The settings of a run of an old version in the terms of the latest."""
-    found = regrouped(with_kinds(config))
+    found = regroup(with_kinds(config))
     for section in ("compute", "record"):
         if section in found:
             found[section] = {KIND: section, **found[section]}
@@ -281,7 +281,7 @@ def write(folder: Path, content: dict[str, Any]) -> None:
 def differing(stored: dict[str, Any], schema: int, now: dict[str, Any]) -> list[str]:
     """In what two fingerprints differ, over the keys that the version of the stored one knew."""
     known = [key for key in now if key in stored or schema == SCHEMA or key in OLD[schema]]
-    return [key for key in known if masked(stored.get(key)) != masked(now[key])]
+    return [key for key in known if mask_paths(stored.get(key)) != mask_paths(now[key])]
 
 
 def read_predictions(path: Path, sha256: str | None = None, without: Sequence[str] = ()) -> Any:

@@ -69,17 +69,17 @@ def role_of(key: str) -> Role:
     return Role.RESULT
 
 
-def compared(key: str) -> bool:
+def is_compared(key: str) -> bool:
     """Whether two runs that differ in a setting are runs of different things."""
     return role_of(key) is Role.RESULT
 
 
-def harmless(key: str) -> bool:
+def is_harmless(key: str) -> bool:
     """Whether a run with another value of a setting is still one of the same published setting."""
     return role_of(key) in (Role.PLACE, Role.RECORD, Role.REPETITION)
 
 
-def named(config: Mapping[str, Any]) -> dict[str, Any]:
+def keep_named(config: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a config, as plain data, that a run's name is made of."""
     kept = {}
     for section, node in config.items():
@@ -90,17 +90,17 @@ def named(config: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def regrouped(config: Mapping[str, Any]) -> dict[str, Any]:
+def regroup(config: Mapping[str, Any]) -> dict[str, Any]:
     """A config of any version, as plain data, with every setting where it stands now.
 
     What stands at its former place was asked for there, so it wins.
     """
-    return moved(config, MOVED)
+    return move_settings(config, MOVED)
 
 
-def as_before(config: Mapping[str, Any]) -> dict[str, Any]:
+def ungroup(config: Mapping[str, Any]) -> dict[str, Any]:
     """The inverse of `regrouped`: run names are made from the places of settings at the first."""
-    found = moved(config, FORMER)
+    found = move_settings(config, FORMER)
     return kinds.with_first_paths(
         {key: node for key, node in found.items() if not is_empty(key, node)}
     )
@@ -114,7 +114,7 @@ def is_empty(section: str, node: Any) -> bool:
     )
 
 
-def moved(config: Mapping[str, Any], places: Mapping[str, str]) -> dict[str, Any]:
+def move_settings(config: Mapping[str, Any], places: Mapping[str, str]) -> dict[str, Any]:
     """A config, as plain data, with settings moved from some dotted keys to others."""
     found = {key: dict(node) if isinstance(node, Mapping) else node for key, node in config.items()}
     for old, new in places.items():
@@ -126,7 +126,7 @@ def moved(config: Mapping[str, Any], places: Mapping[str, str]) -> dict[str, Any
     return found
 
 
-def renamed(override: str) -> str:
+def rename_override(override: str) -> str:
     """An override of the command line with the setting's name of today."""
     prefix = override[: len(override) - len(override.lstrip("+~"))]
     key, equals, value = override[len(prefix) :].partition("=")

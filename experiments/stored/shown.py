@@ -14,10 +14,10 @@ NO_NAME = re.compile(r"[^\w.+=,-]+")
 
 def visible(value: Any) -> str:
     """A text with every control character written out, so that a terminal obeys none."""
-    return CONTROL.sub(lambda found: escaped(found[0]), str(value))
+    return CONTROL.sub(lambda found: escape(found[0]), str(value))
 
 
-def escaped(character: str) -> str:
+def escape(character: str) -> str:
     """One character as Python would write it in quotes."""
     return repr(character)[1:-1] if character != "\x7f" else "\\x7f"
 

@@ -12,7 +12,7 @@ from typing import Any, NotRequired, TypedDict
 
 from experiments.disk.files import NOT_JSON, check_record, read_object, write_record
 from experiments.stored.kinds import KIND, TARGET
-from experiments.stored.roles import regrouped, renamed
+from experiments.stored.roles import regroup, rename_override
 from experiments.stored.typed import check_finite, fit
 
 NAME = "study.json"
@@ -49,7 +49,7 @@ def read(path: Path, trusted: bool) -> dict[str, Any]:
         raise ValueError(f"{path} has format {version!r:.40}, and this version reads {readable}.")
     try:
         check_finite(content)
-        found = upgraded(fit(content, Stored, ""))
+        found = upgrade(fit(content, Stored, ""))
         if not trusted:
             check_untrusted(found)
     except ValueError as error:
@@ -58,15 +58,15 @@ def read(path: Path, trusted: bool) -> dict[str, Any]:
     return found
 
 
-def upgraded(content: dict[str, Any]) -> dict[str, Any]:
+def upgrade(content: dict[str, Any]) -> dict[str, Any]:
     """The content with the folders of settings beside the overrides."""
     folders = [text for text in content["overrides"] if text.startswith(SEARCHPATH)]
     others = [text for text in content["overrides"] if not text.startswith(SEARCHPATH)]
     sections = {key: content[key] for key in ("study", "backend") if key in content}
     return (
         content
-        | regrouped(sections)
-        | {"overrides": [*map(renamed, others)], "folders": content.get("folders", folders)}
+        | regroup(sections)
+        | {"overrides": [*map(rename_override, others)], "folders": content.get("folders", folders)}
     )
 
 

@@ -7,7 +7,7 @@ import sys
 from rich.console import Console
 from rich.table import Column, Table
 
-from experiments.stored.places import masked_path
+from experiments.stored.places import mask_path
 from experiments.stored.shown import fail, plain, visible
 from experiments.study import summary
 from experiments.study.command import restore_plan
@@ -72,7 +72,7 @@ def resume(plan: Plan, options: argparse.Namespace) -> int:
     return 0 if conduct(plan, options.backend) else 1
 
 
-def failed(plan: Plan, options: argparse.Namespace) -> int:
+def list_failed(plan: Plan, options: argparse.Namespace) -> int:
     """List the runs that came to nothing, with the reason; 1 if there is one."""
     lost = [cell for cell in plan.refresh() if plan.outcome(cell).status in LOST]
     folding = (Column(title, overflow="fold") for title in ("reason", "folder"))
@@ -104,14 +104,14 @@ def publish(plan: Plan, options: argparse.Namespace) -> int:
     place, paths = publish.publish(plan)
     print(f"Published in {place}.")
     for path in sorted(paths):
-        print(f"  {visible(path)} stands there as {visible(masked_path(path))}")
+        print(f"  {visible(path)} stands there as {visible(mask_path(path))}")
     return 0
 
 
 COMMANDS = {
     "status": status,
     "resume": resume,
-    "failed": failed,
+    "failed": list_failed,
     "sync": sync,
     "publish": publish,
 }

@@ -9,13 +9,13 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.results.identity import plain, short_hash
-from experiments.settings.compose import composed
-from experiments.settings.scalars import quoted
+from experiments.settings.compose import compose_config
+from experiments.settings.scalars import quote
 from experiments.stored import kinds
 from experiments.stored.study import TRUST, classes
 from experiments.study.cells import Cell, Point
 from experiments.study.composing import Composed, Composer, compose
-from experiments.study.settings import Settings, parsed, referred, update
+from experiments.study.settings import Settings, find_references, parse_override, update
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Arm:
     def part_of(self, stage: str, point: Point) -> str:
         """The override by which a run says what it is in its study."""
         texts = (self.study, self.method, stage, *point)
-        return f"part_of=[{','.join(map(quoted, texts))}]"
+        return f"part_of=[{','.join(map(quote, texts))}]"
 
     def placed(self, settings: tuple[str, ...]) -> tuple[Path, Settings]:
         """The folder of a cell and its config as plain data.
@@ -97,9 +97,9 @@ class Arm:
         """
         parent = self.composed.parent
         if parent is None or not all(self.is_plain(text) for text in settings):
-            config = composed(*self.overrides, *settings)
+            config = compose_config(*self.overrides, *settings)
             return Path(config.hydra.run.dir), plain(config, resolve=True)
-        found = update(self.resolved, [parsed(text) for text in settings])
+        found = update(self.resolved, [parse_override(text) for text in settings])
         return parent / f"s{found['seed']}-{short_hash(found)}", found
 
     @cached_property
@@ -110,11 +110,11 @@ class Arm:
     @cached_property
     def references(self) -> set[str]:
         """Return the keys that settings refer to."""
-        return set(referred(self.composed.sections))
+        return set(find_references(self.composed.sections))
 
     def is_plain(self, setting: str) -> bool:
         """Whether a setting changes no other, and is there to be changed."""
-        key, value = parsed(setting)
+        key, value = parse_override(setting)
         self.check_setting(key)
         return "${" not in str(value) and not any(
             f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.")
@@ -129,7 +129,7 @@ class Arm:
     def changed(self, settings: tuple[str, ...]) -> DictConfig:
         """The arm's config with these overrides; composing it anew would take much longer."""
         config = deepcopy(self.config)
-        for key, value in map(parsed, settings):
+        for key, value in map(parse_override, settings):
             self.check_setting(key)
             OmegaConf.update(config, key, value)
         return config

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from statistics import median_low
 from typing import Any
 
-from experiments.stored.roles import compared
+from experiments.stored.roles import is_compared
 
 ENCODER = json.JSONEncoder(sort_keys=True)
 Facts = dict[str, list[str]]  # by what they are of; several where the runs differ
@@ -33,7 +33,7 @@ def of_run(result: Mapping[str, Any]) -> dict[str, Any]:
         f"{section}.{key}": value
         for section, node in sections.items()
         for key, value in node.items()
-        if compared(f"{section}.{key}")
+        if is_compared(f"{section}.{key}")
     }
     known |= {f"model.{key}": config["model"].get(key) for key in ("dropout", "lr_scale")}
     known |= {

@@ -10,12 +10,12 @@ from hydra.conf import HydraConf
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.settings.compose import CONF
-from experiments.settings.scalars import literal, quoted
-from experiments.settings.sections import build, restored_section
+from experiments.settings.scalars import literal, quote
+from experiments.settings.sections import build, restore_section
 from experiments.settings.sections import naming as naming_settings
 from experiments.stored import kinds
 from experiments.stored import study as stored
-from experiments.stored.roles import regrouped
+from experiments.stored.roles import regroup
 from experiments.study.backends.base import Backend
 from experiments.study.design import OUTPUTS, STUDIES, Study
 from experiments.study.plan import Plan
@@ -32,7 +32,7 @@ def begin(config: DictConfig, name: str, overrides: list[str], folders: Sequence
     """
     with naming_settings():
         given = {key: OmegaConf.to_container(config[key], resolve=True) for key in SECTIONS}
-    sections = regrouped(given)
+    sections = regroup(given)
     study: Study = build("study", DictConfig(literal(sections["study"])))
     backend: Backend = build("backend", DictConfig(literal(sections["backend"])))
     # What the overrides say of the study itself is in its section already.
@@ -57,10 +57,10 @@ def begin(config: DictConfig, name: str, overrides: list[str], folders: Sequence
     return plan
 
 
-def searched(config: HydraConf) -> list[str]:
+def list_search_folders(config: HydraConf) -> list[str]:
     """The folders of settings beside the project's, as overrides that find them again."""
     folders = [
-        quoted(f"{source.schema}://{source.path}")
+        quote(f"{source.schema}://{source.path}")
         for source in config.runtime.config_sources
         if source.provider.endswith("command-line")
     ]
@@ -81,7 +81,7 @@ def restore_plan(name: str, trusted: bool = False) -> tuple[Plan, Backend]:
     content = stored.read(path, trusted)
     # A setting that is newer than the study has the value that it has in every other.
     with naming(path):
-        study, backend = (restored_section(key, with_defaults(key, content)) for key in SECTIONS)
+        study, backend = (restore_section(key, with_defaults(key, content)) for key in SECTIONS)
         return Plan(study, name, content["overrides"], content["folders"], trusted), backend
 
 

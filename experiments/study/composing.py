@@ -17,7 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from experiments.results.identity import plain, short_hash
-from experiments.settings.compose import CONF, composed
+from experiments.settings.compose import CONF, compose_config
 
 CHOICE = re.compile(r"^\s*-\s*(override\s+)?[\w/@]+:\s.*\$\{", re.MULTILINE)
 
@@ -42,15 +42,15 @@ class Composer:
     def pair(self, task: str, method: str) -> Composed:
         """The config of one pair: the sections of the method's, and all others of the task's."""
         first, usual = next(iter(self.tasks)), next(iter(self.methods))
-        of_tasks = touched("task", (*self.tasks[first], *self.tasks[task]))
-        of_methods = touched("variant", (*self.methods[usual], *self.methods[method]))
+        of_tasks = find_touched("task", (*self.tasks[first], *self.tasks[task]))
+        of_methods = find_touched("variant", (*self.methods[usual], *self.methods[method]))
         if of_tasks is None or of_methods is None or not separable():
             return self.exact(task, method)
         base = self.exact(first, usual)
         by_task, by_method = self.exact(task, usual), self.exact(first, method)
-        of_tasks |= changed(by_task, base)
-        of_methods |= changed(by_method, base)
-        parent = merged(by_task.parent, by_method.parent, base.parent)
+        of_tasks |= find_changed(by_task, base)
+        of_methods |= find_changed(by_method, base)
+        parent = merge_paths(by_task.parent, by_method.parent, base.parent)
         if of_tasks & of_methods or parent is None:
             return self.exact(task, method)
         sections = by_method.sections
@@ -65,7 +65,7 @@ class Composer:
         return self.known[task, method]
 
 
-def touched(group: str, overrides: Sequence[str]) -> set[str] | None:
+def find_touched(group: str, overrides: Sequence[str]) -> set[str] | None:
     """The sections that overrides set; None if they choose another file than their group's."""
     keys = [text.lstrip("+~").partition("=")[0] for text in overrides]
     others = [key for key in keys if key != group]
@@ -76,7 +76,7 @@ def touched(group: str, overrides: Sequence[str]) -> set[str] | None:
 
 def compose(overrides: tuple[str, ...]) -> Composed:
     """One config as Hydra composes it."""
-    config = composed(*overrides)
+    config = compose_config(*overrides)
     return Composed(plain(config, resolve=False), parent_of(config))
 
 
@@ -89,13 +89,13 @@ def parent_of(config: DictConfig) -> Path | None:
     return folder.parent if folder.name == usual else None
 
 
-def changed(one: Composed, base: Composed) -> set[str]:
+def find_changed(one: Composed, base: Composed) -> set[str]:
     """The sections in which a config is another than the base."""
     names = one.sections.keys() | base.sections.keys()
     return {name for name in names if one.sections.get(name, ...) != base.sections.get(name, ...)}
 
 
-def merged(first: Path | None, second: Path | None, base: Path | None) -> Path | None:
+def merge_paths(first: Path | None, second: Path | None, base: Path | None) -> Path | None:
     """The path that has of each part what is another than in the base; None if both have."""
     if first is None or second is None or base is None:
         return None

@@ -6,8 +6,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from experiments.settings.scalars import quoted
-from experiments.stored.roles import MOVED, renamed
+from experiments.settings.scalars import quote
+from experiments.stored.roles import MOVED, rename_override
 
 SEARCHES = ("grid", "sample", "optuna")
 TUNINGS = ("plain", "race")
@@ -100,9 +100,11 @@ class Study:
     def rename_settings(self) -> None:
         """Call settings that overrides and axes call by a former name by that of today."""
         for name in ("methods", "tasks"):
-            named = {key: [*map(renamed, texts)] for key, texts in getattr(self, name).items()}
+            named = {
+                key: [*map(rename_override, texts)] for key, texts in getattr(self, name).items()
+            }
             object.__setattr__(self, name, named)
-        object.__setattr__(self, "overrides", [*map(renamed, self.overrides)])
+        object.__setattr__(self, "overrides", [*map(rename_override, self.overrides)])
         if self.axes is not None:
             axes = {MOVED.get(key, key): axis for key, axis in self.axes.items()}
             object.__setattr__(self, "axes", axes)
@@ -145,17 +147,17 @@ class Study:
 
     def method(self, name: str) -> list[str]:
         """The overrides that make a cell one of this method."""
-        return named("variant", name, self.methods[name])
+        return choose_file("variant", name, self.methods[name])
 
     def task(self, name: str) -> list[str]:
         """The overrides that make a cell one of this task."""
-        return named("task", name, self.tasks.get(name, []))
+        return choose_file("task", name, self.tasks.get(name, []))
 
 
-def named(group: str, name: str, overrides: list[str]) -> list[str]:
+def choose_file(group: str, name: str, overrides: list[str]) -> list[str]:
     """The overrides, preceded by the choice of the group's file if they have none."""
     chosen = any(override.startswith(f"{group}=") for override in overrides)
-    return overrides if chosen else [f"{group}={quoted(name)}", *overrides]
+    return overrides if chosen else [f"{group}={quote(name)}", *overrides]
 
 
 def check_free(override: str, but: str = "") -> None:
@@ -169,19 +171,19 @@ def check_free(override: str, but: str = "") -> None:
         )
 
 
-def typed(key: str, value: object) -> str:
+def format_override(key: str, value: object) -> str:
     """A setting as one types it, from a value that is typed already or is a number."""
     return f"{key}={'null' if value is None else value}"
 
 
-def written(value: object) -> object:
+def format_value(value: object) -> object:
     """A value of a list as one types it."""
     if isinstance(value, str):
-        return quoted(value)
+        return quote(value)
     if isinstance(value, list):
-        return f"[{','.join(str(written(item)) for item in value)}]"
+        return f"[{','.join(str(format_value(item)) for item in value)}]"
     if isinstance(value, dict):
-        return f"{{{','.join(f'{key}:{written(item)}' for key, item in value.items())}}}"
+        return f"{{{','.join(f'{key}:{format_value(item)}' for key, item in value.items())}}}"
     return "null" if value is None else value
 
 
@@ -214,9 +216,9 @@ def log_grid(
     step = decades / max(1, points - 1)
     first = -(points - 1) / 2 - below
     places = [first + i for i in range(below + points + above)]
-    return [rounded(middle * 10 ** (step * place)) for place in places]
+    return [round_rate(middle * 10 ** (step * place)) for place in places]
 
 
-def rounded(value: float) -> float:
+def round_rate(value: float) -> float:
     """Three significant digits, so that a rate is the same however it was come by."""
     return float(f"{value:.3g}")

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from experiments.machine.processor import configured, multiplying
+from experiments.machine.processor import configure_products, multiplying
 from experiments.running.job import PreparedRun, prepare_run
 from experiments.settings.config import read
 from experiments.stored.shown import plain
@@ -39,7 +39,7 @@ class Forecast:
 def forecast(plan: Plan, backend: Backend) -> None:
     """Print cells, time and disk; trains a few steps, and evaluates a few rows as a trial does."""
     rich = Console()
-    counts = expected(plan)
+    counts = list_expected(plan)
     known = [
         (arm, estimate(plan, arm, runs)) for arm, runs in track(counts, "trying", console=rich)
     ]
@@ -60,7 +60,7 @@ def forecast(plan: Plan, backend: Backend) -> None:
     )
 
 
-def expected(plan: Plan) -> list[tuple[Arm, int]]:
+def list_expected(plan: Plan) -> list[tuple[Arm, int]]:
     """Every arm and the number of its runs, first those that others begin with.
 
     The trials of a grid that grows are not foreseen, nor runs at a second best point.
@@ -84,7 +84,10 @@ def estimate(plan: Plan, arm: Arm, runs: int) -> Forecast:
     config = arm.changed((*plan.first_trials([arm])[arm.method][0].cells[0].settings, "start=null"))
     run = replace(read(config), forgetting=None)
     job = prepare_run(run, run.protocol.load(run.task, run.data))
-    with configured(job.products, job.threads), multiplying(job.device, run.train.precision):
+    with (
+        configure_products(job.products, job.threads),
+        multiplying(job.device, run.train.precision),
+    ):
         seconds = job.plan.total * step_seconds(job) + evaluation_seconds(job)
     return Forecast(runs=runs, steps=job.plan.total, seconds=START + seconds, bytes=run_bytes(job))
 

@@ -10,7 +10,7 @@ from experiments.settings.config import read
 from experiments.training.measure import count_parameters
 
 
-def matched(config: DictConfig, reference: DictConfig) -> int | None:
+def match_rank(config: DictConfig, reference: DictConfig) -> int | None:
     """The rank at which a method trains as nearly as can be what the reference trains.
 
     None for a method without a rank, or with one that it changes itself: its size is what it is.
@@ -21,21 +21,21 @@ def matched(config: DictConfig, reference: DictConfig) -> int | None:
     if not variant.sized_by_rank:
         return None
     own, step = config.variant.rank, variant.rank_step
-    added = trained(config, own + step) - trained(config, own)
-    steps = round((trained(reference) - trained(config, own)) / added)
+    added = count_trained(config, own + step) - count_trained(config, own)
+    steps = round((count_trained(reference) - count_trained(config, own)) / added)
     return max(step, own + step * steps)
 
 
-def trained(config: DictConfig, rank: int | None = None) -> int:
+def count_trained(config: DictConfig, rank: int | None = None) -> int:
     """How many parameters of the backbone a method trains, with another rank if one is given."""
     chosen = {} if rank is None else {"variant": {"rank": rank}}
     kept = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     whole = OmegaConf.to_container(OmegaConf.merge(kept, chosen), resolve=True)
-    return counted(json.dumps(whole))
+    return count_run(json.dumps(whole))
 
 
 @cache
-def counted(config: str) -> int:
+def count_run(config: str) -> int:
     """How many parameters of the backbone a run trains."""
     run = read(DictConfig(json.loads(config)))
     with torch.random.fork_rng(devices=[]):

@@ -12,7 +12,7 @@ from math import prod
 from pathlib import Path
 from statistics import fmean
 
-from experiments.settings.scalars import quoted
+from experiments.settings.scalars import quote
 from experiments.stored.summary import TUNING_SEED
 from experiments.study import race, search
 from experiments.study.arms import Arm
@@ -21,10 +21,10 @@ from experiments.study.composing import Composer
 from experiments.study.design import (
     Study,
     check_free,
+    format_override,
+    format_value,
     is_list,
     log_grid,
-    typed,
-    written,
 )
 
 Group = tuple[str, str]  # protocol and task: what methods are compared under
@@ -60,9 +60,9 @@ class Plan:
         other = self.study.match
         if other is None or method == other:
             return arm
-        from experiments.study.match import matched  # which loads models
+        from experiments.study.match import match_rank  # which loads models
 
-        rank = matched(arm.config, self.unmatched(protocol, task, other).config)
+        rank = match_rank(arm.config, self.unmatched(protocol, task, other).config)
         return (
             arm
             if rank is None
@@ -74,7 +74,7 @@ class Plan:
     def unmatched(self, protocol: str, task: str, method: str) -> Arm:
         """One method on one task."""
         start = self.start(protocol, task, method)
-        begun = () if start is None else (f"start={quoted(str(start.folder))}",)
+        begun = () if start is None else (f"start={quote(str(start.folder))}",)
         return Arm(
             protocol=protocol,
             task=task,
@@ -82,8 +82,8 @@ class Plan:
             overrides=(*self.overrides(protocol, task, method), *begun),
             study=self.name,
             marks=(
-                f"tracker.group={quoted(self.name)}",
-                f"tracker.tags=[{protocol},{quoted(task)},{quoted(method)}]",
+                f"tracker.group={quote(self.name)}",
+                f"tracker.tags=[{protocol},{quote(task)},{quote(method)}]",
             ),
             start=start,
             trusted=self.trusted,
@@ -194,7 +194,7 @@ class Plan:
         pairs = {method: pair for method, line in trials.items() if (pair := finalists(line))}
         if arm.method not in pairs:
             return None
-        error = race.pooled_error((a.scores, b.scores) for a, b in pairs.values())
+        error = race.pool_error((a.scores, b.scores) for a, b in pairs.values())
         first, second = pairs[arm.method]
         return second if race.are_close(first.scores, second.scores, error) else None
 
@@ -218,7 +218,7 @@ class Plan:
     def points(self, arm: Arm) -> int:
         """The number of points that a method is tried at, without those by which grids grow."""
         if self.study.search == "sample":
-            return len(search.sampled(self.study, arm))
+            return len(search.sample_points(self.study, arm))
         if self.study.trials is not None:
             return self.study.trials
         return prod(len(self.values(arm, key)) for key in self.study.axes_of(arm.method))
@@ -227,7 +227,9 @@ class Plan:
         """By method, the points that it is tried at by now, with their first runs."""
         if self.study.search == "sample":
             return {
-                arm.method: [self.trial(arm, point) for point in search.sampled(self.study, arm)]
+                arm.method: [
+                    self.trial(arm, point) for point in search.sample_points(self.study, arm)
+                ]
                 for arm in arms
             }
         if self.study.search == "optuna":
@@ -252,7 +254,7 @@ class Plan:
     def grid_trials(self, arm: Arm, ends: tuple[int, int]) -> list[Trial]:
         """The grid of an arm, grown by this many points at its low and its high end."""
         columns = [
-            [typed(key, written(value)) for value in self.values(arm, key, ends)]
+            [format_override(key, format_value(value)) for value in self.values(arm, key, ends)]
             for key in self.study.axes_of(arm.method)
         ]
         return [self.trial(arm, tuple(point)) for point in product(*columns)]
@@ -326,14 +328,16 @@ def edge(trials: list[Trial]) -> int:
     if chosen is None:
         return 0
     for axis, value in zip(zip(*(t.point for t in trials), strict=True), chosen.point, strict=True):
-        numbers = sorted({number for setting in axis if (number := parsed(setting)) is not None})
-        place = parsed(value)
+        numbers = sorted(
+            {number for setting in axis if (number := parse_number(setting)) is not None}
+        )
+        place = parse_number(value)
         if len(numbers) > 1 and place in (numbers[0], numbers[-1]):
             return -1 if place == numbers[0] else 1
     return 0
 
 
-def parsed(setting: str) -> float | None:
+def parse_number(setting: str) -> float | None:
     """The number of `variant.lr=0.001`; None for what is no number."""
     try:
         return float(setting.partition("=")[2])

@@ -15,7 +15,7 @@ from experiments.disk.files import CHECKSUM, read_object, write_lines, write_rec
 from experiments.results.result import write_predictions
 from experiments.stored import history, study, summary
 from experiments.stored import result as stored
-from experiments.stored.places import masked, paths_in, without_release
+from experiments.stored.places import mask_paths, paths_in, without_release
 from experiments.study.cells import FAILURE, Cell
 from experiments.study.design import OUTPUTS, STUDIES
 from experiments.study.plan import Plan
@@ -56,7 +56,7 @@ def publish_cell(cell: Cell, place: Path) -> set[str]:
     content["provenance"]["system"] = without_release(content["provenance"]["system"])
     if content["schema"] > 2:  # earlier ones know of no checksums
         content["files"] = files
-    write_record(place / stored.NAME, masked(content))
+    write_record(place / stored.NAME, mask_paths(content))
     return found | paths_in(content)
 
 
@@ -77,5 +77,5 @@ def copy(source: Path, target: Path) -> set[str]:
     """Copy a record to a folder that may not be there yet, without the paths, which it returns."""
     content: dict[str, Any] = read_object(source)
     content.pop(CHECKSUM, None)
-    write_record(target, masked(content))
+    write_record(target, mask_paths(content))
     return paths_in(content)

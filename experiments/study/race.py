@@ -18,7 +18,7 @@ def best_two(scores: Sequence[float | None]) -> list[int]:
     return [-place for _, place in sorted(known, reverse=True)[:2]]
 
 
-def pooled_error(pairs: Iterable[tuple[Sequence[float], Sequence[float]]]) -> float | None:
+def pool_error(pairs: Iterable[tuple[Sequence[float], Sequence[float]]]) -> float | None:
     """The standard error of the difference of two points, from the trials of every method.
 
     Each pair holds the scores of a method's two best points with the same tuning seeds. Three

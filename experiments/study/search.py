@@ -15,12 +15,12 @@ from omegaconf import OmegaConf
 
 from experiments.study.arms import Arm
 from experiments.study.cells import Point, Trial
-from experiments.study.design import Study, is_list, log_grid, rounded, typed
+from experiments.study.design import Study, format_override, is_list, log_grid, round_rate
 
 Space = tuple[tuple[str, tuple], ...]  # setting -> its values in order
 
 
-def sampled(study: Study, arm: Arm) -> list[Point]:
+def sample_points(study: Study, arm: Arm) -> list[Point]:
     """As many points of a method's own space as every method gets, first the method as it is.
 
     A single axis of numbers becomes a finer or coarser grid over the same decades; of several, the
@@ -30,23 +30,28 @@ def sampled(study: Study, arm: Arm) -> list[Point]:
     ((key, axis), *others) = axes.items()
     if not others and not is_list(axis):
         grid = log_grid(float(arm.own_value(key)), axis["decades"], number)
-        return [(typed(key, value),) for value in grid]
+        return [(format_override(key, value),) for value in grid]
     from scipy.stats import qmc
 
     draws = qmc.Halton(len(axes), rng=0).random(4 * number)[1:]
-    own = tuple(typed(key, as_typed(arm.own_value(key))) for key in axes)
+    own = tuple(format_override(key, as_typed(arm.own_value(key))) for key in axes)
     points = [
-        tuple(placed(arm, key, axis, u) for (key, axis), u in zip(axes.items(), row, strict=True))
+        tuple(
+            place_on_axis(arm, key, axis, u)
+            for (key, axis), u in zip(axes.items(), row, strict=True)
+        )
         for row in draws.tolist()
     ]
     return list(dict.fromkeys([own, *points]))[:number]
 
 
-def placed(arm: Arm, key: str, axis: Any, share: float) -> str:
+def place_on_axis(arm: Arm, key: str, axis: Any, share: float) -> str:
     """The setting at this share of the way through an axis."""
     if is_list(axis):
-        return typed(key, as_typed(axis[int(share * len(axis))]))
-    return typed(key, rounded(float(arm.own_value(key)) * 10 ** (axis["decades"] * (share - 0.5))))
+        return format_override(key, as_typed(axis[int(share * len(axis))]))
+    return format_override(
+        key, round_rate(float(arm.own_value(key)) * 10 ** (axis["decades"] * (share - 0.5)))
+    )
 
 
 def ask_trials(
@@ -102,7 +107,7 @@ def ask(space: Space, logs: tuple[bool, ...], own: tuple, scores: tuple) -> Poin
     for score in (*scores, ...):
         trial = known.ask()
         point = tuple(
-            typed(key, suggest(trial, key, values, log))
+            format_override(key, suggest(trial, key, values, log))
             for (key, values), log in zip(space, logs, strict=True)
         )
         if score is ...:
@@ -115,5 +120,5 @@ def ask(space: Space, logs: tuple[bool, ...], own: tuple, scores: tuple) -> Poin
 def suggest(trial: Any, key: str, values: tuple, log: bool) -> Any:
     """A value for one setting: of the whole range of a log grid, or one of a list."""
     if log:
-        return rounded(trial.suggest_float(key, values[0], values[-1], log=True))
+        return round_rate(trial.suggest_float(key, values[0], values[-1], log=True))
     return trial.suggest_categorical(key, values)

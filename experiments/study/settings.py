@@ -15,7 +15,7 @@ REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 
 
 @cache
-def parsed(override: str) -> tuple[str, Any]:
+def parse_override(override: str) -> tuple[str, Any]:
     """The key and the value of `variant.lr=0.001`."""
     (found,) = OverridesParser.create().parse_overrides([override])
     return found.key_or_group, found.value()
@@ -33,14 +33,14 @@ def update(config: Settings, changes: Iterable[tuple[str, Any]]) -> Settings:
     return found
 
 
-def referred(node: Any) -> Iterator[str]:
+def find_references(node: Any) -> Iterator[str]:
     """The dotted keys that texts in a config, unresolved, refer to."""
     if isinstance(node, Mapping):
         for item in node.values():
-            yield from referred(item)
+            yield from find_references(item)
     elif isinstance(node, list):
         for item in node:
-            yield from referred(item)
+            yield from find_references(item)
     elif isinstance(node, str):
         yield from REFERENCE.findall(node)
 

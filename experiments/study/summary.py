@@ -129,7 +129,7 @@ class Summary:
             row.metric = runs[0].primary["metric"]
             row.seeds = [run.seed for run in runs]
             row.scores = [run.primary["score"] for run in runs]
-            row.score = reported(arm.protocol, row.scores)
+            row.score = aggregate_scores(arm.protocol, row.scores)
             row.spread = stdev(row.scores) if len(row.scores) > 1 else None
             row.trained = runs[0].cost["parameters"]["trained"]
         return row
@@ -175,7 +175,7 @@ class Summary:
         ]
 
 
-def reported(protocol: str, scores: list[float]) -> float:
+def aggregate_scores(protocol: str, scores: list[float]) -> float:
     """The mean over seeds; the median under the paper's protocol."""
     return median(scores) if protocol == "paper" else fmean(scores)
 

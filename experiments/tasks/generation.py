@@ -49,11 +49,13 @@ class GenerationTask(ContinuedTask):
         """A split with its references."""
         table = self.table(source, split)
         columns = table.columns
-        return grouped(columns[self.source], columns[self.target], table.origin, table.sha256)
+        return group_by_source(
+            columns[self.source], columns[self.target], table.origin, table.sha256
+        )
 
     def held_out(self, part: Split) -> Split:
         sources, targets = (list(column) for column in zip(*part.texts, strict=True))
-        return grouped(sources, targets, part.origin, part.sha256)
+        return group_by_source(sources, targets, part.origin, part.sha256)
 
     def table(self, source: Source, split: str) -> Table:
         """The two columns of a split; every cell must be a text."""
@@ -133,7 +135,7 @@ def slots(source: str) -> str:
     return " | ".join(found)
 
 
-def grouped(sources: list[str], targets: list[str], origin: str, sha256: str) -> Split:
+def group_by_source(sources: list[str], targets: list[str], origin: str, sha256: str) -> Split:
     """One example per source, in the order of the first, its labels the list of its texts."""
     groups = group(sources, targets)
     return Split(

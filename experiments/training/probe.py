@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from experiments.data.batches import Batch, Batches, Encoded, PromptedTexts
-from experiments.machine.randomness import derived_seed
+from experiments.machine.randomness import derive_seed
 from experiments.models.model import Model
 from experiments.training.loop import Plan, TrainingListener, fit
 from variants.base import Probe, Variant, evaluation_mode, gradients_at_W0
@@ -39,7 +39,7 @@ class ProbeRun:
     def train(self, variant: Variant, rows: np.ndarray, steps: int) -> None:
         """Train what trains under a method on these rows, at constant rates."""
         train = replace(self.plan.train, schedule="constant", warmup=0.0)
-        seed = derived_seed(self.seed, "probe")
+        seed = derive_seed(self.seed, "probe")
         batches = Batches(take(self.data, rows), train.batch_size, train.accumulate, seed)
         fit(self.model, variant, batches, Plan(train, self.plan.lr, steps), TrainingListener())
 
@@ -109,7 +109,7 @@ class ProbeRun:
 
         codes = strata(self.data.labels)
         check_division(asked, count, len(rows), codes)
-        seed = derived_seed(self.seed, "probe") % 2**32
+        seed = derive_seed(self.seed, "probe") % 2**32
         chosen, _ = train_test_split(rows, train_size=count, stratify=codes, random_state=seed)
         return np.sort(chosen)
 
