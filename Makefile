@@ -29,7 +29,7 @@ test: $(VENV)/installed-test
 # Every stored file damaged before every command, and a kill and a failing disk at every write:
 # about half an hour; ARGS="--sample 200" draws some. The tests take a small sample.
 attack: $(VENV)/installed-test
-	OMP_NUM_THREADS=1 PYTHONPATH=tests $(PY) -m attack $(ARGS)
+	OMP_NUM_THREADS=1 PYTHONPATH=tests:tests/helpers $(PY) -m attack $(ARGS)
 
 check: lint types
 
