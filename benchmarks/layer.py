@@ -133,6 +133,10 @@ def peer(variant: Variant, model: nn.Module, x: Tensor) -> nn.Module | None:
     prefix = "base_model.model."
     state = {f"{prefix}{n}.{k}": t for n, ts in form.layers.items() for k, t in ts.items()}
     state |= {f"base_model.{name}": tensor for name, tensor in form.shared.items()}
+    own = peft.get_peft_model_state_dict(theirs)
+    # Where a CUDA kernel of its own is missing, PEFT may make another layer than its config says.
+    if any(own[name].shape != state[name].shape for name in own.keys() & state.keys()):
+        return None
     peft.set_peft_model_state_dict(theirs, state)
     found = theirs.base_model.model[0]
     with torch.no_grad():

@@ -20,11 +20,11 @@ import common
 import numpy as np
 import torch
 
-from experiments.api import composed
 from experiments.data.splits import Data, Split
 from experiments.machine.processor import multiplying
 from experiments.running import memory
 from experiments.running.job import prepare_run
+from experiments.settings.compose import compose_config
 from experiments.settings.config import Run, build, read
 from experiments.training.loop import Stepper, TrainingListener
 from experiments.training.measure import read_peak
@@ -77,7 +77,7 @@ def run_of(case: Case, folder: str) -> Run:
     task = [] if WORDS in case.settings else ["task=sst2"]
     train = [] if WORDS in case.settings else ["train=glue"]
     random = [f"model.path={folder}"] if case.model == "gpt2" else []
-    return read(composed(
+    return read(compose_config(
         *task, *train, f"model={case.model}", f"variant={case.variant}", *case.settings, *random,
         f"train.max_length={case.tokens}", f"train.batch_size={case.batch}", "train.examples=null",
         "data=mini", f"data.train={ROWS}", "tracker.mode=disabled", "compute.device=auto",
@@ -142,7 +142,9 @@ def main() -> None:
         return
     found = []
     with TemporaryDirectory() as folder:
-        tokenizer = build("model", composed("model=smollm2").model).folder()  # texts need an end
+        tokenizer = build(
+            "model", compose_config("model=smollm2").model
+        ).folder()  # texts need an end
         common.save_random("gpt2", Path(folder), str(tokenizer))
         for number, case in enumerate(CASES):
             if any(word in case.name for word in given.cases):
