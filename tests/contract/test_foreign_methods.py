@@ -11,6 +11,8 @@ from peft_files import CLOSE, of_peft, outputs
 from experiments.adapters import saved
 from experiments.adapters.peft_format import read_peft, write_peft
 
+pytestmark = pytest.mark.thorough
+
 AS_LORA = ["pissa", "milora", "olora", "lora_xs", "eva", "corda", "lora_ga", "lora_one"]
 AS_LORA += ["riemannian", "lora_pro", "lora_rite", "abba", "dylora", "sora"]
 OWN = ["ia3", "hira", "loha", "lokr", "miss", "road", "delora", "hra", "oft", "fourierft"]

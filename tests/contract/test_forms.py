@@ -25,6 +25,8 @@ from variants import adapt, disable, load, save, summary, unload
 from variants.base import AdapterLayer, Variant, adapter_layers, merge
 from variants.forms import Convolution, Embedding, find_form
 
+pytestmark = pytest.mark.thorough
+
 TAKING = [name for name in ADAPTERS if vars(type(method(name))).get("any_form")]
 REFUSING = [name for name in ADAPTERS if name not in TAKING]
 V = 32  # tokens

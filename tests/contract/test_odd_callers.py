@@ -14,6 +14,8 @@ from torch.testing import assert_close
 from variants.base import AdapterLayer, adapter_layers, merge
 from variants.forms import find_form
 
+pytestmark = pytest.mark.thorough
+
 D_IN, D_OUT = 32, 24
 TIGHT = {"rtol": 1e-4, "atol": 1e-5}
 SHAPES = [(FEW, D_IN), (1, FEW, D_IN), (MANY, D_IN), (4, MANY // 4, D_IN), (D_IN,)]

@@ -25,6 +25,8 @@ from variants.base import AdapterLayer, mark_additive, merge
 from variants.forms import mark_linear_map
 from variants.residual import ResidualLayer
 
+pytestmark = pytest.mark.thorough
+
 D_IN, D_OUT = 32, 24
 
 

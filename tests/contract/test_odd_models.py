@@ -37,6 +37,8 @@ from variants.base import AdapterLayer, Progress, adapter_layers, merge
 from variants.bitfit import is_bias
 from variants.last_k import find_stacks
 
+pytestmark = pytest.mark.thorough
+
 D = 16
 
 

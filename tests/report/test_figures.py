@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 from analysis import figures, matrices
 from analysis.matrices import Change
 
+pytestmark = pytest.mark.thorough
+
 NAMES = [f"layer.{n}.{kind}" for n in range(3) for kind in ("query", "value")]
 
 

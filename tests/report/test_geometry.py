@@ -20,6 +20,8 @@ from experiments.adapters.saved import read_adapter, restore
 from experiments.running.runner import execute
 from variants.base import adapter_layers
 
+pytestmark = pytest.mark.thorough
+
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "loralib"
 W0 = np.array([[3.0, 0.0, 0.0], [0.0, 2.0, 0.0]])
 TURNED = np.array([[0.0, 0.0, 4.0], [0.0, 0.0, 0.0]])  # the first row becomes (3, 0, 4)

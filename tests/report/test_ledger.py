@@ -20,6 +20,8 @@ from analysis.papers import PUBLISHED, published
 from experiments.running.runner import execute
 from experiments.settings.config import Run
 
+pytestmark = pytest.mark.thorough
+
 PRINTED = published()
 FILES = sorted(path.stem for path in PUBLISHED.glob("*.yaml"))
 

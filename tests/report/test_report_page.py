@@ -13,6 +13,8 @@ from analysis.family import Rule
 from analysis.report.material import gather
 from analysis.report.page import Report
 
+pytestmark = pytest.mark.thorough
+
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 LAPTOP, PHONE = 1280, 390

@@ -24,6 +24,8 @@ from analysis.task_scores import Run, TaskScores, of_scorer, read_predictions, r
 from experiments.metrics import resampling
 from experiments.metrics.base import find_label_metric, find_text_metrics
 
+pytestmark = pytest.mark.thorough
+
 ALIKE = Study(accuracies=(0.85,) * 4, seeds=5, examples=150)
 
 

@@ -10,7 +10,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from permissions import as_nobody, public  # noqa: F401 (a fixture)
+from permissions import as_nobody
 
 from experiments.disk import locks
 from experiments.disk.locks import LOCK, exclusive, holder, in_turn
@@ -166,7 +166,7 @@ def test_a_study_says_once_which_cell_it_cannot_judge(tmp_path: Path, capsys) ->
     assert f"delete {tmp_path / LOCK}." in said
 
 
-def test_another_users_lock_is_looked_at_and_left(public: Path) -> None:  # noqa: F811
+def test_another_users_lock_is_looked_at_and_left(public: Path) -> None:
     (public / LOCK).write_text(ELSEWHERE)
     (public / LOCK).chmod(0o400 if os.geteuid() == 0 else 0)
     said = as_nobody(lambda: holder(public))

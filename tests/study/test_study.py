@@ -383,7 +383,8 @@ def test_a_study_is_carried_out_once_and_says_what_came_out(
         assert row["edge"] in ("at the low edge", "at the high edge")
     place, _ = publish(plan)
     kept = sorted(path.name for path in place.rglob("*") if path.is_file())
-    assert kept == ["predictions.parquet"] * 8 + ["result.json"] * 8 + ["summary.json"]
+    files = ("history.jsonl", "predictions.parquet", "result.json")
+    assert kept == [*(file for file in files for _ in range(8)), "summary.json"]
     again_ = Plan(plan.study, "mine", [])
     assert conduct(again_, local())
     assert results == {path: path.stat().st_mtime_ns for path in results}

@@ -22,6 +22,8 @@ from experiments.adapters.merged import write_merged
 from experiments.adapters.swap import Switch
 from experiments.running.runner import execute
 
+pytestmark = pytest.mark.thorough
+
 IN_A_NEW_PROCESS = """
 import sys
 from pathlib import Path

@@ -20,6 +20,8 @@ from experiments.models.pretrained import Pretrained
 from variants.base import adapter_layers
 from variants.lora_drop import lora_layers, share_factors
 
+pytestmark = pytest.mark.thorough
+
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 EXPORTED = [
     *["lora", "lora_plus", "rslora", "dora", "vera", "adalora", "lora_fa", "delta_lora"],

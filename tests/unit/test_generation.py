@@ -13,6 +13,8 @@ from experiments.models.generation import Decoding, generate, language_model
 from experiments.models.loading import load_backbone, read_config, read_tokenizer
 from experiments.tasks.continued import end_of
 
+pytestmark = pytest.mark.thorough
+
 SHIPPED = ROOT / "experiments/mini/weights/mini_gpt2"
 PROMPTS = [[5, 9, 3], [7, 2, 11, 4, 8, 6], [12], [3, 3, 5, 9]]
 PLAIN = Decoding(

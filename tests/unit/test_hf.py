@@ -36,6 +36,8 @@ from variants import (
 from variants.base import Progress, Variant, adapter_layers
 from variants.hf import VariantMixin, VariantTrainer
 
+pytestmark = pytest.mark.thorough
+
 D, STEPS, TEXTS, LENGTH = 16, 6, 32, 9
 WORDS = {f"w{i}": i for i in range(1, 40)} | {"<|endoftext|>": 0}
 

@@ -17,6 +17,8 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 from experiments.models.loading import weight_files
 from experiments.stored.result import hash_file
 
+pytestmark = pytest.mark.thorough
+
 GPT2 = {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 140}
 TASK = ("data=hub", "task=sst2")
 KNOWN: dict[str, dict[str, Any]] = ARCHITECTURES | {

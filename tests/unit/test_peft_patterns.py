@@ -18,6 +18,8 @@ from experiments.adapters.factors import peft_factors
 from experiments.adapters.peft_format import read_peft
 from variants.base import adapter_layers
 
+pytestmark = pytest.mark.thorough
+
 ENCODER = ["query", "value", "output.dense"]
 GPT2 = ["c_attn", "c_proj", "c_fc"]
 PARTIAL = {"attention.output.dense": 32}

@@ -36,6 +36,8 @@ from experiments.training.loop import (
 from experiments.training.optimizer import FlatAdamW
 from variants.lora import LoRA
 
+pytestmark = pytest.mark.thorough
+
 
 class Losses(TrainingListener):
     def __init__(self) -> None:
