@@ -132,6 +132,14 @@ def code(path: Path) -> str:
     return ast.unparse(tree)
 
 
+def test_test_modules_share_helpers_and_import_no_other() -> None:
+    """The mutants excepted, which show that tests of others fail."""
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        if not path.name.startswith("test_mutants"):
+            others = [name for name in imported(path) if name.startswith("test_")]
+            assert not others, f"{path.name} imports {', '.join(others)}."
+
+
 @pytest.mark.parametrize("room", ALLOWED)
 def test_a_room_imports_only_what_lies_below_it(room: str) -> None:
     for path in files(room):
