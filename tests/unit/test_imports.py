@@ -76,8 +76,8 @@ def third_party(path: Path) -> set[str]:
     """The packages from outside that a file imports."""
     names = {name.partition(".")[0] for name in imported(path)}
     tests = ROOT / "tests"
-    helpers = {file.stem for file in (*tests.iterdir(), *(tests / "helpers").iterdir())}
-    beside = helpers if path.is_relative_to(tests) else set()
+    beside = {file.stem for file in (*tests.iterdir(), *tests.rglob("*.py"))}
+    beside = beside if path.is_relative_to(tests) else set()
     return names - sys.stdlib_module_names - set(ROOMS) - beside
 
 
