@@ -18,7 +18,7 @@ DIGITS = 12  # to which scores are told apart
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class PairedComparison:
     """The result of a test of a difference; with too few pairs its ends are infinite."""
 
     test: str
@@ -30,7 +30,7 @@ class Comparison:
     floor: float  # the smallest p that the test can give here
 
 
-def mcnemar(right_a: np.ndarray, right_b: np.ndarray, alpha: float = 0.05) -> Comparison:
+def mcnemar(right_a: np.ndarray, right_b: np.ndarray, alpha: float = 0.05) -> PairedComparison:
     """The exact test of accuracy on the same examples, of which each method got some right.
 
     The interval is conditional, as the test is, on how many examples one method alone got right.
@@ -42,7 +42,7 @@ def mcnemar(right_a: np.ndarray, right_b: np.ndarray, alpha: float = 0.05) -> Co
         found = stats.binomtest(only_a, apart)
         low, high = found.proportion_ci(1 - alpha, method="exact")
         p = float(found.pvalue)
-    return Comparison(
+    return PairedComparison(
         test="McNemar, exact",
         difference=(only_a - only_b) / examples,
         low=(2 * low - 1) * apart / examples,
@@ -58,14 +58,14 @@ def paired_bootstrap(
     generator: np.random.Generator,
     resamples: int = RESAMPLES,
     alpha: float = 0.05,
-) -> Comparison:
+) -> PairedComparison:
     """Any metric of two runs [2] on the same examples; percentile interval, p by its inversion."""
     first, second = scorer.observed()
     found = scorer.bootstrap(generator, resamples)
     differences = found[:, 0] - found[:, 1]
     low, high = np.quantile(differences, [alpha / 2, 1 - alpha / 2])
     tail = min((differences <= 0).sum(), (differences >= 0).sum())
-    return Comparison(
+    return PairedComparison(
         test="paired bootstrap",
         difference=float(first - second),
         low=float(low),
@@ -76,7 +76,7 @@ def paired_bootstrap(
     )
 
 
-def wilcoxon(differences: np.ndarray, alpha: float = 0.05) -> Comparison:
+def wilcoxon(differences: np.ndarray, alpha: float = 0.05) -> PairedComparison:
     """Wilcoxon's signed ranks, exact with ties too, and the Hodges-Lehmann estimate.
 
     Differences of 0 are left out of the test. The interval is that of differences without ties.
@@ -86,7 +86,7 @@ def wilcoxon(differences: np.ndarray, alpha: float = 0.05) -> Comparison:
     walsh = np.sort((differences[rows] + differences[columns]) / 2)
     tail = np.cumsum(rank_sums(np.arange(1, pairs + 1)))
     low, high = between(walsh, int(np.searchsorted(tail, alpha / 2, "right")))
-    return Comparison(
+    return PairedComparison(
         test="Wilcoxon",
         difference=float(np.median(walsh)),
         low=low,
@@ -122,7 +122,7 @@ def sign_flip(
     generator: np.random.Generator,
     resamples: int = RESAMPLES,
     alpha: float = 0.05,
-) -> Comparison:
+) -> PairedComparison:
     """The permutation test of the mean of paired differences, exact for up to 13 pairs.
 
     Means of subsets give p-value and interval at once: turning the signs of a subset around
@@ -134,7 +134,7 @@ def sign_flip(
     count = len(means) + 1
     tail = min((means <= 0).sum(), (means >= 0).sum()) + 1
     low, high = between(means, int(alpha / 2 * count + TINY))
-    return Comparison(
+    return PairedComparison(
         test="sign flip",
         difference=float(np.mean(differences)),
         low=low,

@@ -20,7 +20,7 @@ from experiments.metrics.resampling import mean
 
 
 @dataclass(frozen=True, kw_only=True)
-class Study:
+class SimulatedStudy:
     """How many of what, and standard deviations of what moves scores; methods by true accuracy."""
 
     accuracies: tuple[float, ...]

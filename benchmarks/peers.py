@@ -32,7 +32,7 @@ from experiments.data.batches import Batch, Encoded
 from experiments.families.base import family_of
 from experiments.running.job import PreparedRun
 from experiments.settings.config import Run
-from experiments.training.loop import Plan
+from experiments.training.loop import TrainingPlan
 
 RUN_GLUE = 128  # max_seq_length, to which run_glue pads
 
@@ -74,7 +74,9 @@ def peft_model(run: Run, pad: int) -> peft.PeftModel:
     return peft.get_peft_model(base, lora)
 
 
-def optimizer_of(model: nn.Module, plan: Plan, config: PreTrainedConfig) -> torch.optim.Optimizer:
+def optimizer_of(
+    model: nn.Module, plan: TrainingPlan, config: PreTrainedConfig
+) -> torch.optim.Optimizer:
     """Fused AdamW with our rates and decays."""
     head = tuple(family_of(config).head_names(config).values())
     groups = []
@@ -105,7 +107,9 @@ def plain_name(name: str) -> str:
     )
 
 
-def schedule_of(optimizer: torch.optim.Optimizer, plan: Plan) -> torch.optim.lr_scheduler.LambdaLR:
+def schedule_of(
+    optimizer: torch.optim.Optimizer, plan: TrainingPlan
+) -> torch.optim.lr_scheduler.LambdaLR:
     """Linear, with our warm-up."""
     warmup = round(plan.train.warmup * plan.total)
     return get_linear_schedule_with_warmup(optimizer, warmup, plan.total)
@@ -150,7 +154,7 @@ def rows_of(encoded: Encoded) -> list[dict[str, Tensor]]:
 class Loop:
     """A plain loop's model, and its steps on padded batches."""
 
-    def __init__(self, run: Run, plan: Plan, pad: int, autocast: bool = False) -> None:
+    def __init__(self, run: Run, plan: TrainingPlan, pad: int, autocast: bool = False) -> None:
         self.plan, self.autocast = plan, autocast
         self.device, self.compute = run.compute.pick_device(), run.compute
         self.model: nn.Module = peft_model(run, pad).to(self.device)
@@ -188,7 +192,7 @@ class Loop:
 class Driven(Loop):
     """The Trainer's step without the loop around it, whose logging and callbacks cost more."""
 
-    def __init__(self, run: Run, plan: Plan, collate: Collate, out: Path) -> None:
+    def __init__(self, run: Run, plan: TrainingPlan, collate: Collate, out: Path) -> None:
         super().__init__(run, plan, collate.pad)
         self.trainer = trainer_of(self, collate, out)
         prepared = self.trainer.accelerator.prepare(self.model, self.optimizer)

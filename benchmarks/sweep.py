@@ -29,7 +29,7 @@ from torch import Tensor
 from experiments.models.loading import read_tokenizer
 from experiments.running.job import FIXED, subset
 from experiments.settings.config import Run
-from experiments.training.loop import Plan
+from experiments.training.loop import TrainingPlan
 
 ROOT = Path(__file__).parents[1]
 AGAIN = "again"  # the first of ours once more
@@ -101,7 +101,7 @@ def peer_cell(name: str, run: Run, out: Path) -> float:
     split = subset(data.train, train.examples, FIXED)
     rows = rows_of(run.task.encode(tokenizer, split, train.max_length))
     steps = train.total_steps(-(-len(rows) // train.batch_size))
-    plan = Plan(train, run.variant.lr * run.model.lr_scale, steps)
+    plan = TrainingPlan(train, run.variant.lr * run.model.lr_scale, steps)
     torch.manual_seed(run.seed)
     collate = Collate(pad_of(tokenizer), peer.width)
     loop = Loop(run, plan, collate.pad, peer.autocast)

@@ -22,7 +22,7 @@ from verdicts import satterthwaite
 
 from analysis import decisions
 from analysis.family import Family, Rule, find_p
-from analysis.simulated import Study
+from analysis.simulated import SimulatedStudy
 from analysis.task_scores import TaskScores, of_scorer
 from experiments.metrics.resampling import mean
 from experiments.study import race
@@ -53,7 +53,7 @@ def draw_trials(
     setting: Setting, accuracies: np.ndarray, generator: np.random.Generator
 ) -> np.ndarray:
     """One trial's score [methods, rates] at each accuracy, all on the same selection rows."""
-    one = Study(
+    one = SimulatedStudy(
         accuracies=tuple(accuracies.ravel()), seeds=1, examples=setting.rows, chance=setting.chance
     )
     return one.right(generator).mean(axis=(0, 2)).reshape(accuracies.shape)
@@ -93,7 +93,7 @@ def finals(
 ) -> TaskScores:
     """The final runs of every method at its one rate or its two."""
     rows = [(method, place) for method, places in enumerate(chosen) for place in places]
-    study = Study(
+    study = SimulatedStudy(
         accuracies=tuple(accuracies[method, place] for method, place in rows),
         seeds=seeds, examples=setting.examples, chance=setting.chance,
     )  # fmt: skip

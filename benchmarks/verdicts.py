@@ -27,7 +27,7 @@ from scipy import stats
 from analysis import decisions
 from analysis.family import Family, Rule, find_p
 from analysis.power import power, smallest_difference
-from analysis.simulated import Study
+from analysis.simulated import SimulatedStudy
 from analysis.statistics import judge
 
 ACCURACY, PLANTED = 0.85, 0.7  # of methods that are alike, and about which two differ
@@ -53,12 +53,12 @@ class Cell:
     seeds: int
     examples: int
 
-    def study(self) -> Study:
+    def study(self) -> SimulatedStudy:
         """Methods that are alike."""
         changes = dict(EFFECTS[self.effect])
         if self.effect == "unequal":
             changes["chance"] = (changes["chance"] * self.methods)[: self.methods]
-        alike = Study(
+        alike = SimulatedStudy(
             accuracies=(ACCURACY,) * self.methods, seeds=self.seeds, examples=self.examples,
             metric=self.metric, positive=0.5 if self.metric == "accuracy" else 0.7,
         )  # fmt: skip
@@ -196,7 +196,10 @@ def find_planted(cell: Cell, studies: int) -> dict[str, Any]:
 
 
 def find_pair(
-    study: Study, accuracies: tuple[float, ...], studies: int, generator: np.random.Generator
+    study: SimulatedStudy,
+    accuracies: tuple[float, ...],
+    studies: int,
+    generator: np.random.Generator,
 ) -> list[float]:
     """How often the first pair is told apart: by the verdicts, with Holm, and before."""
     better, found = replace(study, accuracies=accuracies), np.zeros(3)

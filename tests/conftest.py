@@ -29,7 +29,7 @@ from transformers import (
 )
 
 from experiments.data.batches import Batch, encode
-from experiments.mini.text import passages
+from experiments.mini.passages import passages
 from experiments.models.model import Model
 from experiments.settings.compose import compose_config
 from experiments.settings.config import Run, read

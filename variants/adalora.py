@@ -26,8 +26,8 @@ from variants.base import (
     mark_additive,
     replace_linears,
 )
-from variants.foreign import state
-from variants.kernels import disable_autocast
+from variants.peft_forms import state
+from variants.products import disable_autocast
 
 FACTORS = ("A", "B", "E")
 

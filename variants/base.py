@@ -15,7 +15,6 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from variants.foreign import Foreign
 from variants.forms import copy_with, find_form
 from variants.forms import get_matrix as get_matrix
 from variants.forms import mark_linear_map as mark_linear_map
@@ -23,8 +22,9 @@ from variants.gradients import gradients_at_W0 as gradients_at_W0
 from variants.gradients import serve_groups as serve_groups
 from variants.guard import ADAPTING, forget, guard_adapt
 from variants.hook_watch import HOOKS, LOADING, note_calls
-from variants.kernels import at_least_float32 as at_least_float32
-from variants.kernels import can_merge, merged_linear, merging_pays
+from variants.peft_forms import Foreign
+from variants.products import at_least_float32 as at_least_float32
+from variants.products import can_merge, merged_linear, merging_pays
 from variants.state import check_trained, collect_buffers
 from variants.state import copy_exactly as copy_exactly
 from variants.state import evaluation_mode as evaluation_mode

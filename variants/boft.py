@@ -14,9 +14,9 @@ import torch.nn as nn
 from torch import Tensor
 
 from variants.base import AdapterLayer, Foreign, Variant, at_least_float32
-from variants.foreign import check_keys
 from variants.layerwise import Layerwise, check_fields, exportable
 from variants.oft import apply_blocks, cayley, skew
+from variants.peft_forms import check_keys
 
 
 class BOFTLayer(AdapterLayer):

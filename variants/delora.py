@@ -15,8 +15,8 @@ import torch.nn as nn
 from torch import Tensor
 
 from variants.base import Foreign, Variant, at_least_float32, check_adapter, set_apart
-from variants.foreign import check_keys
 from variants.layerwise import Layerwise, ProductLayer, check_fields, exportable, layers_of
+from variants.peft_forms import check_keys
 
 SHORTEST = 1e-4  # a length that is divided by, as in PEFT
 

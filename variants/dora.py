@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from variants.base import Foreign, Variant, adapter_layers
-from variants.foreign import FACTORS, even, low_rank_settings, state
-from variants.kernels import (
+from variants.lora import LoRA, LoRALayer
+from variants.peft_forms import FACTORS, even, low_rank_settings, state
+from variants.products import (
     TensorSnapshot,
     at_least_float32,
     can_merge,
@@ -23,7 +24,6 @@ from variants.kernels import (
     merged_linear,
     merging_pays,
 )
-from variants.lora import LoRA, LoRALayer
 
 MAGNITUDE = "lora_magnitude_vector"
 

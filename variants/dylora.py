@@ -14,9 +14,9 @@ import torch.nn as nn
 from torch import Tensor
 
 from variants.base import Progress, mark_additive
-from variants.kernels import side_product
 from variants.layerwise import layers_of
 from variants.lora import LoRA, LoRALayer
+from variants.products import side_product
 
 
 class DyLoRALayer(LoRALayer):

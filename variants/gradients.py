@@ -7,7 +7,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from variants.kernels import at_least_float32
+from variants.products import at_least_float32
 from variants.wrapper import BaseWrapper
 
 UNCLIPPED = "_is_unclipped"  # of a parameter: whether its group declines clipping

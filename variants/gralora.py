@@ -17,8 +17,8 @@ from variants.base import (
     at_least_float32,
     check_adapter,
 )
-from variants.foreign import state
 from variants.layerwise import BranchLayer, Layerwise, check_fields, exportable, tensors_of
+from variants.peft_forms import state
 
 NAMES = {"A": "gralora_A", "B": "gralora_B"}
 

@@ -10,8 +10,8 @@ import torch.nn as nn
 from torch import Tensor
 
 from variants.base import Foreign, Variant, at_least_float32, check_adapter
-from variants.foreign import state
 from variants.layerwise import DenseLayer, Layerwise, check_fields, exportable, tensors_of
+from variants.peft_forms import state
 
 NAMES = {"A": "hira_A", "B": "hira_B"}
 

@@ -15,8 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from variants.base import Foreign, Variant, at_least_float32
-from variants.foreign import state
-from variants.kernels import disable_autocast
 from variants.layerwise import (
     Layerwise,
     ProductLayer,
@@ -25,6 +23,8 @@ from variants.layerwise import (
     layers_of,
     tensors_of,
 )
+from variants.peft_forms import state
+from variants.products import disable_autocast
 
 NAMES = {"U": "hra_u"}
 

@@ -20,8 +20,8 @@ from variants.base import (
     replace_linears,
     target_linears,
 )
-from variants.foreign import state
 from variants.layerwise import Layerwise, exportable
+from variants.peft_forms import state
 
 VECTOR = "ia3_l"
 

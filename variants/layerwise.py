@@ -19,7 +19,7 @@ from variants.base import (
     mark_additive,
     replace_linears,
 )
-from variants.kernels import can_merge, disable_autocast, side_product
+from variants.products import can_merge, disable_autocast, side_product
 
 Layer = TypeVar("Layer", bound=AdapterLayer)
 

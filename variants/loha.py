@@ -12,8 +12,8 @@ import torch.nn as nn
 from torch import Tensor
 
 from variants.base import Foreign, Variant, at_least_float32, check_adapter
-from variants.foreign import state
 from variants.layerwise import DenseLayer, Layerwise, check_fields, exportable, tensors_of
+from variants.peft_forms import state
 
 NAMES = {"B1": "hada_w1_a", "A1": "hada_w1_b", "B2": "hada_w2_a", "A2": "hada_w2_b"}
 DROPPED = {"rank_dropout": 0.0, "module_dropout": 0.0, "rank_pattern": {}, "alpha_pattern": {}}

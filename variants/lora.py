@@ -22,8 +22,8 @@ from variants.base import (
     mark_additive,
     replace_linears,
 )
-from variants.foreign import FACTORS, even, low_rank_settings, state
-from variants.kernels import side_product
+from variants.peft_forms import FACTORS, even, low_rank_settings, state
+from variants.products import side_product
 
 
 class LoRALayer(AdapterLayer):

@@ -11,8 +11,8 @@ import torch
 import torch.nn as nn
 
 from variants.base import Progress, adapter_layers
-from variants.kernels import disable_autocast
 from variants.lora import LoRA, LoRALayer
+from variants.products import disable_autocast
 
 
 @dataclass(frozen=True, kw_only=True)

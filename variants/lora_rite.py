@@ -14,9 +14,9 @@ import torch.nn as nn
 from torch import Tensor
 
 from variants.base import Progress, check_betas, get_matrix, set_apart
-from variants.kernels import disable_autocast
 from variants.layerwise import layers_of
 from variants.lora import LoRA, LoRALayer, factors
+from variants.products import disable_autocast
 from variants.residual import check_directions
 
 EPSILON = 1e-6

@@ -20,8 +20,8 @@ from variants.base import (
     check_adapter,
     mark_additive,
 )
-from variants.foreign import state
 from variants.layerwise import Layerwise, check_fields, exportable, tensors_of
+from variants.peft_forms import state
 
 NAMES = {"D": "miss_block"}
 

@@ -13,8 +13,8 @@ import torch.nn as nn
 from torch import Tensor
 
 from variants.base import AdapterLayer, Foreign, Variant, at_least_float32
-from variants.foreign import state
 from variants.layerwise import Layerwise, check_fields, exportable
+from variants.peft_forms import state
 
 NAMES = {"q": "oft_R.weight"}
 LEAST_TERMS = 4  # with fewer the series is another one, in PEFT

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from variants.base import at_least_float32, linear_class
 from variants.forms import is_plain, mark_linear_map
-from variants.kernels import flatten_rows, is_transforming, restore_shape
+from variants.products import flatten_rows, is_transforming, restore_shape
 from variants.stand_in import keep_float32
 
 # The 16 levels as in the authors' code; the paper prints another construction.

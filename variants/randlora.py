@@ -24,7 +24,6 @@ from variants.base import (
     replace_module,
     target_linears,
 )
-from variants.foreign import state
 from variants.layerwise import (
     DenseLayer,
     Layerwise,
@@ -33,6 +32,7 @@ from variants.layerwise import (
     layers_of,
     tensors_of,
 )
+from variants.peft_forms import state
 from variants.seeded import SEED, SHA256, hash_of, with_seed, without_seed
 from variants.state import without
 

@@ -11,9 +11,9 @@ import torch.nn as nn
 from torch import Tensor
 
 from variants.base import Foreign, at_least_float32, mark_additive
-from variants.kernels import side_product
 from variants.layerwise import exportable
 from variants.lora import LoRA, LoRALayer
+from variants.products import side_product
 
 
 class ResidualLayer(LoRALayer):

@@ -14,9 +14,9 @@ import torch
 import torch.nn as nn
 
 from variants.base import Progress, set_apart
-from variants.kernels import disable_autocast
 from variants.layerwise import layers_of
 from variants.lora import LoRA, LoRALayer, factors
+from variants.products import disable_autocast
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,8 @@ import torch.nn as nn
 from torch import Tensor
 
 from variants.base import AdapterLayer, Foreign, Variant, at_least_float32
-from variants.foreign import state
 from variants.layerwise import Layerwise, exportable, tensors_of
+from variants.peft_forms import state
 
 NAMES = {"t": "road_theta", "a": "road_alpha"}
 

@@ -13,8 +13,8 @@ import torch.nn as nn
 from torch import Tensor
 
 from variants.base import Foreign, Variant, at_least_float32, check_adapter, get_matrix
-from variants.foreign import state
 from variants.layerwise import DenseLayer, Layerwise, exportable, layers_of, tensors_of
+from variants.peft_forms import state
 from variants.seeded import draw_positions
 
 NAMES = {"values": "shira_weight", "positions": "shira_indices"}

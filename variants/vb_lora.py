@@ -24,7 +24,6 @@ from variants.base import (
     set_apart,
     target_linears,
 )
-from variants.foreign import state
 from variants.layerwise import (
     Layerwise,
     ProductLayer,
@@ -33,6 +32,7 @@ from variants.layerwise import (
     layers_of,
     tensors_of,
 )
+from variants.peft_forms import state
 
 NAMES = {"logits_A": "vblora_logits_A", "logits_B": "vblora_logits_B"}
 BANK = "vblora_vector_bank"

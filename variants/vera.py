@@ -26,7 +26,7 @@ from variants.base import (
     replace_module,
     target_linears,
 )
-from variants.foreign import state
+from variants.peft_forms import state
 from variants.seeded import SEED, SHA256, hash_of, with_seed, without_seed
 from variants.state import without
 

@@ -14,13 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from variants.base import Foreign, Variant, at_least_float32, get_matrix
-from variants.foreign import state
 from variants.layerwise import (
     DenseLayer,
     check_fields,
     exportable,
     tensors_of,
 )
+from variants.peft_forms import state
 from variants.seeded import SparseMethod
 
 NAMES = {"c": "waveft_spectrum"}

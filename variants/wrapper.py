@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from variants.forms import Dense, Embedding, find_form, has_known_forward, is_hooked, is_plain
-from variants.kernels import MERGED, at_least_float32, disable_autocast, is_autocasting
+from variants.products import MERGED, at_least_float32, disable_autocast, is_autocasting
 from variants.stand_in import StandIn
 
 Update = TypeVar("Update", bound=Callable)

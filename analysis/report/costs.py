@@ -8,6 +8,7 @@ import pandas as pd
 from analysis import cost
 from analysis.report import words
 from analysis.report.comparisons import Comparison, undecided
+from analysis.report.html_tables import Cell, Column, Table, numeric, table, text
 from analysis.report.material import Frame, Material, Record
 from analysis.report.sections import (
     BASELINE,
@@ -20,7 +21,6 @@ from analysis.report.sections import (
     number,
     where,
 )
-from analysis.report.tables import Cell, Column, Table, numeric, table, text
 
 Parts = list[tuple[Comparison, Frame]]
 

@@ -9,10 +9,10 @@ import pandas as pd
 from analysis.report import words
 from analysis.report.answers import title
 from analysis.report.comparisons import Comparison
+from analysis.report.html_tables import NONE
 from analysis.report.leaderboard import name_baseline
 from analysis.report.material import Frame
 from analysis.report.sections import MOST
-from analysis.report.tables import NONE
 from experiments.stored.shown import in_one_line, without_formulas
 
 SPECIAL = re.compile(r"[&%$#_{}~^\\]")

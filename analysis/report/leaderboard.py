@@ -8,10 +8,10 @@ from analysis import cost
 from analysis.report import words
 from analysis.report.answers import on_main_stack
 from analysis.report.comparisons import LOWEST, MAJORITY, Comparison
+from analysis.report.html_tables import Cell, Table, numeric, table
 from analysis.report.material import SEPARATOR, Frame, Record
 from analysis.report.overall import Overall
 from analysis.report.sections import METHOD, RATE, floor_cell, number
-from analysis.report.tables import Cell, Table, numeric, table
 
 Costs = Mapping[str, Frame]
 

@@ -14,18 +14,18 @@ from analysis.looks import COLOURS, ON_DARK, PATHS, look_of
 from analysis.papers import published
 from analysis.report import charts, costs, sections
 from analysis.report.answers import Answer, answers
-from analysis.report.audit import audits
+from analysis.report.audits import audits
 from analysis.report.cards import cards, legible
 from analysis.report.choices import budget_curves
 from analysis.report.comparisons import Comparison, comparisons, groups_without_results
 from analysis.report.costs import joined
-from analysis.report.forgetting import forgetting
+from analysis.report.html_tables import draw_mark
 from analysis.report.leaderboard import leaderboards
 from analysis.report.learning import Histories, learning, quantities
 from analysis.report.material import STALE, Frame, Material
 from analysis.report.overall import Overall, overall
+from analysis.report.perplexities import forgetting
 from analysis.report.runs import run_data
-from analysis.report.tables import draw_mark
 from analysis.report.tuning import curves
 
 TEMPLATES = Path(__file__).parents[1] / "templates"

@@ -9,9 +9,9 @@ from analysis.ledger import NOT_REPRODUCED, OPEN, REPRODUCED
 from analysis.report import words
 from analysis.report.choices import Chosen, chosen_again
 from analysis.report.comparisons import Comparison
+from analysis.report.html_tables import NONE, Cell, Column, Table, numeric, table, text
 from analysis.report.material import SEPARATOR, Frame, Material, Record
 from analysis.report.overall import Overall
-from analysis.report.tables import NONE, Cell, Column, Table, numeric, table, text
 from analysis.report.tuning import Curve, parse, rate_scales, rows
 from analysis.statistics import Outcome
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from analysis.decisions import MIN_SEEDS
 from analysis.family import EXACT, count
 from analysis.report.comparisons import Comparison, undecided
+from analysis.report.html_tables import NONE
 from analysis.report.material import Frame
 from analysis.report.overall import Overall
-from analysis.report.tables import NONE
 from analysis.scales import is_raw, scale
 from analysis.statistics import Outcome, Verdicts, find_claims
 

@@ -19,8 +19,8 @@ from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast, RobertaForMas
 from experiments.families.base import family_of
 from experiments.machine.randomness import derive_seed
 from experiments.mini.backbones import SPECIAL
+from experiments.mini.passages import TELLING, passages
 from experiments.mini.rivals import rivals
-from experiments.mini.text import TELLING, passages
 
 BATCHES_AT_A_TIME = 32  # so many are cut from passages sorted by length: next to no padding
 MASK = SPECIAL["mini_roberta"].index("<mask>")

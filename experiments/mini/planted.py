@@ -21,8 +21,8 @@ from experiments.data.sources import Source
 from experiments.data.splits import Data, Split
 from experiments.machine.randomness import derive_seed, numpy_generator, torch_generator
 from experiments.metrics.base import find_label_metric
+from experiments.mini.passages import passages
 from experiments.mini.source import Mini
-from experiments.mini.text import passages
 from experiments.models.model import Loaded
 from experiments.models.pretrained import Pretrained
 from experiments.settings.sections import restore_section

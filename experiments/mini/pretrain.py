@@ -26,7 +26,7 @@ from experiments.machine.randomness import derive_seed, torch_generator
 from experiments.mini.backbones import SHIPPED, build_model, train_tokenizer
 from experiments.mini.muon import Muon
 from experiments.mini.objectives import HELD_OUT_SEED, Causal, Masked, Objective, Recipe
-from experiments.mini.text import passages
+from experiments.mini.passages import passages
 from experiments.models.pretrained import hash_files
 
 RECIPES = {
@@ -219,8 +219,9 @@ def rate(step: int, recipe: Recipe) -> float:
 
 CARD = """# {name}
 
-A small {kind} for the built-in tasks. It knows the made-up language of `experiments/mini/text.py`
-and nothing else: its tokenizer reads any text, and what it makes of real text says nothing.
+A small {kind} for the built-in tasks. It knows the made-up language of
+`experiments/mini/passages.py` and nothing else: its tokenizer reads any text, and what it makes of
+real text says nothing.
 
 | | |
 |---|---|

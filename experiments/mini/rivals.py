@@ -7,7 +7,7 @@ than one drawn from the whole vocabulary.
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from experiments.mini import lexicon, text
+from experiments.mini import lexicon, passages
 from experiments.mini.lexicon import Verb
 
 # Each class is a list of meanings, each meaning a list of the words that have it.
@@ -67,7 +67,7 @@ CLASSES: list[Class] = [
     *phrases(lexicon.PLACES),
     *kinds(),
     *[single([person.one, person.many]) for person in lexicon.PERSONS],
-    *map(single, [*text.INFLECTED, ("it", "they")]),
+    *map(single, [*passages.INFLECTED, ("it", "they")]),
     [["all"], ["some"], ["no"]],
     [["every", "each"], ["no"]],
     [["did"], ["never"]],
@@ -77,7 +77,7 @@ CLASSES: list[Class] = [
     [lexicon.BIG, lexicon.SMALL],
     single(["when", "where"]),
     single(["by", "from", "to"]),
-    *text.OPPOSED,
+    *passages.OPPOSED,
 ]
 
 

@@ -26,7 +26,7 @@ from experiments.backbones.layers import PRECISIONS, CastLinear, store_matrices
 from experiments.disk.files import check_regular, read_object
 from experiments.families.base import OUTPUT, families, family_of
 from experiments.models import seq2seq
-from experiments.models.generation import language_model
+from experiments.models.decoding import language_model
 from experiments.models.model import Loaded, assemble
 
 # The sets of files that one tokenizer is made from: the fast one's, GPT-2's and RoBERTa's, BERT's.

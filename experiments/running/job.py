@@ -24,7 +24,7 @@ from experiments.results.identity import identity
 from experiments.running import memory
 from experiments.settings.config import Run, describe
 from experiments.stored import kinds
-from experiments.training.loop import Plan, Train
+from experiments.training.loop import Train, TrainingPlan
 from experiments.training.prefix import with_prefix
 from variants.base import adapter_layers
 
@@ -42,7 +42,7 @@ class PreparedRun:
     examples: Encoded  # what is trained on
     rows: str  # a hash of the rows that are trained on
     batches: Batches
-    plan: Plan
+    plan: TrainingPlan
     products: str  # how matrices of float32 are multiplied, as torch names it
     threads: int
     held_out: HeldOut | None = None  # general text, where the first process measures forgetting
@@ -75,7 +75,7 @@ def prepare_run(run: Run, data: Data) -> PreparedRun:
             examples = with_prefix(examples, loaded.model)
     batches = Batches(examples, train.batch_size, train.accumulate, run.seed, world)
     total = train.total_steps(batches.steps_per_epoch)
-    plan = Plan(train, run.variant.lr * run.model.lr_scale, total)
+    plan = TrainingPlan(train, run.variant.lr * run.model.lr_scale, total)
     rows = rows_hash(chosen)
     return PreparedRun(
         run, device, data, loaded, examples, rows, batches, plan, products, threads, held_out

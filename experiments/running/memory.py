@@ -46,7 +46,7 @@ class Load:
 
 
 @dataclass(frozen=True)
-class Forecast:
+class MemoryForecast:
     """Bytes at the peak of training, by what holds them."""
 
     process: float  # Python and its libraries, as they are now
@@ -90,7 +90,7 @@ def adapt_outline(run: Run, backbone: nn.Module) -> bool:
     return True
 
 
-def forecast(run: Run, load: Load) -> Forecast:
+def forecast(run: Run, load: Load) -> MemoryForecast:
     """The memory that a run needs at its peak with this load."""
     backbone, complete = outline(run)
     family = family_of(backbone.config)  # type: ignore[arg-type]
@@ -105,7 +105,7 @@ def forecast(run: Run, load: Load) -> Forecast:
         weights += file
     elif family.transposed:
         weights += max(0, file - size(table))
-    return Forecast(
+    return MemoryForecast(
         process=resident() + (LATER if run.compute.pick_device().type == "cpu" else 0),
         weights=weights,
         training=training,
@@ -276,7 +276,7 @@ def bound(run: Run) -> float:
     return resident() + 10 * file_bytes(run) + count_blocks(config) * block + words
 
 
-def sentence(found: Forecast, available: float, device: torch.device) -> str:
+def sentence(found: MemoryForecast, available: float, device: torch.device) -> str:
     """Say what a run needs and what there is."""
     place = "this GPU" if device.type == "cuda" else "this machine"
     least = "about" if found.complete else "at least"
@@ -291,7 +291,7 @@ def sentence(found: Forecast, available: float, device: torch.device) -> str:
     )
 
 
-def advice(run: Run, found: Forecast, available: float) -> str:
+def advice(run: Run, found: MemoryForecast, available: float) -> str:
     """Name the smallest change that makes it much less, if dividing the batch does."""
     train = run.train
     examples = -(-train.batch_size // train.accumulate)

@@ -22,7 +22,7 @@ from experiments.machine.randomness import numpy_generator
 from experiments.metrics import nlg
 from experiments.metrics.base import TextMetric, find_text_metrics, names_of
 from experiments.models import inference
-from experiments.models.generation import Decoding, generate
+from experiments.models.decoding import Decoding, generate
 from experiments.models.inference import Evaluated
 from experiments.models.model import LanguageModel, Loaded
 from experiments.tasks.base import Task

@@ -16,7 +16,7 @@ from variants.base import Progress, Variant, decay_groups
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """How long and how fast to train."""
 
     train: Train
@@ -24,7 +24,7 @@ class Plan:
     total: int  # steps
 
 
-def build_optimizer(model: Model, variant: Variant, plan: Plan) -> FlatAdamW:
+def build_optimizer(model: Model, variant: Variant, plan: TrainingPlan) -> FlatAdamW:
     """AdamW over the method's groups and the head's: everything that trains."""
     train = plan.train
     groups = variant.param_groups(model.backbone, plan.lr, train.weight_decay)
@@ -32,7 +32,7 @@ def build_optimizer(model: Model, variant: Variant, plan: Plan) -> FlatAdamW:
     return FlatAdamW(groups)
 
 
-def build_schedule(optimizer: torch.optim.Optimizer, plan: Plan) -> LambdaLR:
+def build_schedule(optimizer: torch.optim.Optimizer, plan: TrainingPlan) -> LambdaLR:
     """The learning rates of every step: warm-up, then the named schedule."""
     factor = SCHEDULES[plan.train.schedule]
     warmup = round(plan.train.warmup * plan.total)
@@ -78,7 +78,9 @@ class TrainingListener:
 class Stepper:
     """One optimiser step after the other, each by its number."""
 
-    def __init__(self, model: Model, variant: Variant, batches: Batches, plan: Plan) -> None:
+    def __init__(
+        self, model: Model, variant: Variant, batches: Batches, plan: TrainingPlan
+    ) -> None:
         self.model, self.variant, self.batches, self.plan = model, variant, batches, plan
         self.device = next(model.parameters()).device
         self.optimizer = build_optimizer(model, variant, plan)
@@ -128,7 +130,7 @@ class Stepper:
 
 
 def fit(
-    model: Model, variant: Variant, batches: Batches, plan: Plan, listener: TrainingListener
+    model: Model, variant: Variant, batches: Batches, plan: TrainingPlan, listener: TrainingListener
 ) -> None:
     """Train for `plan.total` steps, or for the rest of them if some are done already."""
     stepper = Stepper(model, variant, batches, plan)

@@ -11,7 +11,7 @@ from torch import Tensor
 from experiments.data.batches import Batch, Batches, Encoded, PromptedTexts
 from experiments.machine.randomness import derive_seed
 from experiments.models.model import Model
-from experiments.training.loop import Plan, TrainingListener, fit
+from experiments.training.loop import TrainingListener, TrainingPlan, fit
 from variants.base import Probe, Variant, evaluation_mode, gradients_at_W0
 
 SCORE_BINS = 5
@@ -25,7 +25,7 @@ class ProbeRun:
     model: Model
     variant: Variant
     data: Encoded
-    plan: Plan  # of the main run
+    plan: TrainingPlan  # of the main run
     seed: int
 
     def probe(self) -> Probe:
@@ -41,7 +41,13 @@ class ProbeRun:
         train = replace(self.plan.train, schedule="constant", warmup=0.0)
         seed = derive_seed(self.seed, "probe")
         batches = Batches(take(self.data, rows), train.batch_size, train.accumulate, seed)
-        fit(self.model, variant, batches, Plan(train, self.plan.lr, steps), TrainingListener())
+        fit(
+            self.model,
+            variant,
+            batches,
+            TrainingPlan(train, self.plan.lr, steps),
+            TrainingListener(),
+        )
 
     @contextmanager
     def head_restored(self) -> Iterator[None]:

@@ -12,10 +12,10 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.backbones.layers import CastLinear
-from variants import base, dora, kernels
+from variants import base, dora, products
 from variants.dora import DoRALayer
-from variants.kernels import can_merge, merged_linear, merging_pays, side_product
 from variants.lora import LoRALayer
+from variants.products import can_merge, merged_linear, merging_pays, side_product
 from variants.quantize import NF4Linear
 
 N, D_IN, D_OUT, RANK = 200, 48, 32, 4
@@ -28,7 +28,7 @@ def merged(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, ...]]]:
 
     def counting(x: Tensor, *rest: object) -> Tensor:
         shapes.append(tuple(x.shape))
-        return kernels.merged_linear(x, *rest)
+        return products.merged_linear(x, *rest)
 
     for module in (base, dora):
         monkeypatch.setattr(module, "merged_linear", counting)

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from experiments.families import gpt2
 from experiments.models.engine import Engine
-from experiments.training.loop import Plan, TrainingListener, fit
+from experiments.training.loop import TrainingListener, TrainingPlan, fit
 from experiments.training.probe import ProbeRun
 from variants.adalora import AdaLoRA
 from variants.base import Variant
@@ -155,7 +155,7 @@ def test_a_shared_tensor_that_is_saved_twice(
 
 def test_a_head_that_is_not_restored(plant: Callable, tiny_run: Callable) -> None:
     def wrong(self: ProbeRun, share: float, steps: int) -> None:
-        plan = Plan(self.plan.train, self.plan.lr, steps)
+        plan = TrainingPlan(self.plan.train, self.plan.lr, steps)
         batches = test_lora_drop.prepare_run(self.run_, self.run_.task.load(self.run_.data)).batches
         fit(self.model, self.variant, batches, plan, TrainingListener())
 

@@ -12,7 +12,7 @@ from experiments.backbones.layers import float_masters
 from experiments.data.batches import Batches, encode
 from experiments.machine.randomness import seed_everything
 from experiments.models.model import Model
-from experiments.training.loop import Plan, TrainingListener, fit
+from experiments.training.loop import TrainingListener, TrainingPlan, fit
 from variants.base import adapter_layers
 
 STEPS = 50
@@ -54,7 +54,7 @@ def theirs_like(ours: Model, folder: Path, run: object, options: dict) -> torch.
     return model
 
 
-def train_theirs(model: torch.nn.Module, batches: Batches, plan: Plan) -> list[float]:
+def train_theirs(model: torch.nn.Module, batches: Batches, plan: TrainingPlan) -> list[float]:
     """A plain training loop with transformers' schedule."""
     trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     groups = []
@@ -91,7 +91,7 @@ def test_fifty_steps_are_those_of_peft(
     ours = loaded.model.double()
     encoded = encode(loaded.tokenizer, run.task.load(run.data).train, 64)
     batches = Batches(encoded, run.train.batch_size, 1, seed=0)
-    plan = Plan(run.train, lr=5e-3, total=STEPS)
+    plan = TrainingPlan(run.train, lr=5e-3, total=STEPS)
     theirs = theirs_like(ours, tiny("roberta"), run, METHODS[method])
 
     listener = Losses()

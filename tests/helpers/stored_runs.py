@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.simulated import Study
+from analysis.simulated import SimulatedStudy
 
 RESULT: dict[str, Any] = {
     "schema": 2,
@@ -126,7 +126,7 @@ def study(
     """Methods of these true accuracies, tuned over three rates, as a study leaves them."""
     rows, cells = [], []
     for number, task in enumerate(tasks):
-        drawn = Study(accuracies=tuple(methods.values()), seeds=seeds, examples=examples)
+        drawn = SimulatedStudy(accuracies=tuple(methods.values()), seeds=seeds, examples=examples)
         drawn = replace(drawn, chance=0.03, taste=0.2)
         right = drawn.right(np.random.default_rng(number))
         for place, method in enumerate(methods):

@@ -20,7 +20,7 @@ from analysis.family import Rule
 from analysis.ledger import OPEN
 from analysis.report import __main__ as command
 from analysis.report import charts, costs, export, material, sections, words
-from analysis.report.audit import audits
+from analysis.report.audits import audits
 from analysis.report.comparisons import comparisons, groups_without_results
 from analysis.report.material import gather
 from analysis.report.overall import overall

@@ -10,7 +10,7 @@ import pytest
 from analysis import paired, power
 from analysis.decisions import holm
 from analysis.family import Family, Rule, compare_pairs, find_p
-from analysis.simulated import Study, components
+from analysis.simulated import SimulatedStudy, components
 from analysis.statistics import (
     Outcome,
     Verdicts,
@@ -26,14 +26,14 @@ from experiments.metrics.base import find_label_metric, find_text_metrics
 
 pytestmark = pytest.mark.thorough
 
-ALIKE = Study(accuracies=(0.85,) * 4, seeds=5, examples=150)
+ALIKE = SimulatedStudy(accuracies=(0.85,) * 4, seeds=5, examples=150)
 
 
 def generator(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def recorded(study: Study, seed: int = 0) -> tuple[pd.DataFrame, dict[Run, pd.DataFrame]]:
+def recorded(study: SimulatedStudy, seed: int = 0) -> tuple[pd.DataFrame, dict[Run, pd.DataFrame]]:
     """A simulated study as a table of runs and their predictions."""
     right = study.right(generator(seed))
     labels = np.arange(study.examples) % 3
@@ -50,7 +50,7 @@ def recorded(study: Study, seed: int = 0) -> tuple[pd.DataFrame, dict[Run, pd.Da
     return pd.DataFrame(rows), frames
 
 
-APART = Study(accuracies=(0.9, 0.7, 0.69), seeds=6, examples=400, chance=0.02, taste=0.1)
+APART = SimulatedStudy(accuracies=(0.9, 0.7, 0.69), seeds=6, examples=400, chance=0.02, taste=0.1)
 
 
 def outcomes(found: Verdicts) -> dict[tuple[str, str], str]:
@@ -81,7 +81,9 @@ def test_one_call_says_what_differs_and_what_does_not() -> None:
 def test_intervals_and_outcomes_never_contradict_each_other() -> None:
     g = generator(3)
     for _ in range(40):
-        study = Study(accuracies=(0.9, 0.86, 0.85, 0.85), seeds=5, examples=200, chance=0.2)
+        study = SimulatedStudy(
+            accuracies=(0.9, 0.86, 0.85, 0.85), seeds=5, examples=200, chance=0.2
+        )
         pairs = judge(study.draw(g)).pairs
         apart = pairs["outcome"].isin([Outcome.BETTER, Outcome.WORSE])
         assert ((pairs["low"] >= 0) | (pairs["high"] <= 0))[apart].all()
@@ -162,7 +164,7 @@ def test_comparisons_with_one_method_are_a_smaller_family_without_letters() -> N
 
 
 def test_methods_that_are_alike_are_called_the_same_within_a_margin() -> None:
-    study = Study(accuracies=(0.85,) * 3, seeds=8, examples=5000, chance=0.02, taste=0.1)
+    study = SimulatedStudy(accuracies=(0.85,) * 3, seeds=8, examples=5000, chance=0.02, taste=0.1)
     found = judge(study.draw(generator()), Rule(margin=2.0))
     assert set(found.pairs["outcome"]) == {Outcome.SAME} and found.pairs["within"].all()
     found = judge(study.draw(generator()), Rule(margin=0.05))
@@ -171,7 +173,7 @@ def test_methods_that_are_alike_are_called_the_same_within_a_margin() -> None:
 
 
 def test_a_difference_may_be_real_and_within_the_margin() -> None:
-    study = Study(accuracies=(0.86, 0.85), seeds=8, examples=5000, chance=0.01, taste=0.05)
+    study = SimulatedStudy(accuracies=(0.86, 0.85), seeds=8, examples=5000, chance=0.01, taste=0.05)
     (row,) = judge(study.draw(generator(1)), Rule(margin=3.0)).pairs.to_dict("records")
     assert row["outcome"] == Outcome.BETTER and row["within"]
 
@@ -189,7 +191,7 @@ def test_a_margin_is_in_the_unit_in_which_scores_are_printed() -> None:
 
 def test_what_choosing_a_method_loses_is_told_of_all_at_once() -> None:
     g, held = generator(11), []
-    study = Study(accuracies=(0.88, 0.86, 0.86, 0.84), seeds=5, examples=400)
+    study = SimulatedStudy(accuracies=(0.88, 0.86, 0.86, 0.84), seeds=5, examples=400)
     truth = {f"method {n}": 0.88 - accuracy for n, accuracy in enumerate(study.accuracies)}
     for _ in range(120):
         methods = judge(study.draw(g)).methods
@@ -239,7 +241,7 @@ def test_each_pair_is_judged_by_the_seeds_that_both_have() -> None:
 
 
 def test_a_method_that_lost_runs_is_better_both_ways_or_not_at_all() -> None:
-    study = Study(accuracies=(0.9, 0.86), seeds=8, examples=800, chance=0.02, taste=0.1)
+    study = SimulatedStudy(accuracies=(0.9, 0.86), seeds=8, examples=800, chance=0.02, taste=0.1)
     task = study.draw(generator())
     assert outcomes(judge(task)) == {("0", "1"): "better"}
     few = judge(with_losses(task, 0, [0]))
@@ -251,7 +253,7 @@ def test_a_method_that_lost_runs_is_better_both_ways_or_not_at_all() -> None:
 
 
 def test_calling_the_weakest_runs_diverged_does_not_make_a_winner() -> None:
-    study = Study(accuracies=(0.85,) * 2, seeds=8, examples=800, chance=0.2)
+    study = SimulatedStudy(accuracies=(0.85,) * 2, seeds=8, examples=800, chance=0.2)
     task = study.draw(generator(6))
     weakest = np.argsort(task.scores[0])[:4].tolist()
     kept = judge(with_losses(task, 0, weakest))
@@ -260,7 +262,9 @@ def test_calling_the_weakest_runs_diverged_does_not_make_a_winner() -> None:
 
 
 def test_a_claim_holds_in_every_setting_that_tuning_could_not_tell_apart() -> None:
-    study = Study(accuracies=(0.9, 0.86, 0.9), seeds=6, examples=800, chance=0.02, taste=0.1)
+    study = SimulatedStudy(
+        accuracies=(0.9, 0.86, 0.9), seeds=6, examples=800, chance=0.02, taste=0.1
+    )
     task = study.draw(generator())
     two = replace(task, methods=("x", "y"), settings=((0,), (1,)))
     assert outcomes(judge(two)) == {("x", "y"): "better"}
@@ -299,8 +303,8 @@ def test_tasks_together_are_judged_on_their_weighted_mean() -> None:
 
 
 def test_a_noisy_task_does_not_decide_for_all() -> None:
-    quiet = Study(accuracies=(0.9, 0.86), seeds=6, examples=2000, chance=0.02, taste=0.1)
-    noisy = Study(accuracies=(0.7, 0.7), seeds=6, examples=100, chance=0.8)
+    quiet = SimulatedStudy(accuracies=(0.9, 0.86), seeds=6, examples=2000, chance=0.02, taste=0.1)
+    noisy = SimulatedStudy(accuracies=(0.7, 0.7), seeds=6, examples=100, chance=0.8)
     g = generator(4)
     found = across([quiet.draw(g), noisy.draw(g)])
     assert found.weights[0] > 4 * found.weights[1]
@@ -412,13 +416,13 @@ def share(hits: list[bool]) -> tuple[float, float]:
     return mean, 2 * float(np.sqrt(max(mean * (1 - mean), 0.01) / len(hits)))
 
 
-def p_values(study: Study, g: np.random.Generator) -> tuple[Family, np.ndarray]:
+def p_values(study: SimulatedStudy, g: np.random.Generator) -> tuple[Family, np.ndarray]:
     """All pairs of one simulated study, and their p-values."""
     family = Family(parts=[study.draw(g)], where="simulated", rule=Rule())
     return family, find_p(family)["p"].to_numpy()
 
 
-def claims(study: Study, g: np.random.Generator) -> bool:
+def claims(study: SimulatedStudy, g: np.random.Generator) -> bool:
     """Whether any pair of one simulated study is told apart."""
     family, p = p_values(study, g)
     return bool((family.adjust(p) <= 0.05).any())
@@ -466,7 +470,7 @@ def test_without_correction_many_of_them_would_not_be() -> None:
 
 def test_more_is_found_than_by_holm() -> None:
     g, sharp, plain = generator(), 0, 0
-    study = Study(accuracies=(0.9, 0.9, 0.86, 0.86, 0.82, 0.82), seeds=5, examples=872)
+    study = SimulatedStudy(accuracies=(0.9, 0.9, 0.86, 0.86, 0.82, 0.82), seeds=5, examples=872)
     for _ in range(40):
         family, p = p_values(study, g)
         sharp += int((family.adjust(p) <= 0.05).sum())
@@ -475,7 +479,10 @@ def test_more_is_found_than_by_holm() -> None:
 
 
 def test_methods_that_differ_by_the_margin_are_seldom_called_the_same() -> None:
-    g, study = generator(3), Study(accuracies=(0.87, 0.85), seeds=5, examples=2000, chance=0.05)
+    g, study = (
+        generator(3),
+        SimulatedStudy(accuracies=(0.87, 0.85), seeds=5, examples=2000, chance=0.05),
+    )
     rule, called = Rule(margin=2.0), []
     for _ in range(300):
         family = Family(parts=[study.draw(g)], where="", rule=rule)
@@ -486,7 +493,7 @@ def test_methods_that_differ_by_the_margin_are_seldom_called_the_same() -> None:
 
 @pytest.mark.parametrize("seeds", [3, 5, 8])
 def test_a_planted_difference_is_found_with_the_power_of_the_formula(seeds: int) -> None:
-    study = Study(accuracies=(0.8, 0.8), seeds=seeds, examples=300)
+    study = SimulatedStudy(accuracies=(0.8, 0.8), seeds=seeds, examples=300)
     g = generator(seeds)
     difference = power.smallest_difference(study.design(g))
     better = replace(study, accuracies=(0.8 + difference, 0.8))
@@ -496,7 +503,7 @@ def test_a_planted_difference_is_found_with_the_power_of_the_formula(seeds: int)
 
 @pytest.mark.parametrize("seeds", [3, 5, 8])
 def test_the_range_of_what_was_detectable_holds_the_truth(seeds: int) -> None:
-    study = Study(accuracies=(0.8,) * 3, seeds=seeds, examples=300, chance=0.2)
+    study = SimulatedStudy(accuracies=(0.8,) * 3, seeds=seeds, examples=300, chance=0.2)
     g = generator(seeds)
     truth = power.smallest_difference(study.design(g, comparisons=3))
     ends = [judge(study.draw(g)).detectable for _ in range(150)]
@@ -545,7 +552,7 @@ def test_components_are_those_planted() -> None:
 
 
 def test_a_simulated_accuracy_is_the_one_asked_for() -> None:
-    study = Study(accuracies=(0.9, 0.6), seeds=300, examples=4000)
+    study = SimulatedStudy(accuracies=(0.9, 0.6), seeds=300, examples=4000)
     assert study.right(generator()).mean(axis=(0, 2)) == pytest.approx([0.9, 0.6], abs=0.02)
 
 

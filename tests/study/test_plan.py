@@ -11,10 +11,10 @@ from analysis import plan
 from analysis.family import Family, Rule, find_p, pool
 from analysis.report.comparisons import comparisons
 from analysis.report.material import gather
-from analysis.simulated import Study
+from analysis.simulated import SimulatedStudy
 from analysis.task_scores import TaskScores
 
-ALIKE = Study(accuracies=(0.85,) * 3, seeds=16, examples=300, chance=0.2)
+ALIKE = SimulatedStudy(accuracies=(0.85,) * 3, seeds=16, examples=300, chance=0.2)
 
 
 def first_seeds(task: TaskScores, seeds: int) -> TaskScores:

@@ -15,8 +15,8 @@ from conftest import Answer, vocabulary
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from analysis import load
-from analysis.report.forgetting import forgetting as table_of
 from analysis.report.material import gather
+from analysis.report.perplexities import forgetting as table_of
 from experiments.data.splits import Limits
 from experiments.models.forgetting import Forgetting, encode_texts, mean_loss, prepare
 from experiments.models.pretrained import Pretrained

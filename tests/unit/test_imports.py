@@ -28,7 +28,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 # The one part of the analysis that opens adapters, and what it would else write again.
 EXCEPTIONS: dict[str, tuple[str, ...]] = {
     "analysis/geometry.py": ("experiments.adapters", "variants"),
-    "analysis/report/audit.py": ("experiments.study.audit",),
+    "analysis/report/audits.py": ("experiments.study.audit",),
     "analysis/report/choices.py": ("experiments.study.race",),
 }
 # What a file of the methods may import beside torch, inside a function that is asked for it.

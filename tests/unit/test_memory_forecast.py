@@ -182,7 +182,7 @@ def test_the_smallest_change_that_helps_is_named(
     tiny_run: Callable[..., Run], parts: dict[str, float], overrides: list[str], said: str
 ) -> None:
     usual = {"process": 1.0, "weights": 0.0, "training": 0.0, "activations": 0.0, "output": 0.0}
-    found = memory.Forecast(**{name: size * GIB for name, size in (usual | parts).items()})
+    found = memory.MemoryForecast(**{name: size * GIB for name, size in (usual | parts).items()})
     assert memory.advice(tiny_run("lora", *overrides), found, 10 * GIB).startswith(said)
 
 

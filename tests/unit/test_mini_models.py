@@ -21,7 +21,7 @@ from transformers import (
 from experiments.mini import objectives, pretrain
 from experiments.mini.muon import Muon, orthogonal
 from experiments.mini.objectives import Objective, Recipe
-from experiments.mini.text import TELLING, passages
+from experiments.mini.passages import TELLING, passages
 from experiments.settings.compose import compose_config
 from experiments.settings.config import read
 from experiments.settings.sections import build

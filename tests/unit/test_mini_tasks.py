@@ -14,7 +14,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from experiments.metrics.base import find_label_metric
-from experiments.mini import lexicon, tasks, text
+from experiments.mini import lexicon, passages, tasks
 from experiments.mini.grammar import Draw
 from experiments.mini.rivals import rivals
 
@@ -121,14 +121,14 @@ def test_mismatched_sentences_are_of_another_topic():
 
 def test_rows_are_equal_in_every_process():
     code = (
-        "from experiments.mini.tasks import rows; from experiments.mini.text import passages;"
+        "from experiments.mini.tasks import rows; from experiments.mini.passages import passages;"
         "from itertools import islice;"
         "print([rows(task, 'train', 20, 3, 0.2) for task in ('mrpc', 'mnli', 'e2e')],"
         " list(islice(passages(7), 40)))"
     )
     expected = (
         [tasks.rows(task, "train", 20, 3, 0.2) for task in ("mrpc", "mnli", "e2e")],
-        list(islice(text.passages(7), 40)),
+        list(islice(passages.passages(7), 40)),
     )
     for seed in ("1", "2"):
         done = subprocess.run(
@@ -184,7 +184,7 @@ def test_the_ceiling_is_what_the_true_labels_score(task: str):
 # --- The unlabelled text -----------------------------------------------------------------------
 
 
-PASSAGES = list(islice(text.passages(11), 6000))
+PASSAGES = list(islice(passages.passages(11), 6000))
 
 
 def test_a_passage_has_one_to_four_sentences_with_capital_and_mark():
@@ -207,27 +207,31 @@ def test_the_text_has_every_word_that_a_task_tests():
 def test_the_text_is_never_wrong_about_number():
     draw = Draw("numbers")
     for _ in range(500):
-        passage = text.agreements(draw)
+        passage = passages.agreements(draw)
         if not re.match("This|That|These|Those", passage[0]):
             assert [mini_oracle.cola(sentence) for sentence in passage] == ["1"] * len(passage)
 
 
 def test_the_words_that_relate_sentences_tell_the_truth():
     draw, seen = Draw("verdicts"), set()
-    related = {verdict: label for label, (_, verdict) in text.RELATED.items()}
+    related = {verdict: label for label, (_, verdict) in passages.RELATED.items()}
     for _ in range(2000):
-        writer = draw.one([text.paraphrases, text.questions, text.answers, text.inferences])
+        writer = draw.one(
+            [passages.paraphrases, passages.questions, passages.answers, passages.inferences]
+        )
         passage = writer(draw)
         if len(passage) < 3 or not re.match("They|That", passage[-1]):
             continue
         one, two, *_, verdict = passage
         seen.add(verdict)
-        if writer in (text.paraphrases, text.questions):
-            same = (mini_oracle.mrpc if writer is text.paraphrases else mini_oracle.qqp)(one, two)
-            assert verdict == {"1": text.AGREE, "0": text.DIFFER}[same], passage
-        elif writer is text.answers:
+        if writer in (passages.paraphrases, passages.questions):
+            same = (mini_oracle.mrpc if writer is passages.paraphrases else mini_oracle.qqp)(
+                one, two
+            )
+            assert verdict == {"1": passages.AGREE, "0": passages.DIFFER}[same], passage
+        elif writer is passages.answers:
             answered = mini_oracle.qnli(one, two) == "entailment"
-            assert verdict == (text.ANSWERS if answered else text.MISSES), passage
+            assert verdict == (passages.ANSWERS if answered else passages.MISSES), passage
         else:
             assert mini_oracle.mnli(one, two) == related[verdict], passage
     assert len(seen) == 7
@@ -236,24 +240,24 @@ def test_the_words_that_relate_sentences_tell_the_truth():
 def test_two_texts_without_a_verdict_say_the_same():
     draw, seen = Draw("pairs"), set()
     for _ in range(600):
-        writer = draw.one([text.paraphrases, text.questions, text.answers])
+        writer = draw.one([passages.paraphrases, passages.questions, passages.answers])
         passage = writer(draw)
         if len(passage) != 2 or re.match("Namely|Equiv|Separately|Meanwhile", passage[1]):
             continue
         seen.add(writer)
-        if writer is text.answers:
+        if writer is passages.answers:
             assert mini_oracle.qnli(*passage) == "entailment", passage
         else:
-            same = mini_oracle.mrpc if writer is text.paraphrases else mini_oracle.qqp
+            same = mini_oracle.mrpc if writer is passages.paraphrases else mini_oracle.qqp
             assert same(*passage) == "1", passage
     assert len(seen) == 3
 
 
 def test_remarks_on_two_events_are_true():
     draw, seen = Draw("remarks"), set()
-    roles = {name: role for role, name in text.PARTS.items()}
+    roles = {name: role for role, name in passages.PARTS.items()}
     for _ in range(1000):
-        passage = draw.one([text.paraphrases, text.reports])(draw)
+        passage = draw.one([passages.paraphrases, passages.reports])(draw)
         if len(passage) < 3 or not re.match("Same|Other", passage[2]):
             continue
         one, two = mini_oracle.statement(passage[0]), mini_oracle.statement(passage[1])
@@ -261,14 +265,14 @@ def test_remarks_on_two_events_are_true():
             how, name = remark.split()
             seen.add(remark)
             assert (how == "same") == (one[roles[name]] == two[roles[name]]), passage
-    assert len(seen) == 2 * len(text.PARTS)
+    assert len(seen) == 2 * len(passages.PARTS)
 
 
 def test_remarks_on_questions_are_true():
     draw, seen = Draw("asked"), set()
-    roles = {name: role for role, name in text.PARTS.items()}
+    roles = {name: role for role, name in passages.PARTS.items()}
     for _ in range(1000):
-        writer = draw.one([text.questions, text.answers])
+        writer = draw.one([passages.questions, passages.answers])
         passage = writer(draw)
         if len(passage) < 3 or not passage[2].startswith("After"):
             continue
@@ -276,14 +280,14 @@ def test_remarks_on_questions_are_true():
         for question, name in zip(passage, told, strict=False):
             asked = [role for role, value in mini_oracle.question(question).items() if value == "?"]
             seen.add(name)
-            assert asked == ([] if name == text.WHOLE else [roles[name]]), passage
+            assert asked == ([] if name == passages.WHOLE else [roles[name]]), passage
     assert len(seen) == 6
 
 
 def test_remarks_on_kinds_and_times_are_true():
     draw, seen = Draw("kinds"), set()
     for _ in range(2000):
-        passage = text.inferences(draw)
+        passage = passages.inferences(draw)
         if len(passage) < 4:
             continue
         one, two = (mini_oracle.lowered(sentence) for sentence in passage[:2])
@@ -307,35 +311,35 @@ def test_remarks_on_kinds_and_times_are_true():
 def test_remarks_on_what_a_review_weighs_are_true():
     draw, seen = Draw("views"), 0
     for _ in range(1000):
-        passage = text.reviews(draw)
+        passage = passages.reviews(draw)
         if len(passage) < 3:
             continue
         remarks = re.findall(r"the (\w+) (impressed|disappointed)", passage[1].lower())
         clauses = re.split(r", but |, and |, even though |although |, ", passage[0].lower())
         for thing, how in remarks:
             (clause,) = [part for part in clauses if f"the {thing} " in part]
-            assert mini_oracle.sst2(clause) == str(int(how == text.PLEASED)), passage
+            assert mini_oracle.sst2(clause) == str(int(how == passages.PLEASED)), passage
             seen += 1
     assert seen > 300
 
 
 def test_invented_words_come_in_their_share_and_are_said_again():
-    drawn = list(islice(text.passages(5, spelled=0.5), 2000))
+    drawn = list(islice(passages.passages(5, spelled=0.5), 2000))
     records = [passage for passage in drawn if " : " in passage[0]]
     assert 0.28 < len(records) / len(drawn) < 0.38  # two in three of one half
     for written, told in records:
         fields = dict(field.split(" : ") for field in written.split(" | "))
         assert sum(value.lower() in told.lower() for value in fields.values()) >= 2
-    assert list(islice(text.passages(11), 50)) == PASSAGES[:50]
+    assert list(islice(passages.passages(11), 50)) == PASSAGES[:50]
 
 
 def test_an_opinion_in_the_text_goes_with_its_verdict():
     draw = Draw("opinions")
     for _ in range(500):
-        passage = text.reviews(draw)
+        passage = passages.reviews(draw)
         found = re.fullmatch(r"(So|Overall|Still|Nevertheless), (.*)\.", passage[-1])
-        if found and found[2] in text.LIKED + text.DISLIKED:
-            liked = (found[2] in text.LIKED) == (found[1] in ("So", "Overall"))
+        if found and found[2] in passages.LIKED + passages.DISLIKED:
+            liked = (found[2] in passages.LIKED) == (found[1] in ("So", "Overall"))
             assert mini_oracle.sst2(passage[0]) == str(int(liked)), passage
 
 

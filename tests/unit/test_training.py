@@ -25,10 +25,10 @@ from experiments.running.recorder import Recorder
 from experiments.running.runner import execute
 from experiments.settings.config import Run
 from experiments.training.loop import (
-    Plan,
     State,
     Stepper,
     TrainingListener,
+    TrainingPlan,
     build_optimizer,
     build_schedule,
     fit,
@@ -218,7 +218,7 @@ def test_schedules_warm_up_and_decay(
 ) -> None:
     run = tiny_run("lora", f"train.schedule={schedule}", "train.warmup=0.2")
     job = begin(run)
-    plan = Plan(run.train, lr=2.0, total=10)
+    plan = TrainingPlan(run.train, lr=2.0, total=10)
     optimizer = build_optimizer(job.loaded.model, run.variant, plan)
     lambdas = build_schedule(optimizer, plan)
     rates = []

@@ -27,7 +27,7 @@ RUN = Path(__file__).parents[3] / "run.py"
 
 
 @dataclass(frozen=True)
-class Limits:
+class CellLimits:
     """The limits of the process of a cell."""
 
     threads: int
@@ -89,7 +89,7 @@ class Processes(Workers[W]):
     def start(self, cell: W) -> None:
         slot = self.free[0]
         gpu = slot % self.gpus if self.gpus else None
-        limits = Limits(self.threads, gpu, self.settings.memory)
+        limits = CellLimits(self.threads, gpu, self.settings.memory)
         # The process that all are forked from may stand elsewhere.
         args = (cell.overrides, Path.cwd(), cell.folder, limits)
         process = self.context.Process(target=run_cell, args=args)
@@ -137,7 +137,7 @@ def sources() -> list[str]:
     ]
 
 
-def run_cell(overrides: tuple[str, ...], place: Path, folder: Path, limits: Limits) -> None:
+def run_cell(overrides: tuple[str, ...], place: Path, folder: Path, limits: CellLimits) -> None:
     """The process of a cell: `python run.py OVERRIDES` in a place, its output in a file."""
     os.chdir(place)
     threading.Thread(target=end_with_parent, daemon=True).start()

@@ -1,8 +1,8 @@
 """The table of forgetting: the perplexity of general text before and after training."""
 
+from analysis.report.html_tables import Cell, Column, Table, numeric, table, text
 from analysis.report.material import Frame
 from analysis.report.sections import METHOD, MODEL, PROTOCOL, TASK, number
-from analysis.report.tables import Cell, Column, Table, numeric, table, text
 
 KEY = ["task", "model", "protocol", "method"]
 VALUES = ["perplexity_before", "perplexity_after"]
