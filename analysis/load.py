@@ -198,7 +198,7 @@ def machine(provenance: dict[str, Any]) -> dict[str, Any]:
         "threads": provenance["threads"],
         "processes": provenance["processes"],
         "products": provenance["float32_products"],
-        "torch": provenance["packages"]["torch"],
+        "torch": provenance["packages"].get("torch", "not recorded"),
         "code": provenance["code"][:12],
     }
 

@@ -226,8 +226,8 @@ def check_base(adapter: Adapter) -> None:
     if adapter.model_files not in (None, adapter.model.files_hash()):
         raise ValueError(
             f"{adapter.folder} was trained with another config.json or tokenizer than lies in "
-            f"{adapter.model.folder()} now, and would answer otherwise; put those files back, or "
-            "name the base by --base."
+            f"{adapter.model.folder()} now (model_files in {ABOUT}), and would answer otherwise; "
+            "put those files back, or name the base by --base."
         )
 
 

@@ -33,7 +33,8 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
         if kept.get(section, {}).get(key, ...) == before:
             kept[section].pop(key)
     for section, key in UNUSED.items():
-        if (kept.get(section) or {}).get(key) is None:
+        node = kept.get(section)
+        if node is None or (isinstance(node, dict) and node.get(key) is None):
             kept.pop(section, None)
     return mask_paths(kept)
 

@@ -132,7 +132,7 @@ class Checkpoints(TrainingListener):
         about, groups = checkpoint.read(self.path)
         if about["key"] != self.key:
             raise ValueError(
-                f"{self.folder} holds the unfinished run of another configuration or other data; "
+                f"{self.path} is of the unfinished run of another configuration or other data; "
                 "delete it, or choose another folder."
             )
         if about["processes"] != self.world.size:

@@ -71,7 +71,7 @@ def read(path: Path) -> dict[str, Any] | None:
     Raises ValueError naming the file and the key of what is wrong.
     """
     content = read_object(path, NOT_JSON)
-    if not {"study", "rows", "cells"} <= set(content):
+    if not {"rows", "cells", "inflation"} & set(content):
         return None
     try:
         check_finite(content)

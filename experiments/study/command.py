@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from hydra.conf import HydraConf
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.settings.compose import CONF
@@ -19,9 +20,11 @@ from experiments.stored.roles import regroup
 from experiments.study.backends.base import Backend
 from experiments.study.design import OUTPUTS, STUDIES, Study
 from experiments.study.plan import Plan
+from experiments.study.settings import parse_override
 
 COMMON = {"study": "study/common.yaml", "backend": "backend/local.yaml"}
 SECTIONS = tuple(COMMON)
+LISTS = re.compile(r"(study\.)?overrides$|study\.(methods|tasks)\..")
 OF_STUDY = re.compile(rf"[+~]*({'|'.join(SECTIONS)})\b")
 
 
@@ -81,8 +84,21 @@ def restore_plan(name: str, trusted: bool = False) -> tuple[Plan, Backend]:
     content = stored.read(path, trusted)
     # A setting that is newer than the study has the value that it has in every other.
     with naming(path):
+        check_overrides(content)
         study, backend = (restore_section(key, with_defaults(key, content)) for key in SECTIONS)
         return Plan(study, name, content["overrides"], content["folders"], trusted), backend
+
+
+def check_overrides(content: dict[str, Any]) -> None:
+    """Raise ValueError, naming the key, for a text that Hydra does not read as an override."""
+    for key, text in stored.overrides(content):
+        if LISTS.match(key):
+            try:
+                parse_override(text)
+            except HydraException:
+                raise ValueError(
+                    f"{key} has {text!r:.60}, which is no override such as train.epochs=1."
+                ) from None
 
 
 def with_defaults(section: str, content: dict[str, Any]) -> dict[str, Any]:

@@ -15,11 +15,14 @@ from safetensors.torch import load_file, save_file
 from experiments.adapters import saved
 from experiments.adapters.swap import Switch
 from experiments.disk.files import CHECKSUM
+from experiments.results.identity import identity
 from experiments.results.result import read_result
 from experiments.running.checkpoints import Checkpoints
 from experiments.running.runner import execute
 from experiments.settings.compose import compose_config
 from experiments.settings.config import read
+from experiments.stored import summary
+from experiments.study.command import check_overrides
 
 SMALL = ("data.train=64", "data.dev=32", "train.epochs=3", "train.batch_size=16",
          "tracker.mode=disabled", "record.log_every=1", "record.checkpoint_every=0")  # fmt: skip
@@ -358,3 +361,31 @@ def test_a_pipe_in_a_base_is_not_waited_for(file: str, on_own_base: tuple[Path, 
         saved.restore(run)
     with pytest.raises(ValueError, match=f"{file} cannot be read .it is no regular file"):
         execute(small(f"model.path={base}", "model.sha256=null"), run.parent / "new")
+
+
+@pytest.mark.parametrize("text", ["", "5", "a\x01=", "train.epochs"])
+def test_an_override_of_a_study_that_is_none_is_named(text: str, tmp_path: Path) -> None:
+    content = {"study": {"overrides": ["train.epochs=1"]}, "overrides": ["seed=1", text]}
+    with pytest.raises(ValueError, match=r"^overrides has .*, which is no override such as"):
+        check_overrides(content)
+    content = {"study": {"methods": {"lora": [text]}}, "overrides": []}
+    with pytest.raises(ValueError, match=r"^study\.methods\.lora has "):
+        check_overrides(content)
+
+
+@pytest.mark.parametrize("key", ["study", "rows", "cells"])
+def test_a_summary_without_a_key_is_not_taken_for_another_programs(
+    key: str, tmp_path: Path
+) -> None:
+    content = {"study": "s", "rows": [], "cells": [], "inflation": []}
+    path = tmp_path / summary.NAME
+    path.write_text(json.dumps({k: v for k, v in content.items() if k != key}))
+    with pytest.raises(ValueError, match=rf"summary\.json: {key}"):
+        summary.read(path)
+    path.write_text(json.dumps({"loss": 1.0}))
+    assert summary.read(path) is None
+
+
+def test_a_section_that_is_a_text_names_another_run() -> None:
+    assert identity({"forgetting": "x" * 500}) == {"forgetting": "x" * 500}
+    assert identity({"forgetting": {"file": None}}) == {} == identity({"forgetting": None})
