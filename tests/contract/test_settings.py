@@ -19,6 +19,8 @@ from experiments.training.probe import ProbeRun
 from variants.base import Variant, adapter_layers
 from variants.lora import LoRA
 
+pytestmark = pytest.mark.thorough
+
 # Other values where no rule finds one; the rules below serve numbers, flags and targets.
 OTHER = {
     "backend": "bitsandbytes",
