@@ -107,7 +107,7 @@ def differing_fields(table: Frame) -> list[str]:
 
 
 def front(table: Frame, cost: str) -> Frame:
-    """Which rows no other beats: none is as cheap and as good, and better in one of the two."""
+    """Mark the rows that no other beats: none is as cheap and as good, and better in one."""
     one_stack(table)
     price, score = table[cost].to_numpy(), table["score"].to_numpy()
     cheap, good = price[:, None] >= price, score[:, None] <= score  # [row, other]: other at least

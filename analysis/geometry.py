@@ -31,7 +31,7 @@ from analysis.matrices import Change
 from experiments.adapters.factors import loralib_factors, peft_factors
 from experiments.adapters.peft_format import CONFIG
 from experiments.adapters.saved import ABOUT, Adapter, load, on_base, read_adapter, tensors
-from experiments.stored import kinds
+from experiments.stored import kinds, result
 from experiments.stored.shown import fail, without_formulas
 from variants.base import AdapterLayer, adapter_layers, at_least_float32
 
@@ -72,7 +72,11 @@ def checkpoints(
     paths = sorted((Path(folder) / "snapshots").glob("step-*.safetensors"))
     if not paths:
         raise ValueError(f"{folder} holds no snapshots; record.snapshots=4 keeps four.")
+    digests = result.read(Path(folder) / result.NAME)["files"]
     for path in paths:
+        known = digests.get(f"{path.parent.name}/{path.name}")  # older runs tell none
+        if known is not None and known != result.hash_file(path):
+            raise ValueError(f"{path} is not the snapshot that the run in {folder} has kept.")
         step = int(cast(re.Match[str], SNAPSHOT.match(path.name))[1])
         # A model of its own for each: a method's structure may have grown between two.
         yield step, of_adapter(replace(adapter, state=tensors(path), digests={}))

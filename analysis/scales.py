@@ -12,7 +12,7 @@ def bounds(metric: str) -> tuple[float, float]:
 
 
 def is_raw(metric: str) -> bool:
-    """Whether a score is printed as it is, and not in points."""
+    """Return whether a score is printed as it is, and not in points."""
     known = list_metrics().get(metric)
     return known is not None and known.raw
 

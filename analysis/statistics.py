@@ -108,7 +108,7 @@ def with_losses_at_floor(family: Family) -> Family | None:
 
 
 def losing_methods(part: TaskScores) -> np.ndarray:
-    """Which methods [k] lost runs, in any of their settings."""
+    """Return which methods [k] lost runs, in any of their settings."""
     return np.array([part.lost[list(rows)].any() for rows in part.settings])
 
 
@@ -158,7 +158,7 @@ def judged(family: Family, found: Frame, at_floor: Verdicts | None = None) -> Ve
 
 
 def tell_apart(family: Family, found: Frame) -> tuple[np.ndarray, np.ndarray]:
-    """Which pairs can be decided, and which of them are different."""
+    """Return which pairs can be decided, and which of them are different."""
     can = family.adjust(found["floor"].to_numpy()) <= family.rule.alpha
     return can, can & (family.adjust(found["p"].to_numpy()) <= family.rule.alpha)
 

@@ -167,7 +167,7 @@ def methods_of(runs: Frame, rows: list[str]) -> tuple[tuple[str, ...], tuple[tup
 
 
 def losses(runs: Frame, table: Frame) -> np.ndarray:
-    """Which runs [rows, seeds] of the table's variants and seeds diverged."""
+    """Return which runs [rows, seeds] of the table's variants and seeds diverged."""
     found = np.zeros(table.shape, dtype=bool)
     if "status" in runs:
         for run in runs[runs["status"].isin(LOST)].to_dict("records"):
@@ -214,7 +214,7 @@ def labelled(predictions: Mapping[Run, Frame], run: Run) -> Frame:
 
 
 def in_order(frame: Frame) -> bool:
-    """Whether a frame is of one split and sorted by id, as most are."""
+    """Return whether a frame is of one split and sorted by id, as most are."""
     split = frame["split"].to_numpy()
     return bool(len(split) and (split == split[0]).all() and frame["id"].is_monotonic_increasing)
 
@@ -233,7 +233,7 @@ def check_examples(frames: Mapping[Run, Frame]) -> None:
 
 
 def same(first: Frame, second: Frame, column: str) -> bool:
-    """Whether two frames hold the same values in a column, which may be lists."""
+    """Return whether two frames hold the same values in a column, which may be lists."""
     if first[column].dtype == second[column].dtype != object:
         return first[column].equals(second[column])
     pair = first[column].to_numpy(), second[column].to_numpy()

@@ -14,7 +14,7 @@ from variants.forms import Embedding
 
 
 class Masks:
-    """Which places of a batch hold real tokens; `decodes` where its labels are a decoder's."""
+    """Mark the positions of real tokens; `decodes` if the labels are a decoder's."""
 
     def __init__(self, inputs: Mapping[str, Any], decodes: bool) -> None:
         masks = [mask for key, mask in inputs.items() if key.endswith("attention_mask")]

@@ -174,7 +174,7 @@ class Variant:
         return set()
 
     def settled(self, progress: Progress) -> bool:
-        """Whether the model has its final structure after this step.
+        """Return whether the model has its final structure after this step.
 
         Only then may its state be kept as that of the best epoch.
         """

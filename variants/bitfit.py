@@ -22,5 +22,5 @@ class BitFit(Variant):
 
 
 def is_bias(name: str) -> bool:
-    """Whether a parameter is a bias: `bias`, an LSTM's `bias_ih_l0`, an attention's `q_bias` ..."""
+    """Return whether a parameter is a bias: `bias`, `bias_ih_l0` (LSTM), `q_bias` ..."""
     return "bias" in name.rpartition(".")[2].split("_")

@@ -164,7 +164,7 @@ def mark_linear_map(forward: Function) -> Function:
 
 
 def has_known_forward(base: nn.Module) -> bool:
-    """Whether the class of a layer computes the linear map of its weight and nothing else.
+    """Return whether the class of a layer computes the linear map of its weight and nothing else.
 
     A base that is no layer of torch's was made for an adapter, and is trusted.
     """
@@ -177,7 +177,7 @@ def has_known_forward(base: nn.Module) -> bool:
 
 
 def is_hooked(base: nn.Module) -> bool:
-    """Whether somebody else acts when a layer is called: hooks, or a forward pass put over its own.
+    """Return whether others act when a layer is called: hooks, or a replaced forward pass.
 
     Global hooks, which profilers use, are not looked at.
     """
@@ -191,7 +191,7 @@ def is_hooked(base: nn.Module) -> bool:
 
 
 def is_plain(base: nn.Module) -> bool:
-    """Whether calling a layer is the linear map of its weight and nothing else.
+    """Return whether calling a layer is the linear map of its weight and nothing else.
 
     Only then may another way to the same number take the place of the call.
     """

@@ -1,4 +1,4 @@
-"""Which hooks of a method were called: one that is forgotten makes it another method in silence.
+"""A watch on the hooks of a method: a forgotten one makes it another method in silence.
 
 From the moment a model is adapted, the second step of any optimiser on its parameters asks which of
 the hooks that the method has written were not called yet, and warns of them, once.
@@ -29,12 +29,12 @@ class WatchedModel:
         self.steps = 0
 
     def is_part_of(self, model: nn.Module) -> bool:
-        """Whether this model, or what it lies in, is the one that is given."""
+        """Return whether this model, or what it lies in, is the one that is given."""
         own = self.model()
         return own is not None and any(module is own for module in model.modules())
 
     def is_trained_by(self, optimizer: torch.optim.Optimizer) -> bool:
-        """Whether the optimiser moves something of this model."""
+        """Return whether the optimiser moves something of this model."""
         model = self.model()
         own = set() if model is None else {id(p) for p in model.parameters()}
         return any(id(p) in own for group in optimizer.param_groups for p in group["params"])

@@ -51,6 +51,6 @@ def find_stacks(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def is_stack(module: nn.Module) -> bool:
-    """Whether a module is a list of modules that have parameters."""
+    """Return whether a module is a list of modules that have parameters."""
     listed = isinstance(module, nn.ModuleList | nn.Sequential) and len(module) > 0
     return listed and all(any(True for _ in block.parameters()) for block in module.children())

@@ -20,7 +20,7 @@ from variants.residual import ResidualLayer, ResidualLoRA, check_directions, che
 
 
 def choose_triplets(direction: str, rank: int) -> tuple[list[int], list[int]]:
-    """Which of the first 2 r triplets A takes, and which B."""
+    """Return which of the first 2 r triplets A takes, and which B."""
     first, second = list(range(rank)), list(range(rank, 2 * rank))
     odd, even = list(range(1, 2 * rank, 2)), list(range(0, 2 * rank, 2))
     return {"ArB2r": (first, second), "A2rBr": (second, first), "ArBr": (odd, even)}[direction]

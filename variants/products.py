@@ -15,7 +15,7 @@ MERGED = (torch.float32, torch.float64)  # bfloat16 would round a small update a
 
 
 def can_merge(x: Tensor, base: nn.Module) -> bool:
-    """Whether W0 + s B A loses nothing as one matrix in the dtype of x, with W0 frozen.
+    """Return whether W0 + s B A loses nothing as one matrix in the dtype of x, with W0 frozen.
 
     Only for a base that is x W0^T + b and nothing else: its own forward pass is not called then.
     """
@@ -25,7 +25,7 @@ def can_merge(x: Tensor, base: nn.Module) -> bool:
 
 
 def is_transforming() -> bool:
-    """Whether torch.func or forward-mode differentiation is at work, for which products stay plain.
+    """Return whether torch.func or forward-mode differentiation runs: products stay plain then.
 
     The Functions below say how to go backward once and more often, and nothing else.
     """
@@ -35,7 +35,7 @@ def is_transforming() -> bool:
 
 
 def is_autocasting(device: torch.device) -> bool:
-    """Whether autocast rounds products on this device; the meta device knows none."""
+    """Return whether autocast rounds products on this device; the meta device knows none."""
     return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
 
 
@@ -59,7 +59,7 @@ class TensorSnapshot:
         self.versions = [-1 if t.is_inference() else t._version for t in tensors]
 
     def are_still(self, *tensors: Tensor) -> bool:
-        """Whether these are those tensors, unchanged."""
+        """Return whether these are those tensors, unchanged."""
         before = zip(self.tensors, self.memory, self.versions, strict=True)
         return len(tensors) == len(self.tensors) and all(
             now is tensor
@@ -72,7 +72,7 @@ class TensorSnapshot:
 
 
 def merging_pays(x: Tensor, A: Tensor, B: Tensor) -> bool:
-    """Whether x [..., d_in] has tokens enough for W0 + s B A to be made for this call alone.
+    """Return whether x [..., d_in] has tokens enough for W0 + s B A to be made for this call alone.
 
     A product beside the frozen one costs r (d_in + d_out) a token more, in the forward and in the
     backward pass, and the sum r d_in d_out, twice too, beside the r (d_in + d_out) a token that

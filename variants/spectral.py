@@ -76,7 +76,7 @@ def sketches(model: nn.Module) -> dict[str, Tensor]:
 
 
 def alike(found: Tensor | None, own: Tensor) -> bool:
-    """Whether a stored sketch is that of the same vectors, but for rounding."""
+    """Return whether a stored sketch is that of the same vectors, but for rounding."""
     if found is None or found.shape != own.shape:
         return False
     return bool((found.to(own) - own).abs().max() <= TOLERANCE * own.abs().max())

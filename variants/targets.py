@@ -1,4 +1,4 @@
-"""Which layers of a model are meant by a method's targets.
+"""The layers of a model that a method's targets name.
 
 A target is the name of a layer or the end of its dotted name; a regular expression that the whole
 name matches; `all-linear`, every linear layer but those of the head and of the output; `attention`,
@@ -109,7 +109,7 @@ def select_by_word(word: str, layers: dict[str, nn.Module]) -> list[str]:
 
 
 def is_floating(layer: nn.Module) -> bool:
-    """Whether the weight of a layer holds numbers, and not codes of few bits."""
+    """Return whether the weight of a layer holds numbers, and not codes of few bits."""
     return cast(Tensor, layer.weight).dtype in FLOATING
 
 
@@ -123,13 +123,13 @@ def match_names(names: Iterable[str], target: str) -> list[str]:
 
 
 def is_linear(layer: nn.Module) -> bool:
-    """Whether a layer is a linear one, of torch's or of GPT-2's kind."""
+    """Return whether a layer is a linear one, of torch's or of GPT-2's kind."""
     form = find_form(layer)
     return form is not None and form.dense
 
 
 def is_expression(target: str) -> bool:
-    """Whether a target holds what no name does."""
+    """Return whether a target holds what no name does."""
     return re.search(r"[^\w.\-]", target) is not None
 
 
@@ -175,7 +175,7 @@ def find_attention(model: nn.Module) -> list[str]:
 
 
 def make_block_filter(model: nn.Module, ranges: list[str]):
-    """Whether a name lies in one of the numbered blocks; everything does without any ranges."""
+    """Return whether a name lies in one of the numbered blocks; without ranges, always."""
     if not ranges:
         return lambda name: True
     counts: dict[str, int] = {}
@@ -281,6 +281,6 @@ def warn_of_tensors(model: nn.Module, targets: list[str]) -> None:
 
 
 def holds_matrices(module: nn.Module, parameter: nn.Parameter) -> bool:
-    """Whether a parameter is the weight of several linear layers in one."""
+    """Return whether a parameter is the weight of several linear layers in one."""
     fused = isinstance(module, nn.MultiheadAttention | nn.RNNBase | nn.RNNCellBase)
     return parameter.dim() >= (2 if fused else 3) and min(parameter.shape) > 1

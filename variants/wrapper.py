@@ -163,7 +163,7 @@ class BaseWrapper(StandIn):
         """
 
     def is_plain_linear(self) -> bool:
-        """Whether the base is x W0^T + b for x [..., d_in], and nothing else."""
+        """Return whether the base is x W0^T + b for x [..., d_in], and nothing else."""
         return self.form.dense and is_plain(self.base)
 
     def add_to_base(self, x: Tensor) -> Tensor:
@@ -224,7 +224,7 @@ class BaseWrapper(StandIn):
         return found if kept is None else found * kept
 
     def dropping(self) -> bool:
-        """Whether this call drops inputs at random, so that no one weight describes it."""
+        """Return whether this call drops inputs at random, so that no one weight describes it."""
         return any(
             isinstance(part, nn.Dropout) and part.training and part.p > 0
             for part in self.children()
@@ -262,7 +262,7 @@ class BaseWrapper(StandIn):
 
 
 def is_precise(x: Tensor, base: nn.Module) -> bool:
-    """Whether W can be used in the dtype of x without rounding a small change away."""
+    """Return whether W can be used in the dtype of x without rounding a small change away."""
     dtype: torch.dtype = base.weight.dtype  # type: ignore[assignment]
     return x.dtype == dtype in MERGED and not is_autocasting(x.device)
 

@@ -89,7 +89,7 @@ class Comparisons:
 
     @property
     def answers(self) -> dict[str, str]:
-        """Which method to use, in a sentence for each task and over several."""
+        """Return which method to use, in a sentence for each task and over several."""
         return {answer.title: answer.text for answer in self.source.answers}
 
     @cached_property
@@ -248,7 +248,7 @@ def single(values: Frame) -> Any:
 def judge(
     outcomes: TaskScores | Mapping[str, Any], rule: Rule | None = None, metric: str = "mean"
 ) -> Verdicts:
-    """Which methods differ, from the outcomes of each method's runs on each example.
+    """Return which methods differ, from the outcomes of each method's runs on each example.
 
     `outcomes` has for each method an array [seeds, examples] of scores whose mean is the score of
     a run, such as 1 for a right answer and 0 for a wrong one; a row of NaN is a run that is not

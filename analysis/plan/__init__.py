@@ -65,7 +65,7 @@ def level_at(looks: Sequence[int], seeds: int, alpha: float = 0.05) -> float:
 
 
 def describe_look(one: Comparison, looks: Sequence[int], rule: Rule) -> str:
-    """Whether a study may stop now, in words."""
+    """Return whether a study may stop now, in words."""
     seeds = int(one.methods["seeds"].min())
     level = level_at(looks, seeds, rule.alpha)
     found = judge(one.scores, replace(rule, alpha=level))
@@ -124,7 +124,7 @@ def hours(one: Comparison) -> float:
 
 
 def shortage(one: Comparison, rule: Rule) -> str:
-    """Whether seeds or examples are short."""
+    """Return whether seeds or examples are short."""
     pilot, _ = pool(Family(parts=[one.scores], where=one.task, rule=rule))
     seeds, examples = float(pilot.between[0, 0]), float(pilot.beyond[0, 0])
     share = words.share(seeds / (seeds + examples)) if seeds + examples else "none"

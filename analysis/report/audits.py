@@ -1,4 +1,4 @@
-"""Whether methods were treated alike: as their study says, else by what their runs say."""
+"""The audit of a comparison: its study's, or one of what its runs say."""
 
 from dataclasses import dataclass
 

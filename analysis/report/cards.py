@@ -184,7 +184,7 @@ def legible(one: Any) -> Any:
 
 
 def crowded(methods: Frame) -> bool:
-    """Whether some method has more letters than anybody reads."""
+    """Return whether some method has more letters than anybody reads."""
     return "letters" in methods and max(map(len, methods["letters"]), default=0) > LETTERS
 
 

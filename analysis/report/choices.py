@@ -115,7 +115,7 @@ def first_trials(row: Record, points: list[str], material: Material) -> dict[str
 
 
 def has_setting(config: Record, setting: str) -> bool:
-    """Whether a run has a setting as a study types it, `variant.lr=0.001`."""
+    """Return whether a run has a setting as a study types it, `variant.lr=0.001`."""
     path, _, text = setting.partition("=")
     value: Any = config
     for key in path.split("."):

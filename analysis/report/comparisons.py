@@ -164,7 +164,7 @@ def twice(tested: Frame, runs: Frame) -> Iterator[str]:
 
 
 def losses(runs: Frame) -> Iterator[str]:
-    """Which methods have runs that diverged: what is left of them flatters them."""
+    """Return which methods have runs that diverged: what is left of them flatters them."""
     for method, group in runs.groupby("method"):
         if lost := int((group["status"] != "complete").sum()):
             rest = (
@@ -177,7 +177,7 @@ def losses(runs: Frame) -> Iterator[str]:
 
 
 def unpaired(known: TaskScores) -> Iterator[str]:
-    """Which methods have fewer seeds than others; every pair is judged by those that both have."""
+    """Name methods with fewer seeds than others; a pair is judged by those that both have."""
     there = ~np.isnan(known.scores[known.chosen]) | known.lost[known.chosen]
     numbers = there.sum(axis=1)
     for method, number in zip(known.methods, numbers, strict=True):

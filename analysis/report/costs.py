@@ -178,7 +178,7 @@ def budget_text(value: float, column: str) -> str:
 
 
 def peers(one: Comparison, method: str, others: set[str]) -> str | None:
-    """Which of the others cannot be told apart from a method, if any; or that it is not known."""
+    """Name the others that cannot be told apart from a method, if that is known."""
     if not others:
         return None
     pairs = others_of(one, method, others)

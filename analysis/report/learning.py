@@ -103,7 +103,7 @@ def single_curves(histories: Histories, compared: set[int]) -> list[Any]:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a finite number."""
+    """Return whether a value is a finite number."""
     return isinstance(value, int | float) and math.isfinite(value)
 
 

@@ -166,7 +166,7 @@ def listing(studies: Iterable[Record]) -> dict[tuple[str, ...], str]:
 
 
 def choices(runs: Frame, studies: Iterable[Record]) -> list[int]:
-    """Whether a study reports each run in the setting that came second (1), or not (0)."""
+    """Return whether a study reports each run in the setting that came second (1), or not (0)."""
     second = {
         place(cell["folder"])
         for study in studies

@@ -51,7 +51,7 @@ class Report:
 
     @cached_property
     def answers(self) -> list[Answer]:
-        """Which method to use, over several tasks and on each."""
+        """Return which method to use, over several tasks and on each."""
         return answers(self.found, self.overall, self.cost_tables)
 
     @cached_property

@@ -109,7 +109,7 @@ def advice(
 
 
 def use(near: Frame, found: Verdicts, metric: str) -> str:
-    """Which method to use, of those [method] that lose little or nothing to the best."""
+    """Return which method to use, of those [method] that lose little or nothing to the best."""
     name = near.sort_values(["trained", "mean"], ascending=[True, False]).index[0]
     loses = near.loc[name, "loses"]
     most = f"loses at most {points(loses, metric)} to the best"
@@ -125,7 +125,7 @@ def use(near: Frame, found: Verdicts, metric: str) -> str:
 
 
 def most_likely(name: str, learned: Frame, metric: str) -> str:
-    """Which method is most likely the best, if none is sure to be near it."""
+    """Return which method is most likely the best, if none is sure to be near it."""
     chance, loses = learned.loc[name, "chance_best"], learned.loc[name, "loses"]
     if math.isnan(chance):
         return f"{name} has the highest mean."
@@ -241,7 +241,7 @@ def why_undecided(found: Verdicts) -> str:
 
 
 def same(found: Verdicts, metric: str) -> list[str]:
-    """Which pairs are the same within the margin."""
+    """Return which pairs are the same within the margin."""
     if found.margin is None or found.rule.test in EXACT:
         return []
     pairs, most = found.pairs, points(found.margin, metric)
@@ -371,7 +371,7 @@ def detectable(found: Verdicts, metric: str) -> list[str]:
 
 
 def warn_not_above_floor(one: Comparison) -> list[str]:
-    """Which methods may as well have learned nothing."""
+    """Return which methods may as well have learned nothing."""
     if not one.not_above_floor:
         return []
     verb = "beats" if len(one.not_above_floor) == 1 else "beat"
@@ -396,7 +396,7 @@ def ground_of_all(whole: Overall) -> str:
 
 
 def tasks_left_out(whole: Overall) -> list[str]:
-    """Which claims over all tasks hang on one of them."""
+    """Return which claims over all tasks hang on one of them."""
     own = find_claims(whole.verdicts)
     said = []
     for task, found in whole.without.items():

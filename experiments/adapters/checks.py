@@ -122,7 +122,7 @@ def check_ranks(config: Mapping[str, Any], tensors: Mapping[str, Tensor], where:
 
 
 def matches(pattern: str, name: str, where: Path) -> bool:
-    """Whether a pattern of PEFT's is the end of a layer's name, from a dot on.
+    """Return whether a pattern of PEFT's is the end of a layer's name, from a dot on.
 
     Raises ValueError for a pattern that is no regular expression, or takes too long: in one with
     repetitions inside repetitions, the time may grow without bound.

@@ -161,7 +161,7 @@ def key_of(seed: int, row: int) -> Any:
 
 @compile_kernel
 def is_dropped(key: Any, column: int, limit: Any) -> bool:
-    """Whether this element of a row falls out, of 2^32 cases in `limit`."""
+    """Return whether this element of a row falls out, of 2^32 cases in `limit`."""
     return mix_bits(np.uint32(key ^ np.uint32(np.uint32(column) * np.uint32(0x9E3779B9)))) < limit
 
 

@@ -66,7 +66,7 @@ class KernelCache(FunctionCache):
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a file ends in the checksum of what stands before it."""
+    """Return whether a file ends in the checksum of what stands before it."""
     try:
         content = path.read_bytes()
     except OSError:

@@ -132,7 +132,7 @@ def add_and_norm(
 def add_and_norm_compiled(
     h: Tensor | None, residual: Tensor, norm: nn.LayerNorm, p: float, seed: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the same as `added_norm`."""
+    """Return the same as `add_and_norm`."""
     y, total = (torch.empty(residual.shape, dtype=residual.dtype) for _ in range(2))
     weight, bias = affine(norm, at_least_float32(residual[:0]))
     scale = weight.new_empty(len(residual), 1)
@@ -157,7 +157,7 @@ def add_and_norm_backward_compiled(
     through: Tensor, beside: Tensor | None, y: Tensor, scale: Tensor, norm: nn.LayerNorm,
     p: float, seed: int,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Return the same as `added_norm_backward`."""
+    """Return the same as `add_and_norm_backward`."""
     residual, h = torch.empty_like(y), torch.empty_like(y if p else y[:0])
     compiled.run(
         compiled.add_norm_backward, through, y[:0] if beside is None else beside, y, scale,
@@ -193,7 +193,7 @@ INVERTIBLE: WeakKeyDictionary[nn.Module, tuple[int, int, bool]] = WeakKeyDiction
 
 
 def invertible(norm: nn.LayerNorm) -> bool:
-    """Whether the input of a frozen norm follows from its output without loss of precision."""
+    """Return whether a frozen norm's input follows from its output at full precision."""
     weight, bias = norm.weight, norm.bias
     if weight.requires_grad or bias.requires_grad:
         return False

@@ -149,7 +149,7 @@ def read_json(path: Path, data: bytes, part: Part) -> Table:
 
 
 def is_jsonl(text: str) -> bool:
-    """Whether a text of several lines has a JSON object on the first."""
+    """Return whether a text of several lines has a JSON object on the first."""
     first, _, rest = text.strip().partition("\n")
     try:
         return bool(rest) and isinstance(json.loads(first), dict)

@@ -75,7 +75,7 @@ def links(folder: Path) -> Iterator[Path]:
 
 
 def inside(link: Path, home: Path) -> bool:
-    """Whether a link leads to a place in a folder."""
+    """Return whether a link leads to a place in a folder."""
     try:
         return link.resolve().is_relative_to(home)
     except (OSError, RuntimeError):  # it leads to itself

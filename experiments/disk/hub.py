@@ -84,7 +84,7 @@ def missing(folder: Path, kind: str, patterns: list[str]) -> str:
 
 
 def all_parts(paths: list[Path]) -> bool:
-    """Whether of every file in numbered parts all parts are there."""
+    """Return whether of every file in numbered parts all parts are there."""
     parts = [match.groups() for path in paths if (match := PART.fullmatch(path.name))]
     return all(count == int(total) for (_, total), count in Counter(parts).items())
 

@@ -102,7 +102,7 @@ def take(path: Path, timeout: float) -> BaseFileLock:
 
 
 def knows_locks(folder: Path) -> bool:
-    """Whether the folder's file system has locks; filelock itself understands one answer alone."""
+    """Return whether the folder's file system has locks; filelock knows one answer alone."""
     if os.name == "nt":  # whose locks are of another kind
         return True
     import fcntl

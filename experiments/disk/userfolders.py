@@ -21,7 +21,7 @@ def cache_folder() -> Path | None:
 
 
 def can_write(folder: Path | None) -> bool:
-    """Whether there is such a folder, made if need be, and files can be made in it."""
+    """Return whether there is such a folder, made if need be, and files can be made in it."""
     if folder is None:
         return False
     try:

@@ -42,7 +42,7 @@ class Anything(Family):
         return state
 
     def predicts_tokens(self, config: PreTrainedConfig) -> bool:
-        """Whether transformers has it as a model that predicts the next token, and nothing more."""
+        """Return whether transformers has it as a model that only predicts the next token."""
         decoder = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
         return decoder and not getattr(config, "is_encoder_decoder", False)
 

@@ -79,7 +79,7 @@ class Family(ABC):
         return {name: t for name, t in backbone.state_dict().items() if name in like.state_dict()}
 
     def predicts_tokens(self, config: PreTrainedConfig) -> bool:
-        """Whether a model can predict the next token."""
+        """Return whether a model can predict the next token."""
         return self.causal
 
     def output_scale(self, config: PreTrainedConfig) -> float:
@@ -145,7 +145,7 @@ class Family(ABC):
 
 
 def unknown_activation(value: str) -> bool:
-    """Whether an activation is none that the packed passes compute."""
+    """Return whether an activation is none that the packed passes compute."""
     return value not in ACTIVATIONS
 
 

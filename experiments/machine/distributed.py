@@ -29,7 +29,7 @@ class World:
 
     @property
     def first(self) -> bool:
-        """Whether this process is the one that evaluates, prints and writes."""
+        """Return whether this process is the one that evaluates, prints and writes."""
         return self.rank == 0
 
     def add(self, tensors: Sequence[Tensor]) -> None:

@@ -175,14 +175,14 @@ class Masked(Objective):
 
     @cached_property
     def telling(self) -> Tensor:
-        """Which tokens [tokens] are words that say how things are related."""
+        """Return which tokens [tokens] are words that say how things are related."""
         marked = torch.zeros(len(self.tokenizer), dtype=torch.bool)
         marked[self.ids(form for word in TELLING for form in (word, word.capitalize()))] = True
         return marked
 
     @cached_property
     def ends(self) -> Tensor:
-        """Which tokens [tokens] end a sentence."""
+        """Return which tokens [tokens] end a sentence."""
         marked = torch.zeros(len(self.tokenizer), dtype=torch.bool)
         marked[[self.known["."], self.known["?"]]] = True
         return marked

@@ -1,4 +1,4 @@
-"""Which words could stand wrongly in another's place: of the same class, and of another meaning.
+"""Words that could stand wrongly in another's place: of the same class, of another meaning.
 
 What an encoder learns to find out of place, as a wrong word of the same kind is far harder to see
 than one drawn from the whole vocabulary.

@@ -29,7 +29,7 @@ def recompute(compute: Callable[..., Tensor], *args: Any) -> Tensor:
 
 
 def trains(module: nn.Module) -> bool:
-    """Whether any parameter of it does."""
+    """Return whether any parameter of it does."""
     return any(parameter.requires_grad for parameter in module.parameters())
 
 

@@ -92,7 +92,7 @@ class Pretrained:
         return digest
 
     def is_gguf(self) -> bool:
-        """Whether the weights come from a GGUF file."""
+        """Return whether the weights come from a GGUF file."""
         named = self.named_folder() or Path(self.package or "")
         return named.suffix == gguf.SUFFIX
 

@@ -1,4 +1,4 @@
-"""Which settings make a run what it is, and the short name that follows from them.
+"""The settings that make a run what it is, and the short name that follows from them.
 
 It imports next to nothing, so that composing a config and finding its typos takes no time.
 """

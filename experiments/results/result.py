@@ -33,7 +33,7 @@ class Origin:
                 raise ValueError(f"{group} takes one file; several are a multirun: -m {group}=A,B.")
 
     def keeps_paper(self) -> bool:
-        """Whether a published setting was taken as it is, but for its seed and where it runs."""
+        """Return whether a published setting is unchanged, but for its seed and where it runs."""
         parts = [part.lstrip("+~").partition("=") for part in self.overrides]
         return all(
             # Several presets at once are none of them, and a copy of the data is the data.

@@ -21,7 +21,7 @@ BEST = "best-{}.safetensors"  # by step
 
 
 def ends(job: PreparedRun, step: int) -> bool:
-    """Whether an epoch, or the run, ends with this step."""
+    """Return whether an epoch, or the run, ends with this step."""
     return step % job.batches.steps_per_epoch == 0 or step == job.plan.total
 
 

@@ -56,7 +56,7 @@ class History(Resumable):
             self.log(step, float(norm))
 
     def is_due(self, step: int) -> bool:
-        """Whether a record is made after this step."""
+        """Return whether a record is made after this step."""
         return step % self.job.run.record.log_every == 0 or step == self.total
 
     def clear_window(self) -> None:

@@ -51,7 +51,8 @@ class PreparedRun:
 def prepare_run(run: Run, data: Data) -> PreparedRun:
     """Load, adapt and lay out; the head is drawn before any method touches the model.
 
-    Threads and products are chosen here, and whoever trains or evaluates enters `configured`.
+    Threads and products are chosen here; whoever trains or evaluates enters
+    `configure_products` with them.
     """
     train, device = run.train, run.compute.pick_device()
     world = init_process_group(device)

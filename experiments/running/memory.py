@@ -187,7 +187,7 @@ def trained_layers(backbone: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def drops_attention(config: PreTrainedConfig) -> bool:
-    """Whether attention drops out, for which a processor keeps what each token sees of each."""
+    """Return whether attention drops out, for which a processor keeps every pair of tokens."""
     names = ("attention_probs_dropout_prob", "attn_pdrop", "attention_dropout", "dropout_rate")
     return any(getattr(config, name, 0.0) for name in names)
 

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from experiments.adapters import saved
+from experiments.disk.folders import SNAPSHOTS
 from experiments.models.inference import Evaluated
 from experiments.results import code
 from experiments.results.provenance import provenance
@@ -18,6 +19,7 @@ from experiments.running import evaluation
 from experiments.running.job import PreparedRun
 from experiments.running.recorder import Recorder
 from experiments.settings.config import describe
+from experiments.stored.result import hash_file
 from experiments.training.measure import count_flops, count_parameters, latency, memory_kind
 
 LATENCY_BATCH = 32
@@ -72,6 +74,8 @@ def write(job: PreparedRun, evaluated: dict[str, Evaluated], result: Result) -> 
         adapter = saved.of_run(job.run, job.loaded, result.fingerprint["model"])
         result.files.update(saved.write(adapter, folder))
         predictions = evaluation.predictions(job.run.task, evaluated)
+        for path in sorted((folder / SNAPSHOTS).glob("*.safetensors")):
+            result.files[f"{SNAPSHOTS}/{path.name}"] = hash_file(path)
         result.files[PREDICTIONS] = write_predictions(folder, predictions)
         for name, item in evaluated.items():
             job.run.task.write(folder, name, item)

@@ -59,7 +59,7 @@ def own_hydra() -> Iterator[None]:
 
 
 def reads_conf(hydra: GlobalHydra) -> bool:
-    """Whether Hydra's settings are this project's."""
+    """Return whether Hydra's settings are this project's."""
     paths = hydra.config_loader().get_search_path().get_path()
     folders = [element.path.removeprefix("file://") for element in paths if element.path]
     return any(Path(folder).is_dir() and Path(folder).samefile(CONF) for folder in folders)

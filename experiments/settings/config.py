@@ -16,7 +16,6 @@ from experiments.settings.commandline import tell_new_name
 from experiments.settings.protocol import Protocol
 from experiments.settings.sections import (
     build,
-    check_names,
     describe_section,
     naming,
     plain,
@@ -26,6 +25,7 @@ from experiments.settings.tracking import Tracker
 from experiments.settings.train import Compute, Record, Train
 from experiments.stored import kinds
 from experiments.stored.roles import MOVED
+from experiments.stored.typed import check_known
 from experiments.tasks.base import Task
 from variants.base import Variant
 
@@ -99,7 +99,7 @@ def read(cfg: DictConfig) -> Run:
     with naming():
         cfg = with_moved_settings(cfg)
         given = {str(key): cfg[key] for key in cfg if key not in ("hydra", "study", "backend")}
-    check_names("config", given, [f.name for f in fields(Run)])
+    check_known("config", given, [f.name for f in fields(Run)], "It")
     built = {
         key: build(key, node) if OmegaConf.is_dict(node) else plain(node)
         for key, node in given.items()
@@ -129,7 +129,7 @@ def with_moved_settings(cfg: DictConfig) -> DictConfig:
 
 
 def describe(run: Run) -> dict[str, Any]:
-    """The run as plain data, from which `restored` makes an equal one."""
+    """The run as plain data, from which `restore_run` makes an equal one."""
     sections = {f.name: getattr(run, f.name) for f in fields(Run)}
     return {name: describe_section(value) for name, value in sections.items()}
 
@@ -139,7 +139,7 @@ def restore_run(config: Mapping[str, Any], other: kinds.Other = kinds.refuse) ->
 
     Raises ValueError naming the wrong key; `other` finds classes that are none of the project's.
     """
-    check_names("config", config, [f.name for f in fields(Run)])
+    check_known("config", config, [f.name for f in fields(Run)], "It")
     for field in fields(Run):
         if field.name not in config and field.default is MISSING:
             raise ValueError(f"config has no '{field.name}'.")

@@ -26,7 +26,7 @@ class Protocol(ABC):
     @property
     @abstractmethod
     def best_epoch(self) -> bool:
-        """Whether the state of the best epoch is scored, and not that of the last step."""
+        """Return whether the state of the best epoch is scored, and not that of the last step."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -69,7 +69,7 @@ def literal(value: Any) -> Any:
 
 
 def plain_value(text: str) -> bool:
-    """Whether Hydra takes a text without quotes for a number, a truth value or null."""
+    """Return whether Hydra takes a text without quotes for a number, a truth value or null."""
     value = OverridesParser.create().parse_override(f"key={text}").value()
     return not isinstance(value, str) or value != text
 

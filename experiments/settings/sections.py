@@ -1,10 +1,9 @@
 """From one section of a config, or of a file, to the object that it describes."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, fields, is_dataclass
-from difflib import get_close_matches
 from importlib import import_module
 from types import UnionType
 from typing import Any, get_args, get_origin
@@ -15,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from experiments.settings.scalars import literal, texts
 from experiments.stored import kinds
 from experiments.stored.kinds import KIND, TARGET
-from experiments.stored.typed import fit
+from experiments.stored.typed import check_known, fit
 
 
 def build(section: str, node: DictConfig) -> Any:
@@ -25,7 +24,7 @@ def build(section: str, node: DictConfig) -> Any:
     with naming(section):
         cls = schema(section, node._target_)
         given = {str(key): node[key] for key in node if key != "_target_"}
-        check_names(section, given, [f.name for f in fields(cls)], cls.__name__)
+        check_known(section, given, [f.name for f in fields(cls)], cls.__name__)
         if isinstance(given.get("targets"), str):  # a word for many layers may stand alone
             from variants.base import TARGET_WORDS  # which imports torch
 
@@ -77,17 +76,6 @@ def naming(section: str = "") -> Iterator[None]:
 def first_line(error: OmegaConfBaseException) -> str:
     """Return the error message without the lines in which OmegaConf repeats the key."""
     return (error.msg or str(error)).splitlines()[0].rstrip(".")
-
-
-def check_names(section: str, given: Iterable[str], known: list[str], owner: str = "It") -> None:
-    """Raise for a name that is not among the known ones, and suggest the nearest."""
-    for name in given:
-        if name not in known:
-            near = get_close_matches(name, known, n=1, cutoff=0.5)
-            hint = f" Did you mean '{near[0]}'?" if near else ""
-            raise ValueError(
-                f"{section} has no setting '{name}'.{hint} {owner} has: {', '.join(known)}."
-            )
 
 
 def check_lists(section: str, given: dict[str, Any], cls: Any) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from experiments.disk.files import CHECKSUM, read_tensors, unflatten, write_tensors
+from experiments.stored.result import upgrade_fingerprint
 from experiments.stored.typed import fit
 
 if TYPE_CHECKING:
@@ -60,4 +61,5 @@ def read(path: Path) -> "tuple[dict[str, Any], dict[str, dict[str, Tensor]]]":
         about = fit(about, Stored, "about")
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be continued ({error}); {START_OVER}.") from None
+    about["key"] = upgrade_fingerprint(about["key"])
     return about, unflatten(tensors)

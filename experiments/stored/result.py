@@ -257,11 +257,15 @@ def upgrade(content: dict[str, Any]) -> dict[str, Any]:
     """A result in the terms of the latest version: kinds for dotted paths, settings regrouped."""
     if content["schema"] == SCHEMA:
         return {**ABSENT, **content}
-    print_ = content["fingerprint"]
     return {**ABSENT, **content} | {
         "config": upgrade_config(content["config"]),
-        "fingerprint": print_ | {"config": keep_named(upgrade_config(print_.get("config", {})))},
+        "fingerprint": upgrade_fingerprint(content["fingerprint"]),
     }
+
+
+def upgrade_fingerprint(fingerprint: dict[str, Any]) -> dict[str, Any]:
+    """The fingerprint of any version in the terms of the latest."""
+    return fingerprint | {"config": keep_named(upgrade_config(fingerprint.get("config", {})))}
 
 
 def upgrade_config(config: dict[str, Any]) -> dict[str, Any]:

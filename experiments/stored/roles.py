@@ -70,12 +70,12 @@ def role_of(key: str) -> Role:
 
 
 def is_compared(key: str) -> bool:
-    """Whether two runs that differ in a setting are runs of different things."""
+    """Return whether two runs that differ in a setting are runs of different things."""
     return role_of(key) is Role.RESULT
 
 
 def is_harmless(key: str) -> bool:
-    """Whether a run with another value of a setting is still one of the same published setting."""
+    """Return whether a run with another value is still one of the same published setting."""
     return role_of(key) in (Role.PLACE, Role.RECORD, Role.REPETITION)
 
 
@@ -99,7 +99,7 @@ def regroup(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def ungroup(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `regrouped`: run names are made from the places of settings at the first."""
+    """The inverse of `regroup`: run names are made from the places of settings at the first."""
     found = move_settings(config, FORMER)
     return kinds.with_first_paths(
         {key: node for key, node in found.items() if not is_empty(key, node)}
@@ -107,11 +107,21 @@ def ungroup(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_empty(section: str, node: Any) -> bool:
-    """Whether a section that is newer than run names has nothing left but its usual class."""
+    """Return whether a section newer than run names has nothing left but its usual class."""
     usual = {TARGET: kinds.target_of(section, section), KIND: section}
     return section in ("compute", "record") and not any(
         usual.get(key) != value for key, value in node.items()
     )
+
+
+def find_moved(config: Mapping[str, Any]) -> list[str]:
+    """The settings of a config, as plain data, that stand at a former place."""
+    return [
+        old
+        for old in MOVED
+        if isinstance(node := config.get(old.partition(".")[0]), Mapping)
+        and old.partition(".")[2] in node
+    ]
 
 
 def move_settings(config: Mapping[str, Any], places: Mapping[str, str]) -> dict[str, Any]:

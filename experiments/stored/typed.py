@@ -5,7 +5,7 @@ A type becomes a function once, so that thousands of results are checked in no t
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -68,7 +68,7 @@ def number(value: Any, key: str) -> Any:
 
 
 def finite(value: int | float) -> bool:
-    """Whether a number is one that a float can hold."""
+    """Return whether a number is one that a float can hold."""
     try:
         return math.isfinite(value)
     except OverflowError:
@@ -195,20 +195,26 @@ def of_dataclass(kind: Any) -> Check:
 
 
 def is_float(kind: Any) -> bool:
-    """Whether numbers of a type are floats."""
+    """Return whether numbers of a type are floats."""
     return kind is float or (float in get_args(kind) and int not in get_args(kind))
 
 
-def check_names(value: Mapping[str, Any], known: Mapping[str, Any], owner: str, key: str) -> None:
-    """Raise ValueError for a field that there is none of, or that is missing."""
-    for name in value:
+def check_known(section: str, given: Iterable[str], known: Iterable[str], owner: str) -> None:
+    """Raise ValueError for a name that is not among the known ones, and suggest the nearest."""
+    known = list(known)
+    for name in given:
         if name not in known:
             near = get_close_matches(name, known, n=1, cutoff=0.5)
             hint = f" Did you mean '{near[0]}'?" if near else ""
             raise ValueError(
-                f"{visible(key)} has no setting '{visible(name)}'.{hint} {owner} has: "
+                f"{section} has no setting '{visible(name)}'.{hint} {owner} has: "
                 f"{', '.join(known)}."
             )
+
+
+def check_names(value: Mapping[str, Any], known: Mapping[str, Any], owner: str, key: str) -> None:
+    """Raise ValueError for a field that there is none of, or that is missing."""
+    check_known(visible(key), value, known, owner)
     for name, field in known.items():
         if name not in value and field.default is MISSING and field.default_factory is MISSING:
             raise ValueError(f"{visible(key)}.{name} is missing.")

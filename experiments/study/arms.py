@@ -113,7 +113,7 @@ class Arm:
         return set(find_references(self.composed.sections))
 
     def is_plain(self, setting: str) -> bool:
-        """Whether a setting changes no other, and is there to be changed."""
+        """Return whether a setting changes no other, and is there to be changed."""
         key, value = parse_override(setting)
         self.check_setting(key)
         return "${" not in str(value) and not any(

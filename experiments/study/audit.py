@@ -1,4 +1,4 @@
-"""Whether the methods of a comparison were treated alike, as far as their results can tell."""
+"""The audit: were the methods of a comparison treated alike, as far as their results tell?"""
 
 import json
 from collections import Counter

@@ -29,7 +29,7 @@ class Outcome:
 
     @property
     def settled(self) -> bool:
-        """Whether nothing more will come of it by itself."""
+        """Return whether nothing more will come of it by itself."""
         return self.status in ("complete", "diverged", "failed")
 
 

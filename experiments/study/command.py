@@ -10,13 +10,14 @@ from hydra.conf import HydraConf
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+from experiments.settings.commandline import tell_new_name
 from experiments.settings.compose import CONF
 from experiments.settings.scalars import literal, quote
 from experiments.settings.sections import build, restore_section
 from experiments.settings.sections import naming as naming_settings
 from experiments.stored import kinds
 from experiments.stored import study as stored
-from experiments.stored.roles import regroup
+from experiments.stored.roles import find_moved, regroup
 from experiments.study.backends.base import Backend
 from experiments.study.design import OUTPUTS, STUDIES, Study
 from experiments.study.plan import Plan
@@ -35,6 +36,8 @@ def begin(config: DictConfig, name: str, overrides: list[str], folders: Sequence
     """
     with naming_settings():
         given = {key: OmegaConf.to_container(config[key], resolve=True) for key in SECTIONS}
+    for old in find_moved(given):
+        tell_new_name(old)
     sections = regroup(given)
     study: Study = build("study", DictConfig(literal(sections["study"])))
     backend: Backend = build("backend", DictConfig(literal(sections["backend"])))

@@ -108,6 +108,6 @@ def merge_paths(first: Path | None, second: Path | None, base: Path | None) -> P
 
 @cache
 def separable() -> bool:
-    """Whether no file of the project's own chooses another by what a third group is."""
+    """Return whether no file of the project's own chooses another by what a third group is."""
     texts = (path.read_text(encoding="utf-8") for path in CONF.rglob("*.yaml"))
     return not any(CHOICE.search(text) for text in texts)

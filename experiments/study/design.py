@@ -6,8 +6,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from experiments.settings.commandline import with_new_names
 from experiments.settings.scalars import quote
-from experiments.stored.roles import MOVED, rename_override
 
 SEARCHES = ("grid", "sample", "optuna")
 TUNINGS = ("plain", "race")
@@ -76,16 +76,7 @@ class Study:
             if method not in self.methods:
                 near = ", ".join(self.methods)
                 raise ValueError(f"study.own_axes must name one of {near}, got '{method}'.")
-        for name in ("tuning_seeds", "seeds", "trials"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"study.{name} must be positive, got {value}.")
-        if self.max_grid_extensions < 0:
-            raise ValueError(
-                f"study.max_grid_extensions must not be negative, got {self.max_grid_extensions}."
-            )
-        if self.parameters < 1:
-            raise ValueError(f"study.parameters must be at least 1, got {self.parameters}.")
+        self.check_numbers()
         for method in self.methods:
             for key, axis in self.axes_of(method).items():
                 check_axis(key, axis)
@@ -97,17 +88,29 @@ class Study:
         self.check_overrides()
         self.check_size()
 
+    def check_numbers(self) -> None:
+        """Raise ValueError for a number out of its range."""
+        for name in ("tuning_seeds", "seeds", "trials"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"study.{name} must be positive, got {value}.")
+        if self.max_grid_extensions < 0:
+            raise ValueError(
+                f"study.max_grid_extensions must not be negative, got {self.max_grid_extensions}."
+            )
+        if self.parameters < 1:
+            raise ValueError(f"study.parameters must be at least 1, got {self.parameters}.")
+
     def rename_settings(self) -> None:
-        """Call settings that overrides and axes call by a former name by that of today."""
+        """Call settings by their names of today, and say so of each that has a former one."""
         for name in ("methods", "tasks"):
-            named = {
-                key: [*map(rename_override, texts)] for key, texts in getattr(self, name).items()
-            }
+            named = {key: with_new_names(texts) for key, texts in getattr(self, name).items()}
             object.__setattr__(self, name, named)
-        object.__setattr__(self, "overrides", [*map(rename_override, self.overrides)])
+        object.__setattr__(self, "overrides", with_new_names(self.overrides))
+        own = {method: rename_keys(axes) for method, axes in self.own_axes.items()}
+        object.__setattr__(self, "own_axes", own)
         if self.axes is not None:
-            axes = {MOVED.get(key, key): axis for key, axis in self.axes.items()}
-            object.__setattr__(self, "axes", axes)
+            object.__setattr__(self, "axes", rename_keys(self.axes))
 
     def check_overrides(self) -> None:
         """Raise ValueError for a setting that the study itself decides, wherever it stands."""
@@ -154,6 +157,11 @@ class Study:
         return choose_file("task", name, self.tasks.get(name, []))
 
 
+def rename_keys(axes: dict[str, Any]) -> dict[str, Any]:
+    """Axes with the present names of their settings."""
+    return dict(zip(with_new_names(axes), axes.values(), strict=True))
+
+
 def choose_file(group: str, name: str, overrides: list[str]) -> list[str]:
     """The overrides, preceded by the choice of the group's file if they have none."""
     chosen = any(override.startswith(f"{group}=") for override in overrides)
@@ -188,7 +196,7 @@ def format_value(value: object) -> object:
 
 
 def is_list(axis: Any) -> bool:
-    """Whether the values of an axis are told one by one."""
+    """Return whether the values of an axis are told one by one."""
     return isinstance(axis, list)
 
 

@@ -1,4 +1,4 @@
-"""Which cells a study consists of, as far as the results so far tell.
+"""The cells that a study consists of, as far as the results so far tell.
 
 The plan follows from the study and from what lies in the cells' folders, and from nothing else: so
 a study that is killed, or carried out by several processes at once, comes to the same cells.
@@ -135,7 +135,7 @@ class Plan:
         return self.outcomes[cell]
 
     def is_finished(self, trial: Trial) -> bool:
-        """Whether nothing more will come of a trial by itself."""
+        """Return whether nothing more will come of a trial by itself."""
         return all(self.outcome(cell).settled for cell in trial.cells)
 
     def cells(self) -> Iterator[Cell]:
@@ -167,7 +167,7 @@ class Plan:
         return len(known) - finals + arms * self.study.seeds
 
     def complete(self, cell: Cell) -> bool:
-        """Whether the cell has a result that is one."""
+        """Return whether the cell has a result that is one."""
         return self.outcome(cell).status == "complete"
 
     def finals(self, arm: Arm, trials: dict[str, list[Trial]]) -> list[Cell]:

@@ -67,7 +67,7 @@ def without_texts(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def is_text(value: object) -> bool:
-    """Whether a value is a text, or a list of texts."""
+    """Return whether a value is a text, or a list of texts."""
     if isinstance(value, str):
         return True
     return not pd.api.types.is_number(value) and any(isinstance(item, str) for item in list(value))  # pyright: ignore[reportCallIssue, reportArgumentType] (else a list or an array)

@@ -35,5 +35,5 @@ def pool_error(pairs: Iterable[tuple[Sequence[float], Sequence[float]]]) -> floa
 
 
 def are_close(first: Sequence[float], second: Sequence[float], error: float | None) -> bool:
-    """Whether the means of two points lie within one standard error of their difference."""
+    """Return whether the means of two points lie within one standard error of their difference."""
     return error is not None and abs(fmean(first) - fmean(second)) <= error

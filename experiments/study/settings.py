@@ -60,7 +60,7 @@ def differences(one: Any, other: Any, key: str) -> Iterator[str]:
 
 
 def alike(one: Any, other: Any) -> bool:
-    """Whether two values are one, however they were typed."""
+    """Return whether two values are one, however they were typed."""
     if one == other:
         return True
     if isinstance(one, list) and isinstance(other, list):

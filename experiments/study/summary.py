@@ -135,12 +135,12 @@ class Summary:
         return row
 
     def is_own(self, arm: Arm, trial: Trial) -> bool:
-        """Whether a trial is the method as it stands."""
+        """Return whether a trial is the method as it stands."""
         given = dict(override.split("=", 1) for override in trial.point)
         return all(str(arm.own_value(key)) == value for key, value in given.items())
 
     def is_lost(self, cell: Cell) -> bool:
-        """Whether a run came to nothing."""
+        """Return whether a run came to nothing."""
         return self.plan.outcome(cell).status in ("diverged", "failed")
 
     def lost(self, cell: Cell) -> str:
@@ -154,7 +154,7 @@ class Summary:
 
     @property
     def failed(self) -> bool:
-        """Whether a cell failed, or one that is reported diverged; a diverged trial is data."""
+        """True if a cell failed, or one that is reported diverged; a diverged trial is data."""
         for cell, outcome in self.plan.outcomes.items():
             if outcome.status == "failed" or (outcome.status, cell.stage) == ("diverged", "test"):
                 return True

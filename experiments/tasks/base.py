@@ -48,7 +48,7 @@ class Task(ABC):
     @property
     @abstractmethod
     def regression(self) -> bool:
-        """Whether the labels are scores."""
+        """Return whether the labels are scores."""
 
     @property
     @abstractmethod

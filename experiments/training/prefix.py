@@ -80,7 +80,7 @@ def with_prefix(data: Encoded, model: Model) -> Encoded:
 
 
 def intact(path: Path) -> bool:
-    """Whether kept states are there and as they were written; what is damaged is said, and gone.
+    """Return whether kept states are there and intact; damaged ones are named and removed.
 
     States that are missing are no fault: they are filled anew.
     """

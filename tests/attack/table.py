@@ -18,6 +18,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 
 from attack.harm import Case, cases
@@ -130,7 +131,11 @@ def make_victims(folder: Path) -> None:
             Checkpoints.save = save
         section = folder / "conf/study"
         section.mkdir(parents=True)
-        begin_study()
+        # In a process of its own: from a fork of one that has led a study none can be started.
+        study = get_context("fork").Process(target=begin_study)
+        study.start()
+        study.join()
+        assert study.exitcode == 0
 
 
 def begin_study() -> None:

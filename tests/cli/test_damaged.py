@@ -4,14 +4,18 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from runs import killed_after
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from analysis import load
+from analysis.geometry import checkpoints
 from experiments.adapters import saved
 from experiments.adapters.swap import Switch
 from experiments.disk.files import CHECKSUM
@@ -21,7 +25,8 @@ from experiments.running.checkpoints import Checkpoints
 from experiments.running.runner import execute
 from experiments.settings.compose import compose_config
 from experiments.settings.config import read
-from experiments.stored import summary
+from experiments.stored import checkpoint, roles, summary
+from experiments.stored import result as stored
 from experiments.study.command import check_overrides
 
 SMALL = ("data.train=64", "data.dev=32", "train.epochs=3", "train.batch_size=16",
@@ -389,3 +394,55 @@ def test_a_summary_without_a_key_is_not_taken_for_another_programs(
 def test_a_section_that_is_a_text_names_another_run() -> None:
     assert identity({"forgetting": "x" * 500}) == {"forgetting": "x" * 500}
     assert identity({"forgetting": {"file": None}}) == {} == identity({"forgetting": None})
+
+
+def test_an_unfinished_run_of_earlier_settings_goes_on(
+    tiny_run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tiny_run("lora", "record.checkpoint_every=0", "record.log_every=1")
+    with killed_after(monkeypatch, 2):
+        execute(run, tmp_path)
+    about, _ = checkpoint.read(tmp_path / "checkpoint.safetensors")
+    key = about["key"] | {"config": roles.ungroup(about["key"]["config"])}
+    assert "compute" not in key["config"] and key["config"]["train"]["lean"] is False
+    assert (
+        stored.upgrade_fingerprint(key) == about["key"] == stored.upgrade_fingerprint(about["key"])
+    )
+
+
+def test_a_message_on_a_checkpoint_of_another_run_names_the_file(
+    tiny_run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with killed_after(monkeypatch, 2):
+        execute(tiny_run("lora", "record.checkpoint_every=0", "record.log_every=1"), tmp_path)
+    with pytest.raises(ValueError, match=r"checkpoint\.safetensors is of the unfinished run of an"):
+        execute(tiny_run("bitfit"), tmp_path)
+
+
+def test_a_message_on_other_files_of_a_base_names_the_adapters_file(
+    tiny_run: Callable[..., Any], tmp_path: Path
+) -> None:
+    execute(tiny_run("lora", "train.epochs=1"), tmp_path)
+    adapter = replace(saved.read_adapter(tmp_path), model_files="0" * 64)
+    with pytest.raises(ValueError, match=r"\(model_files in adapter\.json\)"):
+        saved.check_base(adapter)
+
+
+def test_a_snapshot_of_another_run_is_refused(tiny_run: Callable[..., Any], tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    for seed, folder in enumerate((one, other)):
+        execute(tiny_run("lora", "train.epochs=1", "record.snapshots=1", f"seed={seed}"), folder)
+    assert len(list(checkpoints(one))) == 1
+    (snapshot,) = (one / "snapshots").iterdir()
+    shutil.copy(other / "snapshots" / snapshot.name, snapshot)
+    with pytest.raises(ValueError, match=r"step-.* is not the snapshot that the run in "):
+        list(checkpoints(one))
+
+
+def test_a_run_that_names_no_version_of_torch_is_tabulated(
+    tiny_run: Callable[..., Any], tmp_path: Path
+) -> None:
+    execute(tiny_run("lora", "train.epochs=1"), tmp_path)
+    content = stored.read(tmp_path / stored.NAME)
+    del content["provenance"]["packages"]["torch"]
+    assert load.row(content | {"folder": str(tmp_path)})["torch"] == "not recorded"

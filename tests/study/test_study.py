@@ -19,6 +19,7 @@ from small_studies import SMALL, Folders, asked, folders, grid, local, rate, stu
 
 from experiments.disk.locks import exclusive
 from experiments.results.result import read_result
+from experiments.settings.commandline import tell_new_name
 from experiments.settings.compose import compose_config
 from experiments.settings.config import read
 from experiments.settings.sections import build
@@ -548,3 +549,35 @@ def test_ties_go_to_the_first_point(folders: Folders) -> None:
     arm = plan.groups["clean", "sst2"][0]
     chosen = planning.best(plan.trials([arm])["lora"])
     assert chosen is not None and chosen.point == ("variant.lr=5e-05",)
+
+
+def test_former_names_of_settings_in_a_study_are_told_and_work(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tell_new_name.cache_clear()
+    found = study(
+        overrides=["train.lean=true"], axes={"train.explode": [5.0]},
+        own_axes={"lora": {"train.snapshots": [1]}},
+    )  # fmt: skip
+    assert found.overrides == ["compute.recompute_mlp=true"]
+    assert found.axes_of("lora") == {"train.divergence_ratio": [5.0], "record.snapshots": [1]}
+    said = capsys.readouterr().err
+    for name in ("train.lean", "train.explode", "train.snapshots"):
+        assert f"{name} is called " in said
+
+
+def test_a_study_whose_file_has_former_settings_takes_them_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tell_new_name.cache_clear()
+    kept: list = []
+    monkeypatch.setattr(
+        "experiments.study.conduct.conduct", lambda plan, backend: kept.append(backend) or True
+    )
+    section = OmegaConf.load(ROOT / "conf/study/common.yaml")
+    section = OmegaConf.merge(section, {"methods": {"lora": []}, "tasks": {"sst2": []}, "cells": 3})
+    begin(asked(section), "mine", [])
+    plan, backend = restore_plan("mine")
+    assert kept == [backend] and backend.max_parallel == 3 and plan.study.methods == {"lora": []}
+    assert "study.cells is called backend.max_parallel now" in capsys.readouterr().err

@@ -12,8 +12,10 @@ from hydra.errors import CompactHydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from experiments.backbones import layers
 from experiments.data.tables import HubFiles
 from experiments.results.identity import cell_id, identity, plain
+from experiments.settings import train
 from experiments.settings.commandline import tell_new_name
 from experiments.settings.compose import compose_config
 from experiments.settings.config import Run, describe, read, restore_run
@@ -516,3 +518,7 @@ def test_the_folder_is_the_same_alone_in_a_multirun_and_from_python(
         assert (expected / "result.json").is_file()
     alone = shell("seed=2", *small)
     assert alone.code == 0 and "Already done" in alone.out and expected.name in alone.out
+
+
+def test_the_precisions_that_can_be_asked_for_are_those_there_are():
+    assert tuple(layers.PRECISIONS) == train.PRECISIONS

@@ -44,9 +44,10 @@ def documented() -> Iterator[tuple[str, ast.Module | Named]]:
                 yield f"{path.relative_to(ROOT)}: {getattr(node, 'name', 'module')}", node
 
 
-def test_no_docstring_begins_with_what() -> None:
+def test_no_docstring_begins_with_a_question_word() -> None:
+    words = ("What", "Whether", "Which")
     riddles = [
-        where for where, node in documented() if (ast.get_docstring(node) or "").startswith("What")
+        where for where, node in documented() if (ast.get_docstring(node) or "").startswith(words)
     ]
     assert not riddles, "A docstring says what a thing is or does, as 'Return ...'."
 
