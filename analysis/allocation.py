@@ -21,6 +21,7 @@ from analysis import figures
 from analysis.load import read
 from analysis.names import place
 from experiments.disk.files import read_lines
+from experiments.stored.history import NAME as HISTORY
 from experiments.stored.shown import fail, file_name, plain
 
 PLANTED = re.compile(r"^planted \w+ in (.+?); ")  # as the task says where its data are from
@@ -75,7 +76,7 @@ def ranks(folder: str | Path) -> pd.DataFrame:
 
 def rank_history(folder: str | Path) -> pd.DataFrame:
     """The rank of each matrix by the last allocation before each logged step."""
-    path = Path(folder) / "history.jsonl"
+    path = Path(folder) / HISTORY
     rows = [
         {"step": int(record["step"]), **place(name), "rank": value}
         for record in read_lines(path)

@@ -10,6 +10,7 @@ from experiments.disk.files import atomic_write, read_lines
 from experiments.disk.folders import tidy
 from experiments.disk.locks import holder
 from experiments.stored import result as stored
+from experiments.stored.history import NAME as HISTORY
 from experiments.stored.result import NAME, PREDICTIONS, SCHEMA
 from experiments.stored.roles import is_harmless
 
@@ -86,7 +87,7 @@ class Result:
         """One row per logged step."""
         import pandas as pd
 
-        return pd.DataFrame(read_lines(self.folder / "history.jsonl"))
+        return pd.DataFrame(read_lines(self.folder / HISTORY))
 
     def write(self) -> None:
         """Write result.json, the last file of a run, and take away what marks it unfinished."""

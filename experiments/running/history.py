@@ -13,6 +13,7 @@ from experiments.data.batches import Batch
 from experiments.disk.files import append_line, write_lines
 from experiments.running.checkpoints import Groups, Resumable
 from experiments.running.job import PreparedRun
+from experiments.stored.history import NAME
 from experiments.training.loop import State
 from experiments.training.measure import Clock
 
@@ -44,7 +45,7 @@ class History(Resumable):
         self.state, self.total = state, total
         self.clear_window()
         if self.world.first:
-            write_lines(self.folder / "history.jsonl", self.records)
+            write_lines(self.folder / NAME, self.records)
 
     def seen(self, batch: Batch, outputs: Tensor) -> None:
         places = self.state.model.engine.count_positions(batch)
@@ -75,7 +76,7 @@ class History(Resumable):
             record |= self.details()
         self.records.append(record)
         if self.world.first:
-            append_line(self.folder / "history.jsonl", record)
+            append_line(self.folder / NAME, record)
         self.clear_window()
         for listener in self.listeners:
             listener(record)

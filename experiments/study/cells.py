@@ -8,6 +8,7 @@ from experiments.disk.files import read_object, read_text, write_record
 from experiments.disk.folders import check_place
 from experiments.disk.locks import holder
 from experiments.results.result import Result, read_result
+from experiments.stored.history import NAME as HISTORY
 from experiments.stored.result import NAME
 from experiments.stored.typed import fit
 from experiments.study.backends.base import BEGIN, OUTPUT
@@ -136,7 +137,7 @@ def last_words(folder: Path) -> str:
 
 def steps(folder: Path) -> dict[str, float]:
     """The last record of a run's history, or an empty one."""
-    path = folder / "history.jsonl"
+    path = folder / HISTORY
     lines = read_text(path, errors="replace").splitlines() if path.exists() else []
     for line in reversed(lines):
         try:
