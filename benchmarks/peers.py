@@ -1,4 +1,5 @@
-"""The peers that our training is measured against: LoRA by PEFT, on transformers' own classifiers.
+"""The peers that our training is measured against: LoRA by PEFT, on transformers' own classifiers
+and language models.
 
     A    Hugging Face's Trainer with the defaults of run_glue: padded to 128 tokens, float32
     A'   the same Trainer, padded to the longest text of the batch
@@ -17,8 +18,10 @@ import numpy as np
 import peft
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import (
+    AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     PreTrainedConfig,
     Trainer,
@@ -28,7 +31,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from experiments.adapters.peft_format import list_saved_modules
-from experiments.data.batches import Batch, Encoded
+from experiments.data.batches import IGNORED, Batch, Encoded
 from experiments.families.base import family_of
 from experiments.running.job import PreparedRun
 from experiments.settings.config import Run
@@ -55,21 +58,25 @@ PEERS = {
 
 
 def peft_model(run: Run, pad: int) -> peft.PeftModel:
-    """PEFT's LoRA of the run's settings on transformers' classifier."""
+    """PEFT's LoRA of the run's settings on transformers' classifier or language model."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     config = run.model.config()
-    config.num_labels, config.pad_token_id = run.task.num_outputs, pad
-    base = AutoModelForSequenceClassification.from_pretrained(
+    classes = run.task.num_outputs
+    if classes:
+        config.num_labels, config.pad_token_id = classes, pad
+    kind = AutoModelForSequenceClassification if classes else AutoModelForCausalLM
+    base = kind.from_pretrained(
         run.model.folder(), config=config, dtype=torch.float32, local_files_only=True
     )
     variant: Any = run.variant
     fused = config.model_type == "gpt2"
     lora = peft.LoraConfig(
-        task_type="SEQ_CLS", r=variant.rank, lora_alpha=variant.alpha, lora_dropout=variant.dropout,
+        task_type="SEQ_CLS" if classes else "CAUSAL_LM", r=variant.rank, lora_alpha=variant.alpha, lora_dropout=variant.dropout,
         # GPT-2 has one matrix for q, k and v there.
         target_modules=["c_attn"] if fused else list(variant.targets), fan_in_fan_out=fused,
-        modules_to_save=list_saved_modules(family_of(config).head_names(config), base.base_model),
+        modules_to_save=list_saved_modules(family_of(config).head_names(config), base.base_model)
+        if classes else None,
     )  # fmt: skip
     return peft.get_peft_model(base, lora)
 
@@ -124,15 +131,14 @@ class Collate:
 
     def __call__(self, texts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         width = self.width or max(len(text["input_ids"]) for text in texts)
-        names = [name for name in texts[0] if name != "labels"]
-        inputs = {name: torch.stack([self.fill(t[name], width, name) for t in texts])
-                  for name in names}  # fmt: skip
-        return {**inputs, "labels": torch.stack([text["labels"] for text in texts])}
+        columns = {name: [text[name] for text in texts] for name in texts[0]}
+        return {name: torch.stack([self.fill(row, width, name) for row in rows])
+                for name, rows in columns.items()}  # fmt: skip
 
     def fill(self, row: Tensor, width: int, name: str) -> Tensor:
-        """One text's numbers, with padding behind them."""
-        value = self.pad if name == "input_ids" else 0
-        return nn.functional.pad(row, (0, width - len(row)), value=value)
+        """One text's numbers, with padding behind them; a label of the whole text has none."""
+        value = {"input_ids": self.pad, "labels": IGNORED}.get(name, 0)
+        return F.pad(row, (0, width - len(row)), value=value) if row.ndim else row
 
 
 def texts_of(batches: Iterable[Batch]) -> list[dict[str, Tensor]]:
@@ -140,9 +146,12 @@ def texts_of(batches: Iterable[Batch]) -> list[dict[str, Tensor]]:
     found = []
     for batch in batches:
         lengths = batch.inputs["attention_mask"].sum(dim=1).tolist()
+        labels: Any = batch.labels
+        if labels is not None and len(labels) != len(lengths):  # one for each token
+            labels = labels.split(lengths)
         for i, length in enumerate(lengths):
             text = {name: tensor[i, :length] for name, tensor in batch.inputs.items()}
-            found.append(text if batch.labels is None else text | {"labels": batch.labels[i]})
+            found.append(text if labels is None else text | {"labels": labels[i]})
     return found
 
 

@@ -1,6 +1,7 @@
 """One training step of ours against the peers', in turn, on the same random batches of real data.
 
     python benchmarks/step.py --data GLUE [--bf16] [--variants NAME ...] [--padded T] [--json PATH]
+    python benchmarks/step.py --data E2E --tasks e2e --model smollm2 --set task.label_smoothing=0
     python benchmarks/step.py --data GLUE --check
 
 Who the peers are is told in benchmarks/peers.py. Everything is built, takes two steps to warm up,
@@ -93,16 +94,25 @@ def ratios_to(times: dict[str, list[float]], name: str, base: str) -> dict[str, 
 
 
 def arithmetic(config: PreTrainedConfig, texts: Texts) -> float:
-    """Operations of the frozen model's step on real tokens, with no gradient of its weights."""
+    """Operations of the frozen model's step on real tokens, with no gradient of its weights.
+
+    Where tokens are predicted, those that are read have the table's product too.
+    """
     d, layers = config.hidden_size, config.num_hidden_layers
     inner = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * d
+    heads = config.num_attention_heads
+    share = (getattr(config, "num_key_value_heads", None) or heads) / heads
+    own = getattr(config, "head_dim", None) or d // heads
+    q, kv = d * own * heads, 2 * share * d * own * heads  # and the output has as many as q
+    feed = (3 if hasattr(config, "rms_norm_eps") else 2) * d * inner
     tokens, read = (sum(column) for column in zip(*texts, strict=True))
     # Of tokens that are not read the last layer needs keys and values only.
-    weights = tokens * ((layers - 1) * (4 * d * d + 2 * d * inner) + 2 * d * d)
-    weights += read * (2 * d * d + 2 * d * inner)
+    weights = tokens * ((layers - 1) * (2 * q + kv + feed) + kv) + read * (2 * q + feed)
+    if read > len(texts):
+        weights += read * d * config.vocab_size
     seen = sum((layers - 1) * length**2 + length * queries for length, queries in texts)
     # The first layer's q, k and v pass no gradient on.
-    return 4 * weights - 2 * tokens * 3 * d * d + 3 * 4 * d * seen
+    return 4 * weights - 2 * tokens * (q + kv) + 3 * 4 * own * heads * seen
 
 
 def peak(device: torch.device, dtype: torch.dtype, d: int, tokens: int) -> float:

@@ -15,7 +15,13 @@ from experiments.settings.config import Run
 
 @pytest.mark.parametrize(
     ("seconds", "error", "expected"),
-    [(0.5, 1e-7, "medium"), (0.8, 1e-7, "highest"), (0.5, 1e-3, "highest"), (2.0, 0.0, "highest")],
+    [
+        (0.5, 1e-7, "medium"),
+        (0.5, 3e-7, "medium"),  # of a matrix of 576 columns, by sums in another order
+        (0.8, 1e-7, "highest"),
+        (0.5, 5e-5, "highest"),
+        (2.0, 0.0, "highest"),
+    ],
 )
 def test_the_other_way_must_be_faster_and_exact(
     seconds: float, error: float, expected: str
