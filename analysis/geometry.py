@@ -31,6 +31,7 @@ from analysis.matrices import Change
 from experiments.adapters.factors import loralib_factors, peft_factors
 from experiments.adapters.peft_format import CONFIG
 from experiments.adapters.saved import ABOUT, Adapter, load, on_base, read_adapter, tensors
+from experiments.disk.files import hash_file
 from experiments.stored import kinds, result
 from experiments.stored.shown import fail, without_formulas
 from variants.base import AdapterLayer, adapter_layers, at_least_float32
@@ -75,7 +76,7 @@ def checkpoints(
     digests = result.read(Path(folder) / result.NAME)["files"]
     for path in paths:
         known = digests.get(f"{path.parent.name}/{path.name}")  # older runs tell none
-        if known is not None and known != result.hash_file(path):
+        if known is not None and known != hash_file(path):
             raise ValueError(f"{path} is not the snapshot that the run in {folder} has kept.")
         step = int(cast(re.Match[str], SNAPSHOT.match(path.name))[1])
         # A model of its own for each: a method's structure may have grown between two.

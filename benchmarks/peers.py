@@ -72,7 +72,8 @@ def peft_model(run: Run, pad: int) -> peft.PeftModel:
     variant: Any = run.variant
     fused = config.model_type == "gpt2"
     lora = peft.LoraConfig(
-        task_type="SEQ_CLS" if classes else "CAUSAL_LM", r=variant.rank, lora_alpha=variant.alpha, lora_dropout=variant.dropout,
+        task_type="SEQ_CLS" if classes else "CAUSAL_LM", r=variant.rank,
+        lora_alpha=variant.alpha, lora_dropout=variant.dropout,
         # GPT-2 has one matrix for q, k and v there.
         target_modules=["c_attn"] if fused else list(variant.targets), fan_in_fan_out=fused,
         modules_to_save=list_saved_modules(family_of(config).head_names(config), base.base_model)

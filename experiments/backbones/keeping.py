@@ -9,6 +9,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -53,16 +54,28 @@ class KernelCache(FunctionCache):
 
     def __init__(self, function: Callable) -> None:
         super().__init__(function)
-        plain = self._cache_file
-        self._cache_file = CheckedFiles(
-            plain._cache_path, self._impl.filename_base, plain._source_stamp
-        )
+        folder = Path(self._cache_file._cache_path)
+        self._cache_file = CheckedFiles(str(folder), self._impl.filename_base, stamp_of(function))
 
     def save_overload(self, sig: Any, data: Any) -> None:
         try:
             super().save_overload(sig, data)
         except OSError as error:
             log.info("%s is not kept for the next process: %s", self._name, error)
+
+
+def stamp_of(function: Callable) -> str:
+    """The hash of all files of a kernel's folder, as it may call kernels in each of them."""
+    return stamp(Path(function.__code__.co_filename).parent)
+
+
+@cache
+def stamp(folder: Path) -> str:
+    """The hash of a folder's Python files."""
+    found = hashlib.sha256()
+    for path in sorted(folder.glob("*.py")):
+        found.update(path.name.encode() + path.read_bytes())
+    return found.hexdigest()
 
 
 def is_whole(path: Path) -> bool:

@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from experiments.backbones import compiled
+from experiments.backbones.compiled import loss as compiled
+from experiments.backbones.compiled.base import run
 from variants.base import at_least_float32
 
 CHUNK = 256  # targets at a time, as their logits are large
@@ -93,7 +94,7 @@ def compiled_cross_entropy(
     """The same; the gradient is in the place of the logits."""
     like = at_least_float32(logits[:0])
     loss, mean = (like.new_empty(len(logits)) for _ in range(2))
-    compiled.run(compiled.cross_entropy, like, logits, targets, smoothing, loss, mean)
+    run(compiled.cross_entropy, like, logits, targets, smoothing, loss, mean)
     return loss, mean, logits
 
 

@@ -1,6 +1,8 @@
 """The model boundary: whatever a checkpoint holds becomes plain linear layers of one precision."""
 
 from collections.abc import Mapping
+from functools import cache
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -59,6 +61,22 @@ class CastEmbedding(nn.Embedding):
         return super().forward(input).to(torch.bfloat16)
 
 
+@cache
+def casting(kind: type[nn.Module]) -> type[nn.Module]:
+    """A norm's class whose result has the type of its input, whatever its weight has."""
+
+    def forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return kind.forward(self, x, *args, **kwargs).to(x.dtype)
+
+    return type(f"Cast{kind.__name__}", (kind,), {"forward": forward, "casts_at_use": True})
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Return whether a module is a norm of a model's own: its weight alone, one for each column."""
+    own = dict(module.named_parameters())
+    return own.keys() == {"weight"} and own["weight"].ndim == 1
+
+
 CASTING = {nn.Linear: CastLinear, nn.LayerNorm: CastLayerNorm, nn.Embedding: CastEmbedding}
 
 
@@ -72,6 +90,8 @@ def store_matrices(backbone: nn.Module, dtype: torch.dtype) -> None:
     for module in backbone.modules():
         if type(module) in CASTING:
             module.__class__ = CASTING[type(module)]
+        elif is_norm(module):
+            module.__class__ = casting(type(module))
         if isinstance(module, nn.Linear | nn.Embedding):
             module.weight.data = module.weight.data.to(dtype)
 

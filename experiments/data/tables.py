@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
-from experiments.disk.files import csv_reader
+from experiments.disk.files import check_regular, csv_reader
 
 Record = tuple[int, list[str]]  # line number from 1, fields
 
@@ -73,6 +73,7 @@ def read_table(path: Path, part: Part) -> Table:
             f"{path} has the unknown suffix '{path.suffix}'.{near(path.suffix, READERS)} "
             f"Known are: {', '.join(READERS)}."
         )
+    check_regular(path)
     data = path.read_bytes()
     if not data.removeprefix(codecs.BOM_UTF8).strip():
         raise ValueError(f"{path} is empty.")

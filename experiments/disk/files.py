@@ -121,6 +121,13 @@ def check_regular(path: Path, way_on: str = "") -> None:
         raise unreadable(path, "it is no regular file", way_on)
 
 
+def hash_file(path: Path) -> str:
+    """The sha256 of a file. Raises ValueError for one that is no regular file."""
+    check_regular(path)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def unreadable(path: Path, reason: object, way_on: str = "") -> ValueError:
     """The error for a file that cannot be read, with the way on if there is one."""
     if isinstance(reason, PermissionError):  # which making it again would not mend

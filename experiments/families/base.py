@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 import experiments.families as package
-from experiments.backbones.kernels import ACTIVATIONS
+from experiments.backbones.gates import ACTIVATIONS
 from experiments.backbones.layers import CastLinear
 from experiments.backbones.stream import Layout
 

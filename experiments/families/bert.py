@@ -14,15 +14,11 @@ import torch.nn as nn
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig
 
+from experiments.backbones.attention import attention
+from experiments.backbones.dropout import dropout, rate
+from experiments.backbones.gates import ACTIVATIONS, recompute_later
 from experiments.backbones.heads import FirstTokenHead
-from experiments.backbones.kernels import (
-    ACTIVATIONS,
-    add_norm,
-    attention,
-    dropout,
-    rate,
-    recompute_later,
-)
+from experiments.backbones.norms import add_norm
 from experiments.backbones.stream import Layout
 from experiments.families.base import Family, Kept, unknown_activation
 

@@ -13,16 +13,12 @@ from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.pytorch_utils import Conv1D
 
+from experiments.backbones.attention import attention
+from experiments.backbones.dropout import dropout, rate
+from experiments.backbones.gates import ACTIVATIONS, recompute_later
 from experiments.backbones.heads import LastTokenHead
-from experiments.backbones.kernels import (
-    ACTIVATIONS,
-    add_norm,
-    attention,
-    dropout,
-    rate,
-    recompute_later,
-)
 from experiments.backbones.layers import SplitLinear
+from experiments.backbones.norms import add_norm
 from experiments.backbones.stream import Layout
 from experiments.families.base import Family, unknown_activation
 from variants.base import replace_module

@@ -3,8 +3,8 @@
 Touvron et al., 2023, arXiv:2302.13971 (Llama; SmolLM2 has its architecture); Jiang et al., 2023,
 arXiv:2310.06825 (Mistral); Qwen2 and Qwen3, arXiv:2407.10671 and 2505.09388; Phi-3,
 arXiv:2404.14219; Gemma 2 and 3, arXiv:2408.00118 and 2503.19786. The modules and their names are
-transformers', fused projections split; norms and rotations are computed by its modules, the rest of
-its forward passes is not used.
+transformers', fused projections split; the angles of rotations are computed by its module, the rest
+of its forward passes is not used.
 """
 
 from collections.abc import Mapping
@@ -15,9 +15,11 @@ import torch.nn as nn
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig
 
+from experiments.backbones.attention import attention
+from experiments.backbones.gates import gate, recompute_later
 from experiments.backbones.heads import LastTokenHead
-from experiments.backbones.kernels import ACTIVATIONS, attention, recompute_later, rotate
 from experiments.backbones.layers import SplitLinear
+from experiments.backbones.norms import add_rms
 from experiments.backbones.stream import Layout
 from experiments.families.base import Family, Kept, unknown_activation
 from variants.base import replace_module
@@ -108,19 +110,21 @@ class Decoders(Family):
     def block(
         self, backbone: Any, context: Any, layer: Any, x: Tensor, layout: Layout, recompute: bool
     ) -> Tensor:
-        config, mlp = backbone.config, layer.mlp
-        seen = layout.queries(x)
-        mixed = self.attend(config, context, layer.self_attn, layer.input_layernorm(x), layout)
+        config, seen = backbone.config, layout.queries
+        normed, x = normalise(config, None, x, layer.input_layernorm)
+        mixed = self.attend(config, context, layer.self_attn, normed, layout)
         own = layer.self_attn.o_proj(mixed)
-        if hasattr(layer, "pre_feedforward_layernorm"):  # Gemma's second norm of each part
-            own = layer.post_attention_layernorm(own)
-            before, after = layer.pre_feedforward_layernorm, layer.post_feedforward_layernorm
-        else:
-            before, after = layer.post_attention_layernorm, nn.Identity()
-        x = seen + drop(layer, "resid_attn_dropout", own)
-        act = ACTIVATIONS[activation_of(config)]
-        inner = recompute_later(recompute, lambda x: gate(mlp, act, x), before(x))
-        return x + drop(layer, "resid_mlp_dropout", after(mlp.down_proj(inner)))
+        # Gemma has a second norm of each part, behind it.
+        gemma = hasattr(layer, "pre_feedforward_layernorm")
+        if gemma:
+            own = normalise(config, None, own, layer.post_attention_layernorm)[0]
+        before = layer.pre_feedforward_layernorm if gemma else layer.post_attention_layernorm
+        normed, x = normalise(config, drop(layer, "resid_attn_dropout", own), seen(x), before)
+        inner = recompute_later(recompute, lambda x: feed(config, layer.mlp, x), normed)
+        out = layer.mlp.down_proj(inner)
+        if gemma:
+            out = normalise(config, None, out, layer.post_feedforward_layernorm)[0]
+        return x + drop(layer, "resid_mlp_dropout", out)
 
     def attend(self, config: Any, context: Any, own: Any, x: Tensor, layout: Layout) -> Tensor:
         """The mixed values [queries, heads * d] of one block's attention, from normed states."""
@@ -131,19 +135,14 @@ class Decoders(Family):
         for_q, for_k, for_v = project
         q, k, v = for_q(layout.queries(x)), for_k(x), for_v(x)
         if hasattr(own, "q_norm"):
-            q, k = by_head(own.q_norm, q, heads), by_head(own.k_norm, k, groups)
-        cos, sin = context.get(getattr(own, "layer_type", FULL) or FULL) or context[FULL]
-        cos, sin = cos.to(q.dtype), sin.to(q.dtype)
-        q = rotate(q, layout.queries(cos), layout.queries(sin), heads)
-        k = rotate(k, cos, sin, groups)
-        usual = (q.shape[1] // heads) ** -0.5
-        if own.scaling != usual:
-            q = q * (own.scaling / usual)
+            q = by_head(config, own.q_norm, q, heads)
+            k = by_head(config, own.k_norm, k, groups)
+        turned = context.get(getattr(own, "layer_type", FULL) or FULL) or context[FULL]
         p = own.attention_dropout if own.training else 0.0
-        return attention(q, k, v, layout, heads, p, groups)
+        return attention(q, k, v, layout, heads, p, groups, turned, own.scaling)
 
     def finish(self, backbone: Any, x: Tensor) -> Tensor:
-        return backbone.norm(x)
+        return normalise(backbone.config, None, x, backbone.norm)[0]
 
 
 def activation_of(config: PreTrainedConfig) -> str:
@@ -151,18 +150,24 @@ def activation_of(config: PreTrainedConfig) -> str:
     return getattr(config, "hidden_activation", None) or config.hidden_act
 
 
-def gate(mlp: Any, act: Any, x: Tensor) -> Tensor:
+def feed(config: Any, mlp: Any, x: Tensor) -> Tensor:
     """The inner activations of a gated feed-forward."""
     if hasattr(mlp, "gate_up_proj"):
-        gate, up = mlp.gate_up_proj.parts.values()
+        for_gate, for_up = mlp.gate_up_proj.parts.values()
     else:
-        gate, up = mlp.gate_proj, mlp.up_proj
-    return act(gate(x)) * up(x)
+        for_gate, for_up = mlp.gate_proj, mlp.up_proj
+    return gate(activation_of(config), for_gate(x), for_up(x))
 
 
-def by_head(norm: nn.Module, x: Tensor, heads: int) -> Tensor:
+def normalise(config: Any, h: Tensor | None, x: Tensor, norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """A norm of x + h [tokens, d], and that sum; Gemma's weights are told less one."""
+    shift = 1.0 if config.model_type.startswith("gemma") else 0.0
+    return add_rms(h, x, norm, config.rms_norm_eps, shift)
+
+
+def by_head(config: Any, norm: nn.Module, x: Tensor, heads: int) -> Tensor:
     """A norm over each head's own part of x [n, heads * d]."""
-    return norm(x.view(len(x), heads, -1)).flatten(1)
+    return normalise(config, None, x.reshape(len(x) * heads, -1), norm)[0].view(x.shape)
 
 
 def drop(layer: Any, name: str, x: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ import numpy as np
 from experiments.data.batches import PromptedTexts, encode
 from experiments.data.splits import Limits, Split
 from experiments.data.tables import Part, Table, check_unicode, decode_text, digest, read_table
+from experiments.disk.files import check_regular
 from experiments.disk.userfolders import expand_home
 from experiments.families.base import OUTPUT, family_of
 from experiments.models import inference
@@ -53,6 +54,7 @@ class Forgetting:
         """The lines of a plain text."""
         if self.column is not None:
             raise ValueError(f"forgetting.column is '{self.column}', and {path} has no columns.")
+        check_regular(path)
         data = path.read_bytes()
         lines = [line.rstrip("\r") for line in decode_text(path, data).split("\n")]
         return Table(str(path), {"text": lines}, list(range(1, len(lines) + 1)), digest(data))

@@ -14,10 +14,15 @@ from typing import Any
 
 import torch
 
-from experiments.disk.files import atomic_folder, check_regular, save_tensors, unreadable
+from experiments.disk.files import (
+    atomic_folder,
+    check_regular,
+    hash_file,
+    save_tensors,
+    unreadable,
+)
 from experiments.disk.locks import in_turn
 from experiments.disk.userfolders import own_cache
-from experiments.stored.result import hash_file
 
 SUFFIX = ".gguf"
 VERSION = 1  # of what is made of a file; a new one is another folder

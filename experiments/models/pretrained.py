@@ -13,7 +13,7 @@ from transformers import (
 
 from experiments.backbones.heads import READS
 from experiments.disk import hub
-from experiments.disk.files import check_regular
+from experiments.disk.files import hash_file
 from experiments.disk.userfolders import expand_home
 from experiments.models import gguf
 from experiments.models.loading import (
@@ -140,11 +140,7 @@ def package_folder(package: str) -> Path | None:
 
 def hash_files(files: list[Path]) -> str:
     """The sha256 of one file, or of the hashes of several in order."""
-    digests = []
-    for path in files:
-        check_regular(path)
-        with path.open("rb") as file:
-            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    digests = [hash_file(path) for path in files]
     return (
         digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
     )

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.disk.files import atomic_write, read_lines
+from experiments.disk.files import atomic_write, hash_file, read_lines
 from experiments.disk.folders import tidy
 from experiments.disk.locks import holder
 from experiments.stored import result as stored
@@ -134,4 +134,4 @@ def write_predictions(folder: Path, frame: "pd.DataFrame") -> str:
     """Write one row per evaluated example; returns the sha256 of the file."""
     with atomic_write(folder / PREDICTIONS) as file:
         frame.to_parquet(file, index=False)
-    return stored.hash_file(folder / PREDICTIONS)
+    return hash_file(folder / PREDICTIONS)

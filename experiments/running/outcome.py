@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from experiments.adapters import saved
+from experiments.disk.files import hash_file
 from experiments.disk.folders import SNAPSHOTS
 from experiments.models.inference import Evaluated
 from experiments.results import code
@@ -19,7 +20,6 @@ from experiments.running import evaluation
 from experiments.running.job import PreparedRun
 from experiments.running.recorder import Recorder
 from experiments.settings.config import describe
-from experiments.stored.result import hash_file
 from experiments.training.measure import count_flops, count_parameters, latency, memory_kind
 
 LATENCY_BATCH = 32

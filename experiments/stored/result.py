@@ -1,6 +1,5 @@
 """result.json: what a finished run says of itself, by version, and what readers rely on."""
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from experiments.disk.files import (
     NOT_JSON,
     check_record,
     check_regular,
+    hash_file,
     read_object,
     unreadable,
     write_record,
@@ -325,9 +325,3 @@ def check_predictions(run: dict[str, Any]) -> None:
     check_regular(path)
     if hash_file(path) != sha256:
         raise unreadable(path, MIXED)
-
-
-def hash_file(path: Path) -> str:
-    """The sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

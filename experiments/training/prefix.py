@@ -22,6 +22,7 @@ from experiments.disk.files import (
     atomic_write,
     check_record,
     check_regular,
+    hash_file,
     read_object,
     remove_unfinished,
     write_record,
@@ -29,7 +30,6 @@ from experiments.disk.files import (
 from experiments.disk.locks import in_turn
 from experiments.disk.userfolders import own_cache
 from experiments.models.model import Model
-from experiments.stored.result import hash_file
 
 log = logging.getLogger(__name__)
 BATCH = 64  # examples at a time while it is filled

@@ -18,6 +18,7 @@ from analysis import load
 from analysis.geometry import checkpoints
 from experiments.adapters import saved
 from experiments.adapters.swap import Switch
+from experiments.data.tables import Part, read_table
 from experiments.disk.files import CHECKSUM
 from experiments.results.identity import identity
 from experiments.results.result import read_result
@@ -437,6 +438,17 @@ def test_a_snapshot_of_another_run_is_refused(tiny_run: Callable[..., Any], tmp_
     shutil.copy(other / "snapshots" / snapshot.name, snapshot)
     with pytest.raises(ValueError, match=r"step-.* is not the snapshot that the run in "):
         list(checkpoints(one))
+    pipe(snapshot)
+    with pytest.raises(ValueError, match=r"step-.*it is no regular file"):
+        list(checkpoints(one))
+
+
+def test_a_pipe_among_data_is_named(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "train.csv")
+    part = Part(task="own", split="train", columns=["text"], file=None, header=None, hub=None,
+                skip_malformed=False)  # fmt: skip
+    with pytest.raises(ValueError, match=r"train\.csv cannot be read \(it is no regular file\)"):
+        read_table(tmp_path / "train.csv", part)
 
 
 def test_a_run_that_names_no_version_of_torch_is_tabulated(

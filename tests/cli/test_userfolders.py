@@ -17,7 +17,8 @@ from numba import njit
 from numba.core import caching, config
 from permissions import as_nobody
 
-from experiments.backbones import compiled, keeping, kernels
+from experiments.backbones import keeping, kernels
+from experiments.backbones.compiled import base
 from experiments.data.sources import Local
 from experiments.disk import hub
 from experiments.disk.userfolders import cache_folder, can_write, expand_home, own_cache
@@ -124,8 +125,8 @@ def test_without_any_folder_a_kernel_is_compiled_in_every_process(
     monkeypatch.setattr(caching._CacheLocator, "ensure_cache_path", closed)
     assert kernel() == [2.0, 4.0]
     assert not kept(tmp_path)
-    monkeypatch.setattr(compiled.drop, "_cache", caching.NullCache())
-    monkeypatch.setattr(compiled, "run", lambda *_, **__: None)
+    monkeypatch.setattr(base.drop, "_cache", caching.NullCache())
+    monkeypatch.setattr(base, "run", lambda *_, **__: None)
     kernels.load(torch.float32)
     assert "in every process. NUMBA_CACHE_DIR may name a folder" in caplog.text
 

@@ -6,6 +6,7 @@ import torch
 from passes import CLOSE, LENGTHS, backbone_of, batch_of, states_and_gradients
 from transformers import AutoModel
 
+from experiments.backbones.layers import store_matrices
 from experiments.families.base import EVERYTHING_ELSE, families, family_of
 from experiments.models.engine import Engine
 from variants.base import adapter_layers
@@ -41,11 +42,29 @@ def test_packed_states_and_gradients_are_those_of_transformers(family: str, kind
             theirs, their_gradients = states_and_gradients(
                 backbone, batch, Engine("transformers"), places
             )
-            # Norms of RMS are rounded to float32 by transformers, so that a rounding of the scaled
-            # queries before them comes out as one of float32.
-            near = {"rtol": 1e-5, "atol": 1e-5} if kind.startswith("gemma") else CLOSE
+            # transformers makes Gemma 2's softmax in float32.
+            near = {"rtol": 1e-5, "atol": 1e-5} if kind == "gemma2" else CLOSE
             torch.testing.assert_close(ours, theirs, **near)
             torch.testing.assert_close(our_gradients, their_gradients, **near)
+
+
+@pytest.mark.parametrize("engine", ["packed", "transformers"])
+@pytest.mark.parametrize("family, kind", PACKED)
+def test_products_of_a_bfloat16_model_are_made_in_bfloat16(
+    family: str, kind: str, engine: str
+) -> None:
+    config = FAMILIES[family].tiny_config(model_type=kind)
+    backbone, batch, places = backbone_of(config), batch_of(config), np.cumsum(LENGTHS) - 1
+    backbone.float().eval()
+    exact = Engine(engine).states(backbone, batch, places)
+    store_matrices(backbone, torch.bfloat16)
+    met = set()
+    for module in backbone.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_hook(lambda m, x, y: met.update((x[0].dtype, y.dtype)))
+    rounded = Engine(engine).states(backbone, batch, places)
+    assert met == {torch.bfloat16} and rounded.dtype == torch.bfloat16
+    torch.testing.assert_close(rounded.float(), exact, rtol=0.05, atol=0.05)
 
 
 @pytest.mark.parametrize("family, kind", PACKED)

@@ -1,9 +1,11 @@
 """Tiny backbones of every family, with their states and gradients."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
@@ -26,7 +28,24 @@ def backbone_of(config: PreTrainedConfig, double: bool = True) -> PreTrainedMode
         for parameter in backbone.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
     family.plain(backbone)
+    if double:
+        compute_norms_exactly(backbone)
     return backbone.double() if double else backbone
+
+
+def compute_norms_exactly(model: torch.nn.Module) -> None:
+    """Compute norms of RMS in float64, where transformers' modules round to float32."""
+    for module in model.modules():
+        if type(module).__name__.endswith("RMSNorm"):
+            module.forward = partial(rms_norm, module)
+
+
+def rms_norm(norm: Any, x: Tensor) -> Tensor:
+    """transformers' norm without its rounding; Gemma's weights are told less one."""
+    gemma = hasattr(norm, "eps")
+    eps = norm.eps if gemma else norm.variance_epsilon
+    weight = 1 + norm.weight if gemma else norm.weight
+    return F.rms_norm(x, [x.shape[-1]], weight, eps)
 
 
 def batch_of(config: PreTrainedConfig) -> Batch:

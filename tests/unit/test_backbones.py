@@ -15,9 +15,12 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import AutoTokenizer, BertConfig, BertModel, GPT2Config, GPT2Model
 
-from experiments.backbones import kernels
-from experiments.backbones.kernels import add_norm, attention, invertible, mask
+from experiments.backbones import attention as attending
+from experiments.backbones import norms
+from experiments.backbones.attention import attend_fused, attention
+from experiments.backbones.dropout import mask
 from experiments.backbones.language import next_token_loss
+from experiments.backbones.norms import add_norm, invertible
 from experiments.backbones.stream import lay_out
 from experiments.data.batches import Batch
 from experiments.families.base import family_of
@@ -198,7 +201,10 @@ def test_attention_is_that_of_torch_example_by_example(
     torch.testing.assert_close(found, expected)
     own = layout.queries(q)
     fused = torch.cat(
-        [kernels.attend_fused(own, k, v, block, 2, 2, 0.0) for block in layout.blocks]
+        [
+            attend_fused(own, k, v, block, 2, 2, 0.0, (q.shape[1] // 2) ** -0.5)
+            for block in layout.blocks
+        ]
     )
     torch.testing.assert_close(fused, theirs)
 
@@ -207,7 +213,8 @@ def test_attention_is_that_of_torch_example_by_example(
 def test_gradients_of_attention_and_norm_are_exact_with_dropout(
     p: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kernels, "new_seed", lambda: 7)  # the same mask in every evaluation
+    for module in (attending, norms):  # the same mask in every evaluation
+        monkeypatch.setattr(module, "new_seed", lambda: 7)
     torch.manual_seed(0)
     monkeypatch.setattr("experiments.backbones.stream.BLOCK", 5)
     lengths = np.array([3, 2, 2, 1, 1])

@@ -16,14 +16,16 @@ from numba import njit, typeof
 from torch import Tensor
 from torch.testing import assert_close
 
-from experiments.backbones import compiled, kernels
-from experiments.backbones.kernels import (
+from experiments.backbones import attention as attending
+from experiments.backbones import dropout, gates, language, norms
+from experiments.backbones.attention import attention, rotate
+from experiments.backbones.compiled import base as compiled
+from experiments.backbones.dropout import mask
+from experiments.backbones.language import compiled_cross_entropy, cross_entropy
+from experiments.backbones.norms import (
     add_and_norm_backward_compiled,
     add_and_norm_compiled,
-    attention,
-    mask,
 )
-from experiments.backbones.language import compiled_cross_entropy, cross_entropy
 from experiments.backbones.stream import lay_out
 from experiments.machine.processor import batch_multiple
 from experiments.models.engine import Engine
@@ -68,7 +70,8 @@ def test_a_norm_is_that_of_torch(d: int, dtype: torch.dtype, alone: bool, p: flo
     expected = exact(total)
     y, summed, scale = add_and_norm_compiled(None if alone else h, x, norm, p, seed)
     close(y, expected, dtype)
-    close(summed, total, dtype)
+    if not alone:
+        close(summed, total, dtype)
     if d == 1:  # no deviation, and no gradient worth comparing
         return
     for other in (None, beside):
@@ -110,7 +113,7 @@ def test_attention_is_that_of_torch(
 ) -> None:  # fmt: skip
     torch.manual_seed(0)
     seed = 2**40 + 5
-    monkeypatch.setattr(kernels, "new_seed", lambda: seed)
+    monkeypatch.setattr(attending, "new_seed", lambda: seed)
     how = {"lengths": np.array([5, 1, 37, 20]), "places": places, "heads": 3, "causal": causal}
     q, k, v = (torch.randn(63, 3 * 18).to(dtype).requires_grad_() for _ in range(3))
     layout = lay_out(how["lengths"], CPU, causal, places)
@@ -176,7 +179,7 @@ def everything(dtype: torch.dtype) -> list[Tensor]:
     q, k, v = (t.clone().requires_grad_() for t in (x, h, y))
     out = attention(q, k, v, layout, 4, 0.1)
     grads = torch.autograd.grad(out, (q, k, v), dy)
-    return [kernels.drop(x, 0.1, 5), y, total, scale, *backward, out.detach(), *grads]
+    return [dropout.drop(x, 0.1, 5), y, total, scale, *backward, out.detach(), *grads]
 
 
 @pytest.mark.parametrize("dtype", TYPES[1:], ids=str)
@@ -193,10 +196,10 @@ def test_any_number_of_threads_gives_the_same_bits(
 def test_a_forked_process_has_threads_of_its_own(threads: Callable[[int], None]) -> None:
     threads(2)
     x = torch.ones(4, 4)
-    expected = kernels.drop(x, 0.5, 1)
+    expected = dropout.drop(x, 0.5, 1)
     child = os.fork()
     if not child:  # threads of the parent's would never do its work
-        same = torch.equal(kernels.drop(x, 0.5, 1), expected)
+        same = torch.equal(dropout.drop(x, 0.5, 1), expected)
         os._exit(0 if same else 1)
     assert os.waitpid(child, 0)[1] == 0
 
@@ -258,7 +261,8 @@ def test_a_step_meets_no_kernel_that_is_not_loaded(
         met.add((kernel.__name__, *map(typeof, given)))
         original(kernel, *args, threads=threads)
 
-    monkeypatch.setattr(compiled, "run", noting)
+    for module in (compiled, attending, gates, language, norms):
+        monkeypatch.setattr(module, "run", noting)
     run = tiny_run(variant, f"train.precision={precision}", "model.dropout=0.1")
     job = prepare_run(run, run.task.load(run.data))
     loaded = set(met)
@@ -294,3 +298,103 @@ def test_only_products_that_keep_code_for_every_shape_get_few(
             "experiments.machine.processor.bfloat16_products", lambda device, native=native: native
         )
         assert batch_multiple(CPU, "bf16") == multiple
+
+
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+@pytest.mark.parametrize("d", [1, 19, 64])
+def test_an_rms_norm_is_that_of_torch(d: int, dtype: torch.dtype, alone: bool) -> None:
+    torch.manual_seed(0)
+    n, eps, like = 7, 1e-5, torch.float64 if dtype == torch.float64 else torch.float32
+    weight = torch.empty(d, dtype=like).uniform_(-1.5, 1.5)
+    h, x, through, beside = (torch.randn(n, d).to(dtype) for _ in range(4))
+    wide = [t.double().requires_grad_() for t in (h, x)]
+    total = wide[1] if alone else wide[0] + wide[1]
+    expected = F.rms_norm(total, [d], weight.double(), eps)
+    given = None if alone else h
+    for forward in (norms.add_and_rms, norms.add_and_rms_compiled):
+        y, summed, scale = forward(given, x, weight, eps)
+        close(y, expected, dtype)
+        if not alone:
+            close(summed, total, dtype)
+    if d == 1:  # the gradient is nearly none
+        return
+    for other in (None, beside):
+        outputs = [expected] if other is None else [expected, total]
+        grads = [g.double() for g in ([through] if other is None else [through, beside])]
+        right = torch.autograd.grad(outputs, wide[1], grads, retain_graph=True)[0]
+        for backward in (norms.add_and_rms_backward, norms.add_and_rms_backward_compiled):
+            found = backward(through, other, expected.detach().to(dtype), scale, weight)
+            close(found, right, dtype)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("zero", [False, True])
+def test_an_rms_norm_that_trains_or_has_a_zero_goes_by_torch(frozen: bool, zero: bool) -> None:
+    norm = nn.RMSNorm(6, eps=1e-6, dtype=torch.float64)
+    nn.init.uniform_(norm.weight, 0.5, 1.5)
+    if zero:
+        norm.weight.data[2] = 0
+    norm.requires_grad_(not frozen)
+    h, x = (torch.randn(5, 6, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    y, total = norms.add_rms(h, x, norm, 1e-6)
+    mine = (y**2).sum() + (total**3).sum()
+    theirs = (norm(h + x) ** 2).sum() + ((h + x) ** 3).sum()
+    asked = [h, x, *([] if frozen else [norm.weight])]
+    assert_close(torch.autograd.grad(mine, asked), torch.autograd.grad(theirs, asked))
+
+
+def test_a_norm_alone_hands_its_input_on() -> None:
+    norm = nn.RMSNorm(6, eps=1e-6, dtype=torch.float64).requires_grad_(False)
+    x = torch.randn(5, 6, dtype=torch.float64, requires_grad=True)
+
+    def both(x: Tensor) -> Tensor:
+        y, total = norms.add_rms(None, x, norm, 1e-6)
+        return (y * total).sum()
+
+    torch.autograd.gradcheck(both, x)
+    layer = a_norm(6).double()
+
+    def layered(x: Tensor) -> Tensor:
+        y, total = norms.add_norm(None, x, layer)
+        return (y * total).sum()
+
+    torch.autograd.gradcheck(layered, x)
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+@pytest.mark.parametrize("activation", ["silu", "gelu_pytorch_tanh"])
+def test_a_gate_is_that_of_torch(activation: str, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    a, b, to_out = (3 * torch.randn(6, 37) for _ in range(3))
+    a[0, :4] = torch.tensor([-200.0, 200.0, 0.0, -1e-3])
+    a, b, to_out = (x.to(dtype) for x in (a, b, to_out))
+    own, wide = ([x.to(t).requires_grad_() for x in (a, b)] for t in (dtype, torch.float64))
+    found, expected = gates.gate(activation, *own), gates.ACTIVATIONS[activation](wide[0]) * wide[1]
+    close(found, expected, dtype)
+    found = torch.autograd.grad(found, own, to_out)
+    expected = torch.autograd.grad(expected, wide, to_out.double())
+    for one, other in zip(found, expected, strict=True):
+        close(one, other, dtype)
+
+
+@pytest.mark.parametrize("width", [4, 6])
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+def test_heads_are_turned_as_torch_turns_them(dtype: torch.dtype, width: int) -> None:
+    torch.manual_seed(0)
+    places = np.array([0, 2, 9, 10, 19])
+    layout = lay_out(np.array([5, 1, 14]), CPU, True, places)
+    q, k, v, dy = (torch.randn(20, d).to(dtype) for d in (4 * 6, 2 * 6, 2 * 6, 4 * 6))
+    angles = torch.randn(20, width // 2).repeat(1, 2)
+    turned = angles.cos(), angles.sin()
+    own, wide = ([x.to(t).requires_grad_() for x in (q, k, v)] for t in (dtype, torch.float64))
+    found = attention(layout.queries(own[0]), *own[1:], layout, 4, 0.0, 2, turned, 0.3)
+    exact = [x.double() for x in turned]
+    q, k = rotate(wide[0], *exact, 4), rotate(wide[1], *exact, 2)
+    expected = attention(layout.queries(q), k, wide[2], layout, 4, 0.0, 2, None, 0.3)
+    close(found, expected, dtype)
+    grads = layout.queries(dy)
+    found = torch.autograd.grad(found, own, grads)
+    expected = torch.autograd.grad(expected, wide, grads.double())
+    for one, other in zip(found, expected, strict=True):
+        close(one, other, dtype)

@@ -14,8 +14,8 @@ from omegaconf import OmegaConf
 from served_hub import commit, served
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
+from experiments.disk.files import hash_file
 from experiments.models.loading import weight_files
-from experiments.stored.result import hash_file
 
 pytestmark = pytest.mark.thorough
 

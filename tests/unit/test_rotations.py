@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from passes import CLOSE, backbone_of, batch_of, states_and_gradients
+from passes import CLOSE, backbone_of, batch_of, compute_norms_exactly, states_and_gradients
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from experiments.backbones.stream import lay_out
@@ -120,6 +120,7 @@ def test_an_output_of_its_own_predicts_as_transformers_does(rotation: str) -> No
     config = LLAMA.tiny_config(**settings)
     torch.manual_seed(0)
     backbone: Any = with_own_output(AutoModelForCausalLM.from_config(config)).double()
+    compute_norms_exactly(backbone)
     assert backbone.get_submodule(OUTPUT).weight is not backbone.embed_tokens.weight
     model, batch = LanguageModel(backbone).eval(), predicted(config)
     LoRA(
