@@ -17,8 +17,8 @@ from numba import njit
 from numba.core import caching, config
 from permissions import as_nobody
 
-from experiments.backbones import keeping, kernels
-from experiments.backbones.compiled import base
+from experiments.backbones import kernels
+from experiments.backbones.compiled import base, keeping
 from experiments.data.sources import Local
 from experiments.disk import hub
 from experiments.disk.userfolders import cache_folder, can_write, expand_home, own_cache

@@ -13,7 +13,7 @@ from llvmlite import ir
 from numba import extending, njit, types
 from torch import Tensor
 
-from experiments.backbones.keeping import keep
+from experiments.backbones.compiled.keeping import keep
 
 
 def compile_kernel(function: Callable) -> Any:
