@@ -13,7 +13,7 @@ from experiments.backbones.compiled.base import (
     put,
     softmax,
 )
-from experiments.backbones.compiled.products import LANES, ROWS, product
+from experiments.backbones.compiled.products import LANES, ROWS, collect, mix, score
 
 
 @compile_kernel
@@ -93,7 +93,7 @@ def attention(
     T, M, D = widest(starts, LANES), widest(query_starts, ROWS), (d + LANES - 1) // LANES * LANES
     Q, Y = np.empty((heads, M, D), kind), np.empty((heads, M, D), kind)
     K, V = np.empty((groups, T, D), kind), np.empty((groups, T, D), kind)
-    K_T, S = np.empty((d, T), kind), np.empty((M, T), kind)
+    K_T, S, reach = np.empty((d, T), kind), np.empty((M, T), kind), np.empty(M, np.int64)
     for e in range(first, len(starts) - 1, step):
         start, own = starts[e], query_starts[e]
         tokens, queries = starts[e + 1] - start, query_starts[e + 1] - own
@@ -102,19 +102,21 @@ def attention(
         read(k, start, tokens, kind.type(1), K)
         turn(K, tokens, cos, sin, every, start, kind.type(1))
         read(v, start, tokens, kind.type(1), V)
+        for i in range(queries):
+            reach[i] = query_positions[own + i] - start + 1 if causal else tokens
         for head in range(heads):
             if head % share == 0:
                 transpose(K[head // share], tokens, d, K_T)
-            product(S, Q[head], K_T, queries, d, tokens, False)
+            score(S, Q[head], K_T, queries, d, reach)
             for i in range(queries):
-                seen = query_positions[own + i] - start + 1 if causal else tokens
+                seen = reach[i]
                 softmax(S[i], seen)
                 S[i, seen:tokens] = 0
                 if p > 0:
                     key = key_of(seed, head * len(query_positions) + own + i)
                     for j in range(seen):
                         S[i, j] *= kind.type(0) if is_dropped(key, start + j, limit) else grown
-            product(Y[head], S, V[head // share], queries, tokens, d, False)
+            mix(Y[head], S, V[head // share], queries, d, reach)
         write(out, own, queries, kind.type(1), Y)
 
 
@@ -137,7 +139,7 @@ def attention_backward(
     X_T, P, S = np.empty((d, T), kind), np.empty((M, T), kind), np.empty((M, T), kind)
     Y = np.empty((max(M, T), D), kind)
     for_q, for_k, for_v = len(to_q) > 0, len(to_k) > 0, len(to_v) > 0
-    mask = np.empty(T, kind)
+    mask, reach = np.empty(T, kind), np.empty(M, np.int64)
     for e in range(first, len(starts) - 1, step):
         start, own = starts[e], query_starts[e]
         tokens, queries = starts[e + 1] - start, query_starts[e + 1] - own
@@ -146,6 +148,8 @@ def attention_backward(
         read(k, start, tokens, kind.type(1), K)
         turn(K, tokens, cos, sin, every, start, kind.type(1))
         read(v, start, tokens, kind.type(1), V)
+        for i in range(queries):
+            reach[i] = query_positions[own + i] - start + 1 if causal else tokens
         read(to_out, own, queries, kind.type(1), G)
         for head in range(heads):
             group, last = head // share, (head + 1) % share == 0
@@ -153,12 +157,12 @@ def attention_backward(
                 more_k[:tokens] = 0
                 more_v[:tokens] = 0
             transpose(K[group], tokens, d, X_T)
-            product(P, Q[head], X_T, queries, d, tokens, False)
+            score(P, Q[head], X_T, queries, d, reach)
             if for_q or for_k:
                 transpose(V[group], tokens, d, X_T)
-                product(S, G[head], X_T, queries, d, tokens, False)
+                score(S, G[head], X_T, queries, d, reach)
             for i in range(queries):
-                seen = query_positions[own + i] - start + 1 if causal else tokens
+                seen = reach[i]
                 softmax(P[i], seen)
                 if p > 0:
                     key = key_of(seed, head * len(query_positions) + own + i)
@@ -177,15 +181,15 @@ def attention_backward(
                 P[i, seen:tokens] = 0
             # What is done with comes to lie where its gradient is written from.
             if for_v:
-                product(Y, P, G[head], tokens, queries, d, True)
+                collect(Y, P, G[head], tokens, queries, d, reach)
                 more_v[:tokens] += Y[:tokens]
                 if last:
                     V[group, :tokens] = more_v[:tokens]
             if for_k:
-                product(Y, S, Q[head], tokens, queries, d, True)
+                collect(Y, S, Q[head], tokens, queries, d, reach)
                 more_k[:tokens] += Y[:tokens]
             if for_q:
-                product(Y, S, K[group], queries, tokens, d, False)
+                mix(Y, S, K[group], queries, d, reach)
                 Q[head, :queries] = Y[:queries]
             if for_k and last:
                 K[group, :tokens] = more_k[:tokens]

@@ -51,18 +51,41 @@ def tile(typing, zero, C, c_row, A, a_row, a_column, B, b_row, k):
 
 
 @compile_kernel
-def product(C: Any, A: Any, B: Any, m: int, k: int, n: int, transposed: bool) -> None:
-    """C [m, n] = A [m, k] B [k, n], or A^T B with A [k, m]; only these parts of the arrays count.
+def score(C: Any, A: Any, B: Any, m: int, k: int, reach: Any) -> None:
+    """C [m, n] = A [m, k] B [k, n], of row i the first `reach[i]` columns, which do not fall.
 
-    C and A have rows, or A columns, up to the next multiple of 4, and C and B columns up to the
-    next of 16: what stands there is computed too.
+    As below, C and A have rows up to the next multiple of 4, and C and B columns up to the next of
+    16: what stands there is computed too.
     """
     size = C.itemsize
-    a_row, a_column = A.shape[1] * size, size
-    if transposed:
-        a_row, a_column = a_column, a_row
-    c_row, b_row = C.shape[1] * size, B.shape[1] * size
-    for j in range(0, n, LANES):
-        for i in range(0, m, ROWS):
-            c, a, b = C.ctypes.data + i * c_row, A.ctypes.data + i * a_row, B.ctypes.data
-            tile(C[0, 0], c + j * size, c_row, a, a_row, a_column, b + j * size, b_row, k)
+    a_row, c_row, b_row = A.shape[1] * size, C.shape[1] * size, B.shape[1] * size
+    for i in range(0, m, ROWS):
+        c, a, b = C.ctypes.data + i * c_row, A.ctypes.data + i * a_row, B.ctypes.data
+        for j in range(0, reach[min(i + ROWS, m) - 1], LANES):
+            tile(C[0, 0], c + j * size, c_row, a, a_row, size, b + j * size, b_row, k)
+
+
+@compile_kernel
+def mix(C: Any, A: Any, B: Any, m: int, n: int, reach: Any) -> None:
+    """C [m, n] = A [m, k] B [k, n], where row i of A is zero behind its first `reach[i]`."""
+    size = C.itemsize
+    a_row, c_row, b_row = A.shape[1] * size, C.shape[1] * size, B.shape[1] * size
+    for i in range(0, m, ROWS):
+        c, a, b = C.ctypes.data + i * c_row, A.ctypes.data + i * a_row, B.ctypes.data
+        k = reach[min(i + ROWS, m) - 1]
+        for j in range(0, n, LANES):
+            tile(C[0, 0], c + j * size, c_row, a, a_row, size, b + j * size, b_row, k)
+
+
+@compile_kernel
+def collect(C: Any, A: Any, B: Any, m: int, k: int, n: int, reach: Any) -> None:
+    """C [m, n] = A^T B with A [k, m], where row i of A is zero behind its first `reach[i]`."""
+    size, first = C.itemsize, 0
+    a_row, c_row, b_row = A.shape[1] * size, C.shape[1] * size, B.shape[1] * size
+    for i in range(0, m, ROWS):
+        while first < k and reach[first] <= i:
+            first += 1
+        c, a = C.ctypes.data + i * c_row, A.ctypes.data + i * size + first * a_row
+        b = B.ctypes.data + first * b_row
+        for j in range(0, n, LANES):
+            tile(C[0, 0], c + j * size, c_row, a, size, a_row, b + j * size, b_row, k - first)
