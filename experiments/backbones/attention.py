@@ -26,10 +26,13 @@ def attention(
 
     If the layout lets only some tokens attend, q has their rows, and k and v those of all. With
     `groups`, k and v have so many heads, each for as many neighbouring heads of q. With `turned`,
-    cosines and sines [tokens, r] of all positions, every head of q and k is rotated before. The
+    cosines and sines [tokens, r] of all positions, every head of q and k is rotated before. With a
+    memory in the layout, k and v are those of new tokens, and it tells those of all. The
     scale is 1 / sqrt(d) of a head's width d if none is given.
     """
     groups = groups or heads
+    if layout.memory is not None:
+        k, v = layout.memory.extend(k, v)
     if scale is None:
         scale = (q.shape[1] // heads) ** -0.5
     if q.is_cuda:

@@ -3,12 +3,21 @@
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 BLOCK = 64  # tokens; shorter blocks cost more calls than they save
+
+
+class Memory(Protocol):
+    """Keys and values that attention adds those of new tokens to, block by block."""
+
+    def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Add the keys and values [m, width] of new tokens; return those of all tokens."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -29,6 +38,7 @@ class Layout:
     causal: bool  # no token sees a later one
     query_positions: np.ndarray  # [m], of the tokens that attend, in the stream, rising
     query_index: Tensor | None  # the same on the device; None: all tokens
+    memory: Memory | None = None  # keys and values of tokens that went before
 
     def queries(self, x: Tensor) -> Tensor:
         """The rows of x [tokens, d] whose tokens attend."""

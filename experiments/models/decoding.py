@@ -1,4 +1,4 @@
-"""Greedy and beam search in batches, with transformers' generation.
+"""Greedy and beam search in batches: by the packed passes, or transformers' generation.
 
 Beam search is the textbook one: a finished text scores its summed log-probability over
 length^length_penalty, the length being that of what was generated, with its end; the search goes
@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from experiments.families.base import family_of
-from experiments.models import seq2seq
+from experiments.models import greedy, seq2seq
 
 
 # Not frozen: OmegaConf cannot fill in a frozen dataclass that is a field of another.
@@ -115,10 +115,12 @@ def generate(
     prompts: Sequence[Sequence[int]],
     decoding: Decoding,
     end: list[int],
+    engine: str = "packed",
 ) -> list[list[int]]:
     """The generated tokens of each prompt, up to its end and without it.
 
-    Raises ValueError for a prompt that leaves too few positions.
+    Greedy search by the packed passes on a processor, and by transformers else, or if that is the
+    `engine`. Raises ValueError for a prompt that leaves too few positions.
     """
     model = language_model(backbone)
     model.eval()
@@ -127,11 +129,23 @@ def generate(
     if backbone.config.is_encoder_decoder:
         prompts = [seq2seq.with_end(prompt, backbone.config) for prompt in prompts]
     found: dict[int, list[int]] = {}
+    greedily = decoding.beams == 1 and not decoding.no_repeat_ngram
+    packed = greedily and engine == "packed" and is_packed(backbone, longest + decoding.max_tokens)
     for rows in batches(prompts, decoding.batch_size):
+        if packed:
+            own = [prompts[row] for row in rows]
+            found |= zip(rows, greedy.search(backbone, own, decoding.max_tokens, end), strict=True)
+            continue
         for row, tokens in zip(rows, in_batch(model, prompts, rows, decoding, end), strict=True):
-            cut = next((i for i, token in enumerate(tokens) if token in end), len(tokens))
-            found[row] = tokens[:cut]
+            found[row] = tokens[: greedy.first_of(end, tokens)]
     return [found[row] for row in range(len(prompts))]
+
+
+def is_packed(backbone: PreTrainedModel, tokens: int) -> bool:
+    """Return whether a packed pass on a processor computes texts of so many tokens."""
+    family, window = family_of(backbone.config), getattr(backbone.config, "sliding_window", None)
+    supported = family.causal and family.unsupported(backbone.config) is None
+    return supported and backbone.device.type == "cpu" and tokens <= (window or tokens)
 
 
 def batches(prompts: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:

@@ -146,7 +146,8 @@ class ContinuedTask(Task):
         """A generated text for every source."""
         prompts = [self.encode_prompt(loaded.tokenizer, source) for source, *_ in sources]
         end = self.decoding.end_tokens(loaded.tokenizer)
-        tokens = generate(loaded.model.backbone, prompts, self.decoding, end)
+        engine = loaded.model.engine.name
+        tokens = generate(loaded.model.backbone, prompts, self.decoding, end, engine)
         return [str(loaded.tokenizer.decode(ids)).strip() for ids in tokens]
 
     def answers(

@@ -97,13 +97,16 @@ def attention(
     for e in range(first, len(starts) - 1, step):
         start, own = starts[e], query_starts[e]
         tokens, queries = starts[e + 1] - start, query_starts[e + 1] - own
+        if not queries:
+            continue
+        for i in range(queries):
+            reach[i] = query_positions[own + i] - start + 1 if causal else tokens
+        tokens = reach[queries - 1]  # what comes behind the last query is not seen
         read(q, own, queries, factor, Q)
         turn(Q, queries, cos, sin, query_positions, own, kind.type(1))
         read(k, start, tokens, kind.type(1), K)
         turn(K, tokens, cos, sin, every, start, kind.type(1))
         read(v, start, tokens, kind.type(1), V)
-        for i in range(queries):
-            reach[i] = query_positions[own + i] - start + 1 if causal else tokens
         for head in range(heads):
             if head % share == 0:
                 transpose(K[head // share], tokens, d, K_T)
