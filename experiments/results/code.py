@@ -18,6 +18,7 @@ ROOMS = ("experiments", "variants")
 # Planning, showing, and the built-in suite, whose rows and weights have hashes of their own.
 BESIDE = (
     "experiments/study", "experiments/mini", "experiments/running/console.py",
+    "experiments/running/progress.py", "experiments/running/remarks.py",
     "experiments/settings/tracking.py", "experiments/settings/commandline.py",
     "experiments/disk/userfolders.py", "experiments/running/memory.py", "variants/hf.py",
 )  # fmt: skip

@@ -54,7 +54,7 @@ class Result:
     status: str  # complete | diverged
     label: dict[str, str]
     seed: int
-    primary: dict[str, Any]  # metric, score, interval, examples
+    primary: dict[str, Any]  # metric, score, interval, examples, floor
     scores: dict[str, dict[str, float]]  # by split
     cost: dict[str, Any]
     telemetry: dict[str, float]

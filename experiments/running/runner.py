@@ -61,7 +61,8 @@ def run_main_process(job: PreparedRun, out: Path, key: dict, origin: Origin) -> 
     """Prepare, train, evaluate, and write what came of it."""
     run = job.run
     with Console(job, out) as console, run.tracker.start(out, run.title, describe(run)) as tracked:
-        recorder = Recorder(job, out, key, listeners=[console.log, tracked.log])
+        progress = console.progress
+        recorder = Recorder(job, out, key, [progress.log, tracked.log], watchers=[progress])
         with configure_products(recorder.checkpoints.products, job.threads):
             prepare(job, recorder)
             failure = train(job, recorder)

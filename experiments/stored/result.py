@@ -39,6 +39,7 @@ class Primary(TypedDict, total=False):
     score: float
     interval: tuple[float, float]
     examples: int
+    floor: float  # of the baseline; absent from results of earlier versions
 
 
 class Label(TypedDict):
@@ -232,6 +233,13 @@ def perplexities(forgetting: Mapping[str, Any] | None) -> tuple[float, float] | 
         return None
     before, after = (min(forgetting[key], LARGEST) for key in ("loss_before", "loss_after"))
     return math.exp(before), math.exp(after)
+
+
+def effective_rate(config: Mapping[str, Any]) -> float | None:
+    """The learning rate that the optimizer runs at: `variant.lr` times the model's `lr_scale`."""
+    rate, scale = config["variant"].get("lr"), config["model"].get("lr_scale") or 1.0
+    known = isinstance(rate, int | float) and not isinstance(rate, bool)
+    return float(f"{rate * scale:.10g}") if known else None
 
 
 def check_score(content: dict[str, Any]) -> None:
