@@ -53,6 +53,8 @@ def main(cfg: DictConfig) -> float:
             name = hydra_config.runtime.choices["study"]
             with keep_command(out, cfg), user_environment():
                 begin(cfg, name, overrides, list_search_folders(hydra_config))
+                if not cfg.study.dry_run:
+                    conclude(name)
             return 0.0
         run = read(cfg)
         origin = Origin(dict(hydra_config.runtime.choices), overrides)
@@ -64,6 +66,17 @@ def main(cfg: DictConfig) -> float:
         raise CompactHydraException(sentence(error)) from error
     shutdown()
     return result.primary["score"]
+
+
+def conclude(name: str) -> None:
+    """Print the verdict of a study that is over, and the command that makes its report."""
+    from analysis.report.verdict import verdict
+    from experiments.stored.said import say
+    from experiments.study.command import report_command
+    from experiments.study.design import OUTPUTS, STUDIES
+
+    for line in ("", *verdict(OUTPUTS / STUDIES / name), f"As one page: {report_command(name)}"):
+        say(line)
 
 
 @contextmanager

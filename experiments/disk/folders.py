@@ -20,7 +20,7 @@ SNAPSHOTS = "snapshots"
 BEGINNING = 10.0  # seconds that writing a command takes at most
 LOG = "run.log"
 SESSION = "*run-*"  # of wandb: run-20261129_..., offline-run-...
-# Its records go into the log of the run alone: the screen has them already, without the frame.
+# Its records go into the log of a run alone: the screen has them already (`stored/said.py`).
 ONLY_LOG = logging.getLogger("experiments.log")
 ONLY_LOG.propagate = False
 ONLY_LOG.setLevel(logging.INFO)

@@ -19,6 +19,7 @@ ROOMS = ("experiments", "variants")
 BESIDE = (
     "experiments/study", "experiments/mini", "experiments/running/console.py",
     "experiments/running/progress.py", "experiments/running/remarks.py",
+    "experiments/stored/said.py",
     "experiments/settings/tracking.py", "experiments/settings/commandline.py",
     "experiments/disk/userfolders.py", "experiments/running/memory.py", "variants/hf.py",
 )  # fmt: skip

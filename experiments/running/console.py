@@ -12,15 +12,16 @@ from experiments.families.base import family_of
 from experiments.metrics.baseline import name_baseline
 from experiments.results.result import Result
 from experiments.running.job import PreparedRun
-from experiments.running.progress import Progress, describe_rate, note, say
+from experiments.running.progress import Progress, describe_rate
 from experiments.running.remarks import remarks
 from experiments.stored.result import perplexities
+from experiments.stored.said import note, say
 from experiments.stored.shown import plain, visible
 from variants.summary import summary
 
 
 class Console:
-    """What is shown of a run before and while it trains."""
+    """Shows a run before and while it trains."""
 
     def __init__(self, job: PreparedRun, folder: Path) -> None:
         self.rich = RichConsole()
@@ -54,7 +55,7 @@ class Console:
 
 
 def headline(job: PreparedRun) -> str:
-    """What runs, in one line."""
+    """Method, task, model, sizes and rate of a run in one line."""
     run, names = job.run, job.run.label
     return (
         f"{names['variant']} on {names['task']} with {names['model']}, seed {run.seed}: "
@@ -84,7 +85,7 @@ def show(result: Result, given: list[str]) -> None:
 
 
 def outcome(result: Result) -> str:
-    """What came out, in one line."""
+    """The score of a run in one line."""
     primary = result.primary
     floor = "".join(f" ({name} {value})" for name, value in baseline_rows(primary))
     score = f"{primary['metric']} {primary['score']:.4f}{floor}"

@@ -14,12 +14,11 @@ from rich.progress import Progress as RichProgress
 from torch import Tensor
 
 from experiments.data.batches import Batch
-from experiments.disk.folders import ONLY_LOG
 from experiments.running.job import PreparedRun
-from experiments.stored.shown import visible
+from experiments.stored.said import EVERY, note, say
 from experiments.training.loop import State, TrainingListener
 
-FIRST, EVERY = 3.0, 15.0  # seconds from the start to the first line, and from line to line
+FIRST = 3.0  # seconds from the start to the first line
 LIVE = 0.5  # seconds between two states of a live line
 
 
@@ -107,17 +106,6 @@ class Progress(TrainingListener):
             note(line)
         else:
             say(line)
-
-
-def say(line: str) -> None:
-    """Print a line at once, and write it into the log of the run."""
-    print(visible(line), flush=True)
-    note(line)
-
-
-def note(line: str) -> None:
-    """Write a line into the log of the run."""
-    ONLY_LOG.info("%s", visible(line))
 
 
 def describe_rate(lr: float, scale: float) -> str:

@@ -63,6 +63,11 @@ def begin(config: DictConfig, name: str, overrides: list[str], folders: Sequence
     return plan
 
 
+def report_command(name: str) -> str:
+    """The command that makes the report on a study."""
+    return f"python -m analysis.report {(OUTPUTS / STUDIES / name).as_posix()} --out report.html"
+
+
 def list_search_folders(config: HydraConf) -> list[str]:
     """The folders of settings beside the project's, as overrides that find them again."""
     folders = [

@@ -43,6 +43,7 @@ class Row:
     scores: list[float] = field(default_factory=list)  # one for each of the seeds
     score: float | None = None  # what the protocol reports of them
     spread: float | None = None  # their standard deviation
+    floor: float | None = None  # of the metric's baseline
     trained: int | None = None  # parameters
     tuning_seconds: float = 0.0
     seconds: float = 0.0  # of the runs that are reported
@@ -131,6 +132,7 @@ class Summary:
             row.scores = [run.primary["score"] for run in runs]
             row.score = aggregate_scores(arm.protocol, row.scores)
             row.spread = stdev(row.scores) if len(row.scores) > 1 else None
+            row.floor = runs[0].primary.get("floor")  # earlier versions have none
             row.trained = runs[0].cost["parameters"]["trained"]
         return row
 
@@ -262,7 +264,7 @@ def curves(rows: list[Row]) -> Table:
 
 
 def scores(rows: list[Row]) -> Table:
-    """Tabulate the scores of every method at its chosen settings."""
+    """Tabulate the scores of every method at its chosen settings, and their baseline."""
     metric = next((row.metric for row in rows if row.metric), "score")
     table = plain("method", "own → tuned", metric, "seeds", "trained", "tuning + runs")
     for row in rows:
@@ -275,6 +277,9 @@ def scores(rows: list[Row]) -> Table:
             "-" if row.trained is None else f"{row.trained:,}",
             f"{row.tuning_seconds:,.0f} + {row.seconds:,.0f} s",
         )
+    floor = next((row.floor for row in rows if row.floor is not None), None)
+    if floor is not None:
+        table.add_row("baseline", "", number(floor))
     return table
 
 

@@ -19,11 +19,12 @@ from experiments.data.sources import Local
 from experiments.disk.folders import ONLY_LOG
 from experiments.metrics.baseline import LOWEST, MAJORITY, baseline_for
 from experiments.running import console, progress
-from experiments.running.progress import EVERY, FIRST, Progress, describe_rate
+from experiments.running.progress import FIRST, Progress, describe_rate
 from experiments.running.remarks import remarks
 from experiments.running.runner import execute
 from experiments.settings.compose import compose_config
 from experiments.settings.config import Run, read
+from experiments.stored.said import EVERY
 
 
 @pytest.mark.parametrize(
