@@ -15,6 +15,7 @@ from torch import Tensor
 
 from experiments.data.batches import Batch
 from experiments.running.job import PreparedRun
+from experiments.stored.history import HELD_OUT
 from experiments.stored.said import EVERY, note, say
 from experiments.training.loop import State, TrainingListener
 
@@ -38,11 +39,11 @@ class Progress(TrainingListener):
         self.bar = RichProgress(*columns, console=rich, disable=not rich.is_terminal)
         self.task = self.bar.add_task("training", total=job.plan.total)
         self.shown = ""  # of the live line
-        self.record: dict[str, float] = {}
+        self.known: dict[str, float] = {}  # the last value of each figure
 
     def log(self, record: dict[str, float]) -> None:
         """Take a record of the history."""
-        self.record = record
+        self.known |= record
         if self.rich.is_terminal:
             told = "  ".join(self.figures(record["loss"]))
             self.bar.update(self.task, completed=record["step"], description=told)
@@ -88,12 +89,11 @@ class Progress(TrainingListener):
 
     def figures(self, loss: float) -> list[str]:
         """Loss, training metric, what was measured on held-out rows, and the learning rate."""
-        measured = {
-            name.replace("_", " "): value
-            for name, value in self.record.items()
-            if name == self.metric
-        }
-        known = (f"{name} {value:.3f}" for name, value in measured.items())
+        known = (
+            f"{name.replace('_', ' ')} {value:.3f}"
+            for name, value in self.known.items()
+            if name == self.metric or name.startswith(HELD_OUT)
+        )
         return [f"loss {loss:.4f}", *known, f"learning rate {self.rate:.2g}"]
 
     def tell(self, line: str, last: bool) -> None:

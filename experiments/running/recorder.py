@@ -35,7 +35,7 @@ class Recorder(TrainingListener):
         self.job, self.folder, self.key = job, folder, key
         self.meter = Meter(job.device)
         self.epochs = Epochs(job, folder, self.meter.scoring)
-        self.history = History(job, folder, self.meter.clock, listeners)
+        self.history = History(job, folder, self.meter.clock, self.meter.scoring, listeners)
         resumable = [self.meter, self.epochs, self.history]
         self.checkpoints = Checkpoints(job, folder, key, resumable)
         self.parts: list[TrainingListener] = [

@@ -16,7 +16,7 @@ from experiments.disk.files import (
 )
 from experiments.stored.kinds import KIND, TARGET, with_kinds
 from experiments.stored.places import mask_paths
-from experiments.stored.roles import keep_named, regroup
+from experiments.stored.roles import keep_named, regroup, with_later
 from experiments.stored.typed import check_finite, fit
 
 NAME = "result.json"
@@ -264,9 +264,9 @@ def check_score(content: dict[str, Any]) -> None:
 def upgrade(content: dict[str, Any]) -> dict[str, Any]:
     """A result in the terms of the latest version: kinds for dotted paths, settings regrouped."""
     if content["schema"] == SCHEMA:
-        return {**ABSENT, **content}
+        return {**ABSENT, **content, "config": with_later(content["config"])}
     return {**ABSENT, **content} | {
-        "config": upgrade_config(content["config"]),
+        "config": with_later(upgrade_config(content["config"])),
         "fingerprint": upgrade_fingerprint(content["fingerprint"]),
     }
 

@@ -48,7 +48,7 @@ def publish_cell(cell: Cell, place: Path) -> set[str]:
         return found
     content = stored.read(cell.folder / stored.NAME)
     if records := history.read(cell.folder):
-        write_lines(place / history.NAME, history.thin(records, history.PUBLISHED))
+        write_lines(place / history.NAME, history.to_publish(records))
     files = {}
     if path.exists():
         frame = stored.read_predictions(path, content["files"].get(stored.PREDICTIONS))
