@@ -18,9 +18,9 @@ TIMES = 10  # that a run is measured, the last time at its end
 SEED = 0  # of the draw: the rows are the same for every method and seed
 
 
-def hold_out(task: Task, train: Split, rows: int) -> tuple[Split, Split | None]:
+def hold_out(task: Task, train: Split, rows: int | None) -> tuple[Split, Split | None]:
     """The rows to train on, and about so many others; raises ValueError if either were none."""
-    if not rows:
+    if rows is None:
         return train, None
     share = min(1.0, rows / len(train))
     kept, held = divide(train, task.strata(train), share, numpy_generator(SEED, "held out"))

@@ -26,7 +26,7 @@ def test_without_held_out_rows_a_run_is_what_it_was(tiny_run: Callable[..., Run]
     plain, held = (identity(describe(tiny_run("lora", *more))) for more in ((), HELD[:1]))
     assert "held_out" not in plain["train"] and held["train"]["held_out"] == 16
     assert is_compared("train.held_out")
-    folders = [compose_config(f"train.held_out={n}").hydra.run.dir for n in (0, 16)]
+    folders = [compose_config(f"train.held_out={n}").hydra.run.dir for n in ("null", 16)]
     assert folders[0] != folders[1] and folders[0] == compose_config().hydra.run.dir
 
 
@@ -56,9 +56,10 @@ def test_nothing_on_one_side_is_refused(tiny_run: Callable[..., Run], rows: int)
         prepare_run(run, run.protocol.load(run.task, run.data))
 
 
-def test_a_negative_number_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^train\.held_out must not be negative, got -1"):
-        read(compose_config("train.held_out=-1"))
+@pytest.mark.parametrize("rows", [0, -1])
+def test_no_row_is_refused(rows: int) -> None:
+    with pytest.raises(ValueError, match=rf"^train\.held_out must be positive or null, got {rows}"):
+        read(compose_config(f"train.held_out={rows}"))
 
 
 @pytest.mark.parametrize(
