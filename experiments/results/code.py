@@ -21,7 +21,8 @@ BESIDE = (
     "experiments/running/progress.py", "experiments/running/remarks.py",
     "experiments/stored/said.py",
     "experiments/settings/tracking.py", "experiments/settings/commandline.py",
-    "experiments/disk/userfolders.py", "experiments/running/memory.py", "variants/hf.py",
+    "experiments/disk/userfolders.py", "experiments/disk/outputs.py",
+    "experiments/running/memory.py", "variants/hf.py",
 )  # fmt: skip
 Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 

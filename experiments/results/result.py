@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.disk.files import atomic_write, read_lines
 from experiments.disk.folders import tidy
 from experiments.disk.locks import holder
+from experiments.disk.outputs import UNFINISHED
 from experiments.stored import result as stored
 from experiments.stored.history import NAME as HISTORY
 from experiments.stored.result import NAME, PREDICTIONS, SCHEMA
@@ -102,7 +103,6 @@ def title(label: Mapping[str, str], seed: int) -> str:
     return "/".join([*label.values(), f"s{seed}"])
 
 
-UNFINISHED = "UNFINISHED"
 # What a run that is over no longer needs; the mark is last, so that who finds it tidies again.
 LEFTOVERS = ("checkpoint.safetensors", "best-*.safetensors", UNFINISHED)
 

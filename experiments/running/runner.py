@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from experiments.disk.locks import exclusive
+from experiments.disk.outputs import link_latest
 from experiments.machine.distributed import init_process_group
 from experiments.machine.processor import configure_products, multiplying
 from experiments.machine.randomness import derive_seed, seed_everything
@@ -77,6 +78,7 @@ def run_main_process(job: PreparedRun, out: Path, key: dict, origin: Origin) -> 
     job.batches.world.share(result)
     if failure:
         raise Diverged(f"{failure} It is recorded in {out / 'result.json'}.")
+    link_latest(out)
     show(result, run.task.given)
     for item in evaluated.values():
         show_samples(run.task.samples(item))

@@ -9,13 +9,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Column, Table
 
+from experiments.disk.outputs import OUTPUTS
 from experiments.results.result import Result, read_result
 from experiments.stored import summary as stored
 from experiments.stored.shown import plain as shown
 from experiments.study import audit
 from experiments.study.arms import Arm
 from experiments.study.cells import Cell, Trial, short
-from experiments.study.design import OUTPUTS, STUDIES
+from experiments.study.design import STUDIES
 from experiments.study.plan import Group, Plan, best, edge
 
 CONFIDENCE = 0.95
