@@ -70,7 +70,7 @@ def prepare_run(run: Run, data: Data) -> PreparedRun:
         kernels.load(PRECISIONS[train.precision])  # and let no step wait for them
     run.task.check(loaded, data, run.limits)
     rest, held = hold_out(run.task, data.train, train.held_out)
-    validation = held and run.task.encode(loaded.tokenizer, held, train.max_length)
+    validation = None if held is None else run.task.encode(loaded.tokenizer, held, train.max_length)
     chosen = subset(rest, train.examples, run.seed if train.subset == "per_seed" else FIXED)
     examples = run.task.encode(loaded.tokenizer, chosen, train.max_length)
     if train.prefix_cache:

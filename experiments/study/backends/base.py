@@ -30,12 +30,12 @@ W = TypeVar("W", bound=Work)
 
 
 class Workers(ABC, Generic[W]):
-    """The processes of one study, each of which carries out one cell.
+    """The processes of one study, each of which carries out one cell."""
 
-    `threads` is how many a cell has on a processor of this machine, if it is carried out here.
-    """
-
-    threads: int | None = None
+    @property
+    def threads(self) -> int | None:
+        """How many threads a cell has on this machine's processor; None if it runs elsewhere."""
+        return None
 
     @property
     @abstractmethod
