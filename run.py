@@ -32,6 +32,7 @@ def main(cfg: DictConfig) -> float:
     """Run one cell and return its primary score, which is what a sweeper sees."""
     # Here and not above, so that --help and a mistyped name answer at once.
     from experiments.disk.folders import keep_command
+    from experiments.disk.outputs import is_empty, remove_unbegun
     from experiments.machine.distributed import ALONE, read_world, shutdown
     from experiments.results.result import Origin
     from experiments.running.divergence import Diverged
@@ -43,6 +44,7 @@ def main(cfg: DictConfig) -> float:
         os.chdir(hydra_config.runtime.cwd)
     out = Path(hydra_config.runtime.output_dir)
     # As typed: a reference in an override is not resolved.
+    new = is_empty(out)
     overrides = cast(list[str], OmegaConf.to_container(hydra_config.overrides.task, resolve=False))
     try:
         if read_world() != ALONE and (hydra_config.mode == RunMode.MULTIRUN or "study" in cfg):
@@ -53,6 +55,8 @@ def main(cfg: DictConfig) -> float:
             name = hydra_config.runtime.choices["study"]
             with keep_command(out, cfg), user_environment():
                 begin(cfg, name, overrides, list_search_folders(hydra_config))
+                if not cfg.study.dry_run:
+                    conclude(name)
             return 0.0
         run = read(cfg)
         origin = Origin(dict(hydra_config.runtime.choices), overrides)
@@ -60,10 +64,24 @@ def main(cfg: DictConfig) -> float:
         with keep_command(out, cfg) if first else nullcontext():
             result = execute(run, out, origin)
     except (ValueError, OSError, Diverged) as error:
+        if new:
+            remove_unbegun(out)
         # Hydra prints this kind as one line; HYDRA_FULL_ERROR=1 shows where it came from.
         raise CompactHydraException(sentence(error)) from error
     shutdown()
     return result.primary["score"]
+
+
+def conclude(name: str) -> None:
+    """Print the verdict of a study that is over, and the command that makes its report."""
+    from analysis.report.verdict import verdict
+    from experiments.disk.outputs import OUTPUTS
+    from experiments.stored.said import say
+    from experiments.study.command import report_command
+    from experiments.study.design import STUDIES
+
+    for line in ("", *verdict(OUTPUTS / STUDIES / name), f"As one page: {report_command(name)}"):
+        say(line)
 
 
 @contextmanager

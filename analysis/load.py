@@ -12,7 +12,7 @@ from rich.table import Column, Table
 
 from experiments.stored import study, summary
 from experiments.stored.kinds import KIND
-from experiments.stored.result import NAME, PREDICTIONS, perplexities, read
+from experiments.stored.result import NAME, PREDICTIONS, effective_rate, perplexities, read
 from experiments.stored.shown import fail, plain, visible
 
 Record = dict[str, Any]
@@ -156,13 +156,6 @@ def row(result: dict[str, Any]) -> dict[str, Any]:
         "folder": result["folder"],
         "predictions": result["files"].get(PREDICTIONS),
     }
-
-
-def effective_rate(config: Record) -> float | None:
-    """The learning rate that the optimizer runs at: `variant.lr` times the model's `lr_scale`."""
-    rate, scale = config["variant"].get("lr"), config["model"].get("lr_scale") or 1.0
-    known = isinstance(rate, int | float) and not isinstance(rate, bool)
-    return float(f"{rate * scale:.10g}") if known else None
 
 
 def costs(cost: dict[str, Any]) -> dict[str, Any]:

@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from analysis.report import words
-from analysis.report.comparisons import MAJORITY, Comparison
+from analysis.report.comparisons import Comparison
 from analysis.report.material import Frame
 from analysis.report.overall import Overall
 from analysis.scales import is_raw, scale
 from analysis.statistics import Verdicts
+from experiments.metrics.baseline import MAJORITY
 
 LETTERS = 12  # of one method: more tell nobody anything
 SENTENCES = 12  # of one verdict

@@ -14,10 +14,10 @@ from analysis.report.material import Frame, Material, latest
 from analysis.scales import bounds
 from analysis.statistics import Outcome, Verdicts, judge
 from analysis.task_scores import TaskScores, read_predictions, read_scores
+from experiments.metrics.baseline import baseline_of
 from experiments.stored.shown import visible
 
 DECILE = 0.1
-MAJORITY, LOWEST = "majority baseline", "lowest score"
 CHANGED = "setting 2 of "  # how a table of runs names a method in the setting that came second
 
 
@@ -64,12 +64,12 @@ class Comparison:
     @property
     def baseline(self) -> float:
         """The floor; of a metric of texts the least that it can be."""
-        return bounds(self.metric)[0] if self.floor is None else self.floor
+        return baseline_of(self.metric, self.floor).score
 
     @property
     def baseline_name(self) -> str:
         """The name of the baseline."""
-        return LOWEST if self.floor is None else MAJORITY
+        return baseline_of(self.metric, self.floor).name
 
     @property
     def by_seed(self) -> dict[str, list[float]]:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from analysis import cost
 from analysis.report import words
 from analysis.report.answers import on_main_stack
-from analysis.report.comparisons import LOWEST, MAJORITY, Comparison
+from analysis.report.comparisons import Comparison
 from analysis.report.html_tables import Cell, Table, numeric, table
 from analysis.report.material import SEPARATOR, Frame, Record
 from analysis.report.overall import Overall
 from analysis.report.sections import METHOD, RATE, floor_cell, number
+from experiments.metrics.baseline import LOWEST, MAJORITY
 
 Costs = Mapping[str, Frame]
 

@@ -60,9 +60,10 @@ def learning(found: Iterable[Comparison], histories: Histories) -> list[Data]:
 
 
 def quantities(charts: Iterable[Data]) -> list[str]:
-    """Everything that some line shows, the loss first."""
+    """Everything that some line shows: the loss first, then the metrics, telemetry last."""
     names = {name for chart in charts for line in chart["lines"] for name in line["values"]}
-    return sorted(names, key=lambda name: (name != "loss", not name.startswith("train_"), name))
+    kinds = ("loss", "train_", history.HELD_OUT)
+    return sorted(names, key=lambda name: (*(not name.startswith(kind) for kind in kinds), name))
 
 
 def mean_curves(runs: list[list[Record]]) -> dict[str, list[list[float]]]:

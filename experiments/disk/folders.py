@@ -20,6 +20,10 @@ SNAPSHOTS = "snapshots"
 BEGINNING = 10.0  # seconds that writing a command takes at most
 LOG = "run.log"
 SESSION = "*run-*"  # of wandb: run-20261129_..., offline-run-...
+# Its records go into the log of a run alone: the screen has them already (`stored/said.py`).
+ONLY_LOG = logging.getLogger("experiments.log")
+ONLY_LOG.propagate = False
+ONLY_LOG.setLevel(logging.INFO)
 FORMAT = "[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"
 
 
@@ -124,8 +128,11 @@ def keep_command(folder: Path, config: DictConfig) -> Iterator[None]:
     with TextIOWrapper(open_to_append(folder / LOG), "utf-8", line_buffering=True) as stream:
         handler = logging.StreamHandler(stream)
         handler.setFormatter(logging.Formatter(FORMAT))
-        logging.getLogger().addHandler(handler)
+        loggers = (logging.getLogger(), ONLY_LOG)
+        for logger in loggers:
+            logger.addHandler(handler)
         try:
             yield
         finally:
-            logging.getLogger().removeHandler(handler)
+            for logger in loggers:
+                logger.removeHandler(handler)

@@ -17,6 +17,8 @@ from transformers import (
     RobertaForMaskedLM,
 )
 
+from experiments.data.sources import Source
+from experiments.mini.source import Mini
 from experiments.models.pretrained import Pretrained
 
 SHIPPED = Path(__file__).parent / "weights"
@@ -32,6 +34,15 @@ SPECIAL = {
 @dataclass(frozen=True, kw_only=True)
 class Shipped(Pretrained):
     """A backbone that comes with the project; `path` puts a rebuilt one in its place."""
+
+    def doubt(self, data: Source) -> str | None:
+        if isinstance(data, Mini):
+            return None
+        return (
+            f"{self.name} knows only the made-up language of the built-in data (data=mini); on "
+            "other texts its scores say little about a method. Choose a pretrained model: "
+            "conf/model has some."
+        )
 
     def folder(self) -> Path:
         # Elsewhere a path can be a hub's too; here one that is no folder is a mistake.

@@ -12,6 +12,7 @@ from transformers import (
 )
 
 from experiments.backbones.heads import READS
+from experiments.data.sources import Source
 from experiments.disk import hub
 from experiments.disk.files import hash_file
 from experiments.disk.userfolders import expand_home
@@ -50,6 +51,10 @@ class Pretrained:
             )
         if self.lr_scale <= 0:
             raise ValueError(f"model.lr_scale must be positive, got {self.lr_scale}.")
+
+    def doubt(self, data: Source) -> str | None:
+        """A sentence on why this model will learn little from such data, if that is known."""
+        return None
 
     def folder(self) -> Path:
         """The local folder with config, tokenizer and weights, downloaded if need be.

@@ -15,9 +15,6 @@ from omegaconf.errors import OmegaConfBaseException
 from experiments.stored import roles
 from experiments.stored.places import mask_paths
 
-# Settings that are newer than some results, with the value that is how runs were before. With it
-# a run is what it was, under the same name.
-LATER = {"train.subset": "fixed", "model.head": None}
 # Whole sections that are newer, by the setting that is null where nothing of them is asked for.
 UNUSED = {"forgetting": "file"}
 
@@ -28,7 +25,7 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     An absolute path counts by its hash, so that what is published without it is the same run.
     """
     kept = roles.keep_named(roles.regroup(config))
-    for path, before in LATER.items():
+    for path, before in roles.LATER.items():
         section, _, key = path.partition(".")
         if kept.get(section, {}).get(key, ...) == before:
             kept[section].pop(key)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.disk.files import atomic_write, hash_file, read_lines
 from experiments.disk.folders import tidy
 from experiments.disk.locks import holder
+from experiments.disk.outputs import UNFINISHED
 from experiments.stored import result as stored
 from experiments.stored.history import NAME as HISTORY
 from experiments.stored.result import NAME, PREDICTIONS, SCHEMA
@@ -54,7 +55,7 @@ class Result:
     status: str  # complete | diverged
     label: dict[str, str]
     seed: int
-    primary: dict[str, Any]  # metric, score, interval, examples
+    primary: dict[str, Any]  # metric, score, interval, examples, floor
     scores: dict[str, dict[str, float]]  # by split
     cost: dict[str, Any]
     telemetry: dict[str, float]
@@ -102,7 +103,6 @@ def title(label: Mapping[str, str], seed: int) -> str:
     return "/".join([*label.values(), f"s{seed}"])
 
 
-UNFINISHED = "UNFINISHED"
 # What a run that is over no longer needs; the mark is last, so that who finds it tidies again.
 LEFTOVERS = ("checkpoint.safetensors", "best-*.safetensors", UNFINISHED)
 

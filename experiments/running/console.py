@@ -1,46 +1,40 @@
 """The console output of a run: its progress and its result."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console as RichConsole
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from experiments.families.base import family_of
+from experiments.metrics.baseline import name_baseline
 from experiments.results.result import Result
 from experiments.running.job import PreparedRun
+from experiments.running.progress import Progress, describe_rate
+from experiments.running.remarks import remarks
 from experiments.stored.result import perplexities
+from experiments.stored.said import note, say
 from experiments.stored.shown import plain, visible
 from variants.summary import summary
 
 
 class Console:
-    """Progress while a run trains, where somebody watches."""
+    """Shows a run before and while it trains."""
 
     def __init__(self, job: PreparedRun, folder: Path) -> None:
         self.rich = RichConsole()
         self.job = job
         self.folder = folder
-        self.metric = f"train_{job.run.task.training_metric}"
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-        )
-        self.progress = Progress(*columns, console=self.rich, disable=not self.rich.is_terminal)
-        self.bar = self.progress.add_task("training", total=job.plan.total)
+        self.progress = Progress(job, self.rich)
 
     def __enter__(self) -> Self:
-        if self.rich.is_terminal:
-            self.announce()
+        self.announce()
         backbone = self.job.loaded.model.backbone
         if not family_of(backbone.config).packed:  # of an unknown model it is said what was found
             print("\n".join(map(visible, str(summary(backbone)).splitlines())))
-        self.progress.start()
+        self.progress.bar.start()
         return self
 
     def __exit__(
@@ -49,46 +43,53 @@ class Console:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.progress.stop()
+        self.progress.bar.stop()
 
     def announce(self) -> None:
-        """Say what runs, on what, and how to stop and go on."""
-        job = self.job
-        names = job.run.label
-        variant, task, model = (escape(visible(names[k])) for k in ("variant", "task", "model"))
-        self.rich.print(
-            f"[bold]{variant}[/] on [bold]{task}[/] with {model}, "
-            f"seed {job.run.seed}: {len(job.examples):,} of {len(job.data.train):,} examples, "
-            f"{job.plan.total:,} steps, {job.device}"
-        )
+        """Say what runs, on what, at which rate, and what is known to stand against it."""
+        for line in headline(self.job), self.job.run.model.doubt(self.job.run.data):
+            if line is not None:
+                say(line)
         if (self.folder / "checkpoint.safetensors").exists():
-            self.rich.print("Continuing from the last checkpoint.")
+            say("Continuing from the last checkpoint.")
 
-    def log(self, record: dict[str, float]) -> None:
-        """Show a record of the history."""
-        parts = [f"loss {record['loss']:.4f}"]
-        if self.metric in record:
-            parts.append(f"{self.metric.replace('_', ' ')} {record[self.metric]:.3f}")
-        self.progress.update(self.bar, completed=record["step"], description="  ".join(parts))
+
+def headline(job: PreparedRun) -> str:
+    """Method, task, model, sizes and rate of a run in one line."""
+    run, names = job.run, job.run.label
+    return (
+        f"{names['variant']} on {names['task']} with {names['model']}, seed {run.seed}: "
+        f"{len(job.examples):,} of {len(job.data.train):,} examples, {job.plan.total:,} steps, "
+        f"{job.device}, learning rate {describe_rate(run.variant.lr, run.model.lr_scale)}"
+    )
 
 
 def show(result: Result, given: list[str]) -> None:
     """Print what came out, and how to look at it; `given` are the texts one may ask it about."""
-    rich, folder, primary = RichConsole(), shown(result.folder), result.primary
+    rich, folder, doubts = RichConsole(), shown(result.folder), remarks(result.primary)
     if not rich.is_terminal:
-        title = f"{result.title}: {primary['metric']} {primary['score']:.4f} -> {folder}"
-        print(visible(title))
-        print("".join(f"{visible(text)}\n" for _, text in forgetting_rows(result)), end="")
+        for line in (outcome(result), *(text for _, text in forgetting_rows(result)), *doubts):
+            say(line)
         return
+    for line in (outcome(result), *doubts):
+        note(line)
     table = Table(show_header=False, title=plain(result.title), title_justify="left")
     for name, value in rows(result):
         table.add_row(plain(name), plain(value))
     rich.print(table)
-    lines = ["All results: python -m analysis.load outputs"]
+    lines = [*doubts, "All results: python -m analysis.load outputs"]
     if given:
         texts = " ".join(['"..."'] * len(given))
-        lines.insert(0, f"Ask it:      python -m experiments.predict {folder} --text {texts}")
+        lines.insert(-1, f"Ask it:      python -m experiments.predict {folder} --text {texts}")
     rich.print("\n".join(map(visible, lines)), highlight=False, markup=False, soft_wrap=True)
+
+
+def outcome(result: Result) -> str:
+    """The score of a run in one line."""
+    primary = result.primary
+    floor = "".join(f" ({name} {value})" for name, value in baseline_rows(primary))
+    score = f"{primary['metric']} {primary['score']:.4f}{floor}"
+    return f"{result.title}: {score} -> {shown(result.folder)}"
 
 
 def show_samples(samples: list[tuple[str, str, str]]) -> None:
@@ -105,6 +106,13 @@ def show_samples(samples: list[tuple[str, str, str]]) -> None:
 def shown(path: Path) -> Path:
     """A path as short as it can be said."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def baseline_rows(primary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The line on the baseline of a score, if the result knows it."""
+    if "floor" not in primary:
+        return []
+    return [(name_baseline(primary["metric"]), f"{primary['floor']:.4f}")]
 
 
 def forgetting_rows(result: Result) -> list[tuple[str, str]]:
@@ -127,6 +135,7 @@ def rows(result: Result) -> list[tuple[str, str]]:
             f"{primary['score']:.4f}   95 % interval {low:.4f} to {high:.4f}, "
             f"over {primary['examples']:,} examples",
         ),
+        *baseline_rows(primary),
         *(
             (f"{split} {metric}", f"{score:.4f}")
             for split, scores in result.scores.items()
@@ -137,6 +146,10 @@ def rows(result: Result) -> list[tuple[str, str]]:
             "trained parameters",
             f"{parameters['trained']:,} + {parameters['head']:,} in the head, "
             f"of {parameters['total']:,}",
+        ),
+        (
+            "learning rate",
+            describe_rate(result.config["variant"]["lr"], result.config["model"]["lr_scale"]),
         ),
         (
             "time",

@@ -2,7 +2,6 @@
 
 import math
 import sys
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from experiments.running import evaluation
 from experiments.running.checkpoints import Groups, Resumable
 from experiments.running.divergence import Diverged
 from experiments.running.job import PreparedRun
-from experiments.training.measure import Cost
+from experiments.training.measure import Cost, add_time
 from variants.base import Progress, copy_exactly
 
 BEST = "best-{}.safetensors"  # by step
@@ -42,10 +41,8 @@ class Epochs(Resumable):
         if not self.job.run.protocol.best_epoch or not ends(self.job, step):
             return
         world = self.job.batches.world
-        started, busy = time.perf_counter(), time.process_time()
-        failure = self.score(step) if world.first else None
-        self.cost.seconds += time.perf_counter() - started
-        self.cost.processor_seconds += time.process_time() - busy
+        with add_time(self.cost):
+            failure = self.score(step) if world.first else None
         if failure := world.share(failure):
             raise Diverged(failure)
 

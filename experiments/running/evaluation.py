@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from experiments.metrics.baseline import baseline_for
 from experiments.models.inference import Evaluated
 from experiments.tasks.base import Task
 
@@ -33,7 +34,10 @@ def scores(task: Task, evaluated: Mapping[str, Evaluated]) -> dict[str, dict[str
 
 
 def primary(task: Task, evaluated: Mapping[str, Evaluated]) -> dict[str, object]:
-    """The task's first metric over all labelled splits together, with its 95 % interval."""
+    """The task's first metric over all labelled splits together, with its 95 % interval.
+
+    `floor` is the score of its baseline.
+    """
     labels, outputs = together(evaluated)
     low, high = task.interval(labels, outputs, np.random.default_rng(RESAMPLES_SEED))
     return {
@@ -41,6 +45,7 @@ def primary(task: Task, evaluated: Mapping[str, Evaluated]) -> dict[str, object]
         "score": task.score(labels, outputs)[task.primary],
         "interval": [low, high],
         "examples": len(labels),
+        "floor": baseline_for(task.primary, labels).score,
     }
 
 

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from experiments.data.batches import Batch
 from experiments.disk.files import append_line, write_lines
+from experiments.running import validation
 from experiments.running.checkpoints import Groups, Resumable
 from experiments.running.job import PreparedRun
 from experiments.stored.history import NAME
 from experiments.training.loop import State
-from experiments.training.measure import Clock
+from experiments.training.measure import Clock, Cost, add_time
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class History(Resumable):
     job: PreparedRun
     folder: Path
     clock: Clock  # counts the tokens
+    scoring: Cost  # of what is measured on held-out rows
     listeners: list[Callable[[dict[str, float]], None]]  # told of every record
     records: list[dict[str, float]] = field(default_factory=list)
 
@@ -73,7 +75,7 @@ class History(Resumable):
         loss = float(torch.stack(self.losses).mean())
         record = {"step": step, "loss": loss, "gradient_norm": norm}
         if math.isfinite(loss) and math.isfinite(norm):
-            record |= self.details()
+            record |= self.details() | self.validate(step)
         self.records.append(record)
         if self.world.first:
             append_line(self.folder / NAME, record)
@@ -101,6 +103,17 @@ class History(Resumable):
             "lr": float(self.state.schedule.get_last_lr()[0]),
             **telemetry,
         }
+
+    def validate(self, step: int) -> dict[str, float]:
+        """Loss and metric on the rows held out of the train split, ten times a run."""
+        job, before = self.job, self.records[-1]["step"] if self.records else 0
+        due = validation.is_due(step, int(before), self.total)
+        if job.validation is None or not due or not self.world.first:
+            return {}
+        with add_time(self.scoring):
+            return validation.measure(
+                job.run.task, self.state.model, job.validation, job.run.limits.batch_size
+            )
 
     def stored(self) -> dict[str, Any]:
         return {"history": self.records}

@@ -22,6 +22,7 @@ from experiments.models.forgetting import prepare as measure_pretrained
 from experiments.models.model import Loaded
 from experiments.results.identity import identity
 from experiments.running import memory
+from experiments.running.validation import hold_out
 from experiments.settings.config import Run, describe
 from experiments.stored import kinds
 from experiments.training.loop import Train, TrainingPlan
@@ -46,6 +47,7 @@ class PreparedRun:
     products: str  # how matrices of float32 are multiplied, as torch names it
     threads: int
     held_out: HeldOut | None = None  # general text, where the first process measures forgetting
+    validation: Encoded | None = None  # rows held out of the train split, if any are
 
 
 def prepare_run(run: Run, data: Data) -> PreparedRun:
@@ -67,7 +69,9 @@ def prepare_run(run: Run, data: Data) -> PreparedRun:
     if loaded.model.engine.name == "packed" and device.type == "cpu":
         kernels.load(PRECISIONS[train.precision])  # and let no step wait for them
     run.task.check(loaded, data, run.limits)
-    chosen = subset(data.train, train.examples, run.seed if train.subset == "per_seed" else FIXED)
+    rest, held = hold_out(run.task, data.train, train.held_out)
+    validation = None if held is None else run.task.encode(loaded.tokenizer, held, train.max_length)
+    chosen = subset(rest, train.examples, run.seed if train.subset == "per_seed" else FIXED)
     examples = run.task.encode(loaded.tokenizer, chosen, train.max_length)
     if train.prefix_cache:
         if loaded.model.engine.name != "packed":
@@ -79,8 +83,9 @@ def prepare_run(run: Run, data: Data) -> PreparedRun:
     plan = TrainingPlan(train, run.variant.lr * run.model.lr_scale, total)
     rows = rows_hash(chosen)
     return PreparedRun(
-        run, device, data, loaded, examples, rows, batches, plan, products, threads, held_out
-    )
+        run, device, data, loaded, examples, rows, batches, plan, products, threads, held_out,
+        validation,
+    )  # fmt: skip
 
 
 def matmul_precision(train: Train, device: torch.device, loaded: Loaded) -> str:

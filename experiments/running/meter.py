@@ -20,7 +20,7 @@ class Meter(Resumable):
     phases: dict[str, Cost] = field(
         default_factory=lambda: {phase: Cost() for phase in ("prepare", "train", "evaluate")}
     )
-    scoring: Cost = field(default_factory=Cost)  # of the epochs
+    scoring: Cost = field(default_factory=Cost)  # of the epochs, and of held-out rows on the way
     earlier_peak: float = 0.0  # MiB, of the training before this process
 
     def __post_init__(self) -> None:

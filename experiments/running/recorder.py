@@ -1,6 +1,6 @@
 """Record a training run while it goes: the listeners that a run has, as one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from experiments.training.loop import State, TrainingListener
 class Recorder(TrainingListener):
     """Passes the events of training on to each of a run's listeners, in one order.
 
-    `key` is the run's fingerprint, and `listeners` are functions that take every record.
+    `key` is the run's fingerprint, `listeners` are functions that take every record, and `watchers`
+    hear of the events when all others have.
     """
 
     def __init__(
@@ -29,11 +30,12 @@ class Recorder(TrainingListener):
         folder: Path,
         key: dict[str, Any],
         listeners: list[Callable[[dict[str, float]], None]],
+        watchers: Sequence[TrainingListener] = (),
     ) -> None:
         self.job, self.folder, self.key = job, folder, key
         self.meter = Meter(job.device)
         self.epochs = Epochs(job, folder, self.meter.scoring)
-        self.history = History(job, folder, self.meter.clock, listeners)
+        self.history = History(job, folder, self.meter.clock, self.meter.scoring, listeners)
         resumable = [self.meter, self.epochs, self.history]
         self.checkpoints = Checkpoints(job, folder, key, resumable)
         self.parts: list[TrainingListener] = [
@@ -43,6 +45,7 @@ class Recorder(TrainingListener):
             self.history,
             Divergence(self.history, job.run.train.divergence_ratio),
             self.checkpoints,
+            *watchers,
         ]
 
     def resume(self, state: State) -> int:

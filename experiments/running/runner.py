@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from experiments.disk.locks import exclusive
+from experiments.disk.outputs import link_latest
 from experiments.machine.distributed import init_process_group
 from experiments.machine.processor import configure_products, multiplying
 from experiments.machine.randomness import derive_seed, seed_everything
@@ -61,7 +62,8 @@ def run_main_process(job: PreparedRun, out: Path, key: dict, origin: Origin) -> 
     """Prepare, train, evaluate, and write what came of it."""
     run = job.run
     with Console(job, out) as console, run.tracker.start(out, run.title, describe(run)) as tracked:
-        recorder = Recorder(job, out, key, listeners=[console.log, tracked.log])
+        progress = console.progress
+        recorder = Recorder(job, out, key, [progress.log, tracked.log], watchers=[progress])
         with configure_products(recorder.checkpoints.products, job.threads):
             prepare(job, recorder)
             failure = train(job, recorder)
@@ -76,6 +78,7 @@ def run_main_process(job: PreparedRun, out: Path, key: dict, origin: Origin) -> 
     job.batches.world.share(result)
     if failure:
         raise Diverged(f"{failure} It is recorded in {out / 'result.json'}.")
+    link_latest(out)
     show(result, run.task.given)
     for item in evaluated.values():
         show_samples(run.task.samples(item))

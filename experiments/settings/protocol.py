@@ -90,23 +90,30 @@ def train_only(source: Source) -> Source:
 def carve(
     train: Split, strata: np.ndarray, share: float, most: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows to train on and rows to select by, both in the order of the file.
+    """Rows to train on and rows to select by, both in the order of the file."""
+    share = min(share, most / len(train))
+    parts = divide(train, strata, share, numpy_generator(seed, "selection"))
+    if not all(map(len, parts)):
+        raise ValueError(
+            f"protocol.share={share:.3g} of {len(train)} rows leaves nothing on one side."
+        )
+    return parts
+
+
+def divide(
+    train: Split, strata: np.ndarray, share: float, generator: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows that stay, and about this share that is drawn, both in the order of the file.
 
     Every stratum gives its share; rows whose first text is the same stay on one side.
     """
-    share = min(share, most / len(train))
     groups = first_of_group(train)
-    generator = numpy_generator(seed, "selection")
     heads = np.unique(groups)
     drawn = [
         generator.permutation(members)[: round(share * len(members))]
         for members in (heads[strata[heads] == stratum] for stratum in np.unique(strata[heads]))
     ]
     chosen = np.isin(groups, np.concatenate(drawn))
-    if not chosen.any() or chosen.all():
-        raise ValueError(
-            f"protocol.share={share:.3g} of {len(train)} rows leaves nothing on one side."
-        )
     return np.flatnonzero(~chosen), np.flatnonzero(chosen)
 
 

@@ -50,23 +50,21 @@ class Tracker:
         if self.mode == "disabled":
             yield Tracked(None)
             return
-        if not can_write(cache_folder()):
-            for name in ("CONFIG", "CACHE", "DATA"):  # else it fails, or makes a folder named `~`
-                os.environ.setdefault(f"WANDB_{name}_DIR", str((folder / "wandb").absolute()))
         import wandb  # takes a moment, so only where it is used
 
         try:
-            run = wandb.init(
-                mode=self.mode,  # pyright: ignore[reportArgumentType] (checked above)
-                project=self.project,
-                entity=self.entity,
-                group=self.group,
-                tags=self.tags,
-                name=name,
-                dir=folder,
-                config=config,
-                settings=wandb.Settings(console="off", silent=True, init_timeout=30),
-            )
+            with own_folders(folder / "wandb"):
+                run = wandb.init(
+                    mode=self.mode,  # pyright: ignore[reportArgumentType] (checked above)
+                    project=self.project,
+                    entity=self.entity,
+                    group=self.group,
+                    tags=self.tags,
+                    name=name,
+                    dir=folder,
+                    config=config,
+                    settings=wandb.Settings(console="off", silent=True, init_timeout=30),
+                )
         except (wandb.Error, ValueError) as error:  # the second of its settings
             other = (
                 "offline keeps the run here" if self.mode == "online" else "disabled does without"
@@ -82,6 +80,27 @@ class Tracker:
             failed = 0
         finally:
             run.finish(exit_code=failed)
+
+
+@contextmanager
+def own_folders(folder: Path) -> Iterator[None]:
+    """Tell wandb where its files lie: in this folder if the user has no cache to write to.
+
+    Else it fails, or makes a folder named `~`. Its server, which the block starts, knows a cache by
+    the environment alone, and without one prints its log on the screen.
+    """
+    cache, name = cache_folder(), "XDG_CACHE_HOME"
+    if cache is None or not can_write(cache):
+        cache = folder.absolute()
+        for part in ("CONFIG", "CACHE", "DATA"):
+            os.environ.setdefault(f"WANDB_{part}_DIR", str(cache))
+    before = os.environ.get(name)
+    os.environ[name] = str(cache)
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        os.environ |= {} if before is None else {name: before}
 
 
 class Tracked:

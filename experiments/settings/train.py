@@ -43,12 +43,13 @@ class Train:
     precision: str  # fp32, or bf16: frozen matrices in bfloat16, what trains in float32
     prefix_cache: bool  # packed: states below the lowest trained block computed once, undropped
     divergence_ratio: float  # stop when the loss is this many times what it was at first
+    held_out: int | None = None  # rows kept out of training and measured ten times on the way
 
     def __post_init__(self) -> None:
         positive = ("epochs", "batch_size", "accumulate", "max_length", "divergence_ratio")
         check_positive("train", self, positive)
         check_not_negative("train", self, ("head_lr", "weight_decay"))
-        for name in ("examples", "clip"):
+        for name in ("examples", "clip", "held_out"):
             if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise ValueError(
                     f"train.{name} must be positive or null, got {getattr(self, name)}."

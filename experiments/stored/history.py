@@ -8,6 +8,7 @@ from experiments.disk.files import read_lines
 
 NAME = "history.jsonl"
 PUBLISHED = 60  # records of a published run
+HELD_OUT = "held_out_"  # begins the names of what was measured on rows held out of the train split
 Item = TypeVar("Item")
 
 
@@ -24,6 +25,16 @@ def read(folder: Path) -> list[dict[str, Any]]:
         if not isinstance(record.get("step"), int) or isinstance(record["step"], bool):
             raise ValueError(f"{path}: line {number} has no step.")
     return records
+
+
+def to_publish(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Some of the records, evenly spaced, and all with a measurement on held-out rows."""
+    kept = {record["step"] for record in thin(records, PUBLISHED)}
+    return [
+        record
+        for record in records
+        if record["step"] in kept or any(name.startswith(HELD_OUT) for name in record)
+    ]
 
 
 def thin(items: Sequence[Item], most: int) -> list[Item]:

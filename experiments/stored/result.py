@@ -16,7 +16,7 @@ from experiments.disk.files import (
 )
 from experiments.stored.kinds import KIND, TARGET, with_kinds
 from experiments.stored.places import mask_paths
-from experiments.stored.roles import keep_named, regroup
+from experiments.stored.roles import keep_named, regroup, with_later
 from experiments.stored.typed import check_finite, fit
 
 NAME = "result.json"
@@ -39,6 +39,7 @@ class Primary(TypedDict, total=False):
     score: float
     interval: tuple[float, float]
     examples: int
+    floor: float  # of the baseline; absent from results of earlier versions
 
 
 class Label(TypedDict):
@@ -234,6 +235,13 @@ def perplexities(forgetting: Mapping[str, Any] | None) -> tuple[float, float] | 
     return math.exp(before), math.exp(after)
 
 
+def effective_rate(config: Mapping[str, Any]) -> float | None:
+    """The learning rate that the optimizer runs at: `variant.lr` times the model's `lr_scale`."""
+    rate, scale = config["variant"].get("lr"), config["model"].get("lr_scale") or 1.0
+    known = isinstance(rate, int | float) and not isinstance(rate, bool)
+    return float(f"{rate * scale:.10g}") if known else None
+
+
 def check_score(content: dict[str, Any]) -> None:
     """Raise ValueError unless a run has seconds of phases, and a score if it came to its end."""
     if content["status"] == "complete":
@@ -256,9 +264,9 @@ def check_score(content: dict[str, Any]) -> None:
 def upgrade(content: dict[str, Any]) -> dict[str, Any]:
     """A result in the terms of the latest version: kinds for dotted paths, settings regrouped."""
     if content["schema"] == SCHEMA:
-        return {**ABSENT, **content}
+        return {**ABSENT, **content, "config": with_later(content["config"])}
     return {**ABSENT, **content} | {
-        "config": upgrade_config(content["config"]),
+        "config": with_later(upgrade_config(content["config"])),
         "fingerprint": upgrade_fingerprint(content["fingerprint"]),
     }
 

@@ -57,6 +57,9 @@ MOVED = {
     "study.begin": "study.start_from",
     "study.extend": "study.max_grid_extensions",
 }
+# Settings that are newer than some results, with the value that is how runs were before. With it
+# a run is what it was, under the same name.
+LATER = {"train.subset": "fixed", "train.held_out": None, "model.head": None}
 FORMER = {new: old for old, new in MOVED.items()}
 
 
@@ -112,6 +115,16 @@ def is_empty(section: str, node: Any) -> bool:
     return section in ("compute", "record") and not any(
         usual.get(key) != value for key, value in node.items()
     )
+
+
+def with_later(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config, as plain data, with the settings that are newer than it as they were before."""
+    found = dict(config)
+    for path, before in LATER.items():
+        section, _, key = path.partition(".")
+        if isinstance(node := found.get(section), Mapping):
+            found[section] = {key: before, **node}
+    return found
 
 
 def find_moved(config: Mapping[str, Any]) -> list[str]:

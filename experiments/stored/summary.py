@@ -30,6 +30,7 @@ class Row(TypedDict):
     scores: list[float]
     score: NotRequired[float | None]
     spread: NotRequired[float | None]
+    floor: NotRequired[float | None]
     trained: NotRequired[int | None]
     tuning_seconds: float
     seconds: float

@@ -10,7 +10,7 @@ from rich.table import Column, Table
 from experiments.stored.places import mask_path
 from experiments.stored.shown import fail, plain, visible
 from experiments.study import summary
-from experiments.study.command import restore_plan
+from experiments.study.command import report_command, restore_plan
 from experiments.study.plan import Plan
 from experiments.study.progress import STATUSES, count
 
@@ -69,7 +69,9 @@ def resume(plan: Plan, options: argparse.Namespace) -> int:
         plan.outcomes.clear()
     from experiments.study.conduct import conduct
 
-    return 0 if conduct(plan, options.backend) else 1
+    done = conduct(plan, options.backend)
+    print(f"As one page: {report_command(visible(plan.name))}")
+    return 0 if done else 1
 
 
 def list_failed(plan: Plan, options: argparse.Namespace) -> int:

@@ -91,10 +91,12 @@ def remarks(by_method: dict[str, Facts]) -> dict[str, list[str]]:
 def unequal(numbers: dict[str, int], tolerance: float) -> dict[str, list[str]]:
     """By method, whether it trains many more or fewer parameters than the method in the middle."""
     middle = median_low(numbers.values())
+    typical = next(method for method, number in numbers.items() if number == middle)
     found: dict[str, list[str]] = {method: [] for method in numbers}
     for method, number in numbers.items():
         ratio = max(number, middle) / max(1, min(number, middle))
         if ratio > tolerance:
             word = "more" if number > middle else "fewer"
-            found[method].append(f"{number:,} trained parameters, {ratio:.3g} times {word}")
+            beside = f"{ratio:.3g} times {word} than {typical} ({middle:,})"
+            found[method].append(f"{number:,} trained parameters, {beside}")
     return found

@@ -10,6 +10,7 @@ from hydra.conf import HydraConf
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+from experiments.disk.outputs import OUTPUTS
 from experiments.settings.commandline import tell_new_name
 from experiments.settings.compose import CONF
 from experiments.settings.scalars import literal, quote
@@ -19,7 +20,7 @@ from experiments.stored import kinds
 from experiments.stored import study as stored
 from experiments.stored.roles import find_moved, regroup
 from experiments.study.backends.base import Backend
-from experiments.study.design import OUTPUTS, STUDIES, Study
+from experiments.study.design import STUDIES, Study
 from experiments.study.plan import Plan
 from experiments.study.settings import parse_override
 
@@ -61,6 +62,11 @@ def begin(config: DictConfig, name: str, overrides: list[str], folders: Sequence
     if not conduct(plan, backend):
         raise ValueError(f"Some runs failed: python -m experiments.study failed {name}")
     return plan
+
+
+def report_command(name: str) -> str:
+    """The command that makes the report on a study."""
+    return f"python -m analysis.report {(OUTPUTS / STUDIES / name).as_posix()} --out report.html"
 
 
 def list_search_folders(config: HydraConf) -> list[str]:

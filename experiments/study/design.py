@@ -18,8 +18,7 @@ MOST = 100_000  # cells of a study: what is more is a slip of the keyboard
 # What Hydra reads as a text without quotes, whatever surrounds it.
 PROTOCOLS = ("clean", "paper")
 RATE = {"variant.lr": {"decades": 2.0, "points": 5}}
-OUTPUTS = Path("outputs")  # as conf/config.yaml has it
-STUDIES = Path("studies")  # below it
+STUDIES = Path("studies")  # below the folder of all runs
 
 
 @dataclass(frozen=True, kw_only=True)

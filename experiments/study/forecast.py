@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -21,7 +22,7 @@ from experiments.training.loop import Stepper, TrainingListener
 
 STEPS = 3  # timed; one before them sets things up
 ROWS = 64  # evaluated
-START = 3.0  # seconds to begin and to end a run: reading, loading, writing
+START = 2.0  # seconds to begin and to end a run beside reading data and model
 PREDICTION = 24  # bytes of a row of predictions, beside its outputs
 TRACKED = 100_000  # bytes of the tracker's own files
 
@@ -39,10 +40,9 @@ class Forecast:
 def forecast(plan: Plan, backend: Backend) -> None:
     """Print cells, time and disk; trains a few steps, and evaluates a few rows as a trial does."""
     rich = Console()
-    counts = list_expected(plan)
-    known = [
-        (arm, estimate(plan, arm, runs)) for arm, runs in track(counts, "trying", console=rich)
-    ]
+    workers = backend.workers()
+    counts = track(list_expected(plan), "trying", console=rich)
+    known = [(arm, estimate(plan, arm, runs, workers.threads)) for arm, runs in counts]
     table = Table("protocol", "task", "method", "runs", "steps", "s a run", "MiB a run")
     for arm, item in known:
         table.add_row(
@@ -51,10 +51,10 @@ def forecast(plan: Plan, backend: Backend) -> None:
         )  # fmt: skip
     rich.print(table)
     seconds = sum(item.runs * item.seconds for _, item in known)
-    slots = backend.workers().slots
     rich.print(
         f"{sum(item.runs for _, item in known)} runs; about "
-        f"{timedelta(seconds=round(seconds / slots))} with {slots} at once; "
+        f"{timedelta(seconds=round(seconds / workers.slots))} with {workers.slots} at once, "
+        "if nothing else runs here; "
         f"{sum(item.runs * item.bytes for _, item in known) / 2**20:,.0f} MiB.",
         highlight=False,
     )
@@ -79,36 +79,64 @@ def list_expected(plan: Plan) -> list[tuple[Arm, int]]:
     return found
 
 
-def estimate(plan: Plan, arm: Arm, runs: int) -> Forecast:
-    """Estimate one arm; its time does not depend on the adapter that its runs begin with."""
+def estimate(plan: Plan, arm: Arm, runs: int, threads: int | None) -> Forecast:
+    """Estimate one arm, whose cells have so many threads each.
+
+    Its time does not depend on the adapter that its runs begin with.
+    """
     config = arm.changed((*plan.first_trials([arm])[arm.method][0].cells[0].settings, "start=null"))
     run = replace(read(config), forgetting=None)
+    stopwatch = Stopwatch(run.compute.pick_device(), 1)
     job = prepare_run(run, run.protocol.load(run.task, run.data))
+    seconds = START + stopwatch.read()
+    own = min(job.threads, threads or job.threads)
     with (
-        configure_products(job.products, job.threads),
+        configure_products(job.products, own),
         multiplying(job.device, run.train.precision),
     ):
-        seconds = job.plan.total * step_seconds(job) + evaluation_seconds(job)
-    return Forecast(runs=runs, steps=job.plan.total, seconds=START + seconds, bytes=run_bytes(job))
+        seconds += job.plan.total * step_seconds(job, own) + evaluation_seconds(job, own)
+    return Forecast(runs=runs, steps=job.plan.total, seconds=seconds, bytes=run_bytes(job))
 
 
-def step_seconds(job: PreparedRun) -> float:
+@dataclass
+class Stopwatch:
+    """Seconds since it was made: on a processor those it was busy, by thread, whoever else is."""
+
+    device: torch.device
+    threads: int
+
+    def __post_init__(self) -> None:
+        self.began = self.now()
+
+    def now(self) -> float:
+        """The time on the clock of the device."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+            return time.perf_counter()
+        return time.process_time() / self.threads
+
+    def read(self) -> float:
+        """The seconds so far."""
+        return self.now() - self.began
+
+
+def step_seconds(job: PreparedRun, threads: int) -> float:
     """The time of one step."""
     stepper = Stepper(job.loaded.model, job.run.variant, job.batches, job.plan)
     stepper.step(1, TrainingListener())
-    began = time.perf_counter()
+    stopwatch = Stopwatch(job.device, threads)
     for number in range(2, STEPS + 2):
         stepper.step(number, TrainingListener())
-    return (time.perf_counter() - began) / STEPS
+    return stopwatch.read() / STEPS
 
 
-def evaluation_seconds(job: PreparedRun) -> float:
+def evaluation_seconds(job: PreparedRun, threads: int) -> float:
     """The time of the evaluation, from a few rows of the split that settings are chosen by."""
     split = next(iter(job.data.score.values()))
     rows = np.arange(min(ROWS, len(split)))
-    began = time.perf_counter()
+    stopwatch = Stopwatch(job.device, threads)
     job.run.task.evaluate(job.loaded, split.take(rows), job.run.limits)
-    return (time.perf_counter() - began) * len(split) / len(rows)
+    return stopwatch.read() * len(split) / len(rows)
 
 
 def run_bytes(job: PreparedRun) -> float:

@@ -1,4 +1,7 @@
-"""The console output of a running study."""
+"""The console output of a running study.
+
+What is printed beside the live picture goes into the log of the study as well.
+"""
 
 import time
 from contextlib import AbstractContextManager, nullcontext
@@ -10,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from experiments.stored.said import EVERY, note, say
 from experiments.stored.shown import plain
 from experiments.study.cells import Cell, Outcome, steps
 from experiments.study.plan import Plan
@@ -18,12 +22,13 @@ STATUSES = ("complete", "diverged", "failed", "running", "interrupted", "waiting
 
 
 class Progress:
-    """A live picture where somebody watches, else a line for every cell that ends."""
+    """A live picture on a terminal; else a line for every cell that ends, and one now and then."""
 
     def __init__(self) -> None:
         self.rich = Console()
         self.live = Live(console=self.rich, auto_refresh=False, transient=True)
         self.began = time.monotonic()
+        self.due = self.began  # when the next line on the whole study is
         self.settled_before: int | None = None
         self.doubted: set[Cell] = set()  # whose process may be gone
 
@@ -36,6 +41,7 @@ class Progress:
         what = f"{outcome.score:.4f}" if outcome.score is not None else outcome.reason or ""
         said = plain(f"{outcome.status:11} {cell.title}  {remark or what}")
         self.rich.print(said, highlight=False, soft_wrap=True)
+        note(said.plain)
 
     def show(self, plan: Plan) -> None:
         """Draw the picture anew."""
@@ -47,18 +53,17 @@ class Progress:
             if known.status == "running" and known.reason and cell not in self.doubted:
                 self.doubted.add(cell)
                 self.tell(cell, known, None)
+        told = self.sentence(counts, settled, plan.expected())
         if self.rich.is_terminal:
-            self.live.update(self.picture(plan, counts, settled), refresh=True)
+            self.live.update(picture(plan, told, settled), refresh=True)
+        if time.monotonic() >= self.due:
+            self.due = time.monotonic() + EVERY
+            note(told) if self.rich.is_terminal else say(told)
 
-    def picture(self, plan: Plan, counts: dict[str, int], settled: int) -> Group:
-        """How many cells are where, and what the running ones do."""
-        total = plan.expected()
-        line = "  ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
-        running = [cell for cell, known in plan.outcomes.items() if known.status == "running"]
-        bar = Table.grid()
-        bar.add_row(ProgressBar(total=total, completed=settled, width=60))
-        told = Text(f"{settled} of {total} cells: {line}; {self.left(settled, total)}")
-        return Group(bar, told, doing(running))
+    def sentence(self, counts: dict[str, int], settled: int, total: int) -> str:
+        """How many runs are over, how many have each status, and the time left."""
+        parts = "  ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
+        return f"{settled} of {total} runs: {parts}; {self.left(settled, total)}"
 
     def left(self, settled: int, total: int) -> str:
         """The time left, from the cells that have ended since the start."""
@@ -67,6 +72,14 @@ class Progress:
             return "time left not known yet"
         seconds = (time.monotonic() - self.began) / done * (total - settled)
         return f"about {timedelta(seconds=round(seconds))} left"
+
+
+def picture(plan: Plan, told: str, settled: int) -> Group:
+    """A bar, a sentence on the whole study, and what the running cells do."""
+    running = [cell for cell, known in plan.outcomes.items() if known.status == "running"]
+    bar = Table.grid()
+    bar.add_row(ProgressBar(total=plan.expected(), completed=settled, width=60))
+    return Group(bar, Text(told), doing(running))
 
 
 def count(plan: Plan) -> dict[str, int]:

@@ -12,12 +12,13 @@ from typing import Any
 import pandas as pd
 
 from experiments.disk.files import CHECKSUM, read_object, write_lines, write_record
+from experiments.disk.outputs import OUTPUTS
 from experiments.results.result import write_predictions
 from experiments.stored import history, study, summary
 from experiments.stored import result as stored
 from experiments.stored.places import mask_paths, paths_in, without_release
 from experiments.study.cells import FAILURE, Cell
-from experiments.study.design import OUTPUTS, STUDIES
+from experiments.study.design import STUDIES
 from experiments.study.plan import Plan
 
 RESULTS = Path("results")
@@ -48,7 +49,7 @@ def publish_cell(cell: Cell, place: Path) -> set[str]:
         return found
     content = stored.read(cell.folder / stored.NAME)
     if records := history.read(cell.folder):
-        write_lines(place / history.NAME, history.thin(records, history.PUBLISHED))
+        write_lines(place / history.NAME, history.to_publish(records))
     files = {}
     if path.exists():
         frame = stored.read_predictions(path, content["files"].get(stored.PREDICTIONS))

@@ -9,13 +9,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Column, Table
 
+from experiments.disk.outputs import OUTPUTS
 from experiments.results.result import Result, read_result
 from experiments.stored import summary as stored
 from experiments.stored.shown import plain as shown
 from experiments.study import audit
 from experiments.study.arms import Arm
 from experiments.study.cells import Cell, Trial, short
-from experiments.study.design import OUTPUTS, STUDIES
+from experiments.study.design import STUDIES
 from experiments.study.plan import Group, Plan, best, edge
 
 CONFIDENCE = 0.95
@@ -43,6 +44,7 @@ class Row:
     scores: list[float] = field(default_factory=list)  # one for each of the seeds
     score: float | None = None  # what the protocol reports of them
     spread: float | None = None  # their standard deviation
+    floor: float | None = None  # of the metric's baseline
     trained: int | None = None  # parameters
     tuning_seconds: float = 0.0
     seconds: float = 0.0  # of the runs that are reported
@@ -131,6 +133,7 @@ class Summary:
             row.scores = [run.primary["score"] for run in runs]
             row.score = aggregate_scores(arm.protocol, row.scores)
             row.spread = stdev(row.scores) if len(row.scores) > 1 else None
+            row.floor = runs[0].primary.get("floor")  # earlier versions have none
             row.trained = runs[0].cost["parameters"]["trained"]
         return row
 
@@ -262,7 +265,7 @@ def curves(rows: list[Row]) -> Table:
 
 
 def scores(rows: list[Row]) -> Table:
-    """Tabulate the scores of every method at its chosen settings."""
+    """Tabulate the scores of every method at its chosen settings, and their baseline."""
     metric = next((row.metric for row in rows if row.metric), "score")
     table = plain("method", "own → tuned", metric, "seeds", "trained", "tuning + runs")
     for row in rows:
@@ -275,6 +278,9 @@ def scores(rows: list[Row]) -> Table:
             "-" if row.trained is None else f"{row.trained:,}",
             f"{row.tuning_seconds:,.0f} + {row.seconds:,.0f} s",
         )
+    floor = next((row.floor for row in rows if row.floor is not None), None)
+    if floor is not None:
+        table.add_row("baseline", "", number(floor))
     return table
 
 

@@ -49,6 +49,15 @@ def measure(device: torch.device, cost: Cost) -> Iterator[None]:
         cost.peak_mib = peak(device, cost)
 
 
+@contextmanager
+def add_time(cost: Cost) -> Iterator[None]:
+    """Add the seconds of the block to a cost."""
+    started, busy = time.perf_counter(), time.process_time()
+    yield
+    cost.seconds += time.perf_counter() - started
+    cost.processor_seconds += time.process_time() - busy
+
+
 def peak(device: torch.device, cost: Cost) -> float | None:
     """The peak so far of the phase that is measured; None if it cannot be."""
     return None if cost.peak_mib is None else read_peak(device)

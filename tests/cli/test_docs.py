@@ -1,6 +1,8 @@
 """README and the pages in docs/: what they list is there, and what they point to."""
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -27,3 +29,12 @@ def test_what_a_page_points_to_is_there(page: Path) -> None:
     for target, _ in LINK.findall(text):
         if "://" not in target:
             assert (page.parent / target).exists(), target
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="There is no make here.")
+def test_make_alone_says_what_there_is_and_starts_nothing() -> None:
+    said = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert said.startswith("make  ") and "make run ARGS=" in said and "pytest" not in said
+    assert said == subprocess.run(
+        ["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout  # fmt: skip

@@ -203,12 +203,16 @@ def test_wandb_keeps_its_files_in_the_run_where_there_is_no_home(
         monkeypatch.setenv(name, "")  # so that it is put back
         monkeypatch.delenv(name)
 
-    def init(**_: object) -> None:
-        seen.update({name: os.environ[name] for name in names})
+    def init(**given: object) -> None:
+        assert given["name"] == "title"
+        # Its server asks for the cache when it starts, and prints its log without one.
+        seen.update({name: os.environ[name] for name in (*names, "XDG_CACHE_HOME")})
         raise KeyboardInterrupt
 
     monkeypatch.setattr(wandb, "init", init)
     tracker = Tracker(mode="offline", project="p", entity=None, group=None, tags=[])
-    with pytest.raises(KeyboardInterrupt), tracker.start(tmp_path, "name", {}):
+    before = os.environ.get("XDG_CACHE_HOME")
+    with pytest.raises(KeyboardInterrupt), tracker.start(tmp_path, "title", {}):
         pass
+    assert os.environ.get("XDG_CACHE_HOME") == before
     assert set(seen.values()) == {str(tmp_path / "wandb")}

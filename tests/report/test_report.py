@@ -277,7 +277,7 @@ def test_runs_that_were_not_treated_alike_are_remarked_upon(tmp_path: Path) -> N
         "dora: package numpy 1.0 (others 2.4.6)",
         "dora: targets dense, query, value (others query, value)",
         "dora: scale 0.125 (others 1.0)",
-        "dora: 1,000,000 trained parameters, 13.6 times more",
+        "dora: 1,000,000 trained parameters, 13.6 times more than lora (73,728)",
     ]
     assert one.lost[0] == LOST.format("lora", "1 of 4")
 

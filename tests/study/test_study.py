@@ -533,8 +533,8 @@ def test_what_differs_from_the_others_is_remarked_on_its_row() -> None:
 def test_sizes_outside_the_tolerance_are_remarked_on() -> None:
     found = audit.unequal({"a": 100, "b": 110, "c": 1000, "d": 10, "e": 105}, 2.0)
     assert found["a"] == found["b"] == found["e"] == []
-    assert found["c"] == ["1,000 trained parameters, 9.52 times more"]
-    assert found["d"] == ["10 trained parameters, 10.5 times fewer"]
+    assert found["c"] == ["1,000 trained parameters, 9.52 times more than e (105)"]
+    assert found["d"] == ["10 trained parameters, 10.5 times fewer than e (105)"]
 
 
 def test_the_scale_counts_the_root_of_the_rank_where_it_is_so() -> None:

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 ROOMS = ("run", "experiments", "variants", "analysis", "tests")
 # What a room may import of the project; a name stands for itself and for all that lies in it.
 ALLOWED: dict[str, tuple[str, ...]] = {
-    "run": ("experiments",),
+    "run": ("experiments", "analysis.report.verdict"),
     "experiments": ("experiments", "variants.base", "variants.summary"),
     "variants": ("variants",),
     "analysis": ("analysis", "experiments.disk.files", "experiments.stored", "experiments.metrics"),

@@ -33,6 +33,11 @@ class Workers(ABC, Generic[W]):
     """The processes of one study, each of which carries out one cell."""
 
     @property
+    def threads(self) -> int | None:
+        """How many threads a cell has on this machine's processor; None if it runs elsewhere."""
+        return None
+
+    @property
     @abstractmethod
     def slots(self) -> int:
         """How many cells it carries out at once."""

@@ -68,7 +68,7 @@ class Processes(Workers[W]):
         gpus = torch.cuda.device_count()
         cores = joblib.cpu_count()
         self.number = self.settings.max_parallel or gpus * self.settings.per_gpu or cores
-        self.threads = max(1, cores // self.number)
+        self.own_threads = max(1, cores // self.number)
         self.gpus = gpus
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(sources())
@@ -76,6 +76,10 @@ class Processes(Workers[W]):
     @property
     def slots(self) -> int:
         return self.number
+
+    @property
+    def threads(self) -> int:
+        return self.own_threads
 
     @property
     def running(self) -> set[W]:
@@ -89,7 +93,7 @@ class Processes(Workers[W]):
     def start(self, cell: W) -> None:
         slot = self.free[0]
         gpu = slot % self.gpus if self.gpus else None
-        limits = CellLimits(self.threads, gpu, self.settings.memory)
+        limits = CellLimits(self.own_threads, gpu, self.settings.memory)
         # The process that all are forked from may stand elsewhere.
         args = (cell.overrides, Path.cwd(), cell.folder, limits)
         process = self.context.Process(target=run_cell, args=args)
