@@ -16,6 +16,10 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 import experiments.results.identity  # noqa: F401 (the resolver that names a run's folder)
+from experiments.disk.folders import keep_command
+from experiments.machine.distributed import ALONE, read_world, shutdown
+from experiments.results.result import Diverged, Origin, Result
+from experiments.running.finished import find_finished, show_finished
 from experiments.settings.commandline import add_overrides, sentence, with_new_names
 from experiments.settings.scalars import as_written
 
@@ -30,40 +34,54 @@ ONE_LINE = (CompactHydraException, OSError, YAMLError, UnicodeDecodeError, Memor
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(cfg: DictConfig) -> float:
     """Run one cell and return its primary score, which is what a sweeper sees."""
-    # Here and not above, so that --help and a mistyped name answer at once.
-    from experiments.disk.folders import keep_command
-    from experiments.machine.distributed import ALONE, read_world, shutdown
-    from experiments.results.result import Origin
-    from experiments.running.divergence import Diverged
-    from experiments.running.runner import execute
-    from experiments.settings.config import read
-
     hydra_config = HydraConfig.get()
     if hydra_config.job.chdir:  # paths are told from where the command was typed all the same
         os.chdir(hydra_config.runtime.cwd)
     out = Path(hydra_config.runtime.output_dir)
     # As typed: a reference in an override is not resolved.
     overrides = cast(list[str], OmegaConf.to_container(hydra_config.overrides.task, resolve=False))
+    # Imports are where they are needed, so that --help, a mistake and a run that is over answer at
+    # once: torch takes seconds.
     try:
-        if read_world() != ALONE and (hydra_config.mode == RunMode.MULTIRUN or "study" in cfg):
+        world = read_world()
+        if world != ALONE and (hydra_config.mode == RunMode.MULTIRUN or "study" in cfg):
             raise ValueError("Several processes carry out one run; start each of a multirun alone.")
         if "study" in cfg:
-            from experiments.study.command import begin, list_search_folders
-
-            name = hydra_config.runtime.choices["study"]
-            with keep_command(out, cfg), user_environment():
-                begin(cfg, name, overrides, list_search_folders(hydra_config))
+            start_study(cfg, out, overrides)
             return 0.0
-        run = read(cfg)
-        origin = Origin(dict(hydra_config.runtime.choices), overrides)
-        first = read_world().first and not (out / "result.json").exists()
-        with keep_command(out, cfg) if first else nullcontext():
-            result = execute(run, out, origin)
+        if (result := find_finished(cfg, out)) is not None:
+            show_finished(result)
+        else:
+            result = carry_out(cfg, out, overrides)
     except (ValueError, OSError, Diverged) as error:
         # Hydra prints this kind as one line; HYDRA_FULL_ERROR=1 shows where it came from.
         raise CompactHydraException(sentence(error)) from error
-    shutdown()
     return result.primary["score"]
+
+
+def start_study(cfg: DictConfig, out: Path, overrides: list[str]) -> None:
+    """Carry out the study that a config describes."""
+    from experiments.study.command import begin, list_search_folders
+
+    hydra_config = HydraConfig.get()
+    name = hydra_config.runtime.choices["study"]
+    with keep_command(out, cfg), user_environment():
+        begin(cfg, name, overrides, list_search_folders(hydra_config))
+
+
+def carry_out(cfg: DictConfig, out: Path, overrides: list[str]) -> Result:
+    """Carry out the run that a config describes."""
+    from experiments.settings.config import read
+
+    run = read(cfg)
+    from experiments.running.runner import execute  # which imports far more
+
+    origin = Origin(dict(HydraConfig.get().runtime.choices), overrides)
+    first = read_world().first and not (out / "result.json").exists()
+    with keep_command(out, cfg) if first else nullcontext():
+        result = execute(run, out, origin)
+    shutdown()
+    return result
 
 
 @contextmanager

@@ -40,7 +40,7 @@ def check(section: str, node: DictConfig) -> dict[str, Any] | None:
     with naming(section):
         # The words for many layers are known where torch is; `build` refuses any other.
         filled = fill(section, node, cls, lambda text: True)
-        values = cast(dict[str, Any], OmegaConf.to_container(filled, throw_on_missing=True))
+        values = asdict(cast(Any, OmegaConf.to_object(filled)))
     check_finite(section, values)
     return {TARGET: kinds.current_path(target), **values}
 

@@ -6,17 +6,18 @@ Wang et al., 2018, arXiv:1804.07461, Table 1 for GLUE's tasks and metrics.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.special import softmax
 
 from experiments.data.sources import Source
 from experiments.data.splits import Data, Limits, Split
 from experiments.data.tables import HubFiles, Part, Table, check_unicode, near
 from experiments.metrics.base import LabelMetric, find_label_metric, names_of
-from experiments.models.model import Loaded
 from experiments.tasks.labelled import LabelledTask
+
+if TYPE_CHECKING:  # settings do not wait for torch
+    from experiments.models.model import Loaded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,9 +112,11 @@ class TextTask(LabelledTask):
         return self.text
 
     def answers(
-        self, loaded: Loaded, texts: list[tuple[str, ...]], limits: Limits
+        self, loaded: "Loaded", texts: list[tuple[str, ...]], limits: Limits
     ) -> Mapping[str, Any]:
         """A score, or a class with the probability of each."""
+        from scipy.special import softmax
+
         split = Split(np.arange(len(texts)), texts, None, "given", "")
         outputs = self.evaluate(loaded, split, limits).outputs
         predictions = self.predict(outputs)

@@ -19,9 +19,8 @@ import pytest
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
-from experiments.results.result import read_result
+from experiments.results.result import Diverged, read_result
 from experiments.running.checkpoints import Checkpoints
-from experiments.running.divergence import Diverged
 from experiments.running.runner import execute
 from experiments.settings.compose import compose_config
 from experiments.settings.config import read

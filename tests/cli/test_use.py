@@ -30,8 +30,7 @@ from experiments import predict as predict_command
 from experiments.adapters.saved import restore
 from experiments.api import run as run_from_python
 from experiments.predict import predict
-from experiments.results.result import Origin, read_result
-from experiments.running.divergence import Diverged
+from experiments.results.result import Diverged, Origin, read_result
 from experiments.running.runner import execute
 from experiments.settings.compose import compose_config
 from experiments.settings.config import Run, read

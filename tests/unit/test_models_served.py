@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from served_hub import commit, served
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from experiments.models.loading import weight_files
+from experiments.models.files import weight_files
 from experiments.stored.result import hash_file
 
 pytestmark = pytest.mark.thorough
