@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -84,6 +86,35 @@ def test_the_command_answers_for_a_text_and_for_a_file(
     answers = pd.read_csv(tmp_path / "answers.csv")
     assert list(answers["sentence"]) == ["the film was good", "the film was bad"]
     assert set(answers["prediction"]) <= {"negative", "positive"}
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".json", ".parquet"])
+def test_answers_stand_beside_all_columns_of_the_file(suffix: str, tmp_path: Path) -> None:
+    rows = pd.DataFrame(
+        {"id": ["007", "b"], "prediction": ["x", "y"], "sentence": ["good", "bad"], "label": [1, 0]}
+    )
+    path = tmp_path / f"texts{suffix}"
+    if suffix == ".parquet":
+        rows.to_parquet(path)
+    elif suffix.startswith(".json"):
+        rows.to_json(path, orient="records", lines=suffix == ".jsonl")
+    else:
+        rows.to_csv(path, index=False, sep="\t" if suffix == ".tsv" else ",")
+    task = read(compose_config("task=sst2")).task
+    given = predict_command.read_file(task, path)
+    trained: Any = SimpleNamespace(run=SimpleNamespace(task=task))
+
+    def told(trained: object, texts: list[tuple[str, ...]]) -> pd.DataFrame:
+        assert texts == [("good",), ("bad",)]
+        return pd.DataFrame({"prediction": ["positive", "negative"]})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(predict_command, "predict", told)
+        answers = predict_command.answer(trained, given)
+    columns = ["id", "prediction in file", "sentence", "label", "prediction"]
+    assert list(answers.columns) == columns
+    assert list(answers["id"]) == ["007", "b"] and list(answers["label"].astype(int)) == [1, 0]
+    assert list(answers["prediction"]) == ["positive", "negative"]
 
 
 @pytest.mark.parametrize("path", ["models/base", "base", "./base", "models/../base"])
