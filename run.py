@@ -20,7 +20,14 @@ from experiments.disk.folders import keep_command
 from experiments.machine.distributed import ALONE, read_world, shutdown
 from experiments.results.result import Diverged, Origin, Result
 from experiments.running.finished import find_finished, show_finished
-from experiments.settings.commandline import add_overrides, sentence, with_new_names
+from experiments.settings.commandline import (
+    add_overrides,
+    list_overrides,
+    sentence,
+    with_new_names,
+)
+from experiments.settings.compose import compose_plain
+from experiments.settings.mistakes import explain
 from experiments.settings.scalars import as_written
 
 # A further process of one run leaves the folder, the log and the screen to the first.
@@ -119,6 +126,9 @@ def run_command() -> int:
     except ONE_LINE as error:
         if asked == "1":
             raise
+        if text := explain(error, list_overrides(), compose_plain):
+            print(text, file=sys.stderr)
+            return 1
         # The text may be of a file that others wrote; line breaks in it are Hydra's own.
         print("\n".join(map(visible, sentence(error).splitlines())), file=sys.stderr)
         if isinstance(error.__cause__, OmegaConfBaseException):

@@ -47,6 +47,13 @@ def tell_new_name(key: str) -> None:
     print(f"{key} is called {MOVED[key]} now; the former name still works.", file=sys.stderr)
 
 
+def list_overrides() -> list[str]:
+    """The overrides on the command line."""
+    return [
+        text for text in sys.argv[1:] if not text.startswith("-") and ("=" in text or text[0] == "~")
+    ]
+
+
 def add_overrides(overrides: list[str]) -> None:
     """Put overrides before those on the command line; Hydra wants them in a row."""
     given = (i for i, a in enumerate(sys.argv) if i and "=" in a and not a.startswith("-"))
