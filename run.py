@@ -33,6 +33,7 @@ from experiments.settings.scalars import as_written
 # A further process of one run leaves the folder, the log and the screen to the first.
 SILENT = ["hydra/job_logging=none", "hydra/hydra_logging=none"]
 FULL_ERROR = "HYDRA_FULL_ERROR"
+HELP = {"--help", "-h"}
 ASKED = os.environ.get(FULL_ERROR)  # by the user; this process sets it for Hydra
 # What a person can mend.
 ONE_LINE = (CompactHydraException, OSError, YAMLError, UnicodeDecodeError, MemoryError)
@@ -59,7 +60,7 @@ def main(cfg: DictConfig) -> float:
         if (result := find_finished(cfg, out)) is not None:
             show_finished(result)
         else:
-            result = carry_out(cfg, out, overrides)
+            result = execute_run(cfg, out, overrides)
     except (ValueError, OSError, Diverged) as error:
         # Hydra prints this kind as one line; HYDRA_FULL_ERROR=1 shows where it came from.
         raise CompactHydraException(sentence(error)) from error
@@ -76,7 +77,7 @@ def start_study(cfg: DictConfig, out: Path, overrides: list[str]) -> None:
         begin(cfg, name, overrides, list_search_folders(hydra_config))
 
 
-def carry_out(cfg: DictConfig, out: Path, overrides: list[str]) -> Result:
+def execute_run(cfg: DictConfig, out: Path, overrides: list[str]) -> Result:
     """Carry out the run that a config describes."""
     from experiments.settings.config import read
 
@@ -118,6 +119,11 @@ def run_command() -> int:
     # Hydra hands every error on then. By itself it prints a traceback of a full disk, for one.
     os.environ[FULL_ERROR] = "1"
     try:
+        if HELP & set(sys.argv):
+            from experiments.explain.help import show_help
+
+            show_help(list_overrides())
+            return 0
         with as_written():
             main()
     except KeyboardInterrupt:

@@ -22,7 +22,7 @@ READS = ("first", "last", "mean")  # what a head sees: one token's state, or the
 class Pretrained:
     """Where a backbone comes from and what is known of it."""
 
-    name: str
+    name: str  # under which results are listed
     path: str  # a folder, or a hub id
     package: str | None  # MODULE/FOLDER of an installed package with the weights, or a GGUF file
     revision: str | None  # of the hub id

@@ -20,6 +20,7 @@ BESIDE = (
     "experiments/study", "experiments/mini", "experiments/running/console.py",
     "experiments/settings/tracking.py", "experiments/settings/commandline.py",
     "experiments/disk/userfolders.py", "experiments/running/memory.py", "variants/hf.py",
+    "experiments/explain", "experiments/list.py", "experiments/settings/mistakes.py",
 )  # fmt: skip
 Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 

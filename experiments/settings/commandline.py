@@ -4,9 +4,12 @@ import errno
 import sys
 from collections.abc import Iterable
 from functools import cache
+from os.path import abspath
 
+from hydra._internal.utils import get_args_parser
 from yaml import YAMLError
 
+from experiments.settings.scalars import quote
 from experiments.stored.roles import MOVED, rename_override
 
 CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -48,10 +51,11 @@ def tell_new_name(key: str) -> None:
 
 
 def list_overrides() -> list[str]:
-    """The overrides on the command line."""
-    return [
-        text for text in sys.argv[1:] if not text.startswith("-") and ("=" in text or text[0] == "~")
-    ]
+    """The overrides on the command line, and the folder of settings that it adds, as one."""
+    known, _ = get_args_parser().parse_known_args(sys.argv[1:])
+    if known.config_dir is None:
+        return known.overrides
+    return [*known.overrides, f"hydra.searchpath=[{quote(f'file://{abspath(known.config_dir)}')}]"]
 
 
 def add_overrides(overrides: list[str]) -> None:

@@ -40,7 +40,7 @@ class Run:
     record: Record
     tracker: Tracker
     protocol: Protocol
-    seed: int
+    seed: int  # of the head, the order of examples, the adapter and dropout
     start: str | None = None  # folder of a finished run, whose adapter this one begins with
     paper: str | None = None  # the published setting this is, where it is one
     forgetting: Forgetting | None = None  # the general text that is measured before and after

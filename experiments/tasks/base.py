@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # settings do not wait for torch
 class Task(ABC):
     """One task as immutable settings; what it reads comes from the source it is given."""
 
-    name: str
+    name: str  # under which results are listed
     version: int  # raised when a change moves scores; stored with every result
     names: list[str]  # classes, for people; empty where there are none
 

@@ -43,8 +43,8 @@ class ContinuedTask(Task):
     hub: HubFiles | None  # null: the task is only local
     label_smoothing: float  # in the loss that is trained on, and in no loss that is reported
     metrics: list[str]  # the primary one first
-    score_on: list[str]
-    decoding: Decoding
+    score_on: list[str]  # splits that are scored
+    decoding: Decoding  # how texts are generated
 
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing < 1:

@@ -28,7 +28,7 @@ class TextTask(LabelledTask):
     header: dict[str, list[str]] | None  # split -> column names, where its file has no header line
     hub: HubFiles | None  # null: the task is only local
     text: list[str]  # one or two columns
-    label: str
+    label: str  # column with the label
     labels: list[str] | None  # values as they stand in the data, in code order; null: a score
     metrics: list[str]  # the primary one first
     score_on: list[str]  # splits that are scored
