@@ -13,6 +13,7 @@ from experiments.settings.given import RUN
 from experiments.settings.mistakes import CONF, list_groups
 from experiments.settings.schema import Schema, read_schema
 from experiments.stored.kinds import TARGET
+from experiments.stored.shown import spell
 
 LONGEST = 32  # characters of a setting with its value that an explanation stands beside
 SHOWN = 40  # characters of a value
@@ -84,14 +85,3 @@ def show_value(node: Any) -> str:
     """A value as it is typed, with references as they are, cut if it is long."""
     text = spell(value_of(node, resolve=False))
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
-
-
-def spell(value: Any) -> str:
-    """A plain value as an override has it."""
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{spell(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ",".join(map(spell, value)) + "]"
-    if isinstance(value, bool) or value is None:
-        return {True: "true", False: "false", None: "null"}[value]
-    return f"{value:g}" if isinstance(value, float) else str(value) or "''"

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import VARIANTS
+from conftest import ROOT, VARIANTS
 from hydra import (
     compose,
     initialize,
@@ -86,6 +86,20 @@ def test_the_command_answers_for_a_text_and_for_a_file(
     answers = pd.read_csv(tmp_path / "answers.csv")
     assert list(answers["sentence"]) == ["the film was good", "the film was bad"]
     assert set(answers["prediction"]) <= {"negative", "positive"}
+
+
+def test_a_result_is_shown_in_two_lines_and_as_a_small_table() -> None:
+    folder = ROOT / "results/minilm_glue"
+    result = read_result(next(folder.rglob("result.json")).parent)
+    name, place = repr(result).splitlines()
+    assert name.startswith(f"{result.title}: {result.primary['metric']} ")
+    assert "95 % interval" in name and place == str(result.folder)
+    odd = replace(result, label=result.label | {"task": "<b>\n\x1b[31m"}, folder=Path("<i>"))
+    html = odd._repr_html_()
+    assert len(repr(odd).splitlines()) == 2 and "\x1b" not in repr(odd) + html
+    assert "<b>" not in html and "<i>" not in html and "&lt;b&gt;" in html
+    lost = replace(result, primary={}, status="diverged", failure="The loss is nan at step 3.")
+    assert repr(lost).startswith(f"{result.title}: diverged: The loss is nan at step 3.")
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".json", ".parquet"])
