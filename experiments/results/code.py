@@ -21,6 +21,7 @@ BESIDE = (
     "experiments/settings/tracking.py", "experiments/settings/commandline.py",
     "experiments/disk/userfolders.py", "experiments/running/memory.py", "variants/hf.py",
     "experiments/explain", "experiments/list.py", "experiments/settings/mistakes.py",
+    "variants/promises.py",
 )  # fmt: skip
 Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
