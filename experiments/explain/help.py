@@ -3,7 +3,7 @@
 import shutil
 import textwrap
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -11,9 +11,9 @@ from experiments.results.identity import value_of
 from experiments.settings.compose import compose_config
 from experiments.settings.given import RUN
 from experiments.settings.mistakes import CONF, list_groups
-from experiments.settings.schema import Schema, read_schema
+from experiments.settings.schema import Schema, Setting, read_parts, read_schema
 from experiments.stored.kinds import TARGET
-from experiments.stored.shown import spell
+from experiments.stored.shown import spell, visible
 
 LONGEST = 32  # characters of a setting with its value that an explanation stands beside
 SHOWN = 40  # characters of a value
@@ -57,16 +57,20 @@ def write_section(section: str, choice: str | None, node: DictConfig, width: int
     title = section if choice is None else f"{section}={choice}"
     about = schema.explanation if schema else str(node[TARGET])
     yield "\n" + textwrap.fill(f"  {title}: {about}", width, subsequent_indent="    ")
+    yield from write_settings(section, schema, node, width)
+
+
+def write_settings(path: str, schema: Schema | None, node: DictConfig, width: int) -> Iterator[str]:
+    """The lines on the settings of a section, or of a setting that is made of several."""
+    known: Mapping[str, Setting] = schema.settings if schema else {}
     for key in node:
-        if key != TARGET:
-            text = explain_setting(schema, str(key))
-            yield write_setting(f"{section}.{key}", node._get_node(key), text, width)
-
-
-def explain_setting(schema: Schema | None, name: str) -> str:
-    """The explanation of a field."""
-    known: Mapping[str, Any] = schema.settings if schema else {}
-    return known[name].explanation if name in known else ""
+        inside, setting = node._get_node(key), known.get(str(key))
+        parts = read_parts(setting) if setting and OmegaConf.is_dict(inside) else None
+        if parts is not None and not cast(DictConfig, inside)._is_none():
+            yield from write_settings(f"{path}.{key}", parts, cast(DictConfig, inside), width)
+        elif key != TARGET:
+            text = setting.explanation if setting else ""
+            yield write_setting(f"{path}.{key}", inside, text, width)
 
 
 def write_setting(path: str, node: Any, text: str, width: int) -> str:
@@ -83,5 +87,5 @@ def write_setting(path: str, node: Any, text: str, width: int) -> str:
 
 def show_value(node: Any) -> str:
     """A value as it is typed, with references as they are, cut if it is long."""
-    text = spell(value_of(node, resolve=False))
+    text = visible(spell(value_of(node, resolve=False)))
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."

@@ -6,7 +6,14 @@ from pathlib import Path
 from experiments.explain.choices import explain_choice
 from experiments.settings.given import RUN
 from experiments.settings.mistakes import CONF, list_groups
-from experiments.settings.schema import ROOT, Schema, Setting, describe_type, read_schema
+from experiments.settings.schema import (
+    ROOT,
+    Schema,
+    Setting,
+    describe_type,
+    read_parts,
+    read_schema,
+)
 from experiments.stored import kinds
 
 PAGE = ROOT / "docs" / "settings.md"
@@ -70,11 +77,18 @@ def name_class(schema: Schema, names: list[str]) -> str:
 
 
 def write_table(group: str, settings: list[Setting]) -> Iterator[str]:
-    """A row for each setting."""
+    """A table with a row for each setting."""
     yield "| setting | type | meaning |\n|---|---|---|"
+    yield from write_rows(group, settings)
+
+
+def write_rows(group: str, settings: list[Setting]) -> Iterator[str]:
+    """A row for each setting, and for each that it is made of."""
     for setting in settings:
         path = f"{group}.{setting.name}" if group else setting.name
         yield f"| `{path}` | {cell(describe_type(setting))} | {cell(setting.explanation)} |"
+        if (parts := read_parts(setting)) is not None:
+            yield from write_rows(path, list(parts.settings.values()))
 
 
 def cell(text: str) -> str:

@@ -4,6 +4,7 @@ Nothing here imports torch, unless the task, or a run's `start`, needs it to say
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,4 +69,7 @@ def fingerprint(
 
 def show_finished(result: Result) -> None:
     """Say that a run is over, and what came out."""
-    print(f"Already done:\n{result!r}\nAll results: python -m analysis.load outputs")
+    folder, here = result.folder, Path.cwd()
+    nearer = folder.relative_to(here) if folder.is_relative_to(here) else folder
+    print(f"Already done:\n{replace(result, folder=nearer)!r}")
+    print("All results: python -m analysis.load outputs")

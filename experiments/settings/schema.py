@@ -102,6 +102,14 @@ def read_default(node: ast.expr | None) -> Any:
         return UNREAD
 
 
+def read_parts(setting: Setting) -> Schema | None:
+    """The schema of the settings that a setting is made of, if it is of a settings class."""
+    for node in ast.walk(setting.type):
+        if isinstance(node, ast.Name) and (found := read_schema(f"{setting.module}.{node.id}")):
+            return found
+    return None
+
+
 def describe_type(setting: Setting) -> str:
     """The type of a setting as it is written."""
     return ast.unparse(setting.type)

@@ -71,6 +71,12 @@ def test_help_explains_the_settings_of_the_command(monkeypatch: pytest.MonkeyPat
     assert all(len(line) <= 100 for line in out.splitlines())
 
 
+def test_help_explains_what_a_setting_is_made_of() -> None:
+    lines = [" ".join(line.split()) for line in call("run.py", "task=e2e", "--help").splitlines()]
+    assert "task.decoding.beams=1 1: greedy" in lines
+    assert any(line.startswith("task.hub.path=") for line in lines)
+
+
 def test_help_of_a_command_with_a_mistake_names_it() -> None:
     assert "Did you mean variant.rank?" in call("run.py", "variant.rnk=4", "--help")
 
