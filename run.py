@@ -16,12 +16,25 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 import experiments.results.identity  # noqa: F401 (the resolver that names a run's folder)
-from experiments.settings.commandline import add_overrides, sentence, with_new_names
+from experiments.disk.folders import keep_command
+from experiments.disk.outputs import is_empty, remove_unbegun
+from experiments.machine.distributed import ALONE, read_world, shutdown
+from experiments.results.result import Diverged, Origin, Result
+from experiments.running.finished import show_finished
+from experiments.settings.commandline import (
+    add_overrides,
+    list_overrides,
+    sentence,
+    with_new_names,
+)
+from experiments.settings.compose import compose_plain
+from experiments.settings.mistakes import explain
 from experiments.settings.scalars import as_written
 
 # A further process of one run leaves the folder, the log and the screen to the first.
 SILENT = ["hydra/job_logging=none", "hydra/hydra_logging=none"]
 FULL_ERROR = "HYDRA_FULL_ERROR"
+HELP = {"--help", "-h"}
 ASKED = os.environ.get(FULL_ERROR)  # by the user; this process sets it for Hydra
 # What a person can mend.
 ONE_LINE = (CompactHydraException, OSError, YAMLError, UnicodeDecodeError, MemoryError)
@@ -30,46 +43,41 @@ ONE_LINE = (CompactHydraException, OSError, YAMLError, UnicodeDecodeError, Memor
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(cfg: DictConfig) -> float:
     """Run one cell and return its primary score, which is what a sweeper sees."""
-    # Here and not above, so that --help and a mistyped name answer at once.
-    from experiments.disk.folders import keep_command
-    from experiments.disk.outputs import is_empty, remove_unbegun
-    from experiments.machine.distributed import ALONE, read_world, shutdown
-    from experiments.results.result import Origin
-    from experiments.running.divergence import Diverged
-    from experiments.running.runner import execute
-    from experiments.settings.config import read
-
     hydra_config = HydraConfig.get()
     if hydra_config.job.chdir:  # paths are told from where the command was typed all the same
         os.chdir(hydra_config.runtime.cwd)
     out = Path(hydra_config.runtime.output_dir)
-    # As typed: a reference in an override is not resolved.
     new = is_empty(out)
+    # As typed: a reference in an override is not resolved.
     overrides = cast(list[str], OmegaConf.to_container(hydra_config.overrides.task, resolve=False))
+    # Imports are where they are needed, so that --help, a mistake and a run that is over answer at
+    # once: torch takes seconds.
     try:
-        if read_world() != ALONE and (hydra_config.mode == RunMode.MULTIRUN or "study" in cfg):
+        world = read_world()
+        if world != ALONE and (hydra_config.mode == RunMode.MULTIRUN or "study" in cfg):
             raise ValueError("Several processes carry out one run; start each of a multirun alone.")
         if "study" in cfg:
-            from experiments.study.command import begin, list_search_folders
-
-            name = hydra_config.runtime.choices["study"]
-            with keep_command(out, cfg), user_environment():
-                begin(cfg, name, overrides, list_search_folders(hydra_config))
-                if not cfg.study.dry_run:
-                    conclude(name)
+            start_study(cfg, out, overrides)
             return 0.0
-        run = read(cfg)
-        origin = Origin(dict(hydra_config.runtime.choices), overrides)
-        first = read_world().first and not (out / "result.json").exists()
-        with keep_command(out, cfg) if first else nullcontext():
-            result = execute(run, out, origin)
+        result = show_finished(cfg, out) or execute_run(cfg, out, overrides)
     except (ValueError, OSError, Diverged) as error:
         if new:
             remove_unbegun(out)
         # Hydra prints this kind as one line; HYDRA_FULL_ERROR=1 shows where it came from.
         raise CompactHydraException(sentence(error)) from error
-    shutdown()
     return result.primary["score"]
+
+
+def start_study(cfg: DictConfig, out: Path, overrides: list[str]) -> None:
+    """Carry out the study that a config describes, and print its verdict."""
+    from experiments.study.command import begin, list_search_folders
+
+    hydra_config = HydraConfig.get()
+    name = hydra_config.runtime.choices["study"]
+    with keep_command(out, cfg), user_environment():
+        begin(cfg, name, overrides, list_search_folders(hydra_config))
+        if not cfg.study.dry_run:
+            conclude(name)
 
 
 def conclude(name: str) -> None:
@@ -82,6 +90,21 @@ def conclude(name: str) -> None:
 
     for line in ("", *verdict(OUTPUTS / STUDIES / name), f"As one page: {report_command(name)}"):
         say(line)
+
+
+def execute_run(cfg: DictConfig, out: Path, overrides: list[str]) -> Result:
+    """Carry out the run that a config describes."""
+    from experiments.settings.config import read
+
+    run = read(cfg)
+    from experiments.running.runner import execute  # which imports far more
+
+    origin = Origin(dict(HydraConfig.get().runtime.choices), overrides)
+    first = read_world().first and not (out / "result.json").exists()
+    with keep_command(out, cfg) if first else nullcontext():
+        result = execute(run, out, origin)
+    shutdown()
+    return result
 
 
 @contextmanager
@@ -111,6 +134,11 @@ def run_command() -> int:
     # Hydra hands every error on then. By itself it prints a traceback of a full disk, for one.
     os.environ[FULL_ERROR] = "1"
     try:
+        if HELP & set(sys.argv):
+            from experiments.explain.help import show_help
+
+            show_help(list_overrides())
+            return 0
         with as_written():
             main()
     except KeyboardInterrupt:
@@ -119,6 +147,9 @@ def run_command() -> int:
     except ONE_LINE as error:
         if asked == "1":
             raise
+        if text := explain(error, list_overrides(), compose_plain):
+            print(text, file=sys.stderr)
+            return 1
         # The text may be of a file that others wrote; line breaks in it are Hydra's own.
         print("\n".join(map(visible, sentence(error).splitlines())), file=sys.stderr)
         if isinstance(error.__cause__, OmegaConfBaseException):

@@ -139,6 +139,7 @@ def row(result: dict[str, Any]) -> dict[str, Any]:
     return {
         **{key: result["label"][key] for key in ("task", "model", "variant")},
         "seed": result["seed"],
+        "study": study_of(result),
         "status": result["status"],
         "metric": primary.get("metric"),
         "score": primary.get("score"),

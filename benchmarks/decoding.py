@@ -17,7 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.adapters.saved import restore
-from experiments.models.decoding import Decoding, generate
+from experiments.models.decoding import Decoding
+from experiments.models.generation import generate
 from experiments.tasks.generation import GenerationTask
 
 BATCHES = (8, 32)

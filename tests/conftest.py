@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from permissions import public  # noqa: F401 (a fixture)
+from promised import require
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import (
     BertConfig,
@@ -64,6 +65,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         further = any(chosen.get(name, first) != first for name, first in FIRST.items())
         if item.path.parent.name in THOROUGH or further:
             item.add_marker("thorough")
+
+
+NAMED = ("variant", "name")  # what parameters with a method are called
+
+
+@pytest.fixture(autouse=True)
+def promises_kept(request: pytest.FixtureRequest) -> None:
+    """A test of the contract says first which promise its method breaks, if it breaks one."""
+    params = request.node.callspec.params if hasattr(request.node, "callspec") else {}
+    if request.path.parent.name == "contract" and request.path.stem != "test_promises":
+        for method in {params.get(name) for name in NAMED} & set(VARIANTS):
+            require(method)
 
 
 def roberta_tokenizer(ids: dict[str, int]) -> PreTrainedTokenizerFast:

@@ -98,14 +98,14 @@ class AdaLoRA(Variant):
     rank: int  # r0, the initial rank
     target_rank: int  # mean rank at the end
     alpha: float  # s = alpha / (r0 + 1e-5), fixed, as in the authors' code and PEFT
-    dropout: float
+    dropout: float  # probability, on the input of the update only
     warmup: float  # t_i / T: the budget is full until then
     final: float  # t_f / T: the last share of the steps, in which the pattern is fixed
     interval: int  # Delta_T: steps between two allocations
     beta1: float  # of the average of sensitivity
     beta2: float  # of the average of uncertainty
     gamma: float  # weight of the orthogonality penalty
-    targets: list[str]
+    targets: list[str]  # names of linear layers, or ends of their dotted names
 
     def __post_init__(self) -> None:
         check_adapter(self.rank, self.dropout, self.alpha)

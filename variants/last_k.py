@@ -11,7 +11,7 @@ from variants.base import Variant, hold_in_float32
 class LastK(Variant):
     """Every parameter of the last k blocks, and none above or below them."""
 
-    k: int
+    k: int  # blocks that train, counted from the last
     blocks: str | None = None  # the stack they are taken from, where a model has several
 
     def adapt(self, model: nn.Module) -> None:

@@ -66,12 +66,12 @@ class QALoRA(Variant):
     sized_by_rank: ClassVar[bool] = True
     starts_as_pretrained: ClassVar[bool] = False  # but as the quantised model
 
-    rank: int
+    rank: int  # r
     alpha: float  # s = alpha / r
     dropout: float  # probability, on the pooled input
     bits: int  # 2, 3, 4 or 8
     group: int  # inputs that share step and zero point
-    targets: list[str]
+    targets: list[str]  # names of linear layers, or ends of their dotted names
 
     def __post_init__(self) -> None:
         check_adapter(self.rank, self.dropout, self.alpha)

@@ -79,7 +79,7 @@ class VeRA(Variant):
     d_initial: float  # start of every entry of d; b starts at zero
     dropout: float  # probability, on the input of the update only
     projection_seed: int  # A and B are drawn from it and not stored
-    targets: list[str]
+    targets: list[str]  # names of linear layers, or ends of their dotted names
 
     def __post_init__(self) -> None:
         check_adapter(self.rank, self.dropout)

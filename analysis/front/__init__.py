@@ -24,6 +24,7 @@ from analysis.report.overall import Overall
 from analysis.report.page import Report
 from analysis.statistics import Verdicts
 from analysis.task_scores import TaskScores
+from experiments.stored.shown import spell
 
 KEYS = ("task", "model", "protocol", "metric")
 SHOWN = ("mean", "low", "high", "baseline", "letters", "seeds", "trained", "train_seconds",
@@ -35,8 +36,8 @@ def load_results(folder: str | Path) -> Frame:
 
     The columns are those of `analysis.load.load`, and behind them one for each setting of which
     not all runs have the same value, by its dotted name as on the command line (`variant.lr`).
-    Numbers are numbers. A run that cannot be read is left out and named on the standard error
-    stream. Raises ValueError if there is none that can.
+    Numbers are numbers, and lists texts as they are typed. A run that cannot be read is left out
+    and named on the standard error stream. Raises ValueError if there is none that can.
     """
     found = results(folder)
     return pd.DataFrame([row(run) for run in found]).join(differing_settings(found))
@@ -48,8 +49,14 @@ def differing_settings(runs: list[Record]) -> Frame:
     What follows from the name of a run's task, model or method is left out.
     """
     names = telling_settings(runs, flatten(runs))
-    columns = {name: [value_at(run["config"], name) for run in runs] for name in names}
+    columns = {name: [cell_at(run["config"], name) for run in runs] for name in names}
     return pd.DataFrame(columns, index=range(len(runs)))
+
+
+def cell_at(config: Record, name: str) -> Any:
+    """The value of a setting as a cell by which rows can be grouped: lists are texts."""
+    value = value_at(config, name)
+    return spell(value) if isinstance(value, list | dict) else value
 
 
 def value_at(config: Record, name: str) -> Any:

@@ -15,7 +15,7 @@ from torch import Tensor
 from experiments.adapters.foreign import read_form
 from experiments.backbones.heads import from_transformers
 from experiments.families.base import family_of
-from experiments.models.loading import weight_files
+from experiments.models.files import weight_files
 from experiments.models.pretrained import Pretrained
 from variants.base import Foreign, copy_exactly, merge
 

@@ -16,7 +16,7 @@ from experiments.adapters.saved import Adapter, load
 from experiments.backbones.heads import as_in_transformers
 from experiments.disk.files import atomic_folder
 from experiments.families.base import OUTPUT, family_of
-from experiments.models.decoding import language_model
+from experiments.models.generation import language_model
 from experiments.models.loading import read_config
 from experiments.models.model import LanguageModel, Model
 from variants.base import adapter_layers, replace_module

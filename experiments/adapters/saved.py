@@ -16,8 +16,9 @@ from torch import Tensor
 
 from experiments.backbones.layers import PRECISIONS, float_masters
 from experiments.disk.files import digest, read_tensors, write_tensors
+from experiments.models.files import hash_files
 from experiments.models.model import Loaded
-from experiments.models.pretrained import Pretrained, hash_files
+from experiments.models.pretrained import Pretrained
 from experiments.results.provenance import package_versions
 from experiments.results.result import Result, read_result
 from experiments.settings.config import Run, restore_run

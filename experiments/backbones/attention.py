@@ -26,25 +26,35 @@ def attention(
 
     If the layout lets only some tokens attend, q has their rows, and k and v those of all. With
     `groups`, k and v have so many heads, each for as many neighbouring heads of q. With `turned`,
-    cosines and sines [tokens, r] of all positions, every head of q and k is rotated before. With a
-    memory in the layout, k and v are those of new tokens, and it tells those of all. The
-    scale is 1 / sqrt(d) of a head's width d if none is given.
+    cosines and sines [tokens, r] of all positions, every head of q and k is rotated before. The
+    scale is 1 / sqrt(d) of a head's width d if none is given. With a memory in the layout,
+    k and v are those of new tokens, and it tells those of all.
     """
     groups = groups or heads
     if layout.memory is not None:
         k, v = layout.memory.extend(k, v)
-    if scale is None:
-        scale = (q.shape[1] // heads) ** -0.5
+    factor = (q.shape[1] // heads) ** -0.5 if scale is None else scale
     if q.is_cuda:
         if turned is not None:
-            q = rotate(q, *map(layout.queries, turned), heads)
-            k = rotate(k, *turned, groups)
+            cos, sin = turned
+            q = rotate(q, layout.queries(cos), layout.queries(sin), heads)
+            k = rotate(k, cos, sin, groups)
         return torch.cat(
-            [attend_fused(q, k, v, block, heads, groups, p, scale) for block in layout.blocks]
+            [attend_fused(q, k, v, block, heads, groups, p, factor) for block in layout.blocks]
         )
     like = at_least_float32(q[:0])
     cos, sin = (like, like) if turned is None else (x.to(like.dtype) for x in turned)
-    how = (*layout.bounds, cos, sin, heads, groups, scale, layout.causal, p, new_seed() if p else 0)
+    how = (
+        *layout.bounds,
+        cos,
+        sin,
+        heads,
+        groups,
+        factor,
+        layout.causal,
+        p,
+        new_seed() if p else 0,
+    )
     return Attention.apply(q, k, v, how)  # type: ignore[return-value]
 
 

@@ -6,8 +6,6 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-READS = ("first", "last", "mean")  # what a head sees: one token's state, or the mean over all
-
 
 class FirstTokenHead(nn.Module):
     """RoBERTa's and BERT's head: dropout, dense, tanh, dropout, projection of the first token.

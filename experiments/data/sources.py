@@ -32,7 +32,7 @@ class Source(ABC):
 class Local(Source):
     """Files in a folder: tsv, csv, json, jsonl or parquet, told apart by suffix."""
 
-    dir: str
+    dir: str  # folder that holds the files which the task names
 
     def table(self, part: Part) -> Table:
         if part.file is None:

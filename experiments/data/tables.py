@@ -9,7 +9,7 @@ import difflib
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,22 @@ class Part:
     header: list[str] | None  # column names of a file without a header line
     hub: HubFiles | None
     skip_malformed: bool  # leave out rows with a wrong number of fields, and count them
+    rest: bool = False  # read all other columns too
+
+    def positions(self, where: Path | str, names: Sequence[str]) -> dict[str, int]:
+        """The position of every column to read among those there are; raises ValueError for none.
+
+        Of the rest, a second column of one name gets a number behind it.
+        """
+        found = {column: place(where, names, column) for column in self.columns}
+        if not self.rest:
+            return found
+        known = set(found.values())
+        for position, name in enumerate(names):
+            if position not in known:
+                same = list(names[: position + 1]).count(name)
+                found[name if same == 1 else f"{name}.{same}"] = position
+        return dict(sorted(found.items(), key=lambda item: item[1]))
 
 
 @dataclass(frozen=True)
@@ -113,11 +129,11 @@ def csv_records(path: Path, text: str) -> Iterator[Record]:
 def read_delimited(path: Path, data: bytes, part: Part, records: Iterator[Record]) -> Table:
     """The wanted columns of records that begin with a header, unless `part` brings one."""
     names = part.header or next(records)[1]
-    places = [place(path, names, column) for column in part.columns]
+    columns = part.positions(path, names)
     rows, skipped = [], 0
     for line, fields in records:
         if len(fields) == len(names):
-            rows.append((line, [fields[i] for i in places]))
+            rows.append((line, [fields[i] for i in columns.values()]))
         elif part.skip_malformed:
             skipped += 1
         else:
@@ -127,8 +143,8 @@ def read_delimited(path: Path, data: bytes, part: Part, records: Iterator[Record
                 f"{path}, line {line} has {len(fields)} fields, "
                 f"expected {len(names)}: {', '.join(names)}.{twice}"
             )
-    columns = {name: [values[i] for _, values in rows] for i, name in enumerate(part.columns)}
-    return Table(str(path), columns, [line for line, _ in rows], digest(data), skipped)
+    cells = {name: [values[i] for _, values in rows] for i, name in enumerate(columns)}
+    return Table(str(path), cells, [line for line, _ in rows], digest(data), skipped)
 
 
 def read_jsonl(path: Path, data: bytes, part: Part) -> Table:
@@ -163,6 +179,7 @@ def objects(
 ) -> Table:
     """The wanted columns of numbered objects."""
     lines, columns = [], {column: [] for column in part.columns}
+    records = list(records)
     for number, row in records:
         where = f"{path}, {unit} {number}"
         if not isinstance(row, dict):
@@ -170,22 +187,26 @@ def objects(
         lines.append(number)
         for column, values in columns.items():
             values.append(pick(where, row, column))
+    if part.rest:  # in the order of the first row that has them, and empty where a row has none
+        names = dict.fromkeys(name for _, row in records for name in row)
+        columns = {n: columns.get(n) or [row.get(n) for _, row in records] for n in names}
     return Table(str(path), columns, lines, digest(data), unit=unit)
 
 
 def read_parquet(path: Path, data: bytes, part: Part) -> Table:
     """One parquet file."""
-    return number_rows(str(path), parquet_columns(path, part.columns), digest(data))
+    return number_rows(str(path), parquet_columns(path, part), digest(data))
 
 
-def parquet_columns(path: Path, names: list[str]) -> dict[str, list[Any]]:
-    """The named columns of a parquet file."""
+def parquet_columns(path: Path, part: Part) -> dict[str, list[Any]]:
+    """The wanted columns of a parquet file."""
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            known = file.schema_arrow.names
-            for name in names:
-                place(path, known, name)
-            return file.read(columns=names).to_pydict()
+            columns = part.positions(path, file.schema_arrow.names)
+            table = file.read(columns=None if part.rest else part.columns)
+            if not part.rest:
+                return table.to_pydict()
+            return {name: table.column(place).to_pylist() for name, place in columns.items()}
     except (pyarrow.ArrowException, OSError) as error:
         first = str(error).splitlines()[0].rstrip(".")
         raise ValueError(f"{path} is not a whole parquet file: {first}.") from None

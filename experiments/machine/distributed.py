@@ -10,11 +10,11 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-import torch.distributed as dist
-from torch import Tensor
+if TYPE_CHECKING:  # whether there are several is known without it
+    import torch
+    from torch import Tensor
 
 # The first process evaluates while the others wait; that one is gone, the launcher sees.
 PATIENCE = timedelta(days=7)
@@ -32,9 +32,11 @@ class World:
         """Return whether this process is the one that evaluates, prints and writes."""
         return self.rank == 0
 
-    def add(self, tensors: Sequence[Tensor]) -> None:
+    def add(self, tensors: "Sequence[Tensor]") -> None:
         """Put the sum over all processes in the place of each tensor."""
         if self.size > 1:
+            import torch.distributed as dist
+
             works = [dist.all_reduce(tensor, async_op=True) for tensor in tensors]
             for work in works:
                 assert work is not None
@@ -44,6 +46,8 @@ class World:
         """Return the value of the first process in every process."""
         values = [value]
         if self.size > 1:
+            import torch.distributed as dist
+
             dist.broadcast_object_list(values, src=0)
         return values[0]
 
@@ -51,6 +55,8 @@ class World:
         """Return every process's value, in order, in every process; tensors must be on the CPU."""
         values = [value]
         if self.size > 1:
+            import torch.distributed as dist
+
             values *= self.size
             dist.all_gather_object(values, value)
         return values
@@ -72,7 +78,7 @@ def number(name: str, otherwise: int) -> int:
     return int(os.environ.get(name, otherwise))
 
 
-def local_device(device: torch.device) -> torch.device:
+def local_device(device: "torch.device") -> "torch.device":
     """The GPU of this process if a run has several, else the device itself."""
     if read_world() == ALONE or device.type != "cuda":
         return device
@@ -81,11 +87,14 @@ def local_device(device: torch.device) -> torch.device:
             f"compute.device={device} is one GPU for {read_world().size} processes; "
             "with compute.device=cuda each takes its own."
         )
-    return torch.device("cuda", number("LOCAL_RANK", 0))
+    return type(device)("cuda", number("LOCAL_RANK", 0))
 
 
-def init_process_group(device: torch.device) -> World:
+def init_process_group(device: "torch.device") -> World:
     """Meet the other processes, if there are any and it has not been done yet."""
+    import torch
+    import torch.distributed as dist
+
     world = read_world()
     if world != ALONE and not dist.is_initialized():
         if device.type == "cuda":
@@ -98,5 +107,9 @@ def init_process_group(device: torch.device) -> World:
 
 def shutdown() -> None:
     """Part from the other processes, when all is done."""
-    if read_world() != ALONE and dist.is_initialized():
+    if read_world() == ALONE:
+        return
+    import torch.distributed as dist
+
+    if dist.is_initialized():
         dist.destroy_process_group()

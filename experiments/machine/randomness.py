@@ -2,9 +2,12 @@
 
 import hashlib
 import random
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:  # data is drawn and read without it
+    import torch
 
 
 def derive_seed(seed: int, *purpose: str | int) -> int:
@@ -13,8 +16,10 @@ def derive_seed(seed: int, *purpose: str | int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-def torch_generator(seed: int, *purpose: str | int) -> torch.Generator:
+def torch_generator(seed: int, *purpose: str | int) -> "torch.Generator":
     """A CPU generator of its own for one purpose."""
+    import torch
+
     return torch.Generator().manual_seed(derive_seed(seed, *purpose))
 
 
@@ -25,6 +30,8 @@ def numpy_generator(seed: int, *purpose: str | int) -> np.random.Generator:
 
 def seed_everything(seed: int) -> None:
     """Seed the global generators: dropout and adapter initialisation draw from them."""
+    import torch
+
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)

@@ -13,7 +13,6 @@ from pkgutil import iter_modules
 from typing import Literal
 
 import numpy as np
-from scipy import stats
 
 import experiments.metrics as package
 from experiments.metrics.resampling import FromSums, Scorer, additive, by_value
@@ -67,6 +66,8 @@ class LabelMetric(Metric):
         if len(labels) < 2:
             value = float(self.value(labels, predictions))
             return value, value
+        from scipy import stats  # takes half a second, so only where it is used
+
         result = stats.bootstrap(
             (labels, predictions),
             self.value,

@@ -1,7 +1,6 @@
 """Pearson's and Spearman's correlation of scores."""
 
 import numpy as np
-from scipy import stats
 
 from experiments.metrics.base import LabelMetric
 from experiments.metrics.resampling import TINY, Scorer, additive, beside, ratio
@@ -20,6 +19,8 @@ def pearson(labels: np.ndarray, predictions: np.ndarray, axis: int = -1) -> np.n
 
 def spearman(labels: np.ndarray, predictions: np.ndarray, axis: int = -1) -> np.ndarray:
     """The linear correlation of ranks, ties sharing one; 0.0 if either side is constant."""
+    from scipy import stats  # takes half a second, so only where it is used
+
     ranks = (stats.rankdata(values, axis=axis) for values in (labels, predictions))
     return pearson(*ranks, axis=axis)
 

@@ -18,7 +18,7 @@ from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast, RobertaForMas
 
 from experiments.families.base import family_of
 from experiments.machine.randomness import derive_seed
-from experiments.mini.backbones import SPECIAL
+from experiments.mini.architectures import SPECIAL
 from experiments.mini.passages import TELLING, passages
 from experiments.mini.rivals import rivals
 

@@ -65,7 +65,7 @@ class Planted(LabelledTask):
     mixed: int  # directions that the read-out is a random mixture of
     max_length: int  # tokens of a text that the teacher reads
     seed: int  # of the change and of the read-out
-    score_on: list[str]
+    score_on: list[str]  # splits that are scored
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

@@ -23,11 +23,11 @@ from transformers.utils import logging as transformers_logging
 
 from experiments.disk.files import read_tensors, set_default_mode, write_tensors
 from experiments.machine.randomness import derive_seed, torch_generator
-from experiments.mini.backbones import SHIPPED, build_model, train_tokenizer
+from experiments.mini.architectures import SHIPPED, build_model, train_tokenizer
 from experiments.mini.muon import Muon
 from experiments.mini.objectives import HELD_OUT_SEED, Causal, Masked, Objective, Recipe
 from experiments.mini.passages import passages
-from experiments.models.pretrained import hash_files
+from experiments.models.files import hash_files
 
 RECIPES = {
     "mini_roberta": Recipe(name="mini_roberta", steps=2200),

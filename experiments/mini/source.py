@@ -16,7 +16,7 @@ class Mini(Source):
     train: int  # rows of the train split
     dev: int  # rows of every split but train and test
     test: int  # rows of every test split
-    seed: int
+    seed: int  # of the rows, and of the labels that are wrong
     noise: float  # share of the labels, in every split, that are wrong
 
     def __post_init__(self) -> None:

@@ -12,8 +12,6 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from experiments.disk.files import (
     atomic_folder,
     check_regular,
@@ -62,6 +60,7 @@ def convert(path: Path, folder: Path) -> None:
 
     Raises ValueError naming the file if it is damaged, or of an architecture that is not read.
     """
+    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 

@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
-from experiments.data.batches import Encoded
 from experiments.data.splits import Split
-from experiments.models.model import Model
+
+if TYPE_CHECKING:  # tasks are settings too, which do not wait for torch
+    from experiments.data.batches import Encoded
+    from experiments.models.model import Model
 
 
 @dataclass(frozen=True)
@@ -21,15 +23,17 @@ class Evaluated:
     losses: Mapping[str, float] = field(default_factory=dict)  # scores that follow from no outputs
 
 
-@torch.no_grad()
-def outputs(model: Model, data: Encoded, batch_size: int) -> np.ndarray:
+def outputs(model: "Model", data: "Encoded", batch_size: int) -> np.ndarray:
     """The model's outputs [n, num_outputs] in the order of the examples."""
+    import torch
+
     model.eval()
     device = next(model.parameters()).device
     # Examples of like length together: less padding, the same outputs.
     order = np.argsort(-data.lengths, kind="stable")
     parts = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-    found = [model(data.batch(rows).to(device)).cpu() for rows in parts]
+    with torch.no_grad():
+        found = [model(data.batch(rows).to(device)).cpu() for rows in parts]
     result = torch.empty_like(torch.cat(found))
     result[torch.from_numpy(order)] = torch.cat(found)
     return result.numpy()

@@ -26,11 +26,11 @@ from experiments.backbones.layers import PRECISIONS, CastLinear, store_matrices
 from experiments.disk.files import check_regular, read_object
 from experiments.families.base import OUTPUT, families, family_of
 from experiments.models import seq2seq
-from experiments.models.decoding import language_model
+from experiments.models.files import TOKENIZER_FILES, weight_files
+from experiments.models.generation import language_model
 from experiments.models.model import Loaded, assemble
 
 # The sets of files that one tokenizer is made from: the fast one's, GPT-2's and RoBERTa's, BERT's.
-TOKENIZER_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("vocab.txt",))
 READ = (".json", ".txt", ".safetensors", ".model")  # what is read of a model's folder
 
 
@@ -216,16 +216,3 @@ def load_head(folder: Path, head: nn.Module, names: Mapping[str, str]) -> None:
                 for end, parameter in wanted.items():
                     if name.endswith(end):
                         parameter.copy_(tensors.get_tensor(name))
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model folder."""
-    single = folder / "model.safetensors"
-    if single.exists():
-        check_regular(single)
-    files = [single] if single.is_file() else sorted(folder.glob("model-*-of-*.safetensors"))
-    if not files:
-        raise ValueError(
-            f"{folder} holds no model.safetensors; weights in other formats are not read."
-        )
-    return files

@@ -1,38 +1,29 @@
 """Where a pretrained backbone lies, what is known of it, and the model that is made of it."""
 
-import hashlib
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from transformers import (
-    PreTrainedConfig,
-    PreTrainedModel,
-)
-
-from experiments.backbones.heads import READS
 from experiments.data.sources import Source
 from experiments.disk import hub
-from experiments.disk.files import hash_file
 from experiments.disk.userfolders import expand_home
 from experiments.models import gguf
-from experiments.models.loading import (
-    TOKENIZER_FILES,
-    load_model,
-    load_plain,
-    read_config,
-    set_dropout,
-    weight_files,
-)
-from experiments.models.model import Loaded
+from experiments.models.files import TOKENIZER_FILES, hash_files, package_folder, weight_files
+
+if TYPE_CHECKING:  # settings do not wait for torch
+    import torch
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+    from experiments.models.model import Loaded
+
+READS = ("first", "last", "mean")  # what a head sees: one token's state, or the mean over all
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrained:
     """Where a backbone comes from and what is known of it."""
 
-    name: str
+    name: str  # under which results are listed
     path: str  # a folder, or a hub id
     package: str | None  # MODULE/FOLDER of an installed package with the weights, or a GGUF file
     revision: str | None  # of the hub id
@@ -107,45 +98,28 @@ class Pretrained:
         names.update(*TOKENIZER_FILES)
         return hash_files([path for n in sorted(names) if (path := self.folder() / n).exists()])
 
-    def config(self) -> PreTrainedConfig:
+    def config(self) -> "PreTrainedConfig":
         """The model's config, with the dropout that was asked for."""
+        from experiments.models.loading import read_config, set_dropout
+
         config = read_config(self.folder())
         if self.dropout is not None:
             set_dropout(config, self.dropout)
         return config
 
-    def backbone(self, precision: str = "fp32", predicts: bool = False) -> PreTrainedModel:
+    def backbone(self, precision: str = "fp32", predicts: bool = False) -> "PreTrainedModel":
         """The backbone alone, with plain linears, its matrices held in this precision.
 
         If it `predicts` tokens and does so by more than its embedding table, with that layer.
         """
+        from experiments.models.loading import load_plain
+
         return load_plain(self.folder(), self.config(), precision, predicts)
 
-    def load(self, num_outputs: int, generator: torch.Generator, precision: str) -> Loaded:
+    def load(self, num_outputs: int, generator: "torch.Generator", precision: str) -> "Loaded":
         """The backbone, and a head from `generator`; with no outputs, what it is without one."""
+        from experiments.models.loading import load_model
+
         return load_model(
             self.folder(), self.config(), num_outputs, self.head, generator, precision
         )
-
-
-def package_folder(package: str) -> Path | None:
-    """The folder or file MODULE/PATH of an installed package, or None without the package.
-
-    Nothing of the package is imported: only its first part is looked for, the rest are folders.
-    """
-    module, _, inside = package.partition("/")
-    top, *parents = module.split(".")
-    if not top or ".." in Path(inside).parts:
-        raise ValueError(f"model.package must be MODULE/FOLDER, got '{package}'.")
-    spec = find_spec(top)
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    return Path(next(iter(spec.submodule_search_locations)), *parents, inside)
-
-
-def hash_files(files: list[Path]) -> str:
-    """The sha256 of one file, or of the hashes of several in order."""
-    digests = [hash_file(path) for path in files]
-    return (
-        digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
-    )

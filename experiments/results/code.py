@@ -18,11 +18,14 @@ ROOMS = ("experiments", "variants")
 # Planning, showing, and the built-in suite, whose rows and weights have hashes of their own.
 BESIDE = (
     "experiments/study", "experiments/mini", "experiments/running/console.py",
+    "experiments/running/showing.py",
     "experiments/running/progress.py", "experiments/running/remarks.py",
     "experiments/stored/said.py",
     "experiments/settings/tracking.py", "experiments/settings/commandline.py",
     "experiments/disk/userfolders.py", "experiments/disk/outputs.py",
     "experiments/running/memory.py", "variants/hf.py",
+    "experiments/explain", "experiments/list.py", "experiments/settings/mistakes.py",
+    "variants/promises.py",
 )  # fmt: skip
 Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 

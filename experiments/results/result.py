@@ -1,5 +1,6 @@
 """One folder per run: what it says, what it holds, and whether it is complete."""
 
+import html
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -14,6 +15,7 @@ from experiments.stored import result as stored
 from experiments.stored.history import NAME as HISTORY
 from experiments.stored.result import NAME, PREDICTIONS, SCHEMA
 from experiments.stored.roles import is_harmless
+from experiments.stored.shown import visible
 
 if TYPE_CHECKING:  # who looks at scores only does not wait for it
     import pandas as pd
@@ -48,7 +50,7 @@ class Origin:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """The result of a run, with everything that is needed to judge and repeat it."""
 
@@ -78,6 +80,35 @@ class Result:
         """The labels and the seed in one line."""
         return title(self.label, self.seed)
 
+    def __repr__(self) -> str:
+        return "\n".join(visible(line) for line in (self.summary, self.folder))
+
+    def _repr_html_(self) -> str:
+        """A small table, which notebooks show."""
+        rows = {"run": self.title, "score": self.outcome, "folder": str(self.folder)}
+        cells = "".join(
+            f"<tr><th style='text-align:left'>{name}</th>"
+            f"<td style='text-align:left'>{html.escape(visible(text))}</td></tr>"
+            for name, text in rows.items()
+        )
+        return f"<table>{cells}</table>"
+
+    @property
+    def summary(self) -> str:
+        """The name of the run and what came out, in one line."""
+        return f"{self.title}: {self.outcome}"
+
+    @property
+    def outcome(self) -> str:
+        """The score that runs are compared by, with its interval, or why there is none."""
+        if not self.primary:
+            return f"{self.status}: {self.failure}"
+        low, high = self.primary["interval"]
+        return (
+            f"{self.primary['metric']} {self.primary['score']:.4f}, 95 % interval {low:.4f} to "
+            f"{high:.4f}, {self.primary['examples']:,} examples"
+        )
+
     @cached_property
     def predictions(self) -> "pd.DataFrame":
         """One row per evaluated example."""
@@ -96,6 +127,10 @@ class Result:
         del content["folder"]
         stored.write(self.folder, content)
         tidy(self.folder, LEFTOVERS)
+
+
+class Diverged(ArithmeticError):  # noqa: N818 (a verdict on a run, not a fault)
+    """The loss is not a number any more, or many times what it was at first."""
 
 
 def title(label: Mapping[str, str], seed: int) -> str:

@@ -5,12 +5,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from experiments.results.result import Diverged
 from experiments.running.history import History
 from experiments.training.loop import TrainingListener
-
-
-class Diverged(ArithmeticError):  # noqa: N818 (a verdict on a run, not a fault)
-    """The loss is not a number any more, or many times what it was at first."""
 
 
 @dataclass

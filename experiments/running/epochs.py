@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from experiments.disk.files import digest, flatten, read_tensors, unflatten, write_tensors
+from experiments.results.result import Diverged
 from experiments.running import evaluation
 from experiments.running.checkpoints import Groups, Resumable
-from experiments.running.divergence import Diverged
 from experiments.running.job import PreparedRun
 from experiments.training.measure import Cost, add_time
 from variants.base import Progress, copy_exactly

@@ -3,7 +3,6 @@
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,13 +16,12 @@ from experiments.data.splits import Data, Split
 from experiments.machine.distributed import init_process_group
 from experiments.machine.processor import DEFAULT, configure_products, fastest, threads_for
 from experiments.machine.randomness import numpy_generator, seed_everything, torch_generator
-from experiments.models.forgetting import HeldOut
-from experiments.models.forgetting import prepare as measure_pretrained
+from experiments.models.general_text import HeldOut
+from experiments.models.general_text import prepare as measure_pretrained
 from experiments.models.model import Loaded
-from experiments.results.identity import identity
 from experiments.running import memory
 from experiments.running.validation import hold_out
-from experiments.settings.config import Run, describe
+from experiments.settings.config import Run
 from experiments.stored import kinds
 from experiments.training.loop import Train, TrainingPlan
 from experiments.training.prefix import with_prefix
@@ -195,19 +193,3 @@ def subset(split: Split, examples: int | None, seed: int) -> Split:
 def rows_hash(split: Split) -> str:
     """A hash of the numbers of a split's rows in its file."""
     return hashlib.sha256(np.ascontiguousarray(split.ids, dtype=np.int64).tobytes()).hexdigest()
-
-
-def fingerprint(run: Run, data: Data) -> dict[str, Any]:
-    """The settings, data and weights that a result depends on, as hashes of their bytes."""
-    splits = {"train": data.train, **data.score, **data.predict}
-    text = run.general_text
-    general = {} if text is None else {"forgetting": text.read().sha256}
-    found = general | {
-        "config": identity(describe(run)),
-        "data": {name: split.sha256 for name, split in splits.items()},
-        "model": run.model.weights_hash(),
-        "model_files": run.model.files_hash(),
-    }
-    if run.start is not None:
-        found["start"] = saved.adapter_hash(Path(run.start))
-    return found

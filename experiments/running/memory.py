@@ -22,7 +22,8 @@ from experiments.backbones.language import CHUNK
 from experiments.backbones.layers import PRECISIONS, float_masters, store_matrices
 from experiments.data.splits import Data
 from experiments.families.base import Family, Kept, family_of
-from experiments.models.loading import read_tokenizer, weight_files
+from experiments.models.files import weight_files
+from experiments.models.loading import read_tokenizer
 from experiments.settings.config import Run
 from variants.base import adapter_layers
 

@@ -106,11 +106,3 @@ class Progress(TrainingListener):
             note(line)
         else:
             say(line)
-
-
-def describe_rate(lr: float, scale: float) -> str:
-    """The rate that the optimizer runs at, and how it comes about."""
-    effective = f"{lr * scale:.4g}"
-    if scale == 1:
-        return effective
-    return f"{effective} (variant.lr {lr:.4g} times model.lr_scale {scale:.4g})"

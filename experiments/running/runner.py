@@ -10,14 +10,15 @@ from experiments.disk.outputs import link_latest
 from experiments.machine.distributed import init_process_group
 from experiments.machine.processor import configure_products, multiplying
 from experiments.machine.randomness import derive_seed, seed_everything
-from experiments.models import forgetting
+from experiments.models import general_text
 from experiments.models.inference import Evaluated
-from experiments.results.result import Origin, Result, mark_unfinished, read_result
+from experiments.results.result import Diverged, Origin, Result, mark_unfinished, read_result
 from experiments.running import evaluation, outcome
-from experiments.running.console import Console, show, show_samples
-from experiments.running.divergence import Diverged
-from experiments.running.job import PreparedRun, fingerprint, prepare_run
+from experiments.running.console import Console
+from experiments.running.finished import fingerprint
+from experiments.running.job import PreparedRun, prepare_run
 from experiments.running.recorder import Recorder
+from experiments.running.showing import show, show_samples
 from experiments.settings.config import Run, describe
 from experiments.stored.result import NAME, differing
 from experiments.training.loop import fit
@@ -40,7 +41,7 @@ def execute(run: Run, out: Path, origin: Origin | None = None) -> Result:
     data = run.protocol.load(run.task, run.data)
     if not data.score:
         raise ValueError("task.score_on must name at least one split, got none.")
-    key = fingerprint(run, data)
+    key = fingerprint(describe(run), data, run.model, run.general_text)
     if (out / "result.json").exists():
         return find_result(run, out, key)
     with (
@@ -69,7 +70,7 @@ def run_main_process(job: PreparedRun, out: Path, key: dict, origin: Origin) -> 
             failure = train(job, recorder)
             evaluated = {} if failure else evaluate(job, recorder)
             forgotten = measure_forgetting(job) if evaluated else None
-            broken = evaluation.not_finite(evaluated) or forgetting.not_finite(forgotten)
+            broken = evaluation.not_finite(evaluated) or general_text.not_finite(forgotten)
             if failure := failure or broken:
                 evaluated, forgotten = {}, None
             result = outcome.collect(job, recorder, evaluated, failure, origin, forgotten)
@@ -152,7 +153,7 @@ def measure_forgetting(job: PreparedRun) -> dict[str, float | int] | None:
     """The losses of general text before and after training, if the run asks for them."""
     if job.held_out is None:
         return None
-    return forgetting.compare(job.held_out, job.loaded, job.run.limits.batch_size)
+    return general_text.compare(job.held_out, job.loaded, job.run.limits.batch_size)
 
 
 def evaluate(job: PreparedRun, recorder: Recorder) -> dict[str, Evaluated]:

@@ -4,9 +4,12 @@ import errno
 import sys
 from collections.abc import Iterable
 from functools import cache
+from os.path import abspath
 
+from hydra._internal.utils import get_args_parser
 from yaml import YAMLError
 
+from experiments.settings.scalars import quote
 from experiments.stored.roles import MOVED, rename_override
 
 CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -45,6 +48,14 @@ def with_new_names(overrides: Iterable[str]) -> list[str]:
 def tell_new_name(key: str) -> None:
     """Say once what a setting is called now."""
     print(f"{key} is called {MOVED[key]} now; the former name still works.", file=sys.stderr)
+
+
+def list_overrides() -> list[str]:
+    """The overrides on the command line, and the folder of settings that it adds, as one."""
+    known, _ = get_args_parser().parse_known_args(sys.argv[1:])
+    if known.config_dir is None:
+        return known.overrides
+    return [*known.overrides, f"hydra.searchpath=[{quote(f'file://{abspath(known.config_dir)}')}]"]
 
 
 def add_overrides(overrides: list[str]) -> None:

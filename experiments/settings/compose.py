@@ -1,29 +1,44 @@
 """Hydra's config for the overrides of a command, composed from Python."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.version import VersionBase
 from omegaconf import DictConfig
 
 from experiments.settings.commandline import with_new_names
+from experiments.settings.mistakes import explain
 from experiments.settings.scalars import as_written
 
 CONF = Path(__file__).parents[2] / "conf"
 
 
 def compose_config(*overrides: str) -> DictConfig:
-    """Hydra's config for these overrides, its own part included."""
-    overrides = tuple(with_new_names(overrides))
-    with as_written(), own_hydra():
-        cfg = compose("config", overrides=list(overrides), return_hydra_config=True)
+    """Hydra's config for these overrides, its own part included.
+
+    Raises Hydra's exceptions, with a sentence that names what was meant by an unknown name.
+    """
+    given = with_new_names(overrides)
+    try:
+        cfg = compose_plain(given)
+    except HydraException as error:
+        if text := explain(error, given, compose_plain):
+            error.args = (text,)
+        raise
     # The name of the run's folder is written in terms of Hydra's choices.
     HydraConfig.instance().set_config(cfg)
     return cfg
+
+
+def compose_plain(overrides: Sequence[str]) -> DictConfig:
+    """The same for names that are all of today, with errors as Hydra has them."""
+    with as_written(), own_hydra():
+        return compose("config", overrides=list(overrides), return_hydra_config=True)
 
 
 @contextmanager

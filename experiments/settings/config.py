@@ -1,30 +1,27 @@
 """From Hydra's composed config to typed, frozen objects; no DictConfig goes past this file."""
 
 from collections.abc import Mapping
-from copy import deepcopy
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, cast
 
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
 from experiments.data.sources import Source
 from experiments.data.splits import Limits
 from experiments.models.forgetting import Forgetting
 from experiments.models.pretrained import Pretrained
 from experiments.results.result import title
-from experiments.settings.commandline import tell_new_name
+from experiments.settings.given import list_given
 from experiments.settings.protocol import Protocol
 from experiments.settings.sections import (
     build,
     describe_section,
-    naming,
     plain,
     restore_section,
 )
 from experiments.settings.tracking import Tracker
 from experiments.settings.train import Compute, Record, Train
 from experiments.stored import kinds
-from experiments.stored.roles import MOVED
 from experiments.stored.typed import check_known
 from experiments.tasks.base import Task
 from variants.base import Variant
@@ -43,7 +40,7 @@ class Run:
     record: Record
     tracker: Tracker
     protocol: Protocol
-    seed: int
+    seed: int  # of the head, the order of examples, the adapter and dropout
     start: str | None = None  # folder of a finished run, whose adapter this one begins with
     paper: str | None = None  # the published setting this is, where it is one
     forgetting: Forgetting | None = None  # the general text that is measured before and after
@@ -96,36 +93,15 @@ def read(cfg: DictConfig) -> Run:
 
     Raises ValueError naming the wrong key or value and the near right one.
     """
-    with naming():
-        cfg = with_moved_settings(cfg)
-        given = {str(key): cfg[key] for key in cfg if key not in ("hydra", "study", "backend")}
-    check_known("config", given, [f.name for f in fields(Run)], "It")
     built = {
         key: build(key, node) if OmegaConf.is_dict(node) else plain(node)
-        for key, node in given.items()
+        for key, node in list_given(cfg).items()
     }
     optional = ("start", "paper", "part_of", "forgetting")
     missing = [f.name for f in fields(Run) if f.name not in (*built, *optional)]
     if missing:
         raise ValueError(f"config has no '{missing[0]}'.")
     return Run(**built)
-
-
-def with_moved_settings(cfg: DictConfig) -> DictConfig:
-    """A config with the settings that a file of the user's has in former places where they belong.
-
-    Says so of each.
-    """
-    for old, new in MOVED.items():
-        section, _, key = old.partition(".")
-        node = cfg.get(section)
-        if OmegaConf.is_dict(node) and key in node:
-            tell_new_name(old)
-            cfg = deepcopy(cfg)
-            OmegaConf.update(cfg, new, node._get_node(key), force_add=True)
-            with open_dict(cfg):
-                del cfg[section][key]
-    return cfg
 
 
 def describe(run: Run) -> dict[str, Any]:

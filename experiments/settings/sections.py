@@ -1,17 +1,18 @@
 """From one section of a config, or of a file, to the object that it describes."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, fields, is_dataclass
 from importlib import import_module
 from types import UnionType
-from typing import Any, get_args, get_origin
+from typing import Any, cast, get_args, get_origin
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.settings.scalars import literal, texts
+from experiments.settings.schema import stand_in
 from experiments.stored import kinds
 from experiments.stored.kinds import KIND, TARGET
 from experiments.stored.typed import check_known, fit
@@ -19,28 +20,66 @@ from experiments.stored.typed import check_known, fit
 
 def build(section: str, node: DictConfig) -> Any:
     """The object that `node._target_` names; that dataclass is the schema of names and types."""
-    if OmegaConf.is_missing(node, "_target_") or "_target_" not in node:
-        raise ValueError(f"{section} has no _target_, so it is not known what it is.")
+    cls = schema(section, target_of(section, node))
     with naming(section):
-        cls = schema(section, node._target_)
-        given = {str(key): node[key] for key in node if key != "_target_"}
-        check_known(section, given, [f.name for f in fields(cls)], cls.__name__)
-        if isinstance(given.get("targets"), str):  # a word for many layers may stand alone
-            from variants.base import TARGET_WORDS  # which imports torch
+        built = OmegaConf.to_object(fill(section, node, cls, is_target_word))
+    check_finite(section, vars(built))
+    return built
 
-            if given["targets"] in TARGET_WORDS:
-                given["targets"] = [given["targets"]]
-        check_lists(section, given, cls)
-        for field in fields(cls):
-            if field.name in given:
-                value = plain(given[field.name])
-                value = texts(f"{section}.{field.name}", field.type, value)
-                given[field.name] = literal(value)  # references in it are resolved by now
-        built = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), given))
-    for name, value in vars(built).items():
+
+def check(section: str, node: DictConfig) -> dict[str, Any] | None:
+    """The values of a section as plain data, once its names and types are right.
+
+    They are held against the source of the class, which is not imported. None if that cannot be
+    read, as of a class from elsewhere. Raises ValueError naming the wrong key or value.
+    """
+    target = target_of(section, node)
+    cls = stand_in(target)
+    if cls is None:
+        return None
+    with naming(section):
+        # The words for many layers are known where torch is; `build` refuses any other.
+        filled = fill(section, node, cls, lambda text: True)
+        values = asdict(cast(Any, OmegaConf.to_object(filled)))
+    check_finite(section, values)
+    return {TARGET: kinds.current_path(target), **values}
+
+
+def is_target_word(text: str) -> bool:
+    """Return whether a text stands for many layers, so that it needs no list around it."""
+    from variants.base import TARGET_WORDS  # which imports torch
+
+    return text in TARGET_WORDS
+
+
+def target_of(section: str, node: DictConfig) -> str:
+    """The dotted path of a section's class."""
+    if OmegaConf.is_missing(node, TARGET) or TARGET not in node:
+        raise ValueError(f"{section} has no {TARGET}, so it is not known what it is.")
+    with naming(section):
+        return str(node[TARGET])
+
+
+def fill(section: str, node: DictConfig, cls: Any, is_word: Callable[[str], bool]) -> DictConfig:
+    """The values of a section in the types that the fields of `cls` have."""
+    given = {str(key): node[key] for key in node if key != TARGET}
+    check_known(section, given, [f.name for f in fields(cls)], cls.__name__)
+    if isinstance(word := given.get("targets"), str) and is_word(word):  # it may stand alone
+        given["targets"] = [word]
+    check_lists(section, given, cls)
+    for field in fields(cls):
+        if field.name in given:
+            value = plain(given[field.name])
+            value = texts(f"{section}.{field.name}", field.type, value)
+            given[field.name] = literal(value)  # references in it are resolved by now
+    return cast(DictConfig, OmegaConf.merge(OmegaConf.structured(cls), given))
+
+
+def check_finite(section: str, values: Mapping[str, Any]) -> None:
+    """Raise ValueError for a number that is infinite or none."""
+    for name, value in values.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{section}.{name} must be a finite number, got {value}.")
-    return built
 
 
 def plain(value: Any) -> Any:

@@ -18,10 +18,10 @@ class Tracker:
     """How a run is shown to wandb."""
 
     mode: str  # offline | online | disabled
-    project: str
-    entity: str | None
-    group: str | None
-    tags: list[str]
+    project: str  # wandb's project
+    entity: str | None  # wandb's user or team; null: the key's own
+    group: str | None  # wandb's group of runs
+    tags: list[str]  # wandb's tags
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:

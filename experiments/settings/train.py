@@ -37,7 +37,7 @@ class Train:
     max_length: int  # tokens; longer texts are cut and counted
     head_lr: float  # the task head's rate, the same for every method
     weight_decay: float  # on matrices; never on norms and biases
-    schedule: str
+    schedule: str  # of the learning rates behind the warm-up: linear, cosine or constant
     warmup: float  # fraction of all steps
     clip: float | None  # largest gradient norm, of what lets itself be clipped
     precision: str  # fp32, or bf16: frozen matrices in bfloat16, what trains in float32

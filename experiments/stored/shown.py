@@ -52,3 +52,14 @@ def without_formulas(frame: Any) -> Any:
 def file_name(text: str) -> str:
     """A text as the name of a file, and never a way to another folder."""
     return NO_NAME.sub("_", text).strip(".") or "_"
+
+
+def spell(value: Any) -> str:
+    """A plain value as an override has it."""
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{spell(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(spell, value)) + "]"
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    return f"{value:g}" if isinstance(value, float) else str(value) or "''"

@@ -4,25 +4,28 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
-from experiments.data.batches import Encoded
 from experiments.data.sources import Source
 from experiments.data.splits import Data, Limits, Split
 from experiments.data.tables import Table
 from experiments.models.inference import Evaluated
-from experiments.models.model import Loaded
+
+if TYPE_CHECKING:  # settings do not wait for torch
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+    from experiments.data.batches import Encoded
+    from experiments.models.model import Loaded
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task(ABC):
     """One task as immutable settings; what it reads comes from the source it is given."""
 
-    name: str
+    name: str  # under which results are listed
     version: int  # raised when a change moves scores; stored with every result
     names: list[str]  # classes, for people; empty where there are none
 
@@ -61,22 +64,24 @@ class Task(ABC):
         """Name of what is followed while a run trains."""
 
     @abstractmethod
-    def configure(self, loaded: Loaded, name: str) -> None:
+    def configure(self, loaded: "Loaded", name: str) -> None:
         """Set what the task decides of a model; raises ValueError for one that cannot do it."""
 
-    def check(self, loaded: Loaded, data: Data, limits: Limits) -> None:  # noqa: B027 (most need none)
+    def check(self, loaded: "Loaded", data: Data, limits: Limits) -> None:  # noqa: B027 (most need none)
         """Raise ValueError for what would end the evaluation, before anything is trained."""
 
     @abstractmethod
-    def encode(self, tokenizer: PreTrainedTokenizerBase, split: Split, max_length: int) -> Encoded:
+    def encode(
+        self, tokenizer: "PreTrainedTokenizerBase", split: Split, max_length: int
+    ) -> "Encoded":
         """A split as token ids; what is longer than `max_length` is cut, and counted."""
 
     @abstractmethod
-    def evaluate(self, loaded: Loaded, split: Split, limits: Limits) -> Evaluated:
+    def evaluate(self, loaded: "Loaded", split: Split, limits: Limits) -> Evaluated:
         """Run the model on every example of a split."""
 
     @abstractmethod
-    def training_score(self, labels: list[Tensor | None], outputs: list[Tensor]) -> float:
+    def training_score(self, labels: "list[Tensor | None]", outputs: "list[Tensor]") -> float:
         """The training metric of parts of batches."""
 
     @abstractmethod
@@ -101,7 +106,7 @@ class Task(ABC):
         raise NotImplementedError
 
     def answers(
-        self, loaded: Loaded, texts: list[tuple[str, ...]], limits: Limits
+        self, loaded: "Loaded", texts: list[tuple[str, ...]], limits: Limits
     ) -> Mapping[str, Any]:
         """Return a trained model's answers to texts, by name of the column."""
         raise NotImplementedError

@@ -9,23 +9,26 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
-from experiments.data.batches import PromptedTexts, flat
 from experiments.data.splits import Data, Limits, Split
 from experiments.data.tables import HubFiles, Table, check_unicode, near
 from experiments.machine.randomness import numpy_generator
 from experiments.metrics import nlg
 from experiments.metrics.base import TextMetric, find_text_metrics, names_of
 from experiments.models import inference
-from experiments.models.decoding import Decoding, generate
+from experiments.models.decoding import Decoding
 from experiments.models.inference import Evaluated
-from experiments.models.model import LanguageModel, Loaded
 from experiments.tasks.base import Task
+
+if TYPE_CHECKING:  # settings do not wait for torch
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+    from experiments.data.batches import PromptedTexts
+    from experiments.models.model import Loaded
 
 log = logging.getLogger(__name__)
 RESAMPLES = 1000
@@ -40,8 +43,8 @@ class ContinuedTask(Task):
     hub: HubFiles | None  # null: the task is only local
     label_smoothing: float  # in the loss that is trained on, and in no loss that is reported
     metrics: list[str]  # the primary one first
-    score_on: list[str]
-    decoding: Decoding
+    score_on: list[str]  # splits that are scored
+    decoding: Decoding  # how texts are generated
 
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing < 1:
@@ -76,12 +79,12 @@ class ContinuedTask(Task):
         """Each prompt with each text that may continue it."""
 
     @abstractmethod
-    def encode_prompt(self, tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    def encode_prompt(self, tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
         """The tokens of a prompt."""
 
     @abstractmethod
     def encode_targets(
-        self, tokenizer: PreTrainedTokenizerBase, pairs: list[tuple[str, str]]
+        self, tokenizer: "PreTrainedTokenizerBase", pairs: list[tuple[str, str]]
     ) -> list[list[int]]:
         """The tokens that continue each prompt, their end included."""
 
@@ -89,7 +92,9 @@ class ContinuedTask(Task):
         """Return the part of a generated text that is compared with the references."""
         return text
 
-    def configure(self, loaded: Loaded, name: str) -> None:
+    def configure(self, loaded: "Loaded", name: str) -> None:
+        from experiments.models.model import LanguageModel
+
         if not isinstance(loaded.model, LanguageModel):
             raise ValueError(
                 f"Task '{self.name}' continues texts, and model '{name}' is no language model; "
@@ -102,7 +107,7 @@ class ContinuedTask(Task):
                     raise ValueError(f"Runs are compared by the first of metrics. {reason}")
                 log.info("%s", reason)
 
-    def check(self, loaded: Loaded, data: Data, limits: Limits) -> None:
+    def check(self, loaded: "Loaded", data: Data, limits: Limits) -> None:
         self.decoding.end_tokens(loaded.tokenizer)
         splits = {**data.score, **data.predict}.values()
         sources = {source for split in splits for source, *_ in split.texts}
@@ -113,15 +118,17 @@ class ContinuedTask(Task):
         self.decoding.check_room(longest, loaded.max_length)
 
     def encode(
-        self, tokenizer: PreTrainedTokenizerBase, split: Split, max_length: int
-    ) -> PromptedTexts:
+        self, tokenizer: "PreTrainedTokenizerBase", split: Split, max_length: int
+    ) -> "PromptedTexts":
         """A row per prompt and text; what is longer than `max_length` loses its end, and counts."""
         return self.encode_pairs(tokenizer, self.pairs(split), max_length)
 
     def encode_pairs(
-        self, tokenizer: PreTrainedTokenizerBase, pairs: list[tuple[str, str]], max_length: int
-    ) -> PromptedTexts:
+        self, tokenizer: "PreTrainedTokenizerBase", pairs: list[tuple[str, str]], max_length: int
+    ) -> "PromptedTexts":
         """The same of pairs of a prompt and a text."""
+        from experiments.data.batches import PromptedTexts, flat
+
         prompts = {text: self.encode_prompt(tokenizer, text) for text in dict(pairs)}
         ids, prompt_lengths, cut = [], [], 0
         for (text, _), target in zip(pairs, self.encode_targets(tokenizer, pairs), strict=True):
@@ -135,15 +142,17 @@ class ContinuedTask(Task):
         columns = {"input_ids": flat(ids)}
         return PromptedTexts(columns, lengths, None, padding, cut, np.array(prompt_lengths))
 
-    def evaluate(self, loaded: Loaded, split: Split, limits: Limits) -> Evaluated:
+    def evaluate(self, loaded: "Loaded", split: Split, limits: Limits) -> Evaluated:
         """A text for every source, and the mean loss per token of the texts it has."""
         encoded = self.encode(loaded.tokenizer, split, limits.max_length)
         sums = inference.outputs(loaded.model, encoded, limits.batch_size).sum(axis=0)
         texts = objects(self.continued(loaded, split.texts))
         return Evaluated(split, texts, encoded.truncated, {"loss": float(sums[0] / sums[1])})
 
-    def continued(self, loaded: Loaded, sources: list[tuple[str, ...]]) -> list[str]:
+    def continued(self, loaded: "Loaded", sources: list[tuple[str, ...]]) -> list[str]:
         """A generated text for every source."""
+        from experiments.models.generation import generate
+
         prompts = [self.encode_prompt(loaded.tokenizer, source) for source, *_ in sources]
         end = self.decoding.end_tokens(loaded.tokenizer)
         engine = loaded.model.engine.name
@@ -151,7 +160,7 @@ class ContinuedTask(Task):
         return [str(loaded.tokenizer.decode(ids)).strip() for ids in tokens]
 
     def answers(
-        self, loaded: Loaded, texts: list[tuple[str, ...]], limits: Limits
+        self, loaded: "Loaded", texts: list[tuple[str, ...]], limits: Limits
     ) -> Mapping[str, Any]:
         return {"prediction": self.continued(loaded, texts)}
 
@@ -167,8 +176,10 @@ class ContinuedTask(Task):
         known = {metric: found[metric] for metric in self.metrics}
         return {metric: value for metric, value in known.items() if value is not None}
 
-    def training_score(self, labels: list[Tensor | None], outputs: list[Tensor]) -> float:
+    def training_score(self, labels: "list[Tensor | None]", outputs: "list[Tensor]") -> float:
         """The mean loss per token, without smoothing."""
+        from torch import Tensor
+
         sums = sum(part.double().sum(dim=0) for part in outputs)
         return float(sums[0] / sums[1]) if isinstance(sums, Tensor) else float("nan")
 
@@ -222,7 +233,7 @@ def check_texts(table: Table, column: str) -> None:
         check_unicode(f"{table.where(row)}: {column}", value)
 
 
-def end_of(tokenizer: PreTrainedTokenizerBase) -> int:
+def end_of(tokenizer: "PreTrainedTokenizerBase") -> int:
     """The token that ends a source, and a text."""
     if tokenizer.eos_token_id is None:
         raise ValueError(

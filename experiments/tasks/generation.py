@@ -7,10 +7,9 @@ space and the target, an end token; only the target and its end are trained on.
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
 
 from experiments.data.sources import Source
 from experiments.data.splits import Data, Split
@@ -18,6 +17,9 @@ from experiments.data.tables import Part, Table
 from experiments.metrics.challenge import group, write_outputs
 from experiments.models.inference import Evaluated
 from experiments.tasks.continued import ContinuedTask, check_texts, end_of, objects
+
+if TYPE_CHECKING:  # settings do not wait for torch
+    from transformers import PreTrainedTokenizerBase
 
 SLOT = re.compile(r"\s*([^\[\],]+)\[([^\]]*)\]\s*(?:,|$)")
 # What Hu et al. call three of the slots.
@@ -87,14 +89,14 @@ class GenerationTask(ContinuedTask):
             for target in targets
         ]
 
-    def encode_prompt(self, tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    def encode_prompt(self, tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
         """The tokens that come before the target."""
         shown = slots(text) if self.layout == "slots" else text
         ids: Any = tokenizer(shown, add_special_tokens=False, verbose=False)["input_ids"]
         return [*ids, end_of(tokenizer)]
 
     def encode_targets(
-        self, tokenizer: PreTrainedTokenizerBase, pairs: list[tuple[str, str]]
+        self, tokenizer: "PreTrainedTokenizerBase", pairs: list[tuple[str, str]]
     ) -> list[list[int]]:
         words: Any = tokenizer(
             [f" {target}" for _, target in pairs], add_special_tokens=False, verbose=False

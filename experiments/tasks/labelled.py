@@ -3,19 +3,21 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
-from experiments.data.batches import Encoded, encode
 from experiments.data.splits import Limits, Split
 from experiments.models import inference
 from experiments.models.inference import Evaluated
-from experiments.models.model import Loaded
 from experiments.tasks.base import Task
+
+if TYPE_CHECKING:  # settings do not wait for torch
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+    from experiments.data.batches import Encoded
+    from experiments.models.model import Loaded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,18 +28,24 @@ class LabelledTask(Task):
     def training_metric(self) -> str:
         return self.primary
 
-    def configure(self, loaded: Loaded, name: str) -> None:
+    def configure(self, loaded: "Loaded", name: str) -> None:
         """Any model with a head will do."""
 
-    def encode(self, tokenizer: PreTrainedTokenizerBase, split: Split, max_length: int) -> Encoded:
+    def encode(
+        self, tokenizer: "PreTrainedTokenizerBase", split: Split, max_length: int
+    ) -> "Encoded":
+        from experiments.data.batches import encode
+
         return encode(tokenizer, split, max_length)
 
-    def evaluate(self, loaded: Loaded, split: Split, limits: Limits) -> Evaluated:
+    def evaluate(self, loaded: "Loaded", split: Split, limits: Limits) -> Evaluated:
         encoded = self.encode(loaded.tokenizer, split, limits.max_length)
         found = inference.outputs(loaded.model, encoded, limits.batch_size)
         return Evaluated(split, found, encoded.truncated)
 
-    def training_score(self, labels: list[Tensor | None], outputs: list[Tensor]) -> float:
+    def training_score(self, labels: "list[Tensor | None]", outputs: "list[Tensor]") -> float:
+        import torch
+
         known = np.concatenate([part.numpy() for part in labels if part is not None])
         return self.score(known, torch.cat(outputs).cpu().numpy())[self.primary]
 

@@ -8,18 +8,21 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from string import Formatter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
 
 from experiments.data.sources import Source
 from experiments.data.splits import Data, Limits, Split
 from experiments.data.tables import Part, Table, check_unicode
 from experiments.models import inference
 from experiments.models.inference import Evaluated
-from experiments.models.model import Loaded
 from experiments.tasks.continued import ContinuedTask, end_of, objects
+
+if TYPE_CHECKING:  # settings do not wait for torch
+    from transformers import PreTrainedTokenizerBase
+
+    from experiments.models.model import Loaded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +110,7 @@ class PromptedTask(ContinuedTask):
             text = text.replace(part, "")
         return text.strip()
 
-    def encode_prompt(self, tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    def encode_prompt(self, tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
         if self.chat:
             return turns(tokenizer, [("user", text)], generates=True)
         ids: Any = tokenizer(text, verbose=False)["input_ids"]
@@ -115,7 +118,7 @@ class PromptedTask(ContinuedTask):
         return list(ids[:-1] if ids and ids[-1] == end_of(tokenizer) else ids)
 
     def encode_targets(
-        self, tokenizer: PreTrainedTokenizerBase, pairs: list[tuple[str, str]]
+        self, tokenizer: "PreTrainedTokenizerBase", pairs: list[tuple[str, str]]
     ) -> list[list[int]]:
         if self.chat:
             return [self.reply(tokenizer, prompt, target) for prompt, target in pairs]
@@ -124,7 +127,7 @@ class PromptedTask(ContinuedTask):
         )
         return [[*ids, end_of(tokenizer)] for ids in words["input_ids"]]
 
-    def reply(self, tokenizer: PreTrainedTokenizerBase, prompt: str, target: str) -> list[int]:
+    def reply(self, tokenizer: "PreTrainedTokenizerBase", prompt: str, target: str) -> list[int]:
         """The tokens of a reply in the tokenizer's chat template, up to its end."""
         before = self.encode_prompt(tokenizer, prompt)
         whole = turns(tokenizer, [("user", prompt), ("assistant", target)], generates=False)
@@ -137,7 +140,7 @@ class PromptedTask(ContinuedTask):
         end = end_of(tokenizer)
         return after[: after.index(end) + 1] if end in after else [*after, end]
 
-    def evaluate(self, loaded: Loaded, split: Split, limits: Limits) -> Evaluated:
+    def evaluate(self, loaded: "Loaded", split: Split, limits: Limits) -> Evaluated:
         if self.choices is None:
             return super().evaluate(loaded, split, limits)
         choices = [own for _, _, *own in split.texts]
@@ -148,7 +151,7 @@ class PromptedTask(ContinuedTask):
         return Evaluated(split, likeliest(choices, sums), truncated, {"loss": float(loss / tokens)})
 
     def weigh(
-        self, loaded: Loaded, prompts: list[str], choices: list[list[str]], limits: Limits
+        self, loaded: "Loaded", prompts: list[str], choices: list[list[str]], limits: Limits
     ) -> tuple[np.ndarray, int]:
         """The loss and the tokens of every choice [n, choices, 2], and how many were too long."""
         pairs = [(prompt, one) for prompt, own in zip(prompts, choices, strict=True) for one in own]
@@ -165,7 +168,7 @@ class PromptedTask(ContinuedTask):
         return list(zip(*(fill(table, template) for template in templates), strict=True))
 
     def answers(
-        self, loaded: Loaded, texts: list[tuple[str, ...]], limits: Limits
+        self, loaded: "Loaded", texts: list[tuple[str, ...]], limits: Limits
     ) -> Mapping[str, Any]:
         if self.choices is not None:
             choices = [own for _, *own in texts]
@@ -195,7 +198,7 @@ def fill(table: Table, template: str) -> list[str]:
 
 
 def turns(
-    tokenizer: PreTrainedTokenizerBase, said: list[tuple[str, str]], generates: bool
+    tokenizer: "PreTrainedTokenizerBase", said: list[tuple[str, str]], generates: bool
 ) -> list[int]:
     """The tokens of a conversation; raises ValueError for a tokenizer without a chat template."""
     if tokenizer.chat_template is None:

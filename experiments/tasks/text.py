@@ -6,17 +6,18 @@ Wang et al., 2018, arXiv:1804.07461, Table 1 for GLUE's tasks and metrics.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.special import softmax
 
 from experiments.data.sources import Source
 from experiments.data.splits import Data, Limits, Split
 from experiments.data.tables import HubFiles, Part, Table, check_unicode, near
 from experiments.metrics.base import LabelMetric, find_label_metric, names_of
-from experiments.models.model import Loaded
 from experiments.tasks.labelled import LabelledTask
+
+if TYPE_CHECKING:  # settings do not wait for torch
+    from experiments.models.model import Loaded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,7 @@ class TextTask(LabelledTask):
     header: dict[str, list[str]] | None  # split -> column names, where its file has no header line
     hub: HubFiles | None  # null: the task is only local
     text: list[str]  # one or two columns
-    label: str
+    label: str  # column with the label
     labels: list[str] | None  # values as they stand in the data, in code order; null: a score
     metrics: list[str]  # the primary one first
     score_on: list[str]  # splits that are scored
@@ -111,9 +112,11 @@ class TextTask(LabelledTask):
         return self.text
 
     def answers(
-        self, loaded: Loaded, texts: list[tuple[str, ...]], limits: Limits
+        self, loaded: "Loaded", texts: list[tuple[str, ...]], limits: Limits
     ) -> Mapping[str, Any]:
         """A score, or a class with the probability of each."""
+        from scipy.special import softmax
+
         split = Split(np.arange(len(texts)), texts, None, "given", "")
         outputs = self.evaluate(loaded, split, limits).outputs
         predictions = self.predict(outputs)

@@ -13,8 +13,8 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from experiments.adapters import saved
 from experiments.adapters.merged import write_merged
-from experiments.backbones.heads import READS
 from experiments.families.base import family_of
+from experiments.models.pretrained import READS
 from experiments.running.runner import execute
 from experiments.settings.compose import compose_config
 from experiments.settings.config import read

@@ -27,7 +27,7 @@ from experiments.machine.distributed import (
     read_world,
     shutdown,
 )
-from experiments.running.divergence import Diverged
+from experiments.results.result import Diverged
 from experiments.running.job import PreparedRun, prepare_run
 from experiments.running.recorder import Recorder
 from experiments.running.runner import execute, prepare, train

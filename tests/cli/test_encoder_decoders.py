@@ -26,7 +26,8 @@ from experiments.adapters.merged import write_merged
 from experiments.adapters.peft_format import read_peft, write_peft
 from experiments.families.base import OUTPUT, families
 from experiments.models import inference
-from experiments.models.decoding import Decoding, generate
+from experiments.models.decoding import Decoding
+from experiments.models.generation import generate
 from experiments.models.loading import read_config
 from experiments.models.model import LanguageModel
 from experiments.running.runner import execute

@@ -17,7 +17,7 @@ from nbformat import NotebookNode
 from nbstripout import strip_output
 from stored_runs import study
 
-from analysis import allocation, geometry
+from analysis import allocation, compare, geometry
 from analysis.cost import front, table
 from analysis.family import Rule
 from analysis.report import words
@@ -215,6 +215,21 @@ def test_the_first_comparison_is_put_into_words(execute: Execute, folder: Path) 
     assert "2 comparisons in" in shown.text
     assert shown.text.count("full is better than all others.") == 3  # two tasks, and over both
     assert shown.images == 1
+
+
+def test_five_cells_lead_to_a_verdict(execute: Execute, folder: Path) -> None:
+    assert len(codes("06")) == 5
+    names, seeds = ["lora", "dora"], [0, 1, 2]
+    shown = execute("06", METHODS=names, SEEDS=seeds, SETTINGS=TINY)
+    runs = [run for run in finished(folder, *names) if run.seed in seeds]
+    found = compare(*(run.folder for run in runs))
+    (text,) = found.answers.values()
+    html = [o.data["text/html"] for o in shown.outputs if "text/html" in o.get("data", {})]
+    assert any(text.replace("'", "&#x27;") in page for page in html)
+    assert sum(f">{run.title}<" in page for run in runs for page in html) == 1  # the first result
+    (row,) = shown.table("difference")
+    assert {row["a"], row["b"]} == set(names)
+    assert shown.images == 2
 
 
 def test_magnitude_and_direction_are_set_against_each_other(execute: Execute, folder: Path) -> None:

@@ -17,9 +17,8 @@ from experiments.data.sources import Source
 from experiments.data.splits import Split
 from experiments.data.tables import Part
 from experiments.mini.source import Mini
-from experiments.results.result import Result, read_result
+from experiments.results.result import Diverged, Result, read_result
 from experiments.running import evaluation
-from experiments.running.divergence import Diverged
 from experiments.running.epochs import Epochs
 from experiments.running.job import prepare_run
 from experiments.running.runner import execute

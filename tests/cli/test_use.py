@@ -6,12 +6,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import VARIANTS
+from conftest import ROOT, VARIANTS
 from hydra import (
     compose,
     initialize,
@@ -30,8 +32,7 @@ from experiments import predict as predict_command
 from experiments.adapters.saved import restore
 from experiments.api import run as run_from_python
 from experiments.predict import predict
-from experiments.results.result import Origin, read_result
-from experiments.running.divergence import Diverged
+from experiments.results.result import Diverged, Origin, read_result
 from experiments.running.runner import execute
 from experiments.settings.compose import compose_config
 from experiments.settings.config import Run, read
@@ -85,6 +86,49 @@ def test_the_command_answers_for_a_text_and_for_a_file(
     answers = pd.read_csv(tmp_path / "answers.csv")
     assert list(answers["sentence"]) == ["the film was good", "the film was bad"]
     assert set(answers["prediction"]) <= {"negative", "positive"}
+
+
+def test_a_result_is_shown_in_two_lines_and_as_a_small_table() -> None:
+    folder = ROOT / "results/minilm_glue"
+    result = read_result(next(folder.rglob("result.json")).parent)
+    name, place = repr(result).splitlines()
+    assert name.startswith(f"{result.title}: {result.primary['metric']} ")
+    assert "95 % interval" in name and place == str(result.folder)
+    odd = replace(result, label=result.label | {"task": "<b>\n\x1b[31m"}, folder=Path("<i>"))
+    html = odd._repr_html_()
+    assert len(repr(odd).splitlines()) == 2 and "\x1b" not in repr(odd) + html
+    assert "<b>" not in html and "<i>" not in html and "&lt;b&gt;" in html
+    lost = replace(result, primary={}, status="diverged", failure="The loss is nan at step 3.")
+    assert repr(lost).startswith(f"{result.title}: diverged: The loss is nan at step 3.")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".json", ".parquet"])
+def test_answers_stand_beside_all_columns_of_the_file(suffix: str, tmp_path: Path) -> None:
+    rows = pd.DataFrame(
+        {"id": ["007", "b"], "prediction": ["x", "y"], "sentence": ["good", "bad"], "label": [1, 0]}
+    )
+    path = tmp_path / f"texts{suffix}"
+    if suffix == ".parquet":
+        rows.to_parquet(path)
+    elif suffix.startswith(".json"):
+        rows.to_json(path, orient="records", lines=suffix == ".jsonl")
+    else:
+        rows.to_csv(path, index=False, sep="\t" if suffix == ".tsv" else ",")
+    task = read(compose_config("task=sst2")).task
+    given = predict_command.read_file(task, path)
+    trained: Any = SimpleNamespace(run=SimpleNamespace(task=task))
+
+    def told(trained: object, texts: list[tuple[str, ...]]) -> pd.DataFrame:
+        assert texts == [("good",), ("bad",)]
+        return pd.DataFrame({"prediction": ["positive", "negative"]})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(predict_command, "predict", told)
+        answers = predict_command.answer(trained, given)
+    columns = ["id", "prediction in file", "sentence", "label", "prediction"]
+    assert list(answers.columns) == columns
+    assert list(answers["id"]) == ["007", "b"] and list(answers["label"].astype(int)) == [1, 0]
+    assert list(answers["prediction"]) == ["positive", "negative"]
 
 
 @pytest.mark.parametrize("path", ["models/base", "base", "./base", "models/../base"])

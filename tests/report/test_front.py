@@ -44,6 +44,18 @@ def test_a_setting_that_some_runs_lack_differs_too(tmp_path: Path) -> None:
     assert table["train.epochs"].to_dict() == {"lora": 3.0, "dora": 5.0}
 
 
+def test_runs_are_grouped_by_every_setting_that_differs(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        for rate, targets in ((1e-3, ["query"]), (1e-3, ["query", "value"]), (2e-3, ["query"])):
+            config = {"variant": {"lr": rate, "targets": targets}}
+            store(tmp_path, "lora", seed, np.arange(99) < 80, config=config)
+    table = analysis.load_results(tmp_path)
+    settings = [name for name in table if "." in name]
+    assert settings == ["variant.lr", "variant.targets"]
+    assert set(table["variant.targets"]) == {"[query]", "[query,value]"}
+    assert (table.groupby(["task", "variant", *settings]).size() == 2).all()
+
+
 def test_a_comparison_has_numbers_and_settings(found: Comparisons) -> None:
     table = found.table
     assert len(table) == 6 and set(table["method"]) == set(METHODS)

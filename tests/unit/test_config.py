@@ -147,10 +147,18 @@ def test_real_data_chooses_a_training_of_its_size_and_the_command_line_wins(data
 # Mistakes
 
 TYPOS = {
-    "variant=dorra": "Could not find 'variant/dorra'\n\nAvailable options in 'variant':\n\t",
-    "task=sst": "Could not find 'task/sst'",
-    "+experiment=nope": "Could not find 'experiment/nope'",
-    "variant.rnak=4": "Key 'rnak' is not in struct",
+    "variant=dorra": "There is no variant 'dorra'. Did you mean variant=dora? ",
+    "task=sst": "There is no task 'sst'. Did you mean task=sst2?",
+    "data=lokal": "There is no data 'lokal'. Did you mean data=local? It is one of hub, lo",
+    "+experiment=nope": "There is no experiment 'nope'. It is one of lora-e2e",
+    "varient=dora": "There is no setting varient. Did you mean variant=dora?",
+    "variant.rnak=4": "There is no setting variant.rnak. Did you mean variant.rank? ",
+    "~variant.rnak": "There is no setting variant.rnak. Did you mean variant.rank? ",
+    "train.epoch=3": "There is no setting train.epoch. Did you mean train.epochs? ",
+    "trian.epochs=3": "There is no setting trian.epochs. Did you mean train.epochs? ",
+    "epochs=3": "There is no setting epochs. Did you mean train.epochs? ",
+    "sed=3": "There is no setting sed. Did you mean seed? ",
+    "variant.zzz=3": "There is no setting variant.zzz. It is one of variant.lr, variant.r",
     "+variant.rnak=4": "variant has no setting 'rnak'. Did you mean 'rank'? LoRA has: lr, rank, ",
     "+trian.epochs=3": "config has no setting 'trian'. Did you mean 'train'? It has: variant, task",
     "+task.hub.pth=x": "task.hub.pth: Key 'pth' not in 'HubFiles'.",

@@ -18,10 +18,11 @@ from analysis.report.material import gather
 from experiments.data.sources import Local
 from experiments.disk.folders import ONLY_LOG
 from experiments.metrics.baseline import LOWEST, MAJORITY, baseline_for
-from experiments.running import console, progress
-from experiments.running.progress import FIRST, Progress, describe_rate
+from experiments.running import progress, showing
+from experiments.running.progress import FIRST, Progress
 from experiments.running.remarks import remarks
 from experiments.running.runner import execute
+from experiments.running.showing import describe_rate
 from experiments.settings.compose import compose_config
 from experiments.settings.config import Run, read
 from experiments.stored.said import EVERY
@@ -88,7 +89,7 @@ def test_a_score_that_says_little_is_remarked_upon(
 def test_a_result_of_an_earlier_version_has_no_baseline() -> None:
     old = primary(interval=[0.4, 0.48])
     del old["floor"]
-    assert remarks(old) == [] and console.baseline_rows(old) == []
+    assert remarks(old) == [] and showing.baseline_rows(old) == []
 
 
 @pytest.mark.parametrize("name", ["mini_roberta", "mini_gpt2"])

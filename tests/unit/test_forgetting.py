@@ -18,7 +18,8 @@ from analysis import load
 from analysis.report.material import gather
 from analysis.report.perplexities import forgetting as table_of
 from experiments.data.splits import Limits
-from experiments.models.forgetting import Forgetting, encode_texts, mean_loss, prepare
+from experiments.models.forgetting import Forgetting
+from experiments.models.general_text import encode_texts, mean_loss, prepare
 from experiments.models.pretrained import Pretrained
 from experiments.results.result import read_result
 from experiments.running.runner import execute

@@ -9,7 +9,8 @@ import torch
 from conftest import ROOT, Case
 from transformers import PreTrainedModel
 
-from experiments.models.decoding import Decoding, generate, language_model
+from experiments.models.decoding import Decoding
+from experiments.models.generation import generate, language_model
 from experiments.models.loading import load_backbone, read_config, read_tokenizer
 from experiments.tasks.continued import end_of
 

@@ -15,7 +15,7 @@ from served_hub import commit, served
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from experiments.disk.files import hash_file
-from experiments.models.loading import weight_files
+from experiments.models.files import weight_files
 
 pytestmark = pytest.mark.thorough
 

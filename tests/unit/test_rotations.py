@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 from experiments.backbones.stream import lay_out
 from experiments.data.batches import IGNORED, Batch
 from experiments.families.base import OUTPUT, families, family_of
-from experiments.models.decoding import language_model
 from experiments.models.engine import Engine
+from experiments.models.generation import language_model
 from experiments.models.loading import with_own_output
 from experiments.models.model import LanguageModel
 from variants.base import adapter_layers

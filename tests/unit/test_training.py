@@ -19,7 +19,7 @@ from runs import Killed, assert_equal_runs, killed_after
 from safetensors.torch import load_file
 
 from experiments.data.batches import Batches
-from experiments.running.divergence import Diverged
+from experiments.results.result import Diverged
 from experiments.running.job import PreparedRun, prepare_run
 from experiments.running.recorder import Recorder
 from experiments.running.runner import execute

@@ -18,7 +18,6 @@ from types import ModuleType
 from typing import Any, cast
 
 import joblib
-import torch
 
 from experiments.disk.files import open_to_append
 from experiments.study.backends.base import BEGIN, OUTPUT, Backend, W, Workers
@@ -65,6 +64,8 @@ class Processes(Workers[W]):
     busy: dict[int, tuple[W, BaseProcess]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        import torch  # here, so that who asks for the state of a study does not wait
+
         gpus = torch.cuda.device_count()
         cores = joblib.cpu_count()
         self.number = self.settings.max_parallel or gpus * self.settings.per_gpu or cores
@@ -151,6 +152,8 @@ def run_cell(overrides: tuple[str, ...], place: Path, folder: Path, limits: Cell
     if limits.memory is not None:
         limit = int(limits.memory * 2**30)
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    import torch
+
     torch.set_num_threads(limits.threads)
     with open_to_append(folder / OUTPUT) as output:
         output.write(f"{BEGIN}by process {os.getpid()}\n".encode())
