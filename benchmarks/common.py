@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import platform
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -29,7 +28,7 @@ from transformers import (
 )
 
 from experiments.data.splits import Data, Split
-from experiments.machine.processor import configure_products, multiplying
+from experiments.machine.processor import configure_products, multiplying, processor_name
 from experiments.machine.randomness import seed_everything
 from experiments.running.job import PreparedRun, prepare_run
 from experiments.settings.compose import compose_config
@@ -259,7 +258,7 @@ def load() -> float:
 
 def machine(device: torch.device) -> dict[str, Any]:
     """Return the facts of the machine; figures can be compared only if these are equal."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
     return {
         "device": name,
         "cores": os.cpu_count(),
@@ -267,14 +266,6 @@ def machine(device: torch.device) -> dict[str, Any]:
         "torch": torch.__version__,
         "capability": torch.backends.cpu.get_cpu_capability(),
     }
-
-
-def cpu_name() -> str:
-    """The processor's name, if the system says it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 def footnote(given: argparse.Namespace) -> None:

@@ -8,21 +8,29 @@ Without instructions for bfloat16 PyTorch's products of it are several times slo
 float32, and are made in float32 here.
 """
 
+import hashlib
+import json
+import platform
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from experiments.disk.files import read_object, write_record
+from experiments.disk.locks import in_turn
+from experiments.disk.userfolders import cache_folder, can_write, own_cache
+
 DEFAULT, OTHER = "highest", "medium"  # as torch names them
 NATIVE, BY_FLOAT32 = "native", "float32"
 ATEN = torch.ops.aten
 PRODUCTS = {op.default for op in (ATEN.mm, ATEN.addmm, ATEN.bmm, ATEN.baddbmm)}
-ROUNDS = 7
+ROUNDS = 25
 # How much faster the other way must be: less comes and goes with what else the machine does, and
 # two runs of one study would be multiplied differently.
 GAIN = 1.3
@@ -52,7 +60,46 @@ def threads_for(width: int) -> int:
 
 @cache
 def fastest(width: int) -> str:
-    """The faster exact setting for products of this width on this machine's processor."""
+    """The faster exact setting for products of this width on this machine's processor.
+
+    It is tried once and kept in the user's cache: another process could find otherwise while others
+    work beside it, and the runs of one study would be multiplied in two ways.
+    """
+    if not can_write(cache_folder()):
+        return measure_products(width)
+    about = {
+        "processor": processor_name(), "torch": torch.__version__,
+        "threads": torch.get_num_threads(), "width": width,
+    }  # fmt: skip
+    name = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
+    path = own_cache("products", "how matrices are multiplied") / f"{name}.json"
+    with in_turn(path.with_suffix(".lock")):
+        found = read_choice(path)
+        if found is None:
+            found = measure_products(width)
+            write_record(path, {**about, "float32_products": found})
+    return found
+
+
+def read_choice(path: Path) -> str | None:
+    """The setting that was found before; None if there is none, or the file is damaged."""
+    try:
+        found = read_object(path).get("float32_products")
+    except (OSError, ValueError):
+        return None
+    return found if found in (DEFAULT, OTHER) else None
+
+
+def processor_name() -> str:
+    """The name of this machine's processor, as the system tells it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor())
+
+
+def measure_products(width: int) -> str:
+    """The faster exact setting, tried just now."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(512, width, generator=generator)
     weight = torch.randn(width, width, generator=generator)

@@ -37,6 +37,31 @@ def test_trying_leaves_the_setting_as_it_was() -> None:
     assert torch.get_float32_matmul_precision() == before
 
 
+def test_every_process_of_a_machine_multiplies_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    answers = iter(["medium", "highest", "highest", "medium"])
+    monkeypatch.setattr(processor, "measure_products", lambda width: next(answers))
+
+    def asked(width: int) -> str:
+        fastest.cache_clear()  # as in another process
+        return fastest(width)
+
+    assert [asked(64), asked(64), asked(128), asked(64)] == [
+        "medium",
+        "medium",
+        "highest",
+        "medium",
+    ]
+    for path in tmp_path.rglob("*.json"):
+        path.write_text("{")
+    assert asked(64) == "highest", "A damaged file is measured anew."
+    monkeypatch.setattr(processor, "cache_folder", lambda: None)
+    assert asked(64) == "medium"
+    fastest.cache_clear()
+
+
 def test_a_run_uses_and_records_what_was_found(
     tiny_run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
