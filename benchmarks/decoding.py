@@ -1,9 +1,10 @@
-"""Decoding in batches against one source at a time: the same texts, and how much faster.
+"""Decoding in batches against one source at a time, and against transformers' search.
 
     python benchmarks/decoding.py RUN [--sources 64] [--rounds 3]
 
 RUN is a finished run of a generation task. Greedy search, and beam search as published for E2E NLG
-(10 beams, length penalty 0.9, no 4-gram twice); both ways in turn, as ratios of processor time.
+(10 beams, length penalty 0.9, no 4-gram twice); all ways in turn, as ratios of processor time.
+transformers' search gets batches of the same size, and multiplies as PyTorch does by default.
 """
 
 import argparse
@@ -12,11 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from experiments.adapters.saved import restore
+from experiments.machine.processor import DEFAULT, configure_products, fastest
 from experiments.models.decoding import Decoding
 from experiments.models.generation import generate
 from experiments.tasks.generation import GenerationTask
@@ -36,6 +39,8 @@ def main() -> None:
     given = parser.parse_args()
     trained = restore(given.run)
     task, loaded = trained.run.task, trained.loaded
+    torch.set_num_threads(1)
+    products = fastest(loaded.width) if trained.run.train.precision == "fp32" else DEFAULT
     if not isinstance(task, GenerationTask):
         raise SystemExit(f"Task '{task.name}' generates no texts.")
     split = next(iter(task.load(trained.run.data).score.values()))
@@ -44,35 +49,39 @@ def main() -> None:
     ]
     end = task.decoding.end_tokens(loaded.tokenizer)
 
-    def texts(how: Decoding) -> tuple[list[list[int]], float]:
+    def texts(how: Decoding, engine: str = "packed") -> tuple[list[list[int]], float]:
         started = time.process_time()
-        found = generate(loaded.model.backbone, prompts, how, end)
+        with configure_products(DEFAULT if engine == "transformers" else products, 1):
+            found = generate(loaded.model.backbone, prompts, how, end, engine)
         return found, time.process_time() - started
 
     table = Table(box=box.SIMPLE_HEAD)
-    for name in ("search", "in batches of", "equal texts", "alone / batch", "ms a text"):
+    columns = ("alone", "transformers")
+    heads = [name for other in columns for name in (f"{other}: equal", "times as long")]
+    for name in ("search", "in batches of", "ms a text", *heads):
         table.add_column(name, justify="left" if name == "search" else "right")
     for search, settings in SEARCHES.items():
         how = replace(task.decoding, **settings)
-        ratios: dict[int, list[float]] = {size: [] for size in BATCHES}
+        ratios = {(size, other): [] for size in BATCHES for other in columns}
         times: dict[int, list[float]] = {size: [] for size in BATCHES}
-        equal = dict.fromkeys(BATCHES, len(prompts))
+        equal = dict.fromkeys(ratios, len(prompts))
         for _ in range(given.rounds):
-            alone, seconds = texts(replace(how, batch_size=1))
+            alone = texts(replace(how, batch_size=1))
             for size in BATCHES:
                 found, taken = texts(replace(how, batch_size=size))
-                same = sum(one == other for one, other in zip(alone, found, strict=True))
-                equal[size] = min(equal[size], same)
-                ratios[size].append(seconds / taken)
                 times[size].append(1000 * taken / len(prompts))
+                others = alone, texts(replace(how, batch_size=size), "transformers")
+                for name, (other, seconds) in zip(columns, others, strict=True):
+                    same = sum(a == b for a, b in zip(other, found, strict=True))
+                    equal[size, name] = min(equal[size, name], same)
+                    ratios[size, name].append(seconds / taken)
         for size in BATCHES:
-            table.add_row(
-                search,
-                str(size),
-                f"{equal[size]} of {len(prompts)}",
-                f"{np.median(ratios[size]):.1f}",
-                f"{np.median(times[size]):.1f}",
-            )
+            cells = [
+                cell
+                for name in columns
+                for cell in (f"{equal[size, name]}", f"{np.median(ratios[size, name]):.1f}")
+            ]
+            table.add_row(search, str(size), f"{np.median(times[size]):.1f}", *cells)
     Console().print(table)
 
 

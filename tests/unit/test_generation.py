@@ -7,8 +7,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import ROOT, Case
+from passes import backbone_of
 from transformers import PreTrainedModel
 
+from experiments.families.base import families
+from experiments.models import greedy
 from experiments.models.decoding import Decoding
 from experiments.models.generation import generate, language_model
 from experiments.models.loading import load_backbone, read_config, read_tokenizer
@@ -66,6 +69,12 @@ def reference(backbone: PreTrainedModel, prompt: list[int], how: Decoding, end: 
     return best[:-1] if best[-1] in end else best
 
 
+CAUSAL = [
+    (name, kind)
+    for name, family in families().items()
+    if family.packed and family.causal
+    for kind in family.model_types
+]
 CASES = {
     "greedy": {},
     "beams": {"beams": 4},
@@ -114,6 +123,22 @@ def test_a_batch_gives_the_texts_of_one_by_one(backbone: PreTrainedModel, kind: 
     end = ends(backbone, how)
     alone = generate(backbone, PROMPTS, replace(how, batch_size=1), end)
     assert generate(backbone, PROMPTS, replace(how, batch_size=3), end) == alone
+
+
+@pytest.mark.parametrize("family, kind", CAUSAL)
+def test_packed_search_finds_the_texts_of_transformers(
+    family: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = backbone_of(families()[family].tiny_config(model_type=kind), double=False).eval()
+    monkeypatch.setattr(greedy, "FEWER", 1)  # so that texts are left out
+    prompts = [[9, 8, 7], [5], [6, 5, 9, 11, 12, 3], [21, 33]]
+    how = replace(PLAIN, batch_size=len(prompts))
+    free = generate(backbone, prompts, how, [0])
+    end = [free[0][1], free[2][3]]
+    assert generate(backbone, prompts, how, [0], "transformers") == free
+    found = generate(backbone, prompts, how, end)
+    assert found == generate(backbone, prompts, how, end, "transformers")
+    assert len({len(tokens) for tokens in found}) > 1
 
 
 def test_the_blocking_of_ngrams_looks_at_the_generated_part_only(
