@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from architectures import LLAMA
 from conftest import Answer, vocabulary
+from passes import compute_norms_exactly
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from analysis import load
@@ -80,6 +81,7 @@ def saved(tiny: Callable[[str], Path], tmp_path: Path) -> Callable[[str], Pretra
 def their_loss(path: str, texts: list[str], max_length: int) -> tuple[float, int]:
     """The mean loss per token by transformers alone, text by text and in float64."""
     model = AutoModelForCausalLM.from_pretrained(path).double().eval()
+    compute_norms_exactly(model)
     tokenizer = AutoTokenizer.from_pretrained(path)
     total, tokens = 0.0, 0
     for text in texts:
