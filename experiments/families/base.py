@@ -36,7 +36,7 @@ class Kept:
 
     width: float
     inner: float
-    rounded: float = 1.0
+    rounded: float = 0.52
     scores: float = 0.0
 
 

@@ -44,7 +44,7 @@ class Decoders(Family):
 
     model_types = ("llama", "mistral", "qwen2", "qwen3", "phi3", "gemma2", "gemma3_text")
     causal = True
-    kept, kept_padded = Kept(5.0, 3.0, 1.4), Kept(6.0, 3.0, 1.6, 3.0)
+    kept, kept_padded = Kept(4.0, 2.0), Kept(6.0, 3.0, 0.56, 3.0)
 
     def unsupported(self, config: PreTrainedConfig) -> str | None:
         for key in ("attn_logit_softcapping", "use_bidirectional_attention"):
