@@ -73,7 +73,7 @@ def find_targets(path: Path) -> list[str]:
 def name_class(schema: Schema, names: list[str]) -> str:
     """The line above the table of a class; many choices of one class are not listed again."""
     chosen = ", ".join(f"`{name}`" for name in names)
-    return f"**{chosen}**: {schema.explanation}" if len(names) <= 4 else schema.explanation
+    return f"**{chosen}**: {schema.explanation}" if len(names) <= 5 else schema.explanation
 
 
 def write_table(group: str, settings: list[Setting]) -> Iterator[str]:

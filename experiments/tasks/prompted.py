@@ -6,7 +6,7 @@ a cell. The answer in a text is what the regular expression `answer` finds there
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from string import Formatter
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,7 @@ class PromptedTask(ContinuedTask):
     choices: list[str] | None  # templates; the likeliest is the answer, and nothing is generated
     stop: list[str]  # texts at which a generated one ends, beside its end token
     chat: bool  # prompt and target as turns of the tokenizer's chat template
+    words: dict[str, dict[str, str]] | None = None  # by column, what stands for each of its cells
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -80,10 +81,26 @@ class PromptedTask(ContinuedTask):
             file=self.files.get(split), header=self.header, hub=self.hub, skip_malformed=False,
         )  # fmt: skip
         table = source.table(part)
+        table = self.reworded(table)
         texts = [tuple(row) for row in zip(*(fill(table, t) for t in templates), strict=True)]
         for row, (_, target, *choices) in enumerate(texts):
             self.check_row(table.where(row), target, choices)
         return Split(np.arange(len(table)), texts, None, table.origin, table.sha256)
+
+    def reworded(self, table: Table) -> Table:
+        """The table with the task's words in the place of cells, such as those of class codes."""
+        columns = dict(table.columns)
+        for name, words in (self.words or {}).items():
+            cells = [str(cell) for cell in columns.get(name, ())]  # numbers, in some formats
+            for row, cell in enumerate(cells):
+                if cell not in words:
+                    raise ValueError(
+                        f"{table.where(row)}: task.words.{name} has no word for {cell!r:.40}. It "
+                        f"has words for {', '.join(words)}."
+                    )
+            if name in columns:
+                columns[name] = [words[cell] for cell in cells]
+        return replace(table, columns=columns)
 
     def check_row(self, where: str, target: str, choices: list[str]) -> None:
         """Raise ValueError for a row without an answer, or whose answer is none of its choices."""

@@ -206,3 +206,23 @@ def test_a_trained_model_chooses_for_those_who_ask_it_as_it_does_when_it_is_scor
     asked = Table("asked", {name: [row[name] for row in rows] for name in task.given}, [1, 2], "")
     found = task.answers(loaded, task.texts(asked), run.train)
     assert list(found["prediction"]) == list(scored)
+
+
+def test_classes_are_told_in_words(tmp_path: Path) -> None:
+    folder = tmp_path / "SST-2"
+    folder.mkdir()
+    for name in ("train", "dev"):
+        lines = [f"a film {n}\t{n % 2}" for n in range(8)]
+        (folder / f"{name}.tsv").write_text("\n".join(["sentence\tlabel", *lines, ""]))
+    few = [text for text in FEW if not text.startswith("task.")]
+    run = read(compose_config(*few, "task=sst2_words", f"data.dir={tmp_path}"))
+    read_dev = task_of(run).read(run.data, "dev")
+    words = ["negative", "positive"]
+    assert read_dev.texts[1] == ("sst2 sentence: a film 1", "positive", *words)
+    result = execute(run, tmp_path / "out")
+    assert set(result.predictions["prediction"]) <= set(words)
+    numbers = Table("x", {"label": [1, 0], "sentence": ["a", "b"]}, [1, 2], "")
+    assert task_of(run).reworded(numbers).columns["label"] == ["positive", "negative"]
+    numbers.columns["label"][1] = 2
+    with pytest.raises(ValueError, match=r"x, line 2: task\.words\.label has no word for '2'\. It"):
+        task_of(run).reworded(numbers)
