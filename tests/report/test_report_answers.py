@@ -16,12 +16,13 @@ from analysis.load import effective_rate
 from analysis.looks import COLOURS, ON_DARK, PATHS, look_of
 from analysis.report.answers import Case, cheaper_rival, in_proportion, make_answer
 from analysis.report.cards import Values, cards, chart, ticks
-from analysis.report.comparisons import MAJORITY, Comparison
+from analysis.report.comparisons import Comparison
 from analysis.report.html_tables import Cell
 from analysis.report.learning import FEW, FULL, POINTS, Histories, learning
 from analysis.report.material import gather
 from analysis.report.page import Report
 from analysis.report.tuning import RATE, curves
+from experiments.metrics.baseline import MAJORITY
 from experiments.stored import history
 
 METHODS = {"small": 0.9, "big": 0.904, "poor": 0.7}
