@@ -60,6 +60,7 @@ MOVED = {
 # Settings that are newer than some results, with the value that is how runs were before. With it
 # a run is what it was, under the same name.
 LATER = {"train.subset": "fixed", "train.held_out": None, "model.head": None, "task.words": None}
+OF_SOME_KINDS = ("task.words",)  # not every kind of its section has it
 FORMER = {new: old for old, new in MOVED.items()}
 
 
@@ -122,7 +123,7 @@ def with_later(config: Mapping[str, Any]) -> dict[str, Any]:
     found = dict(config)
     for path, before in LATER.items():
         section, _, key = path.partition(".")
-        if isinstance(node := found.get(section), Mapping):
+        if isinstance(node := found.get(section), Mapping) and path not in OF_SOME_KINDS:
             found[section] = {key: before, **node}
     return found
 
