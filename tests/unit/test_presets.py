@@ -9,6 +9,7 @@ from experiments.results.result import Origin
 from experiments.settings.compose import compose_config
 from experiments.settings.config import Run, read
 from experiments.settings.protocol import Clean, Paper
+from variants.randlora import RandLoRA
 
 TRAIN = {"examples": None, "warmup": 0.06, "schedule": "linear", "accumulate": 1}
 PRINTED = published()
@@ -73,7 +74,7 @@ def test_randlora_and_its_lora_are_as_the_script_has_them(task: str) -> None:
         holds(run.variant, lr=1e-4, targets=["query", "key", "value", "dense"])
         assert isinstance(run.protocol, Clean) and run.protocol.stage == "test"
     assert (randlora.paper, lora.paper) == ("randlora_code", "randlora_code_lora")
-    holds(randlora.variant, rank=64)
+    assert isinstance(randlora.variant, RandLoRA) and randlora.variant.rank == 64
     # Theirs: alpha / r / sqrt(n), of alpha = 2 r and n = 768 / 64 products.
     assert randlora.variant.alpha / 64 == pytest.approx(2 / math.sqrt(768 / 64), rel=1e-4)
     holds(lora.variant, rank=4, alpha=8.0, dropout=0.0, rslora=False)
