@@ -1,8 +1,8 @@
 """The numbers that papers print, as one table: `published()`.
 
 `analysis/published/` has a file for each paper, with those numbers alone that could be read in the
-paper itself or in its authors' code. The papers of LoRA+, VeRA, LoRA-FA, LoRA-drop and Delta-LoRA
-have no file, because of their tables that is not so.
+paper itself or in its authors' code and logs. The papers of LoRA+, LoRA-XS, LoRA-FA, LoRA-drop and
+Delta-LoRA have no file, because of their tables that is not so.
 """
 
 import math

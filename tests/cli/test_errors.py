@@ -91,7 +91,7 @@ def test_a_wrong_setting_is_one_line(override: str, line: str, shell: Shell, tmp
     ("override", "line"),
     [
         ("variant=dorra", "There is no variant 'dorra'. Did you mean variant=dora? "),
-        ("+experiment=nope", "There is no experiment 'nope'. It is one of "),
+        ("+experiment=nope", "There is no experiment 'nope'. python -m experiments.list "),
         ("variant.rnak=4", "There is no setting variant.rnak. Did you mean variant.rank? "),
         ("varient=dora", "There is no setting varient. Did you mean variant=dora? "),
     ],

@@ -150,7 +150,7 @@ TYPOS = {
     "variant=dorra": "There is no variant 'dorra'. Did you mean variant=dora? ",
     "task=sst": "There is no task 'sst'. Did you mean task=sst2?",
     "data=lokal": "There is no data 'lokal'. Did you mean data=local? It is one of hub, lo",
-    "+experiment=nope": "There is no experiment 'nope'. It is one of lora-e2e",
+    "+experiment=nope": "There is no experiment 'nope'. python -m experiments.list experiment ",
     "varient=dora": "There is no setting varient. Did you mean variant=dora?",
     "variant.rnak=4": "There is no setting variant.rnak. Did you mean variant.rank? ",
     "~variant.rnak": "There is no setting variant.rnak. Did you mean variant.rank? ",
