@@ -12,6 +12,7 @@ from conftest import ROOT
 from stored_runs import study
 
 from analysis import index
+from analysis.index import __main__ as command
 from analysis.report import words
 
 HOSTILE = "</script><img src=x onerror=alert(1)>&\"'"
@@ -97,7 +98,7 @@ def test_runs_that_differ_in_the_seed_alone_have_one_command() -> None:
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: Any) -> None:
     monkeypatch.setattr("sys.argv", ["index", *map(str, arguments)])
-    index.main()
+    command.main()
 
 
 def test_a_study_that_cannot_be_read_is_named_and_stops_no_other(

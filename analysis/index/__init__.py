@@ -1,6 +1,5 @@
-"""`python -m analysis.index results`: all published studies below a folder as one page."""
+"""All published studies below a folder as one page."""
 
-import argparse
 import os
 import shlex
 import sys
@@ -37,7 +36,7 @@ from analysis.report.sections import (
     where,
 )
 from experiments.stored import result, summary
-from experiments.stored.shown import fail, visible
+from experiments.stored.shown import visible
 
 NAME = "index.html"
 COLUMNS = (
@@ -255,24 +254,3 @@ def commands(results: Iterable[Record]) -> list[tuple[str, str]]:
         (shlex.join(["python", "run.py", *same, f"seed={first}"]), ", ".join(map(str, others)))
         for same, (first, *others) in seeds.items()
     ]
-
-
-def main() -> None:
-    """Write the page."""
-    parser = argparse.ArgumentParser(
-        prog="python -m analysis.index",
-        description="One page on all published studies below a folder.",
-    )
-    parser.add_argument("folder", nargs="?", default="results", type=Path, help="(results)")
-    parser.add_argument("--out", type=Path, help=f"the page (FOLDER/{NAME})")
-    arguments = parser.parse_args()
-    out: Path = arguments.out or arguments.folder / NAME
-    try:
-        out.write_text(make_page(arguments.folder, out.parent), encoding="utf-8")
-    except (ValueError, OSError) as error:
-        fail(error)
-    print(out)
-
-
-if __name__ == "__main__":
-    main()
