@@ -17,7 +17,8 @@ NONE = "\u2013"  # where there is nothing to show
 class Cell:
     """A text, and the number or the text that sorts it.
 
-    `letters` stand raised behind it, `small` below it; `look` is the method whose mark it bears.
+    `letters` stand raised behind it, `small` below it; `look` is the method whose mark it bears,
+    `link` the address that the text leads to.
     """
 
     text: str
@@ -26,11 +27,14 @@ class Cell:
     letters: str = ""
     small: str = ""
     look: str = ""
+    link: str = ""
 
     @property
     def content(self) -> Markup:
         """All of it as it stands in a page."""
         shown = escape(self.text)
+        if self.link:
+            shown = Markup('<a href="{}">{}</a>').format(self.link, shown)
         if self.look:
             shown = draw_mark(self.look) + shown
         if self.letters:
@@ -50,14 +54,15 @@ def draw_mark(method: str) -> Markup:
 class Column:
     """A column, and how it looks.
 
-    `numbers` stand to the right, `pick` gives it a picker, `code` letters of one width, `wrap`
-    lets texts break, `fixed` keeps it in sight. A `shared` column is told once, above, where all
-    its rows say the same.
+    `numbers` stand to the right, `pick` gives it a picker, `most` a field for its largest number,
+    `code` letters of one width, `wrap` lets texts break, `fixed` keeps it in sight. A `shared`
+    column is told once, above, where all its rows say the same.
     """
 
     title: str
     numbers: bool = False
     pick: bool = False
+    most: bool = False
     code: bool = False
     wrap: bool = False
     fixed: bool = False
@@ -91,7 +96,8 @@ class Table:
         classes = " ".join(name for name, on in looks.items() if on)
         found = Markup(' class="{}"').format(classes) if classes else Markup()
         key = "" if cell.key == math.inf else short(cell.key)
-        return found if key == cell.text else found + Markup(' data-key="{}"').format(key)
+        alone = not (cell.letters or cell.small)  # else the element holds more than the key
+        return found if alone and key == cell.text else found + Markup(' data-key="{}"').format(key)
 
     def values(self, place: int) -> list[str]:
         """Return the values that a picker offers."""
@@ -102,6 +108,11 @@ class Table:
         """Place, title and values of the columns that have a picker, if there is a choice."""
         found = [(i, c.title, self.values(i)) for i, c in enumerate(self.columns) if c.pick]
         return [(place, title, values) for place, title, values in found if len(values) > 1]
+
+    @property
+    def limits(self) -> list[tuple[int, str]]:
+        """Place and title of the columns that have a field for the largest number."""
+        return [(place, column.title) for place, column in enumerate(self.columns) if column.most]
 
     def frame(self) -> pd.DataFrame:
         """The texts as they are read."""

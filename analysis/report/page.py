@@ -99,13 +99,20 @@ class Report:
 
     def html(self, runs: str = "") -> str:
         """The page; `runs` is the way from it to the folder of runs, to which it then links."""
-        templates = Environment(
-            loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
-            trim_blocks=True, lstrip_blocks=True,
-        )  # fmt: skip
-        templates.policies["json.dumps_kwargs"] = {"sort_keys": True, "separators": (",", ":")}
-        templates.globals |= {"mark": draw_mark, "look": look_of, "shapes": PATHS}
-        return templates.get_template("page.html").render(**context(self, runs))
+        return render("page.html", context(self, runs))
+
+
+def render(template: str, values: Context) -> str:
+    """A page made from one of the templates; texts in its values are only texts."""
+    templates = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    templates.policies["json.dumps_kwargs"] = {"sort_keys": True, "separators": (",", ":")}
+    templates.globals |= {
+        "mark": draw_mark, "look": look_of, "shapes": PATHS, "colours": COLOURS, "on_dark": ON_DARK,
+    }  # fmt: skip
+    return templates.get_template(template).render(**values)
 
 
 def context(report: Report, folder: str) -> Context:
@@ -136,8 +143,6 @@ def context(report: Report, folder: str) -> Context:
             *groups_without_results(material), *unlisted(material),
             *unread([*material.left_out, *histories.left_out]),
         ],
-        "colours": COLOURS,
-        "on_dark": ON_DARK,
     }  # fmt: skip
 
 

@@ -25,6 +25,9 @@ function ordered(rows, key, up) {
 const keyOf = (cell) => cell.dataset.key ?? cell.textContent;
 const countText = (shown, every) => (shown === every ? `${every} rows` : `${shown} of ${every} rows`);
 
+// What is not known is not shown to be that small.
+const isAtMost = (cell, most) => keyOf(cell) !== "" && Number(keyOf(cell)) <= most;
+
 // In a file a number has all the digits that the page knows of it.
 const valueOf = (cell) => {
   const key = cell.dataset.key;
@@ -41,9 +44,10 @@ for (const box of document.querySelectorAll(".data[data-table]")) {
   const heads = () => [...table.tHead.rows[0].cells].map((cell) => cell.textContent.trim());
   box.querySelector(".save").addEventListener("click", () =>
     saveCsv(box.dataset.table, [heads(), ...[...table.tBodies[0].rows].filter((row) => !row.hidden).map((row) => [...row.cells].map(valueOf))]));
-  const search = box.querySelector("input");
+  const search = box.querySelector("input[type=search]");
   if (!search) continue;
   const pickers = [...box.querySelectorAll("select")];
+  const limits = [...box.querySelectorAll("input[type=number]")];
   const filter = () => {
     const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
     let shown = 0;
@@ -51,13 +55,14 @@ for (const box of document.querySelectorAll(".data[data-table]")) {
       const text = row.textContent.toLowerCase();
       const fits =
         words.every((word) => text.includes(word)) &&
-        pickers.every((p) => !p.value || row.children[p.dataset.column].textContent === p.value);
+        pickers.every((p) => !p.value || row.children[p.dataset.column].textContent === p.value) &&
+        limits.every((most) => !most.value || isAtMost(row.children[most.dataset.column], Number(most.value)));
       row.hidden = !fits;
       shown += fits;
     }
     box.querySelector(".count").textContent = countText(shown, rows.length);
   };
-  search.addEventListener("input", filter);
+  for (const field of [search, ...limits]) field.addEventListener("input", filter);
   for (const picker of pickers) picker.addEventListener("change", filter);
   filter();
 }

@@ -3,12 +3,18 @@
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import ROOT, VARIANTS
 
-PAGES = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", *sorted((ROOT / "docs").glob("*.md"))]
+from experiments.stored import adapter, checkpoint, result, study
+from experiments.stored.roles import MOVED
+
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+FORMS = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"))
 LINK = re.compile(r"\]\(([^)#\s]+)(#[^)\s]*)?\)")
 
 
@@ -29,6 +35,34 @@ def test_what_a_page_points_to_is_there(page: Path) -> None:
     for target, _ in LINK.findall(text):
         if "://" not in target:
             assert (page.parent / target).exists(), target
+
+
+def test_the_changes_name_every_format_and_every_setting_that_moved() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    formats = {
+        result.NAME: result.SCHEMA, adapter.NAME: adapter.FORMAT,
+        study.NAME: study.FORMAT, "checkpoint.safetensors": checkpoint.FORMAT,
+    }  # fmt: skip
+    for name, number in formats.items():
+        assert f"| `{name}` | {number} |" in text, name
+    for former in MOVED:
+        assert f"`{former}`" in text, former
+
+
+def test_the_citation_names_this_version() -> None:
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert cited["version"] == project["version"] and cited["license"] == project["license"]
+    assert cited["authors"] == [{"name": "lora-assay contributors"}] and "doi" not in cited
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.stem)
+def test_a_form_for_issues_has_a_name_and_fields_of_their_own(form: Path) -> None:
+    content = yaml.safe_load(form.read_text(encoding="utf-8"))
+    assert content["name"] and content["description"]
+    names = [field["id"] for field in content["body"]]
+    assert len(set(names)) == len(names)
+    assert all(field["attributes"]["label"] for field in content["body"])
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="There is no make here.")

@@ -6,9 +6,11 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
 from stored_runs import store, study
 
+from analysis import index
 from analysis.family import Rule
 from analysis.report.material import gather
 from analysis.report.page import Report
@@ -297,3 +299,19 @@ def test_in_dark_mode_every_mark_stands_out_from_its_card(browser: Browser, addr
     )
     assert len(contrasts) > 40 and min(contrasts) >= 3  # WCAG 2.2, 1.4.11
     dark.page.context.close()
+
+
+def test_the_board_takes_a_largest_number_of_parameters_and_opens_runs(browser: Browser) -> None:
+    page = browser.new_page()
+    page.goto((ROOT / "results" / index.NAME).as_uri())
+    shown = "#table-board tbody tr:not([hidden])"
+    rows = page.locator(shown)
+    every = rows.count()
+    page.locator("#board input[type=number]").fill("73728")
+    methods = set(page.locator(f"{shown} td:first-child").all_inner_texts())
+    assert methods == {"lora", "lora_plus", "vera", "bitfit"} and rows.count() == every * 4 // 6
+    rows.nth(1).locator("a").first.click()
+    opened = page.locator("details[open]")
+    assert opened.count() == 1 and opened.locator("summary").is_visible()
+    assert opened.get_attribute("id") == page.url.rpartition("#")[2]
+    page.close()
