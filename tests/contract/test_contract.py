@@ -11,6 +11,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from cases import FAMILIES, Trained, adapted, logits, train_steps, trained_case
 from conftest import VARIANTS, Case
+from passes import compute_norms_exactly
 
 from experiments.backbones.layers import float_masters
 from experiments.machine.randomness import seed_everything
@@ -240,6 +241,7 @@ def test_gradients_are_the_same_under_every_engine(
     def undropped() -> Case:
         made = nudged(case, variant, family)
         made.model.double()
+        compute_norms_exactly(made.model)
         for module in made.model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
