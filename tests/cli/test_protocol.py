@@ -1,11 +1,9 @@
 """What a run may look at under each protocol."""
 
 import hashlib
-import time
-from collections.abc import Callable
-from itertools import count
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,6 +23,7 @@ from experiments.running.runner import execute
 from experiments.settings.compose import compose_config
 from experiments.settings.config import Run, read
 from experiments.settings.protocol import Clean, carve, train_only
+from experiments.training.measure import Cost
 
 ROOT = Path(__file__).parents[2]
 TASKS = sorted(path.stem for path in (ROOT / "conf/task").glob("*.yaml"))
@@ -212,13 +211,14 @@ def test_a_model_that_breaks_before_an_epoch_ends_has_diverged(
 def test_what_the_epochs_scores_take_is_a_cost(
     tiny_run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A clock that jumps by 1,000 seconds whenever the recorder looks at it, twice an epoch.
-    clock = SimpleNamespace(
-        perf_counter=count(0, 1000).__next__,
-        process_time=count(0, 500).__next__,
-        monotonic=time.monotonic,
-    )
-    monkeypatch.setattr("experiments.running.epochs.time", clock)
+    # Each of the four epochs' scores takes so many seconds.
+    @contextmanager
+    def add_time(cost: Cost) -> Iterator[None]:
+        yield
+        cost.seconds += 1000
+        cost.processor_seconds += 500
+
+    monkeypatch.setattr("experiments.running.epochs.add_time", add_time)
     cost = execute(tiny_run("lora", "protocol=paper", "train.epochs=4"), tmp_path).cost
     assert round(cost["seconds"]["evaluate"], -3) == 4000
     assert round(cost["processor_seconds"]["evaluate"], -3) == 2000
