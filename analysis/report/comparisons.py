@@ -153,7 +153,7 @@ def letters(verdicts: Verdicts | None) -> dict[str, str]:
 
 
 def undecided(pairs: Frame) -> Frame:
-    """Of which pairs a test could not have said anything."""
+    """Mark the pairs of which a test could not have said anything."""
     return pairs["outcome"] == Outcome.UNDECIDABLE
 
 

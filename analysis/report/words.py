@@ -188,7 +188,7 @@ def against(found: Verdicts) -> str:
 
 
 def decided(pairs: Frame) -> Frame:
-    """Of which pairs one is better."""
+    """Mark the pairs of which one method is better."""
     return pairs["outcome"].isin([Outcome.BETTER, Outcome.WORSE])
 
 

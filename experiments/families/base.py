@@ -47,7 +47,7 @@ class Family(ABC):
     causal: ClassVar[bool]  # a token sees only those before it
     packed: ClassVar[bool] = True  # there is a packed pass
     encoder_decoder: ClassVar[bool] = False  # one part reads a text, and another answers it
-    kept: ClassVar[Kept] = Kept(5.0, 1.0, 0.52)  # by the packed pass
+    kept: ClassVar[Kept] = Kept(5.0, 1.0)  # by the packed pass
     kept_padded: ClassVar[Kept] = Kept(8.0, 4.0, 0.75, 3.0)  # by transformers' own
     transposed: ClassVar[bool] = False  # transformers stores its matrices as [d_in, d_out]
     # Values of a config with which transformers computes something else than the packed pass.

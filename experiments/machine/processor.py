@@ -144,7 +144,7 @@ def bfloat16_products(device: torch.device) -> str:
 
 
 def batch_multiple(device: torch.device, precision: str) -> int:
-    """Of which number the tokens of a batch are made a multiple.
+    """The number of which the tokens of a batch are made a multiple.
 
     oneDNN, which takes products of bfloat16, writes code for every shape it meets and keeps it: a
     hundred numbers of tokens leave hundreds of MiB behind, and a new one costs milliseconds.
