@@ -124,6 +124,36 @@ def attention(
 
 
 @compile_kernel
+def differentiate(
+    P: Any, S: Any, queries: int, tokens: int, reach: Any, p: float, seed: int, first: int,
+    start: int, mask: Any,
+) -> None:  # fmt: skip
+    """Of one example and head: scores P become probabilities, and gradients to these, S, become
+    those to the scores; `first` is the row of the first query among the masks.
+    """
+    number = mask.dtype.type
+    grown, limit = number(1 / (1 - p)), limit_of(p)
+    for i in range(queries):
+        seen = reach[i]
+        softmax(P[i], seen)
+        if p > 0:
+            key = key_of(seed, first + i)
+            for j in range(seen):
+                mask[j] = number(0) if is_dropped(key, start + j, limit) else grown
+                S[i, j] *= mask[j]
+        along = number(0)
+        for j in range(seen):
+            along += P[i, j] * S[i, j]
+        for j in range(seen):
+            S[i, j] = P[i, j] * (S[i, j] - along)
+        if p > 0:
+            for j in range(seen):
+                P[i, j] *= mask[j]
+        S[i, seen:tokens] = 0
+        P[i, seen:tokens] = 0
+
+
+@compile_kernel
 def attention_backward(
     first: int, step: int, like: Any, q: Any, k: Any, v: Any, starts: Any, query_starts: Any,
     query_positions: Any, cos: Any, sin: Any, heads: int, groups: int, scale: float, causal: bool,
@@ -133,7 +163,7 @@ def attention_backward(
     asked for.
     """
     d, kind, share = k.shape[1] // groups, like.dtype, heads // groups
-    factor, grown, limit = kind.type(scale), kind.type(1 / (1 - p)), limit_of(p)
+    factor, m = kind.type(scale), len(query_positions)
     every = np.arange(len(cos))
     T, M, D = widest(starts, LANES), widest(query_starts, ROWS), (d + LANES - 1) // LANES * LANES
     Q, G = np.empty((heads, M, D), kind), np.empty((heads, M, D), kind)
@@ -164,24 +194,7 @@ def attention_backward(
             if for_q or for_k:
                 transpose(V[group], tokens, d, X_T)
                 score(S, G[head], X_T, queries, d, reach)
-            for i in range(queries):
-                seen = reach[i]
-                softmax(P[i], seen)
-                if p > 0:
-                    key = key_of(seed, head * len(query_positions) + own + i)
-                    for j in range(seen):
-                        mask[j] = kind.type(0) if is_dropped(key, start + j, limit) else grown
-                        S[i, j] *= mask[j]
-                along = kind.type(0)
-                for j in range(seen):
-                    along += P[i, j] * S[i, j]
-                for j in range(seen):
-                    S[i, j] = P[i, j] * (S[i, j] - along)
-                if p > 0:
-                    for j in range(seen):
-                        P[i, j] *= mask[j]
-                S[i, seen:tokens] = 0
-                P[i, seen:tokens] = 0
+            differentiate(P, S, queries, tokens, reach, p, seed, head * m + own, start, mask)
             # What is done with comes to lie where its gradient is written from.
             if for_v:
                 collect(Y, P, G[head], tokens, queries, d, reach)
