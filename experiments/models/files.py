@@ -6,7 +6,21 @@ from pathlib import Path
 
 from experiments.disk.files import check_regular, hash_file
 
+# The sets of files that one tokenizer is made from: the fast one's, GPT-2's and RoBERTa's, BERT's.
 TOKENIZER_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("vocab.txt",))
+# SentencePiece's, by the names that repositories give it; read where there is no other.
+PIECES = ("spm.model", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
+
+
+def tokenizer_files(folder: Path) -> list[Path]:
+    """The files of a model folder from which its tokenizer may be made; none if it has no such."""
+    found = [
+        folder / name
+        for names in TOKENIZER_FILES
+        for name in names
+        if all((folder / other).is_file() for other in names)
+    ]
+    return found or [folder / name for name in PIECES if (folder / name).is_file()]
 
 
 def weight_files(folder: Path) -> list[Path]:

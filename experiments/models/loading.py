@@ -26,11 +26,10 @@ from experiments.backbones.layers import PRECISIONS, CastLinear, store_matrices
 from experiments.disk.files import check_regular, read_object
 from experiments.families.base import OUTPUT, families, family_of
 from experiments.models import seq2seq
-from experiments.models.files import TOKENIZER_FILES, weight_files
+from experiments.models.files import PIECES, TOKENIZER_FILES, tokenizer_files, weight_files
 from experiments.models.generation import language_model
 from experiments.models.model import Loaded, assemble
 
-# The sets of files that one tokenizer is made from: the fast one's, GPT-2's and RoBERTa's, BERT's.
 READ = (".json", ".txt", ".safetensors", ".model")  # what is read of a model's folder
 
 
@@ -100,10 +99,14 @@ def read_tokenizer(folder: Path, size: int) -> PreTrainedTokenizerBase:
 
     Without its files transformers would make an empty one, for which every word is unknown.
     """
-    if not any(all((folder / name).is_file() for name in names) for names in TOKENIZER_FILES):
+    files = tokenizer_files(folder)
+    if not files:
         raise ValueError(f"{folder} holds no tokenizer: there is no {TOKENIZER_FILES[0][0]} in it.")
-    path = folder / TOKENIZER_FILES[0][0]
-    if path.is_file() and not {"model", "added_tokens"} <= read_object(path).keys():
+    path = files[0]
+    if path.name in PIECES:
+        check_pieces(path)
+    fast = path.name == TOKENIZER_FILES[0][0]
+    if fast and not {"model", "added_tokens"} <= read_object(path).keys():
         raise ValueError(f"{path} does not describe a tokenizer.")
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     if len(tokenizer) > size:
@@ -111,6 +114,20 @@ def read_tokenizer(folder: Path, size: int) -> PreTrainedTokenizerBase:
             f"The tokenizer in {folder} has {len(tokenizer)} tokens, and its model {size}."
         )
     return tokenizer
+
+
+def check_pieces(path: Path) -> None:
+    """Raise ValueError if a file is no model of SentencePiece, or nothing here reads one."""
+    try:
+        from sentencepiece import SentencePieceProcessor
+    except ImportError:
+        raise ValueError(
+            f"{path} is read by the package sentencepiece: pip install -e '.[sentencepiece]'."
+        ) from None
+    try:
+        SentencePieceProcessor(model_file=str(path))
+    except (RuntimeError, OSError) as error:
+        raise ValueError(f"{path} cannot be read ({' '.join(str(error).split())}).") from None
 
 
 def set_dropout(config: PreTrainedConfig, probability: float) -> None:

@@ -8,7 +8,13 @@ from experiments.data.sources import Source
 from experiments.disk import hub
 from experiments.disk.userfolders import expand_home
 from experiments.models import gguf
-from experiments.models.files import TOKENIZER_FILES, hash_files, package_folder, weight_files
+from experiments.models.files import (
+    TOKENIZER_FILES,
+    hash_files,
+    package_folder,
+    tokenizer_files,
+    weight_files,
+)
 
 if TYPE_CHECKING:  # settings do not wait for torch
     import torch
@@ -94,9 +100,11 @@ class Pretrained:
 
     def files_hash(self) -> str:
         """The sha256 of what makes the weights a model, its config and its tokenizer's files."""
+        folder = self.folder()
         names = {"config.json", "tokenizer_config.json", "special_tokens_map.json"}
         names.update(*TOKENIZER_FILES)
-        return hash_files([path for n in sorted(names) if (path := self.folder() / n).exists()])
+        found = [path for name in names if (path := folder / name).exists()]
+        return hash_files(sorted({*found, *tokenizer_files(folder)}))
 
     def config(self) -> "PreTrainedConfig":
         """The model's config, with the dropout that was asked for."""

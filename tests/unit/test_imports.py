@@ -232,3 +232,9 @@ def test_every_pinned_version_lies_in_its_declared_range() -> None:
     pins = {canonicalize_name(pin.name): next(iter(pin.specifier)).version for pin in PINS}
     for wanted in declared(*EXTRAS):
         assert pins[canonicalize_name(wanted.name)] in wanted.specifier, str(wanted)
+
+
+@pytest.mark.parametrize("extra", ["gguf", "smollm2"])
+def test_what_reads_gguf_files_brings_both_libraries_for_it(extra: str) -> None:
+    """transformers asks for accelerate as well, which nothing else that runs need brings."""
+    assert {Requirement(text).name for text in EXTRAS[extra]} >= {"gguf", "accelerate"}
