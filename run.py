@@ -19,7 +19,7 @@ import experiments.results.identity  # noqa: F401 (the resolver that names a run
 from experiments.disk.folders import keep_command
 from experiments.disk.outputs import is_empty, remove_unbegun
 from experiments.machine.distributed import ALONE, read_world, shutdown
-from experiments.results.result import Diverged, Origin, Result
+from experiments.results.result import Diverged, Origin, Paused, Result
 from experiments.running.finished import show_finished
 from experiments.settings.commandline import (
     add_overrides,
@@ -60,6 +60,9 @@ def main(cfg: DictConfig) -> float:
             start_study(cfg, out, overrides)
             return 0.0
         result = show_finished(cfg, out) or execute_run(cfg, out, overrides)
+    except Paused as pause:
+        print(pause)
+        return 0.0
     except (ValueError, OSError, Diverged) as error:
         if new:
             remove_unbegun(out)

@@ -69,7 +69,7 @@ def chosen_again(material: Material) -> list[Chosen]:
         trials = max(len(scores) for _, scores in row["tries"]) if row.get("tries") else 1
         chance = (
             tuning.repeat_race(choice, MORE)
-            if kinds[row["study"]] == "race"
+            if kinds[row["study"]] != "plain"
             else tuning.repeat_plain(choice, trials)
         )
         found.append(Chosen(**names, repeated=chance, exact=exact))

@@ -133,6 +133,10 @@ class Diverged(ArithmeticError):  # noqa: N818 (a verdict on a run, not a fault)
     """The loss is not a number any more, or many times what it was at first."""
 
 
+class Paused(Exception):  # noqa: N818 (no fault)
+    """A run has come as far as it was to come for now; the same command goes on."""
+
+
 def title(label: Mapping[str, str], seed: int) -> str:
     """The name of a run in one line."""
     return "/".join([*label.values(), f"s{seed}"])

@@ -58,11 +58,7 @@ class Epochs(Resumable):
         Earlier files are left: a run that is taken up again may need them.
         """
         run = self.job.run
-        items = {
-            name: run.task.evaluate(self.job.loaded, split, run.limits)
-            for name, split in self.job.data.score.items()
-        }
-        self.job.loaded.model.train()
+        items = evaluation.evaluate_on_the_way(self.job)
         if failure := evaluation.not_finite(items):
             return failure
         found = evaluation.join_splits(run.task, items)

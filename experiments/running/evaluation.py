@@ -7,9 +7,21 @@ import pandas as pd
 
 from experiments.metrics.baseline import baseline_for
 from experiments.models.inference import Evaluated
+from experiments.running.job import PreparedRun
 from experiments.tasks.base import Task
 
 RESAMPLES_SEED = 0  # of the interval's bootstrap: part of the measure, not of the run
+
+
+def evaluate_on_the_way(job: PreparedRun) -> dict[str, Evaluated]:
+    """The outputs of a model that trains on every split that its run is scored on."""
+    run = job.run
+    items = {
+        name: run.task.evaluate(job.loaded, split, run.limits)
+        for name, split in job.data.score.items()
+    }
+    job.loaded.model.train()
+    return items
 
 
 def not_finite(evaluated: Mapping[str, Evaluated]) -> str | None:

@@ -38,6 +38,15 @@ class Meter(Resumable):
     def after(self, step: int, loss: Tensor, norm: Tensor) -> None:
         self.clock.stop()
 
+    def so_far(self) -> tuple[float, float]:
+        """Seconds of the training, and of all phases, by now: the GPU's, or the processor's."""
+        prepare, scoring, clock = self.phases["prepare"], self.scoring, self.clock
+        if self.device.type == "cuda":
+            training = sum(clock.seconds())
+            return training, training + prepare.seconds + scoring.seconds
+        training = clock.processor_seconds
+        return training, training + prepare.processor_seconds + scoring.processor_seconds
+
     def stored(self) -> dict[str, Any]:
         return {
             "prepare": vars(self.phases["prepare"]),

@@ -13,6 +13,7 @@ from experiments.running.epochs import Epochs
 from experiments.running.history import History
 from experiments.running.job import PreparedRun
 from experiments.running.meter import Meter
+from experiments.running.pausing import Pause
 from experiments.running.snapshots import Snapshots
 from experiments.training.loop import State, TrainingListener
 
@@ -46,6 +47,7 @@ class Recorder(TrainingListener):
             Divergence(self.history, job.run.train.divergence_ratio),
             self.checkpoints,
             *watchers,
+            Pause(job, folder, key, self.meter, self.checkpoints),  # when all others have heard
         ]
 
     def resume(self, state: State) -> int:

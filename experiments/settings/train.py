@@ -119,10 +119,13 @@ class Record:
     log_every: int  # steps
     checkpoint_every: float  # seconds
     snapshots: int  # adapter states kept, evenly spaced, the last one at the end
+    pause: float | None  # share of the steps after which it stops once; started again, it goes on
 
     def __post_init__(self) -> None:
         check_positive("record", self, ("log_every",))
         check_not_negative("record", self, ("checkpoint_every", "snapshots"))
+        if self.pause is not None and not 0 < self.pause < 1:
+            raise ValueError(f"record.pause must lie between 0 and 1, got {self.pause}.")
 
 
 def check_positive(section: str, settings: Any, names: tuple[str, ...]) -> None:

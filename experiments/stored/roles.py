@@ -59,7 +59,8 @@ MOVED = {
 }
 # Settings that are newer than some results, with the value that is how runs were before. With it
 # a run is what it was, under the same name.
-LATER = {"train.subset": "fixed", "train.held_out": None, "model.head": None, "task.words": None}
+LATER = {"train.subset": "fixed", "train.held_out": None, "model.head": None, "task.words": None,
+         "record.pause": None}  # fmt: skip
 OF_SOME_KINDS = ("task.words",)  # not every kind of its section has it
 FORMER = {new: old for old, new in MOVED.items()}
 

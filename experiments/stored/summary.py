@@ -19,6 +19,8 @@ class Row(TypedDict):
     metric: str | None
     trials: int
     curve: list[tuple[str, float | None]]
+    stopped: NotRequired[list[tuple[str, float]]]
+    saved_seconds: NotRequired[float]
     own: float | None
     tuned: float | None
     chosen: list[str] | None

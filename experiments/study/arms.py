@@ -65,10 +65,13 @@ class Arm:
             return value
         return OmegaConf.select(self.config, key, throw_on_missing=True)
 
-    def cell(self, stage: str, point: Point, seed: int, redraw: bool = False) -> Cell:
+    def cell(
+        self, stage: str, point: Point, seed: int, redraw: bool = False, pause: float | None = None
+    ) -> Cell:
         """The run of this arm with these settings and this seed.
 
-        With `redraw` the rows that it is selected by are drawn by its seed.
+        With `redraw` the rows that it is selected by are drawn by its seed. It pauses once after
+        the share `pause` of its steps.
         """
         key = (stage, point, seed)
         if key not in self.cells:
@@ -79,7 +82,8 @@ class Arm:
             folder, config = self.placed(settings)
             self.cells[key] = Cell(
                 self.protocol, self.task, self.method, stage, point, seed, settings,
-                (*self.overrides, *settings, *self.marks, self.part_of(stage, point)),
+                (*self.overrides, *settings, *self.marks, self.part_of(stage, point),
+                 *([] if pause is None else [f"record.pause={pause}"])),
                 folder, config,
             )  # fmt: skip
         return self.cells[key]

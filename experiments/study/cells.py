@@ -7,7 +7,8 @@ from pathlib import Path
 from experiments.disk.files import read_object, read_text, write_record
 from experiments.disk.folders import check_place
 from experiments.disk.locks import holder
-from experiments.results.result import Result, read_result
+from experiments.results.result import LEFTOVERS, Result, read_result, tidy
+from experiments.stored import halfway
 from experiments.stored.history import NAME as HISTORY
 from experiments.stored.result import NAME
 from experiments.stored.typed import fit
@@ -21,17 +22,22 @@ Point = tuple[str, ...]  # overrides, one per tuned setting; () is every setting
 
 @dataclass(frozen=True)
 class Outcome:
-    """Where a cell stands: waiting, running, interrupted, complete, diverged or failed."""
+    """Where a cell stands: waiting, running, interrupted, halfway, or over.
+
+    Over are cells that are complete, diverged, failed, or stopped half-way for a low score.
+    """
 
     status: str
     reason: str | None = None
     score: float | None = None
     seconds: float = 0.0  # that the run has cost, all its phases together
+    halfway: float | None = None  # the score at its pause, if it has paused
+    saved: float = 0.0  # seconds that training to the end would have taken after the pause, about
 
     @property
     def settled(self) -> bool:
         """Return whether nothing more will come of it by itself."""
-        return self.status in ("complete", "diverged", "failed")
+        return self.status in ("complete", "diverged", "failed", "stopped")
 
 
 @dataclass(frozen=True)
@@ -63,10 +69,18 @@ class Cell:
                 return self.finished()
             if (self.folder / FAILURE).exists():
                 return Outcome("failed", read_failure(self.folder / FAILURE))
+            paused = halfway.read(self.folder)
         except ValueError as error:
             return Outcome("failed", str(error))
+        score = None if paused is None else paused["score"]
         if (held := holder(self.folder)) is not None:
-            return Outcome("running", f"{held.who}.{held.doubt}" if held.doubt else None)
+            doubt = f"{held.who}.{held.doubt}" if held.doubt else None
+            return Outcome("running", doubt, halfway=score)
+        if paused is not None:
+            left = paused["steps"] / paused["step"] - 1
+            return Outcome(
+                "halfway", None, None, paused["seconds"], score, left * paused["training_seconds"]
+            )
         return Outcome("interrupted" if (self.folder / "UNFINISHED").exists() else "waiting")
 
     def finished(self) -> Outcome:
@@ -79,12 +93,17 @@ class Cell:
                 f"{self.folder / NAME} is of another run ({', '.join(other)}); delete it, and "
                 "resume.",
             )
-        score = result.primary.get("score")
-        return Outcome(result.status, result.failure, score, spent(result))
+        score, paused = result.primary.get("score"), halfway.read(self.folder)
+        half = None if paused is None else paused["score"]
+        return Outcome(result.status, result.failure, score, spent(result), half)
 
     def fail(self, reason: str) -> None:
         """Record that the run came to nothing."""
         write_record(self.folder / FAILURE, {"reason": reason, "overrides": list(self.overrides)})
+
+    def clear(self) -> None:
+        """Delete what only a run that goes on needs: this one was stopped half-way."""
+        tidy(self.folder, LEFTOVERS)
 
     def forget(self) -> None:
         """Take back a failure or a divergence, so that the run is tried again."""

@@ -56,6 +56,8 @@ class Conductor:
             if len(mine) >= self.workers.slots:
                 break
             status = self.plan.outcome(cell).status
+            if status == "stopped":
+                cell.clear()
             if status in ("waiting", "interrupted") and cell not in mine:
                 try:
                     prepare(cell.folder)
@@ -74,6 +76,10 @@ class Conductor:
         that found another process in its folder has nothing to tell.
         """
         outcome = cell.outcome()
+        if exit_code == 0 and outcome.status == "halfway":
+            self.attempts[cell] = 0
+            self.progress.tell(cell, outcome, None)
+            return
         killed = exit_code < 0 or exit_code == LOST
         if exit_code == Busy.exit_code and not outcome.settled:
             self.attempts[cell] -= 1

@@ -10,7 +10,7 @@ from experiments.settings.commandline import with_new_names
 from experiments.settings.scalars import quote
 
 SEARCHES = ("grid", "sample", "optuna")
-TUNINGS = ("plain", "race")
+TUNINGS = ("plain", "race", "halving")
 # What the cells of a study set themselves.
 TAKEN = ("variant", "task", "protocol", "seed", "start", "study")
 DECADES = 100  # of an axis: beyond that are no numbers
@@ -35,7 +35,9 @@ class Study:
     own_axes: dict[str, dict[str, Any]]  # method -> further axes of its own, or other values
     search: str  # grid: every point; sample: spread over the space; optuna: chosen by those before
     trials: int | None  # points a method is tried at; null: as many as the grid has
-    tuning: str  # plain: tuning_seeds runs of each point; race: one, and two more at the best two
+    # plain: tuning_seeds runs of each point; race: one, and two more at the best two; halving: a
+    # race in which the worse half of a method's points stops after half its steps
+    tuning: str
     tuning_seeds: int  # runs of each point
     seeds: int  # runs of the chosen point
     max_grid_extensions: int  # more points for all methods, while a best one lies at an edge
@@ -60,9 +62,9 @@ class Study:
         for name, known in (("search", SEARCHES), ("tuning", TUNINGS)):
             if (value := getattr(self, name)) not in known:
                 raise ValueError(f"study.{name} must be one of {', '.join(known)}, got '{value}'.")
-        if self.tuning == "race" and self.tuning_seeds != 1:
+        if self.races and self.tuning_seeds != 1:
             raise ValueError(
-                "study.tuning=race decides itself how often a point is tried: leave "
+                f"study.tuning={self.tuning} decides itself how often a point is tried: leave "
                 f"study.tuning_seeds at 1, got {self.tuning_seeds}."
             )
         if self.search == "grid" and self.trials is not None:
@@ -83,6 +85,11 @@ class Study:
         if self.max_grid_extensions and (not single or self.own_axes or self.search == "sample"):
             raise ValueError(
                 "study.max_grid_extensions needs a grid of a single axis, with decades and points."
+            )
+        if self.halves and (self.search == "optuna" or self.max_grid_extensions):
+            raise ValueError(
+                "study.tuning=halving compares points that are all known from the start: leave "
+                "study.search=optuna and study.max_grid_extensions to study.tuning=race."
             )
         self.check_overrides()
         self.check_size()
@@ -137,6 +144,16 @@ class Study:
             len(axis) if is_list(axis) else axis["points"] for axis in self.axes_of(method).values()
         )
         return prod(size + self.max_grid_extensions for size in sizes)
+
+    @property
+    def races(self) -> bool:
+        """Whether the best two points of a method get more trials."""
+        return self.tuning in ("race", "halving")
+
+    @property
+    def halves(self) -> bool:
+        """Whether points stop after half their steps."""
+        return self.tuning == "halving"
 
     @property
     def tuned(self) -> dict[str, Any]:

@@ -63,7 +63,8 @@ def forecast(plan: Plan, backend: Backend) -> None:
 def list_expected(plan: Plan) -> list[tuple[Arm, int]]:
     """Every arm and the number of its runs, first those that others begin with.
 
-    The trials of a grid that grows are not foreseen, nor runs at a second best point.
+    The trials of a grid that grows are not foreseen, nor runs at a second best point, nor what is
+    saved by stopping trials half-way.
     """
     study = plan.study
     arms = [arm for arms in plan.groups.values() for arm in arms]
@@ -74,7 +75,7 @@ def list_expected(plan: Plan) -> list[tuple[Arm, int]]:
     }
     found = [(arm, 1) for arm in begun.values()]
     for arm in arms:
-        more = 2 * race.MORE if study.tuning == "race" else 0
+        more = 2 * race.MORE if study.races else 0
         found.append((arm, plan.points(arm) * study.tuning_seeds + more + study.seeds))
     return found
 

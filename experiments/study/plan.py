@@ -121,7 +121,12 @@ class Plan:
 
     def refresh(self) -> list[Cell]:
         """Look at the folders again; returns every cell that is known to belong to the study."""
-        self.outcomes = {cell: known for cell, known in self.outcomes.items() if known.settled}
+        # A cell that is stopped goes on after all if another one of its method comes to nothing.
+        self.outcomes = {
+            cell: known
+            for cell, known in self.outcomes.items()
+            if known.settled and known.status != "stopped"
+        }
         found = list(dict.fromkeys(self.cells()))
         check_apart(found)
         for cell in found:
@@ -175,7 +180,7 @@ class Plan:
 
         In a race these are runs at the best point, and at the second best if it is as good.
         """
-        shared = self.study.max_grid_extensions or self.study.tuning == "race"
+        shared = self.study.max_grid_extensions or self.study.races
         decisive = trials.values() if shared else [trials[arm.method]]
         waiting = any(not self.is_finished(trial) for line in decisive for trial in line)
         chosen = best(trials[arm.method])
@@ -189,7 +194,7 @@ class Plan:
 
     def rival(self, arm: Arm, trials: dict[str, list[Trial]]) -> Trial | None:
         """The second best point of a race, if it is within one standard error of the best."""
-        if self.study.tuning != "race":
+        if not self.study.races:
             return None
         pairs = {method: pair for method, line in trials.items() if (pair := finalists(line))}
         if arm.method not in pairs:
@@ -201,9 +206,30 @@ class Plan:
     def trials(self, arms: list[Arm]) -> dict[str, list[Trial]]:
         """By method, the points that it is tried at by now."""
         lines = self.first_trials(arms)
-        if self.study.tuning == "plain":
+        if self.study.halves:
+            for line in lines.values():
+                self.halve(line)
+        if not self.study.races:
             return lines
         return {arm.method: self.race_trials(arm, lines[arm.method]) for arm in arms}
+
+    def halve(self, line: list[Trial]) -> None:
+        """Decide which points of a method go on, once all have come to their pause or further.
+
+        Those that had ended before there were pauses are in nobody's way.
+        """
+        cells = [trial.cells[0] for trial in line]
+        known = [self.outcome(cell) for cell in cells]
+        if any(not one.settled and one.halfway is None for one in known):
+            return
+        lost = ("diverged", "failed")
+        survivors = race.choose_survivors(
+            [None if one.status in lost else one.halfway for one in known]
+        )
+        for place, (cell, one) in enumerate(zip(cells, known, strict=True)):
+            if one.status == "halfway":
+                status = "interrupted" if place in survivors else "stopped"
+                self.outcomes[cell] = replace(one, status=status)
 
     def race_trials(self, arm: Arm, line: list[Trial]) -> list[Trial]:
         """The trials with more runs at the best two points, once all have had their first."""
@@ -272,9 +298,14 @@ class Plan:
         In a race each tuning seed is scored on rows of its own, so that the choice does not hang on
         one draw of them.
         """
-        racing = self.study.tuning == "race"
         seeds = range(TUNING_SEED, TUNING_SEED + (runs or self.study.tuning_seeds))
-        cells = tuple(arm.cell("select", point, seed, redraw=racing) for seed in seeds)
+        cells = tuple(
+            arm.cell(
+                "select", point, seed, redraw=self.study.races,
+                pause=race.PAUSE if self.study.halves and seed == TUNING_SEED else None,
+            )
+            for seed in seeds
+        )  # fmt: skip
         scores = [self.outcome(cell).score for cell in cells]
         known = tuple(score for score in scores if score is not None)
         mean = fmean(known) if len(known) == len(cells) else None

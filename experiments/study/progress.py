@@ -18,7 +18,8 @@ from experiments.stored.shown import plain
 from experiments.study.cells import Cell, Outcome, steps
 from experiments.study.plan import Plan
 
-STATUSES = ("complete", "diverged", "failed", "running", "interrupted", "waiting")
+OVER = ("complete", "diverged", "failed", "stopped")
+STATUSES = (*OVER, "running", "halfway", "interrupted", "waiting")
 
 
 class Progress:
@@ -38,7 +39,11 @@ class Progress:
 
     def tell(self, cell: Cell, outcome: Outcome, remark: str | None) -> None:
         """Say what became of one cell."""
-        what = f"{outcome.score:.4f}" if outcome.score is not None else outcome.reason or ""
+        what = outcome.reason or ""
+        if outcome.score is not None:
+            what = f"{outcome.score:.4f}"
+        elif outcome.halfway is not None:
+            what = f"{outcome.halfway:.4f} half-way"
         said = plain(f"{outcome.status:11} {cell.title}  {remark or what}")
         self.rich.print(said, highlight=False, soft_wrap=True)
         note(said.plain)
@@ -46,7 +51,7 @@ class Progress:
     def show(self, plan: Plan) -> None:
         """Draw the picture anew."""
         counts = count(plan)
-        settled = sum(counts[status] for status in STATUSES[:3])
+        settled = sum(counts[status] for status in OVER)
         if self.settled_before is None:
             self.settled_before = settled
         for cell, known in plan.outcomes.items():

@@ -14,7 +14,7 @@ import pandas as pd
 from experiments.disk.files import CHECKSUM, read_object, write_lines, write_record
 from experiments.disk.outputs import OUTPUTS
 from experiments.results.result import write_predictions
-from experiments.stored import history, study, summary
+from experiments.stored import halfway, history, study, summary
 from experiments.stored import result as stored
 from experiments.stored.places import mask_paths, paths_in, without_release
 from experiments.study.cells import FAILURE, Cell
@@ -43,8 +43,11 @@ def publish_cell(cell: Cell, place: Path) -> set[str]:
 
     Returns the absolute paths that stood in them.
     """
-    failure, path = cell.folder / FAILURE, cell.folder / stored.PREDICTIONS
-    found = copy(failure, place / FAILURE) if failure.exists() else set()
+    path = cell.folder / stored.PREDICTIONS
+    found: set[str] = set()
+    for name in (FAILURE, halfway.NAME):
+        if (cell.folder / name).exists():
+            found |= copy(cell.folder / name, place / name)
     if not (cell.folder / stored.NAME).exists():
         return found
     content = stored.read(cell.folder / stored.NAME)

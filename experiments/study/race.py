@@ -4,12 +4,31 @@ The best of many single trials owes its place to luck as well. Two more trials a
 points take some of it away; if they do not settle the choice, the study carries out its final runs
 at both points, and a claim has to hold for both. All methods get the same number of trials. The
 functions take scores, so that a simulation decides as a study does.
+
+With halving (Jamieson and Talwalkar, 2016, arXiv:1502.07943) the first trials pause after half of
+their steps, each on its own unchanged schedule, and the worse half of a method's points stops
+there. One rule holds for all methods: how many points go on depends on how many there are.
 """
 
 from collections.abc import Iterable, Sequence
 from statistics import fmean, variance
 
 MORE = 2  # further trials at each of the best two points
+PAUSE = 0.5  # share of the steps after which points are compared by halving
+
+
+def choose_survivors(halfway: Sequence[float | None]) -> set[int]:
+    """The places of the points that go on after half their steps: the better half, two at least.
+
+    None is a trial that came to nothing, before or after; another goes on in its place.
+    """
+    known = [(score, -place) for place, score in enumerate(halfway) if score is not None]
+    return {-place for _, place in sorted(known, reverse=True)[: count_survivors(len(halfway))]}
+
+
+def count_survivors(points: int) -> int:
+    """How many of so many points go on after half their steps."""
+    return max(2, (points + 1) // 2)
 
 
 def best_two(scores: Sequence[float | None]) -> list[int]:

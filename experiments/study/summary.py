@@ -13,7 +13,7 @@ from experiments.disk.outputs import OUTPUTS
 from experiments.results.result import Result, read_result
 from experiments.stored import summary as stored
 from experiments.stored.shown import plain as shown
-from experiments.study import audit
+from experiments.study import audit, race
 from experiments.study.arms import Arm
 from experiments.study.cells import Cell, Trial, short
 from experiments.study.design import STUDIES
@@ -33,6 +33,8 @@ class Row:
     metric: str | None = None
     trials: int = 0
     curve: list[tuple[str, float | None]] = field(default_factory=list)  # point, selection score
+    stopped: list[tuple[str, float]] = field(default_factory=list)  # point, score half-way
+    saved_seconds: float = 0.0  # by stopping there, about
     own: float | None = None  # selection score of the method's own settings
     tuned: float | None = None  # that of the chosen ones
     chosen: list[str] | None = None
@@ -116,6 +118,11 @@ class Summary:
         row.trials = len(line)
         row.curve = [(" ".join(trial.point), trial.score) for trial in line]
         row.tries = [(" ".join(trial.point), list(trial.scores)) for trial in line]
+        for trial in line:
+            known = self.plan.outcome(trial.cells[0])
+            if known.status == "stopped" and known.halfway is not None:
+                row.stopped.append((" ".join(trial.point), known.halfway))
+                row.saved_seconds += known.saved
         row.lost = [self.lost(cell) for cell in (*tried, *finals) if self.is_lost(cell)]
         row.tuning_seconds = self.seconds(tried)
         row.seconds = self.seconds(finals)
@@ -238,6 +245,8 @@ def show(summary: Summary) -> None:
         rich.print("Audit: every method was treated alike." if not remarks else "Audit:")
         for remark in remarks:
             rich.print(shown(f"  {remark}"), highlight=False, soft_wrap=True)
+        if summary.plan.study.halves:
+            rich.print(describe_halving(rows), highlight=False, soft_wrap=True)
         rich.print(scores(rows))
     for item in summary.inflation():
         low, high = item["interval"] or (float("nan"), float("nan"))
@@ -250,15 +259,32 @@ def show(summary: Summary) -> None:
         )
 
 
+def describe_halving(rows: list[Row]) -> str:
+    """The rule by which points were stopped half-way, how many were, and what that saved."""
+    points, stopped = sum(row.trials for row in rows), sum(len(row.stopped) for row in rows)
+    saved, spent = sum(row.saved_seconds for row in rows), sum(row.tuning_seconds for row in rows)
+    return (
+        f"Halving: of every method's points the better half went on after {race.PAUSE:.0%} of "
+        f"their steps; {stopped} of {points} were stopped, which saved about {saved:,.0f} s beside "
+        f"the {spent:,.0f} s of all trials."
+    )
+
+
 def curves(rows: list[Row]) -> Table:
-    """The score at every point, the chosen one marked by * and one that is as good by ~."""
+    """The score at every point, the chosen one marked by * and one that is as good by ~.
+
+    A point that was stopped has its score half-way, marked by /2.
+    """
     table = plain()
     for row in rows:
         chosen = None if row.chosen is None else " ".join(row.chosen)
         rival = None if row.rival is None else " ".join(row.rival)
         marks = {chosen: "*", rival: "~"}
+        marks |= dict.fromkeys(dict(row.stopped), "/2")
+        known = dict(row.curve) | dict(row.stopped)
         cells = [
-            f"{short(point)}: {number(score)}{marks.get(point, '')}" for point, score in row.curve
+            f"{short(point)}: {number(score)}{marks.get(point, '')}"
+            for point, score in known.items()
         ]
         table.add_row(*map(shown, (row.method, *cells, row.edge)))
     return table

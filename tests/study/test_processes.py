@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -398,6 +399,23 @@ def test_the_processes_of_a_study_have_the_environment_of_the_user(
     monkeypatch.setattr(begin, lambda *_: seen.append(os.environ.get(name)))
     assert not shell("study=first").code
     assert seen == [asked] and os.environ.get(name) == asked
+
+
+@pytest.mark.slow
+def test_a_study_reads_the_code_of_its_own_project(tmp_path: Path) -> None:
+    """Whatever lies where it was started, or first on the path of modules."""
+    for folder in (tmp_path, tmp_path / "elsewhere"):
+        (folder / "experiments").mkdir(parents=True)
+        (folder / "experiments" / "__init__.py").touch()
+    path = str(tmp_path / "elsewhere")
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "run.py"), "study=first", "~study.tasks.cola",
+         "study.seeds=1", "study.axes={variant.lr: {points: 1}}", "backend.max_parallel=2", *SMALL],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": path},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    results = list((tmp_path / "outputs").rglob("result.json"))
+    assert len(results) == 2 * 3, done.stderr[-2000:] + done.stdout[-2000:]
 
 
 def test_the_error_in_full_is_there_for_who_asks(

@@ -1,6 +1,8 @@
 """Tuning in a race, in each method's own space, and what becomes of a choice that is not clear."""
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 
@@ -8,11 +10,13 @@ import numpy as np
 import pytest
 from small_studies import SMALL, Folders, folders, grid, local, rate, study
 
+from analysis.report.material import gather
+from analysis.report.page import Report
 from experiments.results.result import read_result
 from experiments.settings.compose import compose_config
 from experiments.stored.summary import TUNING_SEED
 from experiments.study import race
-from experiments.study.cells import Cell
+from experiments.study.cells import Cell, Outcome
 from experiments.study.conduct import conduct
 from experiments.study.design import log_grid
 from experiments.study.forecast import list_expected
@@ -133,10 +137,94 @@ def test_a_grid_takes_the_axes_of_each_method() -> None:
     assert [sum(cell.method == name for cell in cells) for name in ("lora", "vera")] == [3, 6]
 
 
+def pause(folders: Folders, cells: list[Cell], of: Callable[[Cell], float]) -> None:
+    """Say that cells have paused with these scores."""
+    for cell in cells:
+        folders[cell] = Outcome("halfway", halfway=of(cell), seconds=2.0, saved=1.0)
+
+
+def test_the_better_half_of_the_points_goes_on() -> None:
+    assert race.choose_survivors([0.1, 0.5, 0.4, 0.3, 0.2]) == {1, 2, 3}
+    assert race.choose_survivors([0.1, None, 0.4, None, 0.2]) == {0, 2, 4}
+    assert race.choose_survivors([0.3, 0.3, 0.3, 0.3]) == {0, 1}
+    assert race.choose_survivors([0.1, 0.2, 0.3]) == {1, 2}
+    assert race.choose_survivors([0.1]) == {0} and race.choose_survivors([None]) == set()
+
+
+def test_halving_stops_the_worse_points_and_runs_the_race_among_the_rest(
+    folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Summary, "results", lambda self, arm, trials: [])
+    plan = Plan(study(**grid(5) | RACE | {"tuning": "halving"}), "s", [])
+    first = trials_of(plan)
+    assert all("record.pause=0.5" in cell.overrides for cell in first)
+    pause(folders, first[:4], rate)
+    assert {plan.outcome(cell).status for cell in trials_of(plan)} == {"halfway", "waiting"}
+    pause(folders, first, rate)
+    found = {rate(cell): plan.outcome(cell).status for cell in trials_of(plan)}
+    assert list(found.values()) == ["stopped"] * 2 + ["interrupted"] * 3, found
+    # One of those that went on comes to nothing, so the next best goes on as well.
+    folders[first[4]] = Outcome("diverged", "no", halfway=rate(first[4]))
+    found = [plan.outcome(cell).status for cell in trials_of(plan)]
+    assert found == ["stopped", *["interrupted"] * 3, "diverged"]
+    for cell in first[1:4]:
+        folders[cell] = Outcome("complete", None, rate(cell), halfway=rate(cell))
+    again = [cell for cell in trials_of(plan) if cell not in first]
+    assert {rate(cell) for cell in again} == {rate(first[2]), rate(first[3])}
+    assert not any(o.startswith("record.pause") for cell in again for o in cell.overrides)
+    folders.score(again, rate)
+    finals = [cell for cell in plan.refresh() if cell.stage == "test"]
+    assert {rate(cell) for cell in finals} == {rate(first[3])}
+    ((row,),) = Summary(plan).groups.values()
+    assert row.stopped == [(" ".join(first[0].point), rate(first[0]))]
+    assert row.saved_seconds == 1.0 and dict(row.curve)[" ".join(first[0].point)] is None
+
+
+def test_trials_that_ended_without_a_pause_stand_in_nobody_s_way(folders: Folders) -> None:
+    plan = Plan(study(**grid(3) | RACE | {"tuning": "halving"}), "s", [])
+    first = trials_of(plan)
+    folders.score(first[:1], lambda cell: 0.9)
+    pause(folders, first[1:], rate)
+    assert [plan.outcome(cell).status for cell in trials_of(plan)] == [
+        "complete", "interrupted", "interrupted"
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_halving_is_carried_out_and_goes_on_where_it_was_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = study(**grid(5) | RACE | {"tuning": "halving", "seeds": 2}, overrides=SMALL)
+    plan = Plan(settings, "s", [])
+    assert conduct(plan, local())
+    said = capfd.readouterr().out
+    assert "Halving: of every method's points the better half went on after 50% of" in said
+    assert "2 of 5 were stopped" in said
+    content = json.loads(Path("outputs/studies/s/summary.json").read_text())
+    assert len(content["rows"][0]["stopped"]) == 2 and content["rows"][0]["saved_seconds"] > 0
+    stopped = [Path(cell["folder"]) for cell in content["cells"] if cell["status"] == "stopped"]
+    assert len(stopped) == 2
+    for folder in stopped:
+        assert (folder / "halfway.json").exists() and not (folder / "UNFINISHED").exists()
+        assert not list(folder.glob("*.safetensors"))
+    place, _ = publish(plan)
+    shutil.rmtree("outputs")
+    shutil.copytree(place, "outputs")
+    again = Plan(settings, "s", [])
+    assert all(again.outcome(cell).settled for cell in again.refresh())
+    assert [again.outcome(cell).status for cell in again.refresh()].count("stopped") == 2
+    report = Report(gather("outputs/studies/s"))
+    assert report.html("outputs") and len(report.answers) == 1
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"tuning": "racing"}, r"study\.tuning must be one of plain, race, got 'racing'\."),
+        ({"tuning": "racing"}, r"study\.tuning must be one of plain, race, halving, got 'racing'"),
+        ({"tuning": "halving", "tuning_seeds": 2}, r"study\.tuning=halving decides itself how"),
+        ({"tuning": "halving", "search": "optuna"}, r"study\.tuning=halving compares points that"),
+        ({"tuning": "halving", "max_grid_extensions": 1}, r"study\.tuning=halving compares points"),
         ({"tuning": "race", "tuning_seeds": 2}, r"study\.tuning=race decides itself how often"),
         ({"search": "sample"}, r"study\.search=sample needs study\.trials, the same for every"),
         ({"trials": 9}, r"study\.search=grid tries every point; study\.trials is for sample"),

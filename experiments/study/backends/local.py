@@ -96,9 +96,9 @@ class Processes(Workers[W]):
         gpu = slot % self.gpus if self.gpus else None
         limits = CellLimits(self.own_threads, gpu, self.settings.memory)
         # The process that all are forked from may stand elsewhere.
-        args = (cell.overrides, Path.cwd(), cell.folder, limits)
+        args = (cell.overrides, Path.cwd(), cell.folder, limits, dict(os.environ))
         process = self.context.Process(target=run_cell, args=args)
-        with without_main():
+        with without_main(), own_code():
             process.start()
         self.busy[slot] = (cell, process)
 
@@ -128,6 +128,26 @@ def without_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
+@contextmanager
+def own_code() -> Iterator[None]:
+    """Let a process that is started in the block find the modules of this one's project.
+
+    The working folder may have an `experiments` of its own, and an installation may be of another
+    clone; both would come before the place that this process reads from.
+    """
+    changed = {"PYTHONPATH": str(RUN.parent), "PYTHONSAFEPATH": "1"}
+    before = {name: os.environ.get(name) for name in changed}
+    if before["PYTHONPATH"]:
+        changed["PYTHONPATH"] += os.pathsep + before["PYTHONPATH"]
+    os.environ |= changed
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            os.environ |= {} if value is None else {name: value}
+
+
 # No run uses it, and transformers' Trainer, which it imports, takes more memory than many a run.
 TRAINER = "variants.hf"
 
@@ -142,9 +162,17 @@ def sources() -> list[str]:
     ]
 
 
-def run_cell(overrides: tuple[str, ...], place: Path, folder: Path, limits: CellLimits) -> None:
+def run_cell(
+    overrides: tuple[str, ...],
+    place: Path,
+    folder: Path,
+    limits: CellLimits,
+    environment: dict[str, str],
+) -> None:
     """The process of a cell: `python run.py OVERRIDES` in a place, its output in a file."""
     os.chdir(place)
+    os.environ.clear()
+    os.environ |= environment
     threading.Thread(target=end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     if limits.gpu is not None:

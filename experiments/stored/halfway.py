@@ -1,0 +1,45 @@
+"""halfway.json: what a run had come to when it paused, from which the same command goes on."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypedDict
+
+from experiments.disk.files import NOT_JSON, check_record, read_object, write_record
+from experiments.stored.typed import check_finite, fit
+
+NAME = "halfway.json"
+
+
+class Halfway(TypedDict):
+    """The whole file."""
+
+    step: int  # after which it paused
+    steps: int  # that the whole run takes
+    metric: str
+    score: float  # on the splits that the run is scored on at its end
+    seconds: float  # that it has cost so far, as a result counts them
+    training_seconds: float  # the training's part of them
+    key: dict[str, Any]  # the run's fingerprint
+
+
+def read(folder: Path) -> Halfway | None:
+    """What a run's folder says of its pause; None if it has not paused.
+
+    Raises ValueError naming the file and the key of what is wrong.
+    """
+    path = folder / NAME
+    if not path.exists():
+        return None
+    content = read_object(path, NOT_JSON)
+    try:
+        check_finite(content)
+        found = fit(content, Halfway, "")
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    check_record(path, content)
+    return found
+
+
+def write(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write what a run has come to."""
+    write_record(folder / NAME, dict(content))
