@@ -31,7 +31,10 @@ def explain(error: BaseException, overrides: Sequence[str], compose: Compose) ->
         return None
     key = unknown[1].split("@")[0]
     value = next((text.partition("=")[2] for text in overrides if key_of(text) == key), "")
-    known = list(list_settings(compose_known(key, overrides, compose)))
+    config = compose_known(key, overrides, compose)
+    known = list(list_settings(config))
+    if key in known:  # Hydra takes the dot in a name for the end of one
+        return f"Type {visible(nest(key, config, value))}: a name on the way there has a dot."
     near = suggest(key, known)
     hint = f" Did you mean {' or '.join(map(visible, near))}?" if near else ""
     if near and near[0] in list_groups() and value:
@@ -70,6 +73,24 @@ def suggest(key: str, known: Sequence[str]) -> list[str]:
     if not beside:
         return get_close_matches(key, names, n=1, cutoff=0.6)
     return [beside[name] for name in get_close_matches(name, beside, n=1, cutoff=0.5)]
+
+
+def nest(key: str, config: DictConfig, value: str) -> str:
+    """An override of a setting that lies behind a name with a dot: `a={b.c: {d: VALUE}}`."""
+    names = split_key(key, config)
+    plain = next(place for place, name in enumerate(names) if "." in name)
+    for name in reversed(names[plain:]):
+        value = f"{{{name}: {value}}}"
+    return f"'{'.'.join(names[:plain])}={value}'"
+
+
+def split_key(key: str, node: object) -> list[str]:
+    """The names on the way to a setting, some of which may have dots."""
+    known = map(str, node) if isinstance(node, DictConfig) else ()
+    name = next((name for name in known if f"{key}.".startswith(f"{name}.")), key)
+    rest = key[len(name) + 1 :]
+    inside = node._get_node(name) if isinstance(node, DictConfig) else None
+    return [name, *(split_key(rest, inside) if rest else ())]
 
 
 def close(one: str, other: str) -> bool:

@@ -23,7 +23,7 @@ class Halfway(TypedDict):
 
 
 def read(folder: Path) -> Halfway | None:
-    """What a run's folder says of its pause; None if it has not paused.
+    """Read what a run had come to at its pause; None if it has not paused.
 
     Raises ValueError naming the file and the key of what is wrong.
     """

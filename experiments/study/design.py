@@ -147,12 +147,12 @@ class Study:
 
     @property
     def races(self) -> bool:
-        """Whether the best two points of a method get more trials."""
+        """True if the best two points of a method get more trials."""
         return self.tuning in ("race", "halving")
 
     @property
     def halves(self) -> bool:
-        """Whether points stop after half their steps."""
+        """True if points stop after half their steps."""
         return self.tuning == "halving"
 
     @property
