@@ -12,6 +12,7 @@ from experiments.stored.shown import visible
 
 CONF = Path(__file__).parents[2] / "conf"
 UNKNOWN = re.compile(r"Could not (?:override|delete from config\.) '([^']+)'")
+NEW = re.compile(r"Key '([^']+)' is not in struct")
 CHOICE = re.compile(r"Could not find '(?:.*/)?([^/']+)/([^/']+)'")
 MOST = 12  # choices that are listed in one line
 
@@ -33,8 +34,10 @@ def explain(error: BaseException, overrides: Sequence[str], compose: Compose) ->
     value = next((text.partition("=")[2] for text in overrides if key_of(text) == key), "")
     config = compose_known(key, overrides, compose)
     known = list(list_settings(config))
-    if key in known:  # Hydra takes the dot in a name for the end of one
+    if key in known and any("." in name for name in split_key(key, config)):
         return f"Type {visible(nest(key, config, value))}: a name on the way there has a dot."
+    if key in known and (new := NEW.search(str(error.__cause__))) is not None:
+        return f"{visible(key)} has no '{visible(new[1])}' yet: +{key}={visible(value)} adds it."
     near = suggest(key, known)
     hint = f" Did you mean {' or '.join(map(visible, near))}?" if near else ""
     if near and near[0] in list_groups() and value:

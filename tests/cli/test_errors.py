@@ -106,6 +106,13 @@ def test_an_unknown_name_is_one_line_with_the_near_right_one(
         assert told.startswith(line)
 
 
+def test_a_new_entry_is_typed_for_the_user(shell: Shell) -> None:
+    answer = shell("study=first", "study.methods={bitfit: []}")
+    assert answer.err.splitlines() == [
+        "study.methods has no 'bitfit' yet: +study.methods={bitfit: []} adds it."
+    ]
+
+
 def test_a_setting_behind_a_name_with_a_dot_is_typed_for_the_user(shell: Shell) -> None:
     answer = shell("study=first", "study.axes.variant.lr.points=5")
     assert answer.err.splitlines() == [
