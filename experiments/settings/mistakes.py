@@ -13,6 +13,7 @@ from experiments.stored.shown import visible
 CONF = Path(__file__).parents[2] / "conf"
 UNKNOWN = re.compile(r"Could not (?:override|delete from config\.) '([^']+)'")
 NEW = re.compile(r"Key '([^']+)' is not in struct")
+KIND = re.compile(r"Error merging override (.*)\nCannot merge ")
 CHOICE = re.compile(r"Could not find '(?:.*/)?([^/']+)/([^/']+)'")
 MOST = 12  # choices that are listed in one line
 
@@ -28,6 +29,9 @@ def explain(error: BaseException, overrides: Sequence[str], compose: Compose) ->
         return explain_choice(str(error), error.options)
     if not isinstance(error, ConfigCompositionException):
         return None
+    if (other := KIND.search(f"{error}\n{error.__cause__}")) is not None:
+        key, text = map(visible, (key_of(other[1]), other[1]))
+        return f"{text} is of another kind than what is there: type '~{key}' '+{text}' instead."
     if (unknown := UNKNOWN.search(str(error))) is None:
         return None
     key = unknown[1].split("@")[0]

@@ -113,6 +113,14 @@ def test_a_new_entry_is_typed_for_the_user(shell: Shell) -> None:
     ]
 
 
+def test_what_takes_the_place_of_a_section_is_typed_for_the_user(shell: Shell) -> None:
+    answer = shell("study=first", "study.axes={variant.lr:[0.001]}")
+    assert answer.err.splitlines() == [
+        "study.axes={variant.lr:[0.001]} is of another kind than what is there: type '~study.axes' "
+        "'+study.axes={variant.lr:[0.001]}' instead."
+    ]
+
+
 def test_a_setting_behind_a_name_with_a_dot_is_typed_for_the_user(shell: Shell) -> None:
     answer = shell("study=first", "study.axes.variant.lr.points=5")
     assert answer.err.splitlines() == [
