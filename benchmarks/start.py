@@ -48,7 +48,7 @@ def time_first_step(overrides: list[str]) -> tuple[float, float]:
 
 
 def processor_seconds(process: int) -> float:
-    """What a process has used of the processor, all its threads together."""
+    """Seconds of the processor that a process has used, all its threads together."""
     fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS
 

@@ -16,8 +16,9 @@ from experiments.stored.shown import plain as shown
 from experiments.study import audit, race
 from experiments.study.arms import Arm
 from experiments.study.cells import Cell, Trial, short
+from experiments.study.choice import best, edge
 from experiments.study.design import STUDIES
-from experiments.study.plan import Group, Plan, best, edge
+from experiments.study.plan import Group, Plan
 
 CONFIDENCE = 0.95
 EDGES = {-1: "at the low edge", 0: "", 1: "at the high edge"}

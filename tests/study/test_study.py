@@ -24,8 +24,7 @@ from experiments.settings.compose import compose_config
 from experiments.settings.config import read
 from experiments.settings.sections import build
 from experiments.stored.summary import TUNING_SEED
-from experiments.study import audit, match
-from experiments.study import plan as planning
+from experiments.study import audit, choice, match
 from experiments.study.backends.base import explain_exit
 from experiments.study.backends.local import Processes, visible_devices
 from experiments.study.cells import Cell, Outcome, Trial
@@ -270,7 +269,7 @@ def test_the_edge_is_that_of_an_axis_of_numbers(
     points: list[str], best: int, expected: int
 ) -> None:
     trials = [Trial(tuple(p.split()), (), float(i == best)) for i, p in enumerate(points)]
-    assert planning.edge(trials) == expected
+    assert choice.edge(trials) == expected
 
 
 def test_a_setting_whose_text_has_an_and_is_one_setting() -> None:
@@ -547,7 +546,7 @@ def test_ties_go_to_the_first_point(folders: Folders) -> None:
     folders.score(plan.refresh(), lambda cell: 0.5)
     plan.refresh()
     arm = plan.groups["clean", "sst2"][0]
-    chosen = planning.best(plan.trials([arm])["lora"])
+    chosen = choice.best(plan.trials([arm])["lora"])
     assert chosen is not None and chosen.point == ("variant.lr=5e-05",)
 
 

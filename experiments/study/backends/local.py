@@ -96,7 +96,7 @@ class Processes(Workers[W]):
         gpu = slot % self.gpus if self.gpus else None
         limits = CellLimits(self.own_threads, gpu, self.settings.memory)
         # The process that all are forked from may stand elsewhere.
-        args = (cell.overrides, Path.cwd(), cell.folder, limits, dict(os.environ))
+        args = (cell.overrides, Path.cwd(), cell.folder, dict(os.environ), limits)
         process = self.context.Process(target=run_cell, args=args)
         with without_main(), own_code():
             process.start()
@@ -166,8 +166,8 @@ def run_cell(
     overrides: tuple[str, ...],
     place: Path,
     folder: Path,
-    limits: CellLimits,
     environment: dict[str, str],
+    limits: CellLimits,
 ) -> None:
     """The process of a cell: `python run.py OVERRIDES` in a place, its output in a file."""
     os.chdir(place)
