@@ -215,7 +215,8 @@ def pair_rows(one: Comparison) -> Iterator[list[Cell]]:
 def tuned(material: Material) -> Table:
     """How the settings of every method were chosen."""
     columns = [
-        STUDY, TASK, PROTOCOL, METHOD, number("points tried"),
+        STUDY, TASK, PROTOCOL, METHOD,
+        number("points tried", "half-way: stopped after half their steps, for a low score there"),
         Column(title="chosen"), RATE, number("own settings", "selection score"),
         number("chosen settings", "selection score"), Column(title="edge"),
         Column(title="as good", hint="within one standard error in a race: claims hold for both"),
@@ -235,14 +236,16 @@ def tuned_row(row: Record, choice: Chosen, scale: float) -> list[Cell]:
     """The row of one method in one study, whose model has this lr_scale."""
     rough = "" if choice.exact else "~"
     second = ", ".join(short(point) for point in row.get("rival") or [])
-    metric = row["metric"] or ""
+    metric, stopped = row["metric"] or "", len(row.get("stopped", []))
     chosen = ", ".join(short(point) for point in row["chosen"] or [])
     return [
         text(row["study"]),
         text(row["task"]),
         text(row["protocol"]),
         text(row["method"], strong=True),
-        numeric(row["trials"]),
+        numeric(
+            row["trials"], lambda tried: f"{tried}, {stopped} half-way" if stopped else f"{tried}"
+        ),
         text(chosen or None),
         numeric(chosen_rate(row, scale), words.rate),
         numeric(row["own"], lambda value: words.score(value, metric)),

@@ -215,7 +215,8 @@ def test_halving_is_carried_out_and_goes_on_where_it_was_published(
     assert all(again.outcome(cell).settled for cell in again.refresh())
     assert [again.outcome(cell).status for cell in again.refresh()].count("stopped") == 2
     report = Report(gather("outputs/studies/s"))
-    assert report.html("outputs") and len(report.answers) == 1
+    assert len(report.answers) == 1
+    assert "5, 2 half-way" in report.html("outputs")
 
 
 @pytest.mark.parametrize(
