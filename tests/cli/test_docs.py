@@ -67,10 +67,10 @@ def test_a_form_for_issues_has_a_name_and_fields_of_their_own(form: Path) -> Non
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="There is no make here.")
 def test_make_alone_says_what_there_is_and_starts_nothing() -> None:
-    said = subprocess.run(
-        ["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout
-    assert said.startswith("make  ") and "make run ARGS=" in said and "pytest" not in said
-    assert said == subprocess.run(
-        ["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout  # fmt: skip
+    def said(*targets: str) -> str:
+        command = ["make", "--no-print-directory", *targets]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        return done.stdout
+
+    assert said().startswith("make  ") and "make run ARGS=" in said() and "pytest" not in said()
+    assert said() == said("help")
