@@ -71,7 +71,8 @@ def write_page(name: str) -> str:
 def write_docstring(target: str) -> str:
     """What the file of a method says of it, as a block: its signs are those of the code."""
     text = inspect.getdoc(inspect.getmodule(import_class(target))) or ""
-    return f"The file of the method begins with this text:\n\n```text\n{text}\n```"
+    block = f'<div class="wrap" markdown>\n\n```text\n{text}\n```\n\n</div>'
+    return f"The file of the method begins with this text:\n\n{block}"
 
 
 def write_commands(name: str) -> str:

@@ -13,7 +13,7 @@ from conftest import ROOT, VARIANTS
 from experiments.stored import adapter, checkpoint, result, study
 from experiments.stored.roles import MOVED
 
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 FORMS = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"))
 LINK = re.compile(r"\]\(([^)#\s]+)(#[^)\s]*)?\)")
 
