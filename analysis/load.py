@@ -201,9 +201,7 @@ def main() -> None:
     """Print the table of all runs below a folder."""
     try:
         runs = load(
-            parse_runs_folder(
-                "python -m analysis.load", "Show all finished runs below a folder as one table."
-            )
+            parse_runs_folder("python -m analysis.load", "Show all finished runs below a folder.")
         )
     except (ValueError, OSError) as error:
         fail(error)

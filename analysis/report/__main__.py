@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
         "--test",
         choices=TESTS,
         default="crossed",
-        help="test of each pair: crossed counts seeds and examples, the others are exact, over seeds",
+        help="of each pair: crossed counts seeds and examples, the others are exact tests over seeds",
     )
     described.add_argument(
         "--alpha",

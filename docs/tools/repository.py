@@ -31,12 +31,14 @@ def find_place(path: str, origin: str) -> str | None:
         return pages[path]
     if path.startswith("docs/"):
         return path.removeprefix("docs/")
+    if origin in pages and path.startswith("notebooks/") and path.endswith(".png"):
+        return path  # drawn by a cell
     method = METHOD_FILE.fullmatch(path)
     if method and origin == "docs/methods.md":
         return f"methods/{method[1]}.md"
     if not (ROOT / path).is_file():
         return None
-    return path if path.startswith("results/") else f"source/{path}.txt"
+    return path if path.startswith("results/") else f"source/{path.lstrip('.')}.txt"
 
 
 def split_code(text: str) -> Iterator[tuple[bool, str]]:
