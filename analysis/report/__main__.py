@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
         "--test",
         choices=TESTS,
         default="crossed",
-        help="of each pair: crossed counts seeds and examples, the others are exact tests over seeds",
+        help="test of each pair: crossed counts seeds and examples, the others seeds alone",
     )
     described.add_argument(
         "--alpha",

@@ -10,6 +10,7 @@ from typing import Any
 from repository import ROOT
 
 MAGIC = re.compile(r"^%(?!%).*\n", re.MULTILINE)
+LOOKS = re.compile(r' (?:border="1"|class="dataframe"|style="[^"]*")')  # the page has its own
 STYLE = re.compile(r"<style.*?</style>", re.DOTALL)
 
 
@@ -40,7 +41,7 @@ def show(output: dict[str, Any], picture: str) -> str:
     if "image/png" in data:
         return f"![What the cell above draws.]({picture})"
     if "text/html" in data:
-        return STYLE.sub("", "".join(data["text/html"]))
+        return LOOKS.sub("", STYLE.sub("", "".join(data["text/html"])))
     text = "".join(data.get("text/plain", output.get("text", "")))
     return f'<div class="output" markdown>\n\n```text\n{text.rstrip()}\n```\n\n</div>'
 
