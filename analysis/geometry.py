@@ -171,16 +171,26 @@ def arguments() -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("paths", type=Path, metavar="PATH", nargs="+")
+    parser.add_argument(
+        "paths", type=Path, metavar="PATH", nargs="+", help="a run, an adapter, or several runs"
+    )
     kinds.add_option(parser)
-    parser.add_argument("--alpha", type=float, help="of a loralib file, which does not say it")
-    parser.add_argument("--base", help="folder of the base model, where it has moved")
+    parser.add_argument(
+        "--alpha", type=float, help="alpha of a loralib file, which does not say it"
+    )
+    parser.add_argument("--base", help="folder of the base model, if it has moved")
     parser.add_argument("--against", type=Path, help="another adapter, to compare subspaces with")
-    parser.add_argument("--side", choices=matrices.SIDES, default="right", help="of the subspaces")
-    parser.add_argument("--rank", type=int, help="directions of the amplification; else all")
-    parser.add_argument("--epsilon", type=float, default=0.6, help="of intruder dimensions")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
-    parser.add_argument("--out", type=Path, default=Path("outputs/geometry"))
+    parser.add_argument(
+        "--side", choices=matrices.SIDES, default="right", help="which subspaces are compared"
+    )
+    parser.add_argument("--rank", type=int, help="number of directions of the amplification (all)")
+    parser.add_argument(
+        "--epsilon", type=float, default=0.6, help="threshold for intruder dimensions (0.6)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (0)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("outputs/geometry"), help="folder of tables and figures"
+    )
     return parser.parse_args()
 
 

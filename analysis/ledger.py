@@ -189,7 +189,7 @@ def main() -> None:
     """Print the ledger of all runs below a folder."""
     try:
         runs = load(
-            parse_runs_folder("python -m analysis.ledger", "Runs beside published numbers.")
+            parse_runs_folder("python -m analysis.ledger", "Compare runs with published numbers.")
         )
         ledger = compare(published(), pd.DataFrame(runs[runs["stage"] != "select"]))
     except (ValueError, OSError) as error:

@@ -201,7 +201,7 @@ def main() -> None:
     """Print the table of all runs below a folder."""
     try:
         runs = load(
-            parse_runs_folder("python -m analysis.load", "All finished runs below a folder.")
+            parse_runs_folder("python -m analysis.load", "Show all finished runs below a folder.")
         )
     except (ValueError, OSError) as error:
         fail(error)
@@ -211,7 +211,12 @@ def main() -> None:
 def parse_runs_folder(program: str, description: str) -> str:
     """The folder on the command line."""
     parser = argparse.ArgumentParser(prog=program, description=description)
-    parser.add_argument("runs", nargs="?", default="outputs", help="folder of runs (outputs)")
+    parser.add_argument(
+        "runs",
+        nargs="?",
+        default="outputs",
+        help="the folder below which runs are looked for (outputs)",
+    )
     return parser.parse_args().runs
 
 

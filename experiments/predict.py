@@ -66,7 +66,7 @@ def main() -> None:
     given = parser.add_mutually_exclusive_group(required=True)
     given.add_argument("--text", nargs="+", help="one text, or two for a task on pairs")
     given.add_argument("--file", type=Path, help="a table with texts; keeps all its columns")
-    parser.add_argument("--base", help="folder of the base model, where it has moved")
+    parser.add_argument("--base", help="folder of the base model, if it has moved")
     add_option(parser)
     parser.add_argument("--out", type=Path, help="write a csv here instead of showing the rows")
     arguments = parser.parse_args()

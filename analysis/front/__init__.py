@@ -2,7 +2,7 @@
 
 import html
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ from matplotlib.axes import Axes
 from analysis import cost, figures, statistics
 from analysis.family import Rule
 from analysis.load import results, row
-from analysis.report import words
-from analysis.report.answers import title
+from analysis.report import costs, sections, words
+from analysis.report.answers import beside, title
 from analysis.report.comparisons import Comparison
+from analysis.report.html_tables import Table
 from analysis.report.leaderboard import name_baseline
 from analysis.report.learning import Histories
 from analysis.report.material import Frame, Record, flatten, gather, telling_settings
@@ -27,6 +28,15 @@ from analysis.task_scores import TaskScores
 from experiments.stored.shown import spell
 
 KEYS = ("task", "model", "protocol", "metric")
+# Tables of the report, by the names that `Comparisons.as_read` takes.
+TABLES: dict[str, Callable[[Report], Table]] = {
+    "scores": lambda report: sections.scores(report.found),
+    "pairs": lambda report: sections.pairs(report.found),
+    "costs": lambda report: costs.costs(costs.joined(frame for _, frame in report.costs)),
+    "budgets": lambda report: costs.budgets(report.one_by_one),
+    "tuning": lambda report: sections.tuned(report.material),
+    "tuning costs": lambda report: costs.tuning_costs(report.material),
+}
 SHOWN = ("mean", "low", "high", "baseline", "letters", "seeds", "trained", "train_seconds",
          "effective_lr")  # fmt: skip
 
@@ -99,6 +109,32 @@ class Comparisons:
         """Return which method to use, in a sentence for each task and over several."""
         return {answer.title: answer.text for answer in self.source.answers}
 
+    @property
+    def sentences(self) -> dict[str, list[str]]:
+        """The verdicts in words, by task, and over several tasks (`all tasks`)."""
+        found = self.source.found
+        said = {
+            title(one, found): [words.ground(one), *words.describe_comparison(one)] for one in found
+        }
+        for whole in self.source.overall:
+            name = f"all tasks{beside(whole, self.source.overall)}"
+            said[name] = [words.ground_of_all(whole), *describe_all(whole)]
+        return said
+
+    @property
+    def machines(self) -> list[str]:
+        """The machines and stacks of software that the compared runs ran on."""
+        return self.source.stacks
+
+    def as_read(self, table: str) -> Frame:
+        """A table of the report as it is read there: numbers are texts, with their units.
+
+        `table` is one of `TABLES`; raises ValueError for any other.
+        """
+        if table not in TABLES:
+            raise ValueError(f"The table must be one of {', '.join(TABLES)}, got '{table}'.")
+        return TABLES[table](self.source).frame()
+
     @cached_property
     def verdicts(self) -> Frame:
         """Every pair on each task, and over several tasks (`all tasks`): see `Verdicts.pairs`."""
@@ -169,6 +205,16 @@ class Comparisons:
         axes.set_title(one.task)
         return axes
 
+    def plot_trade_offs(self, *cost_names: str, task: str | None = None) -> list[Axes]:
+        """Scores over several costs side by side, a figure for each machine and stack."""
+        one, drawn = self.one(task), []
+        for table in [part for other, part in self.source.one_by_one if other is one]:
+            known = table.assign(order=table["variant"].map(self.source.methods.index))
+            fronts = {name: known.assign(front=cost.front(known, name)) for name in cost_names}
+            drawn.append(figures.trade_offs(fronts)[0])
+            figures.root(drawn[-1]).suptitle(one.task)
+        return drawn
+
     def plot_profiles(self) -> Axes:
         """Of each method the share of runs above a score, over several tasks."""
         if not self.source.overall:
@@ -235,6 +281,12 @@ class Comparisons:
             for title, text in self.answers.items()
         ]
         return "".join(lines) + self.shown().to_html(escape=True)
+
+
+def describe_all(whole: Overall) -> list[str]:
+    """All that is said of several tasks together."""
+    first = words.advice(whole.verdicts, whole.methods, whole.not_above_floor, "")
+    return [*first, *words.sentences(whole.verdicts, ""), *words.tasks_left_out(whole)]
 
 
 def named(one: Comparison) -> dict[str, str]:

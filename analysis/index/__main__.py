@@ -11,10 +11,12 @@ def main() -> None:
     """Write the page."""
     parser = argparse.ArgumentParser(
         prog="python -m analysis.index",
-        description="One page on all published studies below a folder.",
+        description="Write one page on all published studies below a folder.",
     )
-    parser.add_argument("folder", nargs="?", default="results", type=Path, help="(results)")
-    parser.add_argument("--out", type=Path, help=f"the page (FOLDER/{NAME})")
+    parser.add_argument(
+        "folder", nargs="?", default="results", type=Path, help="folder of the studies (results)"
+    )
+    parser.add_argument("--out", type=Path, help=f"file of the page (FOLDER/{NAME})")
     arguments = parser.parse_args()
     out: Path = arguments.out or arguments.folder / NAME
     try:

@@ -169,12 +169,33 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     described.add_argument("runs", help="folder of finished runs: the pilot, or the study so far")
-    described.add_argument("--seeds", type=numbers, default=SEEDS, help="as 8,16,32 (default)")
-    described.add_argument("--looks", type=numbers, help="numbers of seeds, as 4,8,16")
-    described.add_argument("--alpha", type=float, default=0.05, help="of each family of pairs")
-    described.add_argument("--power", type=float, default=0.8, help="with which one wants to find")
     described.add_argument(
-        "--margin", nargs="+", metavar="M", default=["1.0"], help="as a report's"
+        "--seeds",
+        type=numbers,
+        default=SEEDS,
+        help="numbers of seeds to plan for, as 8,16,32 (default)",
+    )
+    described.add_argument(
+        "--looks", type=numbers, help="numbers of seeds at which you look at the results, as 4,8,16"
+    )
+    described.add_argument(
+        "--alpha",
+        type=float,
+        default=0.05,
+        help="chance of any false claim among the pairs of a task (0.05)",
+    )
+    described.add_argument(
+        "--power",
+        type=float,
+        default=0.8,
+        help="chance with which a difference is to be found (0.8)",
+    )
+    described.add_argument(
+        "--margin",
+        nargs="+",
+        metavar="M",
+        default=["1.0"],
+        help="difference below which methods are the same, as for analysis.report",
     )
     return described
 

@@ -35,14 +35,27 @@ def main() -> None:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     described = argparse.ArgumentParser(
-        prog="python -m analysis.report", description="One page on a folder of finished runs."
+        prog="python -m analysis.report",
+        description="Write one page on a folder of finished runs, or on a study.",
     )
     described.add_argument(
         "runs", help="folder of finished runs, as outputs, or of a study, as outputs/studies/NAME"
     )
-    described.add_argument("--out", type=Path, default=Path("report.html"), help="the page")
-    described.add_argument("--test", choices=TESTS, default="crossed", help="of each pair")
-    described.add_argument("--alpha", type=float, default=0.05, help="of each family of pairs")
+    described.add_argument(
+        "--out", type=Path, default=Path("report.html"), help="file of the page (report.html)"
+    )
+    described.add_argument(
+        "--test",
+        choices=TESTS,
+        default="crossed",
+        help="test of each pair: crossed counts seeds and examples, the others seeds alone",
+    )
+    described.add_argument(
+        "--alpha",
+        type=float,
+        default=0.05,
+        help="chance of any false claim among the pairs of a task (0.05)",
+    )
     described.add_argument("--against", help="a method: compare the others with this one alone")
     described.add_argument(
         "--margin", nargs="+", metavar="M", default=["1.0"],
@@ -50,7 +63,11 @@ def parser() -> argparse.ArgumentParser:
              "metric alone, as matthews=2.0; choose the loss you would accept for less cost, and "
              "choose it before you look",
     )  # fmt: skip
-    described.add_argument("--tables", type=Path, help="folder for CSV, Markdown and LaTeX")
+    described.add_argument(
+        "--tables",
+        type=Path,
+        help="also write the main table into this folder, as CSV, Markdown and LaTeX",
+    )
     return described
 
 

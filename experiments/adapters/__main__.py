@@ -41,29 +41,35 @@ def arguments() -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    actions = parser.add_subparsers(required=True, metavar="inspect|merge|export|import")
+    actions = parser.add_subparsers(
+        required=True, metavar="inspect|merge|export|import", help="what to do with the adapter"
+    )
     path = argparse.ArgumentParser(add_help=False)
-    path.add_argument("path", type=Path, metavar="PATH")
+    path.add_argument("path", type=Path, metavar="PATH", help="a run, an adapter, or a file")
     add_option(path)
     base = argparse.ArgumentParser(add_help=False, parents=[path])
-    base.add_argument("--base", help="folder of the base model, where it has moved")
+    base.add_argument("--base", help="folder of the base model, if it has moved")
 
-    inspect = actions.add_parser("inspect", parents=[path], help="what it is, and of what size")
+    inspect = actions.add_parser(
+        "inspect", parents=[path], help="say what an adapter is, and how large"
+    )
     inspect.set_defaults(action=show)
 
     merge = actions.add_parser("merge", parents=[base], help="write a plain Hugging Face folder")
-    merge.add_argument("out", type=Path, metavar="OUT")
-    merge.add_argument("--dtype", choices=DTYPES, default="float32", help="of the written weights")
+    merge.add_argument("out", type=Path, metavar="OUT", help="a new folder")
+    merge.add_argument(
+        "--dtype", choices=DTYPES, default="float32", help="type of the written weights (float32)"
+    )
     merge.set_defaults(action=merge_model)
 
     export = actions.add_parser("export", parents=[base], help="write PEFT's checkpoint format")
-    export.add_argument("out", type=Path, metavar="OUT")
+    export.add_argument("out", type=Path, metavar="OUT", help="a new folder")
     export.set_defaults(action=export_adapter)
 
     take = actions.add_parser("import", parents=[base], help="read PEFT's or loralib's format")
-    take.add_argument("out", type=Path, metavar="OUT")
-    take.add_argument("--model", required=True, help="the base, a file in conf/model")
-    take.add_argument("--alpha", type=float, help="of a loralib file, which does not say it")
+    take.add_argument("out", type=Path, metavar="OUT", help="a new folder")
+    take.add_argument("--model", required=True, help="the base model: a name of conf/model")
+    take.add_argument("--alpha", type=float, help="alpha of a loralib file, which does not say it")
     take.set_defaults(action=import_adapter)
     return parser.parse_args()
 

@@ -287,9 +287,9 @@ def pretrain(recipe: Recipe, out: Path, every: float) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Make a shipped backbone anew.")
-    parser.add_argument("name", choices=list(RECIPES))
-    parser.add_argument("--out", type=Path, help="a new folder; default: outputs/pretrained/NAME")
-    parser.add_argument("--steps", type=int, help="instead of the recipe's")
+    parser.add_argument("name", choices=list(RECIPES), help="the model to make")
+    parser.add_argument("--out", type=Path, help="a new folder (outputs/pretrained/NAME)")
+    parser.add_argument("--steps", type=int, help="number of steps, instead of the recipe's")
     parser.add_argument("--every", type=float, default=30.0, help="seconds between checkpoints")
     given = parser.parse_args()
     recipe = RECIPES[given.name]

@@ -1,4 +1,4 @@
-"""Studies that were begun: `python -m experiments.study status|resume|failed|sync|publish NAME`."""
+"""Show, resume or publish a study that was begun: `python -m experiments.study COMMAND NAME`."""
 
 import argparse
 import subprocess
@@ -38,8 +38,8 @@ def arguments() -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("command", choices=COMMANDS)
-    parser.add_argument("study", help="its name, as in study=NAME")
+    parser.add_argument("command", choices=COMMANDS, help="what to do with the study")
+    parser.add_argument("study", help="name of the study, as in study=NAME")
     parser.add_argument(
         "--retry", action="store_true", help="resume: try failed and diverged runs again"
     )

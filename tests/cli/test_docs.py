@@ -13,7 +13,7 @@ from conftest import ROOT, VARIANTS
 from experiments.stored import adapter, checkpoint, result, study
 from experiments.stored.roles import MOVED
 
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 FORMS = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"))
 LINK = re.compile(r"\]\(([^)#\s]+)(#[^)\s]*)?\)")
 
@@ -67,12 +67,10 @@ def test_a_form_for_issues_has_a_name_and_fields_of_their_own(form: Path) -> Non
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="There is no make here.")
 def test_make_alone_says_what_there_is_and_starts_nothing() -> None:
-    said, listed = (
-        subprocess.run(
-            ["make", "--no-print-directory", *target],
-            cwd=ROOT, capture_output=True, text=True, check=True,
-        ).stdout
-        for target in ((), ("help",))
-    )  # fmt: skip
-    assert said.startswith("make  ") and "make run ARGS=" in said and "pytest" not in said
-    assert said == listed
+    def said(*targets: str) -> str:
+        command = ["make", "--no-print-directory", *targets]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        return done.stdout
+
+    assert said().startswith("make  ") and "make run ARGS=" in said() and "pytest" not in said()
+    assert said() == said("help")

@@ -1,5 +1,7 @@
 """What `--help` and `experiments.list` say, and that neither they nor a mistake wait for torch."""
 
+import argparse
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -99,3 +101,42 @@ def test_lists_take_the_singular_and_the_plural(
     monkeypatch.setattr(sys, "argv", ["list", "tasks"])
     main()
     assert "sst2" in capsys.readouterr().out
+
+
+TOOLS = [
+    "analysis.report", "analysis.load", "analysis.ledger", "analysis.plan", "analysis.index",
+    "analysis.geometry", "analysis.allocation", "experiments.study", "experiments.adapters",
+    "experiments.predict", "experiments.list", "experiments.mini.pretrain",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_the_help_of_a_tool_begins_with_a_sentence_and_explains_each_option(tool: str) -> None:
+    parsers: list[argparse.ArgumentParser] = []
+
+    def parse_args(self: argparse.ArgumentParser, *args: object) -> None:
+        parsers.append(self)
+        raise SystemExit
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
+        runpy.run_module(tool, run_name="__main__")
+    for parser in parsers:
+        text = (parser.description or "").strip()
+        assert text[0].isupper() and "." in text, tool
+        assert all(action.help for action in parser._actions), tool
+
+
+def test_help_opens_with_eight_commands_and_then_the_groups() -> None:
+    lines = call("run.py", "--help").splitlines()
+    examples = [line for line in lines if line.startswith("  python run.py ")]
+    assert len(examples) == 8 and lines.index(examples[0]) < 5
+    assert lines.index("Examples") < next(i for i, s in enumerate(lines) if s.startswith("Groups"))
+    assert next(i for i, s in enumerate(lines) if s.startswith("Groups")) < next(
+        i for i, s in enumerate(lines) if s.startswith("Settings")
+    )
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_can_complete(shell: str) -> None:
+    assert "hydra" in call("run.py", "--shell-completion", f"install={shell}")

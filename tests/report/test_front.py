@@ -10,6 +10,7 @@ import pytest
 from stored_runs import store, study
 
 import analysis
+from analysis import figures
 from analysis.family import Rule
 from analysis.front import Comparisons
 from experiments.stored import history
@@ -154,3 +155,16 @@ def test_figures_are_imported_only_when_they_are_asked_for() -> None:
     assert done.stdout.strip() == "False"
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = analysis.nothing  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_verdicts_are_there_in_words_and_tables_as_they_are_read(found: Comparisons) -> None:
+    assert set(found.sentences) == {"local/sst2", "local/cola", "all tasks"}
+    first = found.sentences["local/sst2"][0]
+    assert first.startswith("6 seeds, ") and first.endswith(" examples, accuracy")
+    for name in ("scores", "pairs", "costs", "budgets", "tuning", "tuning costs"):
+        assert len(found.as_read(name)) > 0, name
+    with pytest.raises(ValueError, match=r"The table must be one of scores, .* got 'cost'"):
+        found.as_read("cost")
+    (axes,) = found.plot_trade_offs("trained", "train_seconds", task="local/sst2")
+    assert figures.root(axes).axes[0].get_xlabel() == "trained parameters"
+    assert found.machines and "AMD EPYC" in found.machines[0]

@@ -84,7 +84,10 @@ def third_party(path: Path) -> set[str]:
 def declared(*extras: str) -> list[Requirement]:
     """What the project, with these extras, asks for."""
     groups = [PROJECT["dependencies"], *(EXTRAS[extra] for extra in extras)]
-    return [Requirement(line) for group in groups for line in group]
+    found = [Requirement(line) for group in groups for line in group]
+    own = {extra for wanted in found if wanted.name == PROJECT["name"] for extra in wanted.extras}
+    found += [Requirement(line) for extra in own for line in EXTRAS[extra]]
+    return [wanted for wanted in found if wanted.name != PROJECT["name"]]
 
 
 def list_modules() -> dict[str, Path]:
