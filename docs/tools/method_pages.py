@@ -166,7 +166,7 @@ def write_measured(name: str) -> str:
     rows = []
     for one in dict.fromkeys([name, "lora", "full"]):
         shown = [form.format(means.loc[one, c]) for c, (_, form) in COLUMNS.items()]
-        rows.append(f"| {FACTS[one]['name']} | {' | '.join(shown)} |")
+        rows.append(f"| {FACTS.get(one, {}).get('name', one)} | {' | '.join(shown)} |")
     heads = " | ".join(title for title, _ in COLUMNS.values())
     return "\n".join([
         "## Measured here\n",
