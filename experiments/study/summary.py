@@ -1,5 +1,6 @@
 """The summary of a study: how every method was tuned, whether alike, and its scores."""
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +22,8 @@ from experiments.study.design import STUDIES
 from experiments.study.plan import Group, Plan
 
 CONFIDENCE = 0.95
+ACROSS = 4  # points of a method beside each other
+PADDING = (0, 2, 0, 0)  # of a cell of a table
 EDGES = {-1: "at the low edge", 0: "", 1: "at the high edge"}
 
 
@@ -276,19 +279,33 @@ def curves(rows: list[Row]) -> Table:
 
     A point that was stopped has its score half-way, marked by /2.
     """
-    table = plain()
-    for row in rows:
-        chosen = None if row.chosen is None else " ".join(row.chosen)
-        rival = None if row.rival is None else " ".join(row.rival)
-        marks = {chosen: "*", rival: "~"}
-        marks |= dict.fromkeys(dict(row.stopped), "/2")
-        known = dict(row.curve) | dict(row.stopped)
-        cells = [
-            f"{short(point)}: {number(score)}{marks.get(point, '')}"
-            for point, score in known.items()
-        ]
-        table.add_row(*map(shown, (row.method, *cells, row.edge)))
+    cells = [list(points_of(row)) for row in rows]
+    width = max((len(word) for line in cells for text in line for word in text.split()), default=0)
+    points = [Column(min_width=width) for _ in range(ACROSS)]
+    table = Table(Column(no_wrap=True), *points, Column(), box=None, padding=PADDING,
+                  show_header=False)  # fmt: skip
+    for row, texts in zip(rows, cells, strict=True):
+        for line in lines(row, texts):
+            table.add_row(*map(shown, line))
     return table
+
+
+def points_of(row: Row) -> Iterator[str]:
+    """Every point of a method with its score and its mark."""
+    chosen = None if row.chosen is None else " ".join(row.chosen)
+    rival = None if row.rival is None else " ".join(row.rival)
+    marks = dict.fromkeys(dict(row.stopped), "/2") | {rival: "~", chosen: "*"}
+    for point, score in (dict(row.curve) | dict(row.stopped)).items():
+        yield f"{short(point)}: {number(score)}{marks.get(point, '')}"
+
+
+def lines(row: Row, cells: list[str]) -> Iterator[list[str]]:
+    """The points of a method, ACROSS of them in a line, after its name and before its edge."""
+    for start in range(0, max(1, len(cells)), ACROSS):
+        part = cells[start : start + ACROSS]
+        last = start + ACROSS >= len(cells)
+        padding = [""] * (ACROSS - len(part))
+        yield [row.method if start == 0 else "", *part, *padding, row.edge if last else ""]
 
 
 def scores(rows: list[Row]) -> Table:
@@ -314,7 +331,7 @@ def scores(rows: list[Row]) -> Table:
 def plain(*heads: str) -> Table:
     """A table without lines, with a head if there are names for it."""
     columns = [Column(head, no_wrap=True) for head in heads]
-    return Table(*columns, box=None, padding=(0, 2, 0, 0), show_header=bool(heads))
+    return Table(*columns, box=None, padding=PADDING, show_header=bool(heads))
 
 
 def number(value: float | None) -> str:

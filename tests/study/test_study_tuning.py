@@ -1,5 +1,6 @@
 """Tuning in a race, in each method's own space, and what becomes of a choice that is not clear."""
 
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from statistics import fmean
 
 import numpy as np
 import pytest
+from rich.console import Console
 from small_studies import SMALL, Folders, folders, grid, local, rate, study
 
 from analysis.report.material import gather
@@ -15,7 +17,7 @@ from analysis.report.page import Report
 from experiments.results.result import read_result
 from experiments.settings.compose import compose_config
 from experiments.stored.summary import TUNING_SEED
-from experiments.study import race
+from experiments.study import race, summary
 from experiments.study.cells import Cell, Outcome
 from experiments.study.conduct import conduct
 from experiments.study.design import log_grid
@@ -265,3 +267,13 @@ def test_a_race_is_carried_out_and_published_with_its_trials(
     place, _ = publish(plan)
     kept = [path.parent.name for path in place.rglob("predictions.parquet")]
     assert len(kept) == len(content["cells"]) and not list(place.rglob("*.safetensors"))
+
+
+def test_many_points_of_a_method_are_readable_in_a_narrow_window() -> None:
+    points = [(f"variant.lr={2.32 * 10**-i:.3g}", 0.5 + i / 100) for i in range(12)]
+    row = summary.Row("clean", "sst2", "lora_plus", curve=points, edge="at the low edge")
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(summary.curves([row]))
+    said = console.export_text()
+    assert "…" not in said and said.count("lr=") == 12 and said.count("lora_plus") == 1
+    assert said.index("at the low") > said.index("lr=2.32e-11")
