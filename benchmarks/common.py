@@ -281,7 +281,7 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
         shown.add_column(column, justify="right" if i else "left", no_wrap=not i)
     for row in rows:
         shown.add_row(*row)
-    Console(width=max(Console().width, 140)).print(shown)  # as whole lines in a file
+    Console(width=max(Console().width, 180)).print(shown)  # as whole lines in a file
 
 
 def write(path: Path | None, figures: dict[str, Any]) -> None:
