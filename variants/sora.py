@@ -3,7 +3,8 @@
 dW = s B diag(g) A. After each step of AdamW the gates shrink by xi, and those below it become zero:
 the paper's soft threshold. The released code zeroes all gates below 2 xi by the order of its
 operations. The paper thresholds by xi times the rate and the released code by xi, as this does,
-because the hook after a step does not know the rate. Ranks whose gate is zero can be dropped at the end.
+because the hook after a step does not know the rate. Ranks whose gate is zero can be dropped at the
+end.
 """
 
 import math
