@@ -88,7 +88,7 @@ class Conductor:
             if not killed:
                 cell.fail(last_words(cell.folder) or explain_exit(exit_code))
             elif self.attempts[cell] >= ATTEMPTS:
-                cell.fail(f"{explain_exit(exit_code)} This happened {ATTEMPTS} times.")
+                cell.fail(f"{explain_exit(exit_code)} That happened {ATTEMPTS} times.")
         self.progress.tell(cell, cell.outcome(), explain_exit(exit_code) if killed else None)
 
 
