@@ -1,8 +1,8 @@
 """LoRA-drop: layers whose update does little share one LoRA.  Zhou et al., 2024, arXiv:2402.07721.
 
 The importance of a layer is the share of ||dW x||^2 that it has after a short training. The most
-important layers that together reach the threshold keep a LoRA of their own. What the paper leaves
-open is a setting here.
+important layers that together reach the threshold keep a LoRA of their own. What the
+sources that were read leave open is a setting here.
 """
 
 import math

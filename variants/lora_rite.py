@@ -80,7 +80,7 @@ def step_of(layer: LoRARITELayer, side: Side, beta1: float, beta2: float, shrink
 
 @dataclass(frozen=True, kw_only=True)
 class LoRARITE(LoRA):
-    """LoRA under an optimiser that sees the product and not its factors."""
+    """LoRA under an optimizer that sees the product and not its factors."""
 
     any_form: ClassVar[bool] = True
 

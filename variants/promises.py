@@ -364,7 +364,7 @@ PROMISES = (
         find_other_merge,
     ),
     Promise(
-        "optimiser groups", "each parameter that trains is in one group, and no vector is decayed",
+        "optimizer groups", "each parameter that trains is in one group, and no vector is decayed",
         "Begin param_groups with decay_groups(model, lr, weight_decay) and change its groups by "
         "set_apart.", find_ungrouped,
     ),

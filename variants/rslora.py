@@ -1,4 +1,4 @@
-"""rsLoRA: LoRA with s = alpha / sqrt(r), under which no rank is too large to learn.
+"""rsLoRA: LoRA with s = alpha / sqrt(r), which scales large ranks down less than alpha / r.
 
 Kalajdzievski, 2023, arXiv:2312.03732.
 """

@@ -1,9 +1,10 @@
 """SoRA: LoRA with gates that are driven to zero.  Ding et al., 2023, arXiv:2311.11696.
 
 dW = s B diag(g) A. After each step of AdamW the gates shrink by xi, and those below it become zero:
-the soft threshold, as the paper has it. The released code zeroes all below 2 xi by an order of
-operations, and takes xi itself where the paper has it times the rate; so does this, as a step knows
-no rate. Ranks whose gate is zero can be dropped at the end.
+the paper's soft threshold. The released code zeroes all gates below 2 xi by the order of its
+operations. The paper thresholds by xi times the rate and the released code by xi, as this does,
+because the hook after a step does not know the rate. Ranks whose gate is zero can be dropped at the
+end.
 """
 
 import math

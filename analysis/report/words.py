@@ -12,12 +12,12 @@ from analysis.report.overall import Overall
 from analysis.scales import is_raw, scale
 from analysis.statistics import Outcome, Verdicts, find_claims
 
-LISTED = 6  # claims that are read out; of more the table tells
+LISTED = 6  # most claims that sentences list; if there are more, the table has them
 NO_BREAK, MINUS = "\u00a0", "\u2212"
 
 
 def score(value: float | None, metric: str) -> str:
-    """A score as it is read, in percent if it is a share."""
+    """A score as text, in percent if it is a share."""
     if value is None or math.isnan(value):
         return NONE
     return f"{value * scale(metric):.{2 if is_raw(metric) else 1}f}".replace("-", MINUS)
@@ -31,7 +31,7 @@ def points(value: float, metric: str) -> str:
 
 
 def points_between(low: float, high: float, metric: str) -> str:
-    """A range of differences, `2.0 to 3.1 points`, or one that is the same at both ends."""
+    """A range of differences, `2.0 to 3.1 points`; one number if both ends are the same."""
     first, last = points(low, metric), points(high, metric)
     return first if first == last else f"{first.split(NO_BREAK)[0]} to {last}"
 
@@ -45,7 +45,7 @@ def between(low: float, high: float, metric: str) -> str:
     """An interval of scores."""
     if math.isnan(low) or math.isinf(low):
         return NONE
-    # Where nothing varied it is not known where else the score might lie.
+    # If nothing varied, the uncertainty of the score is not known.
     return NONE if low == high else f"{score(low, metric)} to {score(high, metric)}"
 
 
@@ -56,7 +56,7 @@ def rate(value: float) -> str:
 
 
 def rates(values: Sequence[float]) -> str:
-    """Learning rates: one, or the least and the most."""
+    """Learning rates: the one, or the lowest and the highest."""
     if not values:
         return NONE
     first, last = rate(min(values)), rate(max(values))
@@ -70,7 +70,7 @@ def joined(names: Iterable[str], last: str = "and") -> str:
 
 
 def describe_comparison(one: Comparison) -> list[str]:
-    """All that is said of one comparison, what to use first."""
+    """All sentences on one comparison; the first ones say which method to use."""
     found = one.verdicts
     said = [] if found is None else sentences(found, one.metric)
     first = advice(found, one.methods, one.not_above_floor, one.metric)
@@ -89,8 +89,8 @@ def advice(
 ) -> list[str]:
     """The method to use: the cheapest of those that lose at most the margin to the best one.
 
-    If none is sure to lose so little, the most likely best one and what a cheaper one may lose.
-    Methods that are not shown to have learned anything are never named.
+    If none is sure to lose so little, name the most likely best one, and say how much a cheaper one
+    may lose. Methods that are not shown to have learned anything are never named.
     """
     if found is None:
         return [say_nothing_compared(methods)]
@@ -136,7 +136,7 @@ def most_likely(name: str, learned: Frame, metric: str) -> str:
 
 
 def cheaper(likely: str, found: Verdicts, learned: Frame, metric: str) -> list[str]:
-    """The cheapest method that is not shown to be worse, and what it may lose."""
+    """The cheapest method that is not shown to be worse, and how much it may lose."""
     fit = learned.loc[[name for name in best(found) if name in learned.index]]
     fit = fit[fit["trained"] < learned.loc[likely, "trained"]]
     if fit.empty:
@@ -172,7 +172,7 @@ def summary(found: Verdicts) -> str:
 
 
 def against(found: Verdicts) -> str:
-    """How many methods differ from the one that they are compared with; no others are."""
+    """How many methods differ from the one method with which all are compared."""
     rows, whom = records(found), found.rule.against
     if not rows:
         return summary(found)
@@ -210,12 +210,12 @@ def winning(row: dict) -> str:
 
 
 def losing(row: dict) -> str:
-    """The other one."""
+    """The worse one of a pair that differs."""
     return row["b"] if row["outcome"] == Outcome.BETTER else row["a"]
 
 
 def sentences(found: Verdicts, metric: str) -> list[str]:
-    """Who is better than whom, who is the same, who cannot be told apart, what could be seen."""
+    """Sentences on which methods differ, which are the same, and what could have been detected."""
     if undecided(found.pairs).all():
         return [why_undecided(found)]
     said = [] if found.rule.against and decided(found.pairs).any() else [summary(found)]
@@ -225,13 +225,13 @@ def sentences(found: Verdicts, metric: str) -> list[str]:
 
 
 def why_undecided(found: Verdicts) -> str:
-    """Why nothing could have been decided."""
+    """The reason why nothing could have been decided."""
     seeds = int(found.pairs["seeds"].max())
     if found.rule.test == "crossed":
         have = "With no seed in common" if seeds == 0 else f"With {count(seeds, 'common seed')}"
         return (
-            f"{have} too little is known of how seeds differ: a verdict takes {MIN_SEEDS}, and "
-            "five or more to detect much."
+            f"{have} too little is known of how seeds differ: a verdict needs {MIN_SEEDS} seeds, "
+            "and five or more to detect differences that are not large."
         )
     return (
         f"The exact test has {count(seeds, 'pair')} of runs for "
@@ -277,10 +277,10 @@ def held(found: Verdicts, metric: str) -> list[str]:
 
 
 def better(found: Verdicts, metric: str) -> list[str]:
-    """Who is better than whom, winners that beat the same ones together."""
+    """Sentences on who is better than whom; winners that beat the same methods share one."""
     rows = records(found)
     if len(rows) > LISTED:
-        where = "the letters say" if found.rule.against is None else "the table of pairs says"
+        where = "the letters show" if found.rule.against is None else "the table of pairs shows"
         return [f"{len(rows)} pairs differ; {where} which."]
     beaten: dict[str, list[dict]] = {}
     for row in rows:
@@ -292,7 +292,7 @@ def better(found: Verdicts, metric: str) -> list[str]:
 
 
 def claim(winners: Sequence[str], losers: Sequence[str], rows: list[dict], metric: str) -> str:
-    """That some are better than others, and by how much."""
+    """Say that some methods are better than others, and by how much."""
     sizes = [
         abs(row["difference"]) for row in rows if winning(row) in winners and losing(row) in losers
     ]
@@ -312,12 +312,12 @@ def alike(found: Verdicts) -> list[str]:
     ]
     several = [group for group in groups if len(group) > 1]
     if len(several) > LISTED:
-        return [f"{len(several)} groups cannot be told apart within; the letters say which."]
+        return [f"{len(several)} groups of methods cannot be told apart; the letters show which."]
     return [f"{joined(group)} cannot be told apart." for group in several]
 
 
 def span(letters: str) -> str:
-    """Letters as they are read: of four or more in a row the first and the last, `c-h`."""
+    """Letters as text; four or more in a row become the first and the last, `c-h`."""
     found: list[str] = []
     row: list[str] = []
     for letter in [*split(letters), None]:
@@ -351,7 +351,7 @@ def order(letter: str) -> tuple[int, str]:
 
 
 def detectable(found: Verdicts, metric: str) -> list[str]:
-    """The true difference that would have been found, as far as the noise is known."""
+    """The true difference that would have been detected, as far as the noise is known."""
     if found.rule.test in EXACT:
         return []
     low, high = found.detectable
@@ -360,18 +360,18 @@ def detectable(found: Verdicts, metric: str) -> list[str]:
     if math.isnan(low):
         return ["Nothing varied, so it is not known which difference could have been detected."]
     if math.isinf(low):
-        return [f"{power} a difference: of none that is possible."]
+        return [f"No possible difference is found with {share(found.rule.power)} power."]
     if math.isinf(high):
         return [
-            f"{power} a true difference between {whom}: from {points(low, metric)} on, or from "
-            "more; these seeds cannot tell."
+            f"{power} a true difference between {whom}: from {points(low, metric)} on, or from a "
+            "larger one on; so few seeds cannot tell."
         ]
     ends = points_between(low, high, metric)
     return [f"{power} a true difference between {whom}: from {ends} on."]
 
 
 def warn_not_above_floor(one: Comparison) -> list[str]:
-    """Return which methods may as well have learned nothing."""
+    """Name the methods that may have learned nothing."""
     if not one.not_above_floor:
         return []
     verb = "beats" if len(one.not_above_floor) == 1 else "beat"
@@ -382,12 +382,12 @@ def warn_not_above_floor(one: Comparison) -> list[str]:
 
 
 def ground(one: Comparison) -> str:
-    """Say what a verdict rests on."""
+    """Name the seeds, examples and metric that a verdict rests on."""
     return f"{count(len(one.seeds), 'seed')}, {one.examples:,} examples, {one.metric}"
 
 
 def ground_of_all(whole: Overall) -> str:
-    """Say what a verdict over tasks rests on."""
+    """Name the tasks, metrics and weights that a verdict over tasks rests on."""
     weights = joined(f"{task} {share(weight)}" for task, weight in whole.weights.items())
     return (
         f"{len(whole.tasks)} tasks, {joined(whole.metrics)}; weighted mean of their scores, so "
@@ -396,25 +396,31 @@ def ground_of_all(whole: Overall) -> str:
 
 
 def tasks_left_out(whole: Overall) -> list[str]:
-    """Return which claims over all tasks hang on one of them."""
+    """Say which claims over all tasks change if one task is left out."""
     own = find_claims(whole.verdicts)
     said = []
     for task, found in whole.without.items():
-        gone = [f"{a} over {b}" for a, b in sorted(own - found)]
-        new = [f"{a} over {b}" for a, b in sorted(found - own)]
+        gone, new = sorted(own - found), sorted(found - own)
         parts = [
-            *([f"no more {joined(gone)}"] if gone else []),
-            *([f"also {joined(new)}"] if new else []),
+            *([enumerate_claims(gone, "no longer")] if gone else []),
+            *([enumerate_claims(new, "also")] if new else []),
         ]
-        said.append(f"Without {task}: {'; '.join(parts) if parts else 'the same claims'}.")
+        said.append(f"Without {task}, {'; '.join(parts) if parts else 'the claims are the same'}.")
     return said
+
+
+def enumerate_claims(claims: Sequence[tuple[str, str]], adverb: str) -> str:
+    """`a is no longer better than b, and c than d`."""
+    (winner, loser), *others = claims
+    first = f"{winner} is {adverb} better than {loser}"
+    return joined([first, *(f"{a} than {b}" for a, b in others)])
 
 
 def say_nothing_compared(methods: Frame) -> str:
     """Say that there is nothing to compare."""
     if len(methods) > 1:
-        return "Nothing is compared here."
-    return f"{methods['method'].iloc[0]} stands alone; there is nothing to compare it with."
+        return "There is no comparison here."
+    return f"{methods['method'].iloc[0]} is the only method here, so there is no comparison."
 
 
 def quantity(value: float | None) -> str:
@@ -428,7 +434,7 @@ def quantity(value: float | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as they are read."""
+    """Seconds as text, in the unit that suits them."""
     if seconds < 60:
         return f"{seconds:.1f}{NO_BREAK}s"
     if seconds < 3600:

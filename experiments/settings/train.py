@@ -27,7 +27,7 @@ ENGINES = ("packed", "transformers")
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
-    """How a run trains; a step is an optimiser step."""
+    """How a run trains; a step is an optimizer step."""
 
     epochs: float  # length of the run
     batch_size: int  # examples per step
@@ -61,7 +61,7 @@ class Train:
         check_choice("train.schedule", self.schedule, SCHEDULES)
 
     def total_steps(self, steps_per_epoch: int) -> int:
-        """Optimiser steps of the whole run, at least one."""
+        """Optimizer steps of the whole run, at least one."""
         return max(1, round(self.epochs * steps_per_epoch))
 
 

@@ -1,4 +1,4 @@
-"""Show, resume or publish a study that was begun: `python -m experiments.study COMMAND NAME`."""
+"""Show, resume or publish a study: `python -m experiments.study COMMAND NAME`."""
 
 import argparse
 import subprocess
@@ -18,7 +18,7 @@ LOST = ("failed", "diverged")
 
 
 def main() -> None:
-    """Look at a study, or go on with it."""
+    """Carry out one command on a study."""
     options = arguments()
     try:
         plan, options.backend = restore_plan(options.study, options.trust)
@@ -26,7 +26,7 @@ def main() -> None:
     except (ValueError, OSError) as error:
         fail(error)
     except KeyboardInterrupt:
-        print("Interrupted; 'resume' goes on.", file=sys.stderr)
+        print("Interrupted; 'resume' continues the study.", file=sys.stderr)
         code = 130
     sys.exit(code)
 
@@ -51,7 +51,7 @@ def arguments() -> argparse.Namespace:
 
 
 def status(plan: Plan, options: argparse.Namespace) -> int:
-    """Say where the study stands."""
+    """Print how many runs have each status, and the summary so far."""
     plan.refresh()
     counts = count(plan)
     known = "  ".join(f"{counts[name]} {name}" for name in STATUSES if counts[name])
@@ -61,7 +61,7 @@ def status(plan: Plan, options: argparse.Namespace) -> int:
 
 
 def resume(plan: Plan, options: argparse.Namespace) -> int:
-    """Go on where the study stopped."""
+    """Continue a study where it stopped."""
     if options.retry:
         for cell in plan.refresh():
             if plan.outcome(cell).status in LOST:
@@ -75,7 +75,7 @@ def resume(plan: Plan, options: argparse.Namespace) -> int:
 
 
 def list_failed(plan: Plan, options: argparse.Namespace) -> int:
-    """List the runs that came to nothing, with the reason; 1 if there is one."""
+    """List the runs that failed or diverged, with the reason; return 1 if there is one."""
     lost = [cell for cell in plan.refresh() if plan.outcome(cell).status in LOST]
     folding = (Column(title, overflow="fold") for title in ("reason", "folder"))
     table = Table("run", "status", *folding)
@@ -88,7 +88,7 @@ def list_failed(plan: Plan, options: argparse.Namespace) -> int:
 
 
 def sync(plan: Plan, options: argparse.Namespace) -> int:
-    """Send what the runs have tracked offline to wandb."""
+    """Send the offline records of the runs to wandb."""
     folders = [
         str(path)
         for cell in plan.refresh()
@@ -106,7 +106,7 @@ def publish(plan: Plan, options: argparse.Namespace) -> int:
     place, paths = publish.publish(plan)
     print(f"Published in {place}.")
     for path in sorted(paths):
-        print(f"  {visible(path)} stands there as {visible(mask_path(path))}")
+        print(f"  {visible(path)} is written there as {visible(mask_path(path))}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The audit: were the methods of a comparison treated alike, as far as their results tell?"""
+"""The audit: find the differences in how methods were treated, from their results."""
 
 import json
 from collections import Counter
@@ -9,7 +9,7 @@ from typing import Any
 from experiments.stored.roles import is_compared
 
 ENCODER = json.JSONEncoder(sort_keys=True)
-Facts = dict[str, list[str]]  # by what they are of; several where the runs differ
+Facts = dict[str, list[str]]  # values by name; several if the runs differ
 
 
 def facts(results: Iterable[Mapping[str, Any]]) -> Facts:
@@ -53,7 +53,7 @@ def of_run(result: Mapping[str, Any]) -> dict[str, Any]:
         "threads": provenance["threads"],
         **{f"package {name}": number for name, number in provenance["packages"].items()},
     }
-    # What not every method has is compared among those that have it.
+    # A setting that not every method has is compared among those that have it.
     if "targets" in variant:
         known["targets"] = ", ".join(sorted(variant["targets"]))
     if "rank" in variant and "alpha" in variant:
@@ -62,7 +62,7 @@ def of_run(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def scale(variant: dict[str, Any]) -> float:
-    """By what a method multiplies its product of rank r: alpha / r, or alpha / sqrt(r)."""
+    """The factor of a method's product of rank r: alpha / r, or alpha / sqrt(r)."""
     rank = variant["rank"]
     return variant["alpha"] / (rank**0.5 if variant.get("rslora") else rank)
 
@@ -73,7 +73,7 @@ def as_text(value: Any) -> str:
 
 
 def remarks(by_method: dict[str, Facts]) -> dict[str, list[str]]:
-    """By method, where it differs from what most of the others have."""
+    """By method, the facts in which it differs from most of the others."""
     keys = dict.fromkeys(key for known in by_method.values() for key in known)
     found: dict[str, list[str]] = {method: [] for method in by_method}
     for key in keys:

@@ -1,4 +1,4 @@
-"""The cells of a study: runs, told by their overrides, with what is known of them so far."""
+"""The cells of a study: runs, described by their overrides, with their outcome so far."""
 
 import json
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ Point = tuple[str, ...]  # overrides, one per tuned setting; () is every setting
 
 @dataclass(frozen=True)
 class Outcome:
-    """Where a cell stands: waiting, running, interrupted, halfway, or over.
+    """The state of a cell: waiting, running, interrupted, halfway, or over.
 
     Over are cells that are complete, diverged, failed, or stopped half-way for a low score.
     """
@@ -36,7 +36,7 @@ class Outcome:
 
     @property
     def settled(self) -> bool:
-        """Return whether nothing more will come of it by itself."""
+        """Return whether its state will not change any more by itself."""
         return self.status in ("complete", "diverged", "failed", "stopped")
 
 
@@ -91,22 +91,22 @@ class Cell:
             return Outcome(
                 "failed",
                 f"{self.folder / NAME} is of another run ({', '.join(other)}); delete it, and "
-                "resume.",
+                "resume the study.",
             )
         score, paused = result.primary.get("score"), halfway.read(self.folder)
         half = None if paused is None else paused["score"]
         return Outcome(result.status, result.failure, score, spent(result), half)
 
     def fail(self, reason: str) -> None:
-        """Record that the run came to nothing."""
+        """Record that the run failed, and why."""
         write_record(self.folder / FAILURE, {"reason": reason, "overrides": list(self.overrides)})
 
     def clear(self) -> None:
-        """Delete what only a run that goes on needs: this one was stopped half-way."""
+        """Delete the files that only an unfinished run needs: this one was stopped half-way."""
         tidy(self.folder, LEFTOVERS)
 
     def forget(self) -> None:
-        """Take back a failure or a divergence, so that the run is tried again."""
+        """Delete the record of a failure or a divergence, so that the run is tried again."""
         (self.folder / FAILURE).unlink(missing_ok=True)
         if self.outcome().status == "diverged":
             (self.folder / NAME).unlink()
@@ -137,7 +137,7 @@ def spent(result: Result) -> float:
 
 
 def read_failure(path: Path) -> str:
-    """Why a run came to nothing; raises ValueError for a file that does not say it."""
+    """The reason why a run failed; raises ValueError for a file without one."""
     try:
         return fit(read_object(path).get("reason"), str, "reason")
     except ValueError as error:

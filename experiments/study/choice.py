@@ -6,7 +6,7 @@ from experiments.study.cells import Trial
 def best(trials: list[Trial]) -> Trial | None:
     """The trial with the highest score, the first of several; None if none succeeded.
 
-    Only those that were tried most often count: in a race the two that got more runs.
+    Only the trials with the most runs count: in a race the two that got more runs.
     """
     scored = [trial for trial in trials if trial.score is not None]
     most = max((len(trial.cells) for trial in scored), default=0)
@@ -29,7 +29,7 @@ def score(trial: Trial) -> float:
 
 
 def edge(trials: list[Trial]) -> int:
-    """At which end of an axis of numbers the best point lies: -1 the low, 1 the high, 0 neither."""
+    """The end of an axis of numbers at which the best point lies: -1 low, 1 high, 0 neither."""
     chosen = best(trials)
     if chosen is None:
         return 0
@@ -52,7 +52,7 @@ def parse_number(setting: str) -> float | None:
 
 
 def extend_grid(ends: tuple[int, int], trials: list[Trial]) -> tuple[int, int]:
-    """The ends of a grid that grows by a point on the side that its best point is nearer to."""
+    """The ends of a grid that grows by a point, on the side nearer to its best point."""
     low, high = ends
     chosen = best(trials)
     place = 0 if chosen is None else trials.index(chosen)

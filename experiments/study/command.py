@@ -1,4 +1,4 @@
-"""A study as it is asked for: by `python run.py study=NAME`, and again by its name."""
+"""Start a study by `python run.py study=NAME`, and restore one by its name."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -31,7 +31,7 @@ OF_STUDY = re.compile(rf"[+~]*({'|'.join(SECTIONS)})\b")
 
 
 def begin(config: DictConfig, name: str, overrides: list[str], folders: Sequence[str] = ()) -> Plan:
-    """Carry out a study; raises ValueError, once all is done, if a cell failed.
+    """Carry out a study; raise ValueError at the end if a cell failed.
 
     `folders` are overrides that make Hydra look for settings beside the project's own.
     """
@@ -42,7 +42,7 @@ def begin(config: DictConfig, name: str, overrides: list[str], folders: Sequence
     sections = regroup(given)
     study: Study = build("study", DictConfig(literal(sections["study"])))
     backend: Backend = build("backend", DictConfig(literal(sections["backend"])))
-    # What the overrides say of the study itself is in its section already.
+    # Overrides of the study itself are in its section already.
     common = [text for text in overrides if not OF_STUDY.match(text)]
     plan = Plan(study, name, common, list(folders))
     if study.dry_run:
@@ -60,7 +60,7 @@ def begin(config: DictConfig, name: str, overrides: list[str], folders: Sequence
     from experiments.study.conduct import conduct  # which loads what runs need
 
     if not conduct(plan, backend):
-        raise ValueError(f"Some runs failed: python -m experiments.study failed {name}")
+        raise ValueError(f"Some runs failed; list them: python -m experiments.study failed {name}")
     return plan
 
 

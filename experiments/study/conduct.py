@@ -1,4 +1,4 @@
-"""A study from its plan to its table: cells are carried out until there is none left."""
+"""Carry out a study: run its cells until none is left, and print its tables."""
 
 import time
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ class Conductor:
     attempts: dict[Cell, int] = field(default_factory=dict)
 
     def run(self) -> None:
-        """Carry out what is left; returns when every cell is settled, by whichever process."""
+        """Run the cells that are left, until every cell is settled by this or another process."""
         looked = -LOOK
         try:
             while True:
@@ -42,14 +42,14 @@ class Conductor:
             self.workers.stop()
 
     def collect(self) -> bool:
-        """Record what became of the processes that have ended; whether any has."""
+        """Record the outcome of the processes that have ended; return whether any has."""
         ended = list(self.workers.ended())
         for cell, exit_code in ended:
             self.judge(cell, exit_code)
         return bool(ended)
 
     def launch(self) -> bool:
-        """Fill the free places with cells that wait; whether any cell is not settled yet."""
+        """Start waiting cells in the free places; return whether any cell is not settled yet."""
         cells = self.plan.refresh()
         mine = self.workers.running
         for cell in cells:
@@ -72,8 +72,8 @@ class Conductor:
     def judge(self, cell: Cell, exit_code: int) -> None:
         """Record a failure if a process has left no result.
 
-        One that was killed is repeated, by itself or with the process that all are forked from; one
-        that found another process in its folder has nothing to tell.
+        A process that was killed is repeated. One that found another process in its folder is not
+        counted.
         """
         outcome = cell.outcome()
         if exit_code == 0 and outcome.status == "halfway":
@@ -93,7 +93,7 @@ class Conductor:
 
 
 def conduct(plan: Plan, backend: Backend) -> bool:
-    """Carry out a study and print its tables; whether all that was to be had is there."""
+    """Carry out a study and print its tables; return whether no run that is needed failed."""
     progress = Progress()
     with progress.watched():
         Conductor(plan, backend.workers(), progress).run()

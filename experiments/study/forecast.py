@@ -38,7 +38,7 @@ class Forecast:
 
 
 def forecast(plan: Plan, backend: Backend) -> None:
-    """Print cells, time and disk; trains a few steps, and evaluates a few rows as a trial does."""
+    """Print runs, time and disk space; trains a few steps and evaluates a few rows for that."""
     rich = Console()
     workers = backend.workers()
     counts = track(list_expected(plan), "trying", console=rich)
@@ -54,7 +54,7 @@ def forecast(plan: Plan, backend: Backend) -> None:
     rich.print(
         f"{sum(item.runs for _, item in known)} runs; about "
         f"{timedelta(seconds=round(seconds / workers.slots))} with {workers.slots} at once, "
-        "if nothing else runs here; "
+        "if no other program runs; "
         f"{sum(item.runs * item.bytes for _, item in known) / 2**20:,.0f} MiB.",
         highlight=False,
     )
@@ -63,8 +63,8 @@ def forecast(plan: Plan, backend: Backend) -> None:
 def list_expected(plan: Plan) -> list[tuple[Arm, int]]:
     """Every arm and the number of its runs, first those that others begin with.
 
-    The trials of a grid that grows are not foreseen, nor runs at a second best point, nor what is
-    saved by stopping trials half-way.
+    Further trials of a grid that grows, runs at a second best point and the time saved by stopping
+    trials half-way are not included.
     """
     study = plan.study
     arms = [arm for arms in plan.groups.values() for arm in arms]

@@ -13,9 +13,9 @@ from experiments.training.measure import count_parameters
 def match_rank(config: DictConfig, reference: DictConfig) -> int | None:
     """The rank at which a method trains as nearly as can be what the reference trains.
 
-    None for a method without a rank, or with one that it changes itself: its size is what it is.
-    A rank adds as many parameters as the one before it; where that is not so, the audit will say
-    that the sizes differ.
+    None for a method without a rank, or with a rank that the method changes itself. Each rank is
+    taken to add as many parameters as the one before it; if it does not, the audit says that the
+    sizes differ.
     """
     variant = read(config).variant
     if not variant.sized_by_rank:

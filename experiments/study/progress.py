@@ -1,6 +1,6 @@
 """The console output of a running study.
 
-What is printed beside the live picture goes into the log of the study as well.
+Lines that are printed beside the live picture also go into the log of the study.
 """
 
 import time
@@ -23,7 +23,7 @@ STATUSES = (*OVER, "running", "halfway", "interrupted", "waiting")
 
 
 class Progress:
-    """A live picture on a terminal; else a line for every cell that ends, and one now and then."""
+    """A live picture on a terminal; else a line for each cell that ends, and some in between."""
 
     def __init__(self) -> None:
         self.rich = Console()
@@ -34,11 +34,11 @@ class Progress:
         self.doubted: set[Cell] = set()  # whose process may be gone
 
     def watched(self) -> AbstractContextManager[object]:
-        """Show the picture, if there is a screen for it."""
+        """Show the picture if the output is a terminal."""
         return self.live if self.rich.is_terminal else nullcontext()
 
     def tell(self, cell: Cell, outcome: Outcome, remark: str | None) -> None:
-        """Say what became of one cell."""
+        """Print the outcome of one cell."""
         what = outcome.reason or ""
         if outcome.score is not None:
             what = f"{outcome.score:.4f}"
@@ -49,7 +49,7 @@ class Progress:
         note(said.plain)
 
     def show(self, plan: Plan) -> None:
-        """Draw the picture anew."""
+        """Draw the picture again, and print a line on the whole study if one is due."""
         counts = count(plan)
         settled = sum(counts[status] for status in OVER)
         if self.settled_before is None:
@@ -66,7 +66,7 @@ class Progress:
             note(told) if self.rich.is_terminal else say(told)
 
     def sentence(self, counts: dict[str, int], settled: int, total: int) -> str:
-        """How many runs are over, how many have each status, and the time left."""
+        """The number of finished runs, the number with each status, and the time left."""
         parts = "  ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
         return f"{settled} of {total} runs: {parts}; {self.left(settled, total)}"
 
@@ -74,13 +74,13 @@ class Progress:
         """The time left, from the cells that have ended since the start."""
         done = settled - (self.settled_before or 0)
         if not done:
-            return "time left not known yet"
+            return "time left: not known yet"
         seconds = (time.monotonic() - self.began) / done * (total - settled)
         return f"about {timedelta(seconds=round(seconds))} left"
 
 
 def picture(plan: Plan, told: str, settled: int) -> Group:
-    """A bar, a sentence on the whole study, and what the running cells do."""
+    """A bar, a sentence on the whole study, and a line for each running cell."""
     running = [cell for cell, known in plan.outcomes.items() if known.status == "running"]
     bar = Table.grid()
     bar.add_row(ProgressBar(total=plan.expected(), completed=settled, width=60))
@@ -88,7 +88,7 @@ def picture(plan: Plan, told: str, settled: int) -> Group:
 
 
 def count(plan: Plan) -> dict[str, int]:
-    """How many cells have each status."""
+    """The number of cells with each status."""
     statuses = [known.status for known in plan.outcomes.values()]
     return {status: statuses.count(status) for status in STATUSES}
 

@@ -2,8 +2,8 @@
 
 Predictions of trials are among them, so that the choice of settings can be judged as well.
 
-Its folders lie as they do in `outputs`, so that a study that was published goes on where it stopped
-once they are copied back: `cp -r results/NAME/. outputs/`.
+Its folders are the same as in `outputs`, so a published study continues where it stopped after
+they are copied back: `cp -r results/NAME/. outputs/`.
 """
 
 from pathlib import Path
@@ -25,7 +25,7 @@ RESULTS = Path("results")
 
 
 def publish(plan: Plan) -> tuple[Path, set[str]]:
-    """Copy what is settled; returns the folder it was copied to, and the paths that were masked."""
+    """Copy the settled runs; return the folder with the copy, and the paths that were masked."""
     place = RESULTS / plan.name
     found: set[str] = set()
     for cell in plan.refresh():

@@ -1,8 +1,8 @@
 """Tuning in a race: one trial at every point, more at the best two, both kept if they are close.
 
-The best of many single trials owes its place to luck as well. Two more trials at the two best
-points take some of it away; if they do not settle the choice, the study carries out its final runs
-at both points, and a claim has to hold for both. All methods get the same number of trials. The
+The best of many single trials is partly lucky. Two more trials at each of the two best points
+reduce this luck; if they do not settle the choice, the study carries out its final runs
+at both points, and a claim must hold for both. All methods get the same number of trials. The
 functions take scores, so that a simulation decides as a study does.
 
 With halving (Jamieson and Talwalkar, 2016, arXiv:1502.07943) the first trials pause after half of
@@ -20,14 +20,14 @@ PAUSE = 0.5  # share of the steps after which points are compared by halving
 def choose_survivors(halfway: Sequence[float | None]) -> set[int]:
     """The places of the points that go on after half their steps: the better half, two at least.
 
-    None is a trial that came to nothing, before or after; another goes on in its place.
+    None is a trial that failed or diverged, before or after; another one continues in its place.
     """
     known = [(score, -place) for place, score in enumerate(halfway) if score is not None]
     return {-place for _, place in sorted(known, reverse=True)[: count_survivors(len(halfway))]}
 
 
 def count_survivors(points: int) -> int:
-    """How many of so many points go on after half their steps."""
+    """The number of points that continue after half their steps."""
     return max(2, (points + 1) // 2)
 
 
@@ -41,8 +41,8 @@ def pool_error(pairs: Iterable[tuple[Sequence[float], Sequence[float]]]) -> floa
     """The standard error of the difference of two points, from the trials of every method.
 
     Each pair holds the scores of a method's two best points with the same tuning seeds. Three
-    trials say little of their spread, those of all methods together say more. None if there is no
-    pair.
+    trials say little about their spread, and the trials of all methods together say more. None if
+    there is no pair.
     """
     spreads, trials = [], []
     for first, second in pairs:

@@ -1,7 +1,7 @@
-"""The points that methods are tried at: spread over a space, or each chosen by those before.
+"""The points at which methods are tried: spread over a space, or each chosen by earlier scores.
 
 Optuna's storage are the runs themselves. Its sampler is seeded, so asking again after the same
-scores gives the same points: a search that is killed goes on, and two processes ask for the same.
+scores gives the same points: a killed search continues, and two processes ask for the same.
 """
 
 import json

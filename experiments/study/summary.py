@@ -42,7 +42,7 @@ class Row:
     own: float | None = None  # selection score of the method's own settings
     tuned: float | None = None  # that of the chosen ones
     chosen: list[str] | None = None
-    rival: list[str] | None = None  # the point that was as good, at which there are runs as well
+    rival: list[str] | None = None  # the point that was as good; it has final runs too
     rival_scores: list[float] = field(default_factory=list)
     tries: list[tuple[str, list[float]]] = field(default_factory=list)  # point, scores of its runs
     edge: str = ""
@@ -55,18 +55,18 @@ class Row:
     tuning_seconds: float = 0.0
     seconds: float = 0.0  # of the runs that are reported
     lost: list[str] = field(default_factory=list)  # runs that failed or diverged, with the reason
-    remarks: list[str] = field(default_factory=list)  # where it was not treated as the others
+    remarks: list[str] = field(default_factory=list)  # how its treatment differed from the others'
 
 
 @dataclass
 class Summary:
-    """The rows of a study by what is compared."""
+    """The rows of a study, by task and protocol."""
 
     plan: Plan
 
     @cached_property
     def groups(self) -> dict[Group, list[Row]]:
-        """Every method's row, with what the audit has to remark."""
+        """Every method's row, with the remarks of the audit."""
         self.plan.refresh()
         return {group: self.of_group(group) for group in self.plan.groups}
 
@@ -107,7 +107,7 @@ class Summary:
         return [outcome.score for outcome in known if outcome.score is not None]
 
     def unbegun(self, arm: Arm) -> Row:
-        """The row of a method without the run that its others begin with."""
+        """The row of a method whose first run, with which the others begin, is missing."""
         row, start = Row(arm.protocol, arm.task, arm.method), arm.start
         if start is not None and self.is_lost(start):
             row.lost = [self.lost(start)]
@@ -149,21 +149,21 @@ class Summary:
         return row
 
     def is_own(self, arm: Arm, trial: Trial) -> bool:
-        """Return whether a trial is the method as it stands."""
+        """Return whether a trial has the method's own settings."""
         given = dict(override.split("=", 1) for override in trial.point)
         return all(str(arm.own_value(key)) == value for key, value in given.items())
 
     def is_lost(self, cell: Cell) -> bool:
-        """Return whether a run came to nothing."""
+        """Return whether a run failed or diverged."""
         return self.plan.outcome(cell).status in ("diverged", "failed")
 
     def lost(self, cell: Cell) -> str:
-        """Say that a run came to nothing, and why."""
+        """Say that a run failed or diverged, and why."""
         outcome = self.plan.outcome(cell)
         return f"{cell.title} {outcome.status}: {outcome.reason}"
 
     def seconds(self, cells: list[Cell]) -> float:
-        """Return the seconds that runs took, all their phases together."""
+        """Return the seconds that runs took in all their phases."""
         return sum(self.plan.outcome(cell).seconds for cell in cells)
 
     @property
@@ -175,7 +175,7 @@ class Summary:
         return any(row.score is None for rows in self.groups.values() for row in rows)
 
     def inflation(self) -> list[dict[str, Any]]:
-        """By how much the best epoch on the scored split beats the clean protocol, by method."""
+        """By how many points the best epoch on the scored split beats the clean protocol."""
         rows = {(r.protocol, r.task, r.method): r for rows in self.groups.values() for r in rows}
         pairs = [
             (clean, rows["paper", task, method])
@@ -209,7 +209,7 @@ def difference(clean: Row, paper: Row) -> dict[str, Any]:
 
 
 def conclude(plan: Plan) -> bool:
-    """Print and write what a study came to; False if a run that was wanted failed."""
+    """Print and write the summary of a study; False if a run that is needed failed."""
     summary = Summary(plan)
     show(summary)
     write(summary, OUTPUTS / STUDIES / plan.name)
@@ -264,20 +264,20 @@ def show(summary: Summary) -> None:
 
 
 def describe_halving(rows: list[Row]) -> str:
-    """The rule by which points were stopped half-way, how many were, and what that saved."""
+    """The rule by which points were stopped half-way, how many were, and the seconds saved."""
     points, stopped = sum(row.trials for row in rows), sum(len(row.stopped) for row in rows)
     saved, spent = sum(row.saved_seconds for row in rows), sum(row.tuning_seconds for row in rows)
     return (
-        f"Halving: of every method's points the better half went on after {race.PAUSE:.0%} of "
-        f"their steps; {stopped} of {points} were stopped, which saved about {saved:,.0f} s beside "
-        f"the {spent:,.0f} s of all trials."
+        f"Halving: after {race.PAUSE:.0%} of their steps only the better half of every method's "
+        f"points continued; {stopped} of {points} points were stopped. That saved about "
+        f"{saved:,.0f} s; all trials took {spent:,.0f} s."
     )
 
 
 def curves(rows: list[Row]) -> Table:
-    """The score at every point, the chosen one marked by * and one that is as good by ~.
+    """The score at every point; the chosen point has a *, and one that is as good a ~.
 
-    A point that was stopped has its score half-way, marked by /2.
+    A point that was stopped has its score half-way and the mark /2.
     """
     cells = [list(points_of(row)) for row in rows]
     width = max((len(word) for line in cells for text in line for word in text.split()), default=0)
@@ -329,11 +329,11 @@ def scores(rows: list[Row]) -> Table:
 
 
 def plain(*heads: str) -> Table:
-    """A table without lines, with a head if there are names for it."""
+    """A table without lines; with a head if it has names."""
     columns = [Column(head, no_wrap=True) for head in heads]
     return Table(*columns, box=None, padding=PADDING, show_header=bool(heads))
 
 
 def number(value: float | None) -> str:
-    """A score, or that there is none."""
+    """A score with four digits, or - if there is none."""
     return "-" if value is None else f"{value:.4f}"

@@ -16,6 +16,7 @@ from experiments.stored.roles import MOVED
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 FORMS = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"))
 LINK = re.compile(r"\]\(([^)#\s]+)(#[^)\s]*)?\)")
+SETTING = re.compile(r"\b((?:variant|train|compute|record|study|backend)\.[a-z]\w*)(?=[=`])")
 
 
 def test_every_method_has_its_line_in_the_table_and_none_is_listed_that_is_not() -> None:
@@ -27,6 +28,21 @@ def test_readme_is_short_and_counts_the_methods() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 150
     assert f"\n{len(VARIANTS)} methods, " in text
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/which-variant.md"])
+def test_the_tables_by_purpose_name_every_method(page: str) -> None:
+    lines = (ROOT / page).read_text(encoding="utf-8").splitlines()
+    rows = [line for line in lines if line.startswith("| ")]
+    assert set(VARIANTS) <= set(re.findall(r"\w+", " ".join(rows)))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_setting_that_a_page_names_is_one(page: Path) -> None:
+    """The page of settings is that of the code (`test_schema.py`); former names still work."""
+    listed = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    known = {*SETTING.findall(listed), *MOVED, study.NAME}
+    assert not set(SETTING.findall(page.read_text(encoding="utf-8"))) - known
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

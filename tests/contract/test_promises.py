@@ -221,10 +221,10 @@ MISTAKES: dict[str, tuple[Callable[[], Variant], str, str]] = {
     "a gradient is cut": (lambda: toy(Detached), "gradient", "A has a gradient in only one"),
     "the merged layer is the base": (lambda: toy(Unmerged), "merging", "outputs of the merged"),
     "a factor is in no group": (
-        lambda: toy(param_groups=leave_out), "optimiser groups", "0.B is in none of them",
+        lambda: toy(param_groups=leave_out), "optimizer groups", "0.B is in none of them",
     ),
     "a vector is decayed": (
-        lambda: toy(Vector, param_groups=decay_all), "optimiser groups", "0.l is a vector",
+        lambda: toy(Vector, param_groups=decay_all), "optimizer groups", "0.l is a vector",
     ),
     "a parameter that nothing reads": (
         lambda: toy(Unread), "training", "0.gate trains and did not move in 6 steps",

@@ -132,7 +132,7 @@ def test_a_method_alone_has_no_verdicts(tmp_path: Path) -> None:
     store(tmp_path, "lora", 0, np.arange(99) < 80)
     alone = analysis.compare(tmp_path)
     assert alone.verdicts.empty and "a" in alone.verdicts and len(alone.table) == 1
-    assert "lora stands alone" in repr(alone)
+    assert "lora is the only method here" in repr(alone)
 
 
 def test_arrays_of_outcomes_are_judged() -> None:

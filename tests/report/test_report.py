@@ -316,7 +316,7 @@ def test_a_task_without_that_method_has_scores_and_no_verdict(tmp_path: Path) ->
     found = Report(gather(tmp_path), Rule(against="lora"))
     assert [one.verdicts is None for one in found.found] == [True, False] and not found.overall
     assert "lora has no runs here, so nothing is compared with it." in found.html()
-    assert words.describe_comparison(found.found[0])[0] == "Nothing is compared here."
+    assert words.describe_comparison(found.found[0])[0] == "There is no comparison here."
     assert (
         words.describe_comparison(found.found[1])[0]
         == "None of the others can be told apart from lora."
@@ -500,10 +500,10 @@ POWER = "80 % power to detect a true difference between any two: from 3.0 to 4.1
         (NEAR, "The safe choice is y: of the 2 methods that lose at most 2.0 points it trains the fewest parameters (3k). It loses at most 2.0 points to the best.", ["The 3 methods cannot be told apart.", "The same within 2.0 points: x and y and y and z.", POWER]),  # noqa: E501
         (TOP, "The safe choice is x: it is at least as good as any other, at 95 % confidence.", ["x is better than all others.", "x is better than y and z, by 5.0 to 7.0 points.", "y and z cannot be told apart.", POWER]),  # noqa: E501
         (CHAIN, "x is the most likely best method (80 %); it may lose up to 2.0 points. Of those not shown to be worse, y trains the fewest parameters (3k), but may lose up to 4.0 points.", ["1 pair of 3 differs; none is shown to be better than x or y.", "x is better than z, by 5.0 points.", "x and y cannot be told apart.", "y and z cannot be told apart.", POWER]),  # noqa: E501
-        (NO_SEEDS, "Nothing can be decided.", ["With 2 common seeds too little is known of how seeds differ: a verdict takes 3, and five or more to detect much."]),  # noqa: E501
+        (NO_SEEDS, "Nothing can be decided.", ["With 2 common seeds too little is known of how seeds differ: a verdict needs 3 seeds, and five or more to detect differences that are not large."]),  # noqa: E501
         (FLOOR, "Nothing can be decided.", ["The exact test has 5 pairs of runs for 1 comparison: even if every pair pointed the same way, p would stay above 0.05."]),  # noqa: E501
         (SAME, "x has the highest mean. Of those not shown to be worse, y trains the fewest parameters (3k).", ["The two methods cannot be told apart.", "Nothing varied, so it is not known which difference could have been detected."]),  # noqa: E501
-        (WIDE, "x has the highest mean. Of those not shown to be worse, y trains the fewest parameters (3k).", ["The two methods cannot be told apart.", "80 % power to detect a true difference between any two: from 50.0 points on, or from more; these seeds cannot tell."]),  # noqa: E501
+        (WIDE, "x has the highest mean. Of those not shown to be worse, y trains the fewest parameters (3k).", ["The two methods cannot be told apart.", "80 % power to detect a true difference between any two: from 50.0 points on, or from a larger one on; so few seeds cannot tell."]),  # noqa: E501
         (EXACT, "x has the highest mean. Of those not shown to be worse, y trains the fewest parameters (3k).", ["The two methods cannot be told apart."]),  # noqa: E501
         (WITH_Y, "Of 2 methods 1 is better than y and 1 is worse than y.", ["x is better than y, by 5.0 points.", "y is better than z, by 7.0 points.", POWER.replace("any two", "y and any other")]),  # noqa: E501
     ],

@@ -85,7 +85,7 @@ def test_a_published_study_names_no_place_and_goes_on(
         command.main()
     assert stopped.value.code == 0
     said = capsys.readouterr().out
-    assert f"{home}/GLUE stands there as {mask_path(f'{home}/GLUE')}" in said
+    assert f"{home}/GLUE is written there as {mask_path(f'{home}/GLUE')}" in said
     files = [path for path in RESULTS.rglob("*") if path.is_file()]
     assert {path.name for path in files} == {
         "result.json", "failure.json", "predictions.parquet", "history.jsonl", "study.json",

@@ -39,7 +39,7 @@ def test_a_study_without_a_terminal_says_every_so_often_how_it_goes(
         now[0] += 2.0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1 + int(19 * 2 // (EVERY + 1))
-    assert lines[0] == "0 of 10 runs: 6 waiting; time left not known yet"
+    assert lines[0] == "0 of 10 runs: 6 waiting; time left: not known yet"
     assert lines[-1].startswith("3 of 10 runs: 3 complete  5 waiting; about 0:01:")
 
 

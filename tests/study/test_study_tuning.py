@@ -201,8 +201,8 @@ def test_halving_is_carried_out_and_goes_on_where_it_was_published(
     plan = Plan(settings, "s", [])
     assert conduct(plan, local())
     said = capfd.readouterr().out
-    assert "Halving: of every method's points the better half went on after 50% of" in said
-    assert "2 of 5 were stopped" in said
+    assert "Halving: after 50% of their steps only the better half of every method's" in said
+    assert "2 of 5 points were stopped" in said
     content = json.loads(Path("outputs/studies/s/summary.json").read_text())
     assert len(content["rows"][0]["stopped"]) == 2 and content["rows"][0]["saved_seconds"] > 0
     stopped = [Path(cell["folder"]) for cell in content["cells"] if cell["status"] == "stopped"]
