@@ -253,7 +253,7 @@ def same(found: Verdicts, metric: str) -> list[str]:
         return [f"No evidence that any pair is the same within {most}."]
     if len(alike) > LISTED:
         return [f"{len(alike)} of {len(pairs)} pairs are the same within {most}."]
-    listed = joined(f"{a} and {b}" for a, b in alike[["a", "b"]].to_numpy())
+    listed = "; ".join(f"{a} and {b}" for a, b in alike[["a", "b"]].to_numpy())
     return [f"The same within {most}: {listed}."]
 
 

@@ -497,7 +497,7 @@ POWER = "80 % power to detect a true difference between any two: from 3.0 to 4.1
     "found, headline, sentences",
     [
         (ALIKE, "x is the most likely best method (70 %); it may lose up to 1.0 points. Of those not shown to be worse, z trains the fewest parameters (2k), but may lose up to 3.0 points.", ["The 3 methods cannot be told apart.", POWER]),  # noqa: E501
-        (NEAR, "The safe choice is y: of the 2 methods that lose at most 2.0 points it trains the fewest parameters (3k). It loses at most 2.0 points to the best.", ["The 3 methods cannot be told apart.", "The same within 2.0 points: x and y and y and z.", POWER]),  # noqa: E501
+        (NEAR, "The safe choice is y: of the 2 methods that lose at most 2.0 points it trains the fewest parameters (3k). It loses at most 2.0 points to the best.", ["The 3 methods cannot be told apart.", "The same within 2.0 points: x and y; y and z.", POWER]),  # noqa: E501
         (TOP, "The safe choice is x: it is at least as good as any other, at 95 % confidence.", ["x is better than all others.", "x is better than y and z, by 5.0 to 7.0 points.", "y and z cannot be told apart.", POWER]),  # noqa: E501
         (CHAIN, "x is the most likely best method (80 %); it may lose up to 2.0 points. Of those not shown to be worse, y trains the fewest parameters (3k), but may lose up to 4.0 points.", ["1 pair of 3 differs; none is shown to be better than x or y.", "x is better than z, by 5.0 points.", "x and y cannot be told apart.", "y and z cannot be told apart.", POWER]),  # noqa: E501
         (NO_SEEDS, "Nothing can be decided.", ["With 2 common seeds too little is known of how seeds differ: a verdict needs 3 seeds, and five or more to detect differences that are not large."]),  # noqa: E501
