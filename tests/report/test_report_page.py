@@ -309,7 +309,8 @@ def test_the_board_takes_a_largest_number_of_parameters_and_opens_runs(browser: 
     every = rows.count()
     page.locator("#board input[type=number]").fill("73728")
     methods = set(page.locator(f"{shown} td:first-child").all_inner_texts())
-    assert methods == {"lora", "lora_plus", "vera", "bitfit"} and rows.count() == every * 4 // 6
+    # Of minilm_glue, on three tasks; the other studies adapt all linear layers.
+    assert methods == {"lora", "lora_plus", "vera", "bitfit"} and rows.count() == 3 * 4 < every
     rows.nth(1).locator("a").first.click()
     opened = page.locator("details[open]")
     assert opened.count() == 1 and opened.locator("summary").is_visible()

@@ -366,10 +366,9 @@ def test_rivals_are_of_one_class_and_differ_in_meaning():
 NOTEBOOK = ROOT / "notebooks/00-built-in-tasks.ipynb"
 
 
-def test_the_notebook_runs_and_is_kept_without_its_outputs(capsys: pytest.CaptureFixture[str]):
+def test_the_notebook_runs(capsys: pytest.CaptureFixture[str]):
     cells = json.loads(NOTEBOOK.read_text())["cells"]
     codes = [cell for cell in cells if cell["cell_type"] == "code"]
-    assert not any(cell["outputs"] or cell["execution_count"] for cell in codes)
     names: dict[str, object] = {}
     for cell in codes:
         exec("".join(cell["source"]), names)
