@@ -352,5 +352,12 @@ def pool(family: Family) -> tuple[Variances, np.ndarray]:
 
 
 def count(number: int, noun: str) -> str:
-    """A number and its noun."""
-    return f"{number} {noun}{'' if number == 1 else 'es' if noun.endswith('ss') else 's'}"
+    """A number and its noun.
+
+    >>> count(1, "study"), count(3, "study"), count(2, "loss"), count(2, "seed")
+    ('1 study', '3 studies', '2 losses', '2 seeds')
+    """
+    if number != 1:
+        ending = "es" if noun.endswith("ss") else "s"
+        noun = f"{noun[:-1]}ies" if noun.endswith("dy") else f"{noun}{ending}"
+    return f"{number} {noun}"

@@ -12,6 +12,7 @@ from conftest import ROOT
 from stored_runs import study
 
 from analysis import index
+from analysis.family import count
 from analysis.index import __main__ as command
 from analysis.report import words
 
@@ -124,3 +125,9 @@ def test_the_published_page_is_what_the_code_writes() -> None:
     results = ROOT / "results"
     published = (results / index.NAME).read_text(encoding="utf-8")
     assert index.make_page(results, results) == published, "python -m analysis.index results"
+
+
+def test_a_number_stands_with_its_noun() -> None:
+    assert [count(n, noun) for n, noun in ((1, "study"), (3, "study"), (2, "loss"), (2, "seed"))] == [
+        "1 study", "3 studies", "2 losses", "2 seeds"
+    ]  # fmt: skip
