@@ -128,6 +128,7 @@ def test_the_published_page_is_what_the_code_writes() -> None:
 
 
 def test_a_number_stands_with_its_noun() -> None:
-    assert [count(n, noun) for n, noun in ((1, "study"), (3, "study"), (2, "loss"), (2, "seed"))] == [
+    counted = ((1, "study"), (3, "study"), (2, "loss"), (2, "seed"))
+    assert [count(number, noun) for number, noun in counted] == [
         "1 study", "3 studies", "2 losses", "2 seeds"
     ]  # fmt: skip
