@@ -1,4 +1,4 @@
-"""What MkDocs does beside its own: generated pages, links to the repository, equations.
+"""Additions to MkDocs: generated pages, links to the repository, equations.
 
 One page for each method, one for each notebook, and the pages at the root of the repository are
 made when the site is built, so that none of them can be out of date.

@@ -70,7 +70,7 @@ def write_page(name: str) -> str:
 
 
 def write_docstring(target: str) -> str:
-    """What the file of a method says of it, as a block: its signs are those of the code."""
+    """Quote the text at the head of a method's file, as a block: its signs are code's."""
     text = inspect.getdoc(inspect.getmodule(import_class(target))) or ""
     block = f'<div class="wrap" markdown>\n\n```text\n{text}\n```\n\n</div>'
     return f"The file of the method begins with this text:\n\n{block}"
@@ -104,7 +104,7 @@ def write_settings(name: str, target: str) -> str:
 
 
 def write_cost(name: str, cls: type[Variant]) -> str:
-    """What a method trains on two matrices, and what it asks of a training loop."""
+    """List the numbers that a method trains on two matrices, and the needs of its training."""
     return "\n".join(f"- {line}" for line in list_properties(name, cls))
 
 
@@ -131,7 +131,7 @@ def list_properties(name: str, cls: type[Variant]) -> Iterator[str]:
 
 
 def overrides(cls: type[Variant], name: str) -> bool:
-    """Whether a method has a hook of its own."""
+    """Return whether a method has a hook of its own."""
     return getattr(cls, name) is not getattr(Variant, name)
 
 
@@ -157,7 +157,7 @@ def load_study() -> Any:
 
 
 def write_measured(name: str) -> str:
-    """What a method took in the published study, beside LoRA; nothing if it was not in it."""
+    """Tabulate a method's costs in the published study beside LoRA's; nothing if it has none."""
     runs = load_study()
     if name not in set(runs["variant"]):
         return ""
@@ -179,7 +179,7 @@ def write_measured(name: str) -> str:
 
 
 def write_differences(lines: list[str]) -> str:
-    """What is known to differ between the paper, other code and this project."""
+    """List the known differences between the paper, other code and this project."""
     if not lines:
         return ""
     listed = "\n".join(f"- {line}" for line in lines)

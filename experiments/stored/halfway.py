@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
-from experiments.disk.files import NOT_JSON, check_record, read_object, write_record
-from experiments.stored.typed import check_finite, fit
+from experiments.disk.files import NOT_JSON, read_object, write_record
+from experiments.stored.typed import fit_record
 
 NAME = "halfway.json"
 
@@ -30,14 +30,7 @@ def read(folder: Path) -> Halfway | None:
     path = folder / NAME
     if not path.exists():
         return None
-    content = read_object(path, NOT_JSON)
-    try:
-        check_finite(content)
-        found = fit(content, Halfway, "")
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-    check_record(path, content)
-    return found
+    return fit_record(path, read_object(path, NOT_JSON), Halfway)
 
 
 def write(folder: Path, content: Mapping[str, Any]) -> None:

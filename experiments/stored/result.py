@@ -7,7 +7,6 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 from experiments.disk.files import (
     NOT_JSON,
-    check_record,
     check_regular,
     hash_file,
     read_object,
@@ -17,7 +16,7 @@ from experiments.disk.files import (
 from experiments.stored.kinds import KIND, TARGET, with_kinds
 from experiments.stored.places import mask_paths
 from experiments.stored.roles import keep_named, regroup, with_later
-from experiments.stored.typed import check_finite, fit
+from experiments.stored.typed import fit, fit_record
 
 NAME = "result.json"
 LARGEST = 700.0  # loss whose exponential is a number
@@ -205,13 +204,7 @@ def read(path: Path) -> dict[str, Any]:
     if version not in READ or isinstance(version, bool | float):
         readable = ", ".join(map(str, READ))
         raise ValueError(f"{path} has schema {version!r:.40}, and this version reads {readable}.")
-    try:
-        check_finite(content)
-        found = fit(content, Stored, "")
-        check_score(found)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-    check_record(path, content)
+    found = fit_record(path, content, Stored, check_score)
     return {key: value for key, value in upgrade(found).items() if key in KEYS}
 
 

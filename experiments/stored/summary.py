@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-from experiments.disk.files import NOT_JSON, check_record, read_object, write_record
-from experiments.stored.typed import check_finite, fit
+from experiments.disk.files import NOT_JSON, read_object, write_record
+from experiments.stored.typed import fit_record
 
 NAME = "summary.json"
 TUNING_SEED = 1000  # the first seed of a trial; those that are reported count from 0
@@ -76,13 +76,7 @@ def read(path: Path) -> dict[str, Any] | None:
     content = read_object(path, NOT_JSON)
     if not {"rows", "cells", "inflation"} & set(content):
         return None
-    try:
-        check_finite(content)
-        found = fit(content, Stored, "")
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-    check_record(path, content)
-    return found
+    return fit_record(path, content, Stored)
 
 
 def write(folder: Path, content: dict[str, Any]) -> None:

@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from difflib import get_close_matches
 from functools import cache
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
+from experiments.disk.files import check_record
 from experiments.stored.shown import visible
 
 Check = Callable[[Any, str], Any]  # a value and its dotted key; the value as it is to be used
@@ -20,6 +22,24 @@ WORDS = {
     NoneType: "null", list: "a list", dict: "an object",
 }  # fmt: skip
 SHOWN = 40  # characters of a wrong value
+
+
+def fit_record(
+    path: Path, content: dict[str, Any], kind: Any, check: Callable[[Any], None] | None = None
+) -> Any:
+    """The content of a record as one of this type, held to a further check and to its checksum.
+
+    Raises ValueError naming the file and the key of what is wrong.
+    """
+    try:
+        check_finite(content)
+        found = fit(content, kind, "")
+        if check is not None:
+            check(found)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    check_record(path, content)
+    return found
 
 
 def fit(value: Any, kind: Any, key: str) -> Any:

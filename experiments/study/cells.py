@@ -79,7 +79,10 @@ class Cell:
         if paused is not None:
             left = paused["steps"] / paused["step"] - 1
             return Outcome(
-                "halfway", None, None, paused["seconds"], score, left * paused["training_seconds"]
+                "halfway",
+                seconds=paused["seconds"],
+                halfway=score,
+                saved=left * paused["training_seconds"],
             )
         return Outcome("interrupted" if (self.folder / "UNFINISHED").exists() else "waiting")
 

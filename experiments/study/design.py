@@ -59,6 +59,21 @@ class Study:
             raise ValueError(
                 f"study.match must be one of {', '.join(self.methods)}, got '{self.match}'."
             )
+        self.check_tuning()
+        for method in self.own_axes:
+            if method not in self.methods:
+                near = ", ".join(self.methods)
+                raise ValueError(f"study.own_axes must name one of {near}, got '{method}'.")
+        self.check_numbers()
+        for method in self.methods:
+            for key, axis in self.axes_of(method).items():
+                check_axis(key, axis)
+        self.check_growth()
+        self.check_overrides()
+        self.check_size()
+
+    def check_tuning(self) -> None:
+        """Raise ValueError for a search or a tuning that there is not, or that lacks a number."""
         for name, known in (("search", SEARCHES), ("tuning", TUNINGS)):
             if (value := getattr(self, name)) not in known:
                 raise ValueError(f"study.{name} must be one of {', '.join(known)}, got '{value}'.")
@@ -73,14 +88,9 @@ class Study:
             )
         if self.search == "sample" and self.trials is None:
             raise ValueError("study.search=sample needs study.trials, the same for every method.")
-        for method in self.own_axes:
-            if method not in self.methods:
-                near = ", ".join(self.methods)
-                raise ValueError(f"study.own_axes must name one of {near}, got '{method}'.")
-        self.check_numbers()
-        for method in self.methods:
-            for key, axis in self.axes_of(method).items():
-                check_axis(key, axis)
+
+    def check_growth(self) -> None:
+        """Raise ValueError for points that come later, where all must be known or on one axis."""
         single = len(self.tuned) == 1 and not any(map(is_list, self.tuned.values()))
         if self.max_grid_extensions and (not single or self.own_axes or self.search == "sample"):
             raise ValueError(
@@ -91,8 +101,6 @@ class Study:
                 "study.tuning=halving compares points that are all known from the start: leave "
                 "study.search=optuna and study.max_grid_extensions to study.tuning=race."
             )
-        self.check_overrides()
-        self.check_size()
 
     def check_numbers(self) -> None:
         """Raise ValueError for a number out of its range."""

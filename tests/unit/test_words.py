@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("experiments", "analysis", "variants", "benchmarks")
+FOLDERS = ("experiments", "analysis", "variants", "benchmarks", "docs/tools")
 FILES = [ROOT / "run.py", *(path for name in FOLDERS for path in (ROOT / name).rglob("*.py"))]
 Named = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
