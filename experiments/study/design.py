@@ -228,6 +228,10 @@ def check_axis(key: str, axis: Any) -> None:
     """Raise ValueError for an axis that is neither a list nor a log grid."""
     where = f"study.axes.{key}"
     if is_list(axis) and axis:
+        known = [format_override(key, format_value(value)) for value in axis]
+        for setting in known:
+            if known.count(setting) > 1:
+                raise ValueError(f"{where} has a value twice: {setting}.")
         return
     if not isinstance(axis, dict) or set(axis) != {"decades", "points"}:
         raise ValueError(f"{where} must be a list of values, or {{decades, points}}, got {axis!r}.")
@@ -244,11 +248,14 @@ def check_axis(key: str, axis: Any) -> None:
 def log_grid(
     middle: float, decades: float, points: int, below: int = 0, above: int = 0
 ) -> list[float]:
-    """Numbers around `middle`, evenly spaced in their logarithm, and so many more at the ends."""
+    """Numbers around `middle`, evenly spaced in their logarithm, and so many more at the ends.
+
+    Each stands there once: around a rate of zero, of a method that has none, lies one point.
+    """
     step = decades / max(1, points - 1)
     first = -(points - 1) / 2 - below
     places = [first + i for i in range(below + points + above)]
-    return [round_rate(middle * 10 ** (step * place)) for place in places]
+    return list(dict.fromkeys(round_rate(middle * 10 ** (step * place)) for place in places))
 
 
 def round_rate(value: float) -> float:

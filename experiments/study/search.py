@@ -75,7 +75,7 @@ def ask_trials(
     size = prod(len(values) for _, values in space)
     trials: list[Trial] = []
     scores: list[float | None] = []
-    for _ in range(study.trials or size):
+    for _ in range(1 if size == 1 else study.trials or size):
         trials.append(trial(ask(space, logs, own, tuple(scores))))
         if not is_finished(trials[-1]):
             break
@@ -119,6 +119,8 @@ def ask(space: Space, logs: tuple[bool, ...], own: tuple, scores: tuple) -> Poin
 
 def suggest(trial: Any, key: str, values: tuple, log: bool) -> Any:
     """A value for one setting: of the whole range of a log grid, or one of a list."""
+    if values[0] == values[-1]:
+        return values[0]
     if log:
         return round_rate(trial.suggest_float(key, values[0], values[-1], log=True))
     return trial.suggest_categorical(key, values)

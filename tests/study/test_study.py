@@ -48,6 +48,7 @@ def test_a_log_grid_is_even_and_grows_at_its_ends() -> None:
     assert log_grid(5e-4, 2.0, 5) == [5e-05, 0.000158, 0.0005, 0.00158, 0.005]
     assert log_grid(5e-4, 2.0, 3, below=1, above=2) == [5e-06, 5e-05, 0.0005, 0.005, 0.05, 0.5]
     assert log_grid(5e-4, 2.0, 1) == [0.0005]
+    assert log_grid(0.0, 2.0, 5) == log_grid(0.0, 2.0, 5, below=1) == [0.0]
 
 
 def test_every_method_is_tried_at_equally_many_points_around_its_own_rate() -> None:
@@ -146,6 +147,10 @@ def test_a_cell_lies_where_its_command_would_put_it() -> None:
         ),
         ({"seeds": 0}, r"study\.seeds must be positive, got 0\."),
         ({"overrides": ["seed=3"]}, r"A study chooses seed itself, so 'seed=3' has no place"),
+        (
+            {"axes": {"variant.rank": [4, 8, 4]}},
+            r"study\.axes\.variant\.rank has a value twice: variant\.rank=4",
+        ),
         ({"axes": {"variant.rank": []}}, r"study\.axes\.variant\.rank must be a list of values"),
         (
             {"axes": {"variant.rank": [4, 8]}, "max_grid_extensions": 1},

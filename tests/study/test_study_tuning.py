@@ -131,6 +131,35 @@ def test_a_method_may_have_axes_of_its_own_at_the_same_number_of_trials() -> Non
     assert Plan(settings, "s", []).refresh() == cells
 
 
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"tuning": "plain"},
+        {"tuning": "race"},
+        {"tuning": "halving"},
+        {"tuning": "race", "search": "sample", "trials": 5},
+        {"search": "optuna", "trials": 5},
+    ],
+)
+def test_a_method_without_a_rate_is_tried_at_one_point(
+    how: dict, folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Summary, "results", lambda self, arm, trials: [])
+    plan = Plan(study(methods={"head_only": [], "lora": []}, seeds=2, **how), "s", [])
+    while left := [cell for cell in plan.refresh() if not plan.outcome(cell).settled]:
+        for cell in left:
+            if plan.outcome(cell).status == "waiting" and "record.pause=0.5" in cell.overrides:
+                pause(folders, [cell], lambda _: 0.5)
+            elif plan.outcome(cell).status != "halfway":
+                folders.score([cell], lambda _: 0.5)
+    ((head, lora),) = Summary(plan).groups.values()
+    assert [point for point, _ in head.curve] == ["variant.lr=0.0"] and len(lora.curve) == 5
+    finals = [
+        cell for cell in plan.refresh() if cell.stage == "test" and cell.method == head.method
+    ]
+    assert len(finals) == 2 and "tried at 1 points (others 5)" in head.remarks
+
+
 def test_a_grid_takes_the_axes_of_each_method() -> None:
     settings = study(
         **grid(3), methods={"lora": [], "vera": []}, own_axes={"vera": {"variant.rank": [4, 8]}}
