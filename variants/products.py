@@ -137,8 +137,7 @@ class MergedLinear(torch.autograd.Function):
 
 def side_product(x: Tensor, A: Tensor, B: Tensor, scale: float) -> Tensor:
     """s B A x for x [..., d_in], without a matrix [d_out, d_in]."""
-    plain = x.dtype not in MERGED or is_autocasting(x.device) or is_transforming()
-    if plain:
+    if is_autocasting(x.device) or is_transforming():
         return F.linear(F.linear(x, A), B) * scale
     flat = flatten_rows(x)
     inner = None if A.requires_grad else F.linear(flat, A)  # as above

@@ -1,6 +1,6 @@
 """The merged form: when it is taken, what it costs, and what it keeps."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -88,6 +88,24 @@ def test_the_side_product_makes_only_gradients_that_are_asked_for(needed: int) -
         right = torch.autograd.grad(expected, free, dy)
         for mine, theirs in zip(torch.autograd.grad(found, free, dy), right, strict=True):
             assert_close(mine, theirs)
+
+
+def test_the_side_product_in_bfloat16_rounds_as_torchs_products_do() -> None:
+    x, _, A, B, _ = tensors()
+    y = 1.5 * x @ A.T @ B.T
+    dy = torch.randn_like(y)
+    exact = (y, *torch.autograd.grad(y, (x, A, B), dy))
+
+    def error(product: Callable[..., Tensor]) -> float:
+        free = [t.detach().bfloat16().requires_grad_() for t in (x, A, B)]
+        y = product(*free)
+        found = (y, *torch.autograd.grad(y, free, dy.bfloat16()))
+        assert {t.dtype for t in found} == {torch.bfloat16}
+        pairs = zip(found, exact, strict=True)
+        return max(float((one - right).abs().max() / right.abs().max()) for one, right in pairs)
+
+    mine = error(lambda x, A, B: side_product(x, A, B, 1.5))
+    assert mine < 0.02 and mine < 1.5 * error(lambda x, A, B: F.linear(F.linear(x, A), B) * 1.5)
 
 
 @pytest.mark.parametrize("cls", [LoRALayer, DoRALayer])
