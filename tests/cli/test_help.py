@@ -105,8 +105,8 @@ def test_lists_take_the_singular_and_the_plural(
 
 TOOLS = [
     "analysis.report", "analysis.load", "analysis.ledger", "analysis.plan", "analysis.index",
-    "analysis.geometry", "analysis.allocation", "experiments.study", "experiments.adapters",
-    "experiments.predict", "experiments.list", "experiments.mini.pretrain",
+    "analysis.geometry", "analysis.allocation", "analysis.transfer", "experiments.study",
+    "experiments.adapters", "experiments.predict", "experiments.list", "experiments.mini.pretrain",
 ]  # fmt: skip
 
 
