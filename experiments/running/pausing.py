@@ -13,6 +13,7 @@ from experiments.running.checkpoints import Checkpoints
 from experiments.running.job import PreparedRun
 from experiments.running.meter import Meter
 from experiments.stored import halfway
+from experiments.stored.said import say
 from experiments.training.loop import State, TrainingListener
 from experiments.training.measure import add_time
 
@@ -42,6 +43,11 @@ class Pause(TrainingListener):
                     "delete it, or choose another folder."
                 )
             self.step = None
+        if self.step is not None and self.step >= total:
+            say(
+                f"It does not pause after {share:g} of its {total:,} steps, as no record lies "
+                f"there: there is one every {every} steps (record.log_every)."
+            )
 
     def after(self, step: int, loss: Tensor, norm: Tensor) -> None:
         """Pause if it is time; raises Diverged for a state whose outputs are no numbers."""

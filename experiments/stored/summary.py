@@ -21,6 +21,7 @@ class Row(TypedDict):
     curve: list[tuple[str, float | None]]
     stopped: NotRequired[list[tuple[str, float]]]
     saved_seconds: NotRequired[float]
+    unpaused: NotRequired[int]
     own: float | None
     tuned: float | None
     chosen: list[str] | None

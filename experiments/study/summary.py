@@ -39,6 +39,7 @@ class Row:
     curve: list[tuple[str, float | None]] = field(default_factory=list)  # point, selection score
     stopped: list[tuple[str, float]] = field(default_factory=list)  # point, score half-way
     saved_seconds: float = 0.0  # by stopping there, about
+    unpaused: int = 0  # points whose first run had no record half-way
     own: float | None = None  # selection score of the method's own settings
     tuned: float | None = None  # that of the chosen ones
     chosen: list[str] | None = None
@@ -124,6 +125,7 @@ class Summary:
         row.tries = [(" ".join(trial.point), list(trial.scores)) for trial in line]
         for trial in line:
             known = self.plan.outcome(trial.cells[0])
+            row.unpaused += known.status == "complete" and known.halfway is None
             if known.status == "stopped" and known.halfway is not None:
                 row.stopped.append((" ".join(trial.point), known.halfway))
                 row.saved_seconds += known.saved
@@ -267,10 +269,12 @@ def describe_halving(rows: list[Row]) -> str:
     """The rule by which points were stopped half-way, how many were, and the seconds saved."""
     points, stopped = sum(row.trials for row in rows), sum(len(row.stopped) for row in rows)
     saved, spent = sum(row.saved_seconds for row in rows), sum(row.tuning_seconds for row in rows)
+    unpaused = sum(row.unpaused for row in rows)
+    rest = f" {unpaused} had no record there to pause at (record.log_every)." if unpaused else ""
     return (
         f"Halving: after {race.PAUSE:.0%} of their steps only the better half of every method's "
-        f"points continued; {stopped} of {points} points were stopped. That saved about "
-        f"{saved:,.0f} s; all trials took {spent:,.0f} s."
+        f"points continued; {stopped} of {points} points were stopped.{rest} That saved "
+        f"about {saved:,.0f} s; all trials took {spent:,.0f} s."
     )
 
 

@@ -211,6 +211,20 @@ def test_halving_stops_the_worse_points_and_runs_the_race_among_the_rest(
     assert row.saved_seconds == 1.0 and dict(row.curve)[" ".join(first[0].point)] is None
 
 
+def test_points_that_had_no_record_to_pause_at_are_counted(
+    folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Summary, "results", lambda self, arm, trials: [])
+    plan = Plan(study(**grid(3) | RACE | {"tuning": "halving"}), "s", [])
+    folders.score(trials_of(plan), rate)
+    (rows,) = Summary(plan).groups.values()
+    assert summary.describe_halving(rows) == (
+        "Halving: after 50% of their steps only the better half of every method's points "
+        "continued; 0 of 3 points were stopped. 3 had no record there to pause at (record.log_every). That "
+        "saved about 0 s; all trials took 0 s."
+    )
+
+
 def test_trials_that_ended_without_a_pause_stand_in_nobody_s_way(folders: Folders) -> None:
     plan = Plan(study(**grid(3) | RACE | {"tuning": "halving"}), "s", [])
     first = trials_of(plan)

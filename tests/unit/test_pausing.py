@@ -46,11 +46,12 @@ def test_the_score_on_the_way_is_that_of_the_state_there(tiny_run: Make, tmp_pat
     assert known["seconds"] > known["training_seconds"] > 0
 
 
-def test_a_run_too_short_to_have_a_record_on_the_way_does_not_pause(
-    tiny_run: Make, tmp_path: Path
+def test_a_run_too_short_to_have_a_record_on_the_way_does_not_pause_and_says_so(
+    tiny_run: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     execute(tiny_run("lora", "train.epochs=1", "record.log_every=10", PAUSE), tmp_path)
     assert not (tmp_path / halfway.NAME).exists()
+    assert "no record lies there: there is one every 10 steps" in capsys.readouterr().out
 
 
 def test_a_run_that_dies_while_it_pauses_is_as_good(
