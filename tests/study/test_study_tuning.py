@@ -220,8 +220,8 @@ def test_points_that_had_no_record_to_pause_at_are_counted(
     (rows,) = Summary(plan).groups.values()
     assert summary.describe_halving(rows) == (
         "Halving: after 50% of their steps only the better half of every method's points "
-        "continued; 0 of 3 points were stopped. 3 had no record there to pause at (record.log_every). That "
-        "saved about 0 s; all trials took 0 s."
+        "continued; 0 of 3 points were stopped. 3 had no record there to pause at "
+        "(record.log_every). That saved about 0 s; all trials took 0 s."
     )
 
 
