@@ -1,4 +1,4 @@
-"""Head only: the backbone stays as pretrained, the task head alone trains (a linear probe)."""
+"""Head only: the backbone stays as pretrained, only the task head trains (a linear probe)."""
 
 from dataclasses import dataclass
 

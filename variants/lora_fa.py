@@ -17,7 +17,7 @@ from variants.products import disable_autocast
 
 @dataclass(frozen=True, kw_only=True)
 class LoRAFA(LoRA):
-    """LoRA that trains B alone; without dropout no input is kept for the backward pass."""
+    """LoRA that trains only B; without dropout no input is kept for the backward pass."""
 
     any_form: ClassVar[bool] = True
 

@@ -36,7 +36,7 @@ class LoRAGA(ResidualLoRA):
     any_form: ClassVar[bool] = True
 
     rows: int  # labelled examples that G is the mean over
-    head_steps: int  # of training the task head alone before; 0: G comes through a random head
+    head_steps: int  # steps that train only the task head before; 0: G comes through a random head
     gamma: float  # the smaller, the larger the start
     direction: str  # which triplets A and B take
 

@@ -28,7 +28,7 @@ class LoRAOne(LoRA):
     starts_as_pretrained: ClassVar[bool] = False
 
     rows: int  # labelled examples that G is the mean over
-    head_steps: int  # of training the task head alone before; 0: G comes through a random head
+    head_steps: int  # steps that train only the task head before; 0: G comes through a random head
     gamma: float  # the smaller, the larger the start
 
     def __post_init__(self) -> None:

@@ -261,7 +261,7 @@ def find_ungrouped(trial: Trial) -> str | None:
         if times and not parameter.requires_grad:
             return f"{name} is in one and is frozen"
         if id(parameter) in decayed and parameter.ndim < 2:
-            return f"{name} is a vector and is decayed"
+            return f"{name} is a vector and has weight decay"
     return None
 
 
@@ -335,7 +335,7 @@ PROMISES = (
         "Register what trains as nn.Parameter in the layer.", find_idle,
     ),
     Promise(
-        "start", "the adapted model computes what the pretrained one does",
+        "start", "the adapted model has the same outputs as the pretrained one",
         "Start the update at zero, for example one factor of a product, or set "
         "starts_as_pretrained = False in the class.", find_other_start,
     ),
@@ -364,12 +364,13 @@ PROMISES = (
         find_other_merge,
     ),
     Promise(
-        "optimizer groups", "each parameter that trains is in one group, and no vector is decayed",
+        "optimizer groups",
+        "each parameter that trains is in one group, and no vector has weight decay",
         "Begin param_groups with decay_groups(model, lr, weight_decay) and change its groups by "
         "set_apart.", find_ungrouped,
     ),
     Promise(
-        "training", "what trains moves, and nothing else does",
+        "training", "every trained parameter changes, and nothing else does",
         "Remove parameters that the equation does not read; write to W0 only what learned_state "
         "holds.", find_wrong_moves,
     ),

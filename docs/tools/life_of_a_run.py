@@ -5,9 +5,9 @@ from xml.sax.saxutils import escape
 STEPS = [
     ("Compose", "conf/ and the command line"),
     ("Check", "names, types, values"),
-    ("Look", "is the result there? read it"),
+    ("Look", "read a finished result"),
     ("Read", "data, fingerprint"),
-    ("Adapt", "load the model, put the method in"),
+    ("Adapt", "load model, insert method"),
     ("Train", "one loop; checkpoints"),
     ("Evaluate", "the scored splits, once"),
     ("Write", "result.json last"),
@@ -16,14 +16,15 @@ IN_ROW, WIDTH, HEIGHT, GAP_X, GAP_Y = 4, 200, 74, 28, 44
 ACCENT = "#3f51b5"
 
 
-def draw_life(ink: str) -> str:
-    """The picture as SVG, in this colour."""
+def draw_life(ink: str, paper: str) -> str:
+    """The picture as SVG, in this colour, on a ground of the other."""
     rows = -(-len(STEPS) // IN_ROW)
     wide = IN_ROW * (WIDTH + GAP_X) - GAP_X + 4
     high = rows * (HEIGHT + GAP_Y) - GAP_Y + 4
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide} {high}" width="{wide}" '
         f'height="{high}" font-family="system-ui, sans-serif" fill="{ink}">',
+        f'<rect width="100%" height="100%" fill="{paper}"/>',
         '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" '
         f'markerHeight="7" orient="auto"><path d="M0 0L8 4L0 8Z" fill="{ink}"/></marker></defs>',
     ]

@@ -33,6 +33,8 @@ FOLDER = ROOT / "docs" / "pictures"
 STUDY = ROOT / "results" / "minilm_glue"
 THEMES = ("light", "dark")
 INK = {"light": "#1d1d1b", "dark": "#ebe9e2"}
+# A code host shows the light figures on dark pages too, so these have a ground of their own.
+PAPER = {"light": "#ffffff", "dark": "none"}
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 # What is taken of the report: the width of the window, and the first and the last element.
@@ -54,14 +56,15 @@ PLANTED = [
 
 @contextmanager
 def colours(theme: str) -> Iterator[None]:
-    """matplotlib in the colours of a theme: figures have no ground of their own.
+    """matplotlib in the colours of a theme.
 
     In the dark the plots themselves stay light, as their own colours are chosen for that.
     """
     names = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
     style: dict[str, Any] = dict.fromkeys(names, INK[theme])
     ground = "#ffffff" if theme == "light" else "#dcdad3"
-    style |= {"figure.facecolor": "none", "savefig.facecolor": "none", "axes.facecolor": ground}
+    style |= dict.fromkeys(("figure.facecolor", "savefig.facecolor"), PAPER[theme])
+    style |= {"axes.facecolor": ground}
     style |= {"legend.labelcolor": INK["light"], "svg.hashsalt": "lora-assay"}
     with mpl.rc_context(style):
         yield
@@ -179,7 +182,7 @@ def main() -> None:
     if "life-of-a-run" in names:
         for theme in THEMES:
             path = FOLDER / f"life-of-a-run-{theme}.svg"
-            path.write_text(draw_life(INK[theme]), encoding="utf-8")
+            path.write_text(draw_life(INK[theme], PAPER[theme]), encoding="utf-8")
     print(*sorted(path.name for path in FOLDER.iterdir()), sep="\n")
 
 

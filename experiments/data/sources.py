@@ -30,7 +30,7 @@ class Source(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Local(Source):
-    """Files in a folder: tsv, csv, json, jsonl or parquet, told apart by suffix."""
+    """Files in a folder: tsv, csv, json, jsonl or parquet, recognised by suffix."""
 
     dir: str  # folder that holds the files which the task names
 

@@ -14,9 +14,9 @@ class Decoding:
 
     beams: int  # 1: greedy
     length_penalty: float  # power of the length that a beam's log-probability is divided by
-    no_repeat_ngram: int  # no n-gram of what is generated occurs twice; 0: it may
+    no_repeat_ngram: int  # no n-gram occurs twice in a generated text; 0: it may
     max_tokens: int  # of the generated text, its end included
-    end: list[str]  # texts of one token each that end one, beside the tokenizer's own end
+    end: list[str]  # texts of one token that end a text, besides the tokenizer's own end
     batch_size: int  # prompts at a time
 
     def __post_init__(self) -> None:

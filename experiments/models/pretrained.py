@@ -27,7 +27,7 @@ READS = ("first", "last", "mean")  # what a head sees: one token's state, or the
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrained:
-    """Where a backbone comes from and what is known of it."""
+    """The source and the properties of a backbone."""
 
     name: str  # under which results are listed
     path: str  # a folder, or a hub id

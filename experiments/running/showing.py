@@ -31,7 +31,7 @@ def show(result: Result, given: list[str]) -> None:
     lines = [*doubts, "All results: python -m analysis.load outputs"]
     if given:
         texts = " ".join(['"..."'] * len(given))
-        lines.insert(-1, f"Ask it:      python -m experiments.predict {folder} --text {texts}")
+        lines.insert(-1, f"Predict:     python -m experiments.predict {folder} --text {texts}")
     rich.print("\n".join(map(visible, lines)), highlight=False, markup=False, soft_wrap=True)
 
 

@@ -114,12 +114,12 @@ class Compute:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """The files that a run keeps beside its result, and how often it writes them."""
+    """The files that a run keeps besides its result, and how often it writes them."""
 
     log_every: int  # steps
     checkpoint_every: float  # seconds
     snapshots: int  # adapter states kept, evenly spaced, the last one at the end
-    pause: float | None  # share of the steps after which it stops once; started again, it goes on
+    pause: float | None  # share of the steps after which it stops once; repeat it to continue
 
     def __post_init__(self) -> None:
         check_positive("record", self, ("log_every",))

@@ -33,14 +33,14 @@ class Study:
     # Setting -> {decades, points} around each method's own value, or values; null: RATE.
     axes: dict[str, Any] | None
     own_axes: dict[str, dict[str, Any]]  # method -> further axes of its own, or other values
-    search: str  # grid: every point; sample: spread over the space; optuna: chosen by those before
+    search: str  # grid: every point; sample: spread over the space; optuna: by earlier scores
     trials: int | None  # points a method is tried at; null: as many as the grid has
     # plain: tuning_seeds runs of each point; race: one, and two more at the best two; halving: a
     # race in which the worse half of a method's points stops after half its steps
     tuning: str
     tuning_seeds: int  # runs of each point
     seeds: int  # runs of the chosen point
-    max_grid_extensions: int  # more points for all methods, while a best one lies at an edge
+    max_grid_extensions: int  # more points for all methods while a best one is at an edge
     match: str | None  # method whose trained parameters the others' ranks are chosen for
     parameters: float  # tolerance: largest ratio of trained parameters between two methods
     dry_run: bool  # only say what would be done

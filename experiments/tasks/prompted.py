@@ -27,14 +27,14 @@ if TYPE_CHECKING:  # settings do not wait for torch
 
 @dataclass(frozen=True, kw_only=True)
 class PromptedTask(ContinuedTask):
-    """A task told by templates."""
+    """A task defined by templates."""
 
     prompt: str  # what the model is given
-    target: str  # what is to follow
+    target: str  # the text to generate, a template too
     answer: str | None  # its first group, or all of its match; null: the whole text
     remove: list[str]  # texts left out of an answer, as the comma of 1,000
     choices: list[str] | None  # templates; the likeliest is the answer, and nothing is generated
-    stop: list[str]  # texts at which a generated one ends, beside its end token
+    stop: list[str]  # texts that end a generated text, besides the end token
     chat: bool  # prompt and target as turns of the tokenizer's chat template
     words: dict[str, dict[str, str]] | None = None  # by column, what stands for each of its cells
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # settings do not wait for torch
 
 @dataclass(frozen=True, kw_only=True)
 class TextTask(LabelledTask):
-    """A task told by a table: which columns hold the texts and the label, and what is scored."""
+    """A task on a table: the columns with the texts and the label, and what is scored."""
 
     files: dict[str, str]  # split -> file below data.dir
     header: dict[str, list[str]] | None  # split -> column names, where its file has no header line

@@ -16,6 +16,8 @@ from experiments.stored.roles import MOVED
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 FORMS = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"))
 LINK = re.compile(r"\]\(([^)#\s]+)(#[^)\s]*)?\)")
+PICTURE = re.compile(r'(?:src|srcset)="([^"]+)"')
+MKDOCS = re.compile(r"^(?:!!!|\?\?\?|=== )", re.MULTILINE)
 SETTING = re.compile(r"\b((?:variant|train|compute|record|study|backend)\.[a-z]\w*)(?=[=`])")
 
 
@@ -51,6 +53,14 @@ def test_what_a_page_points_to_is_there(page: Path) -> None:
     for target, _ in LINK.findall(text):
         if "://" not in target:
             assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", sorted(ROOT.glob("*.md")), ids=lambda page: page.name)
+def test_a_page_at_the_root_shows_on_a_code_host(page: Path) -> None:
+    """Its pictures are files of the repository, and nothing needs the site's builder."""
+    text = page.read_text(encoding="utf-8")
+    assert all((ROOT / name).is_file() for name in PICTURE.findall(text))
+    assert not MKDOCS.search(text)
 
 
 def test_the_changes_name_every_format_and_every_setting_that_moved() -> None:
