@@ -130,7 +130,7 @@ def silence() -> None:
 
 def run_command() -> int:
     """Do what was asked for; what a person can mend is one line, and the rest a traceback."""
-    from experiments.stored.shown import visible
+    from experiments.stored.shown import leave_pipe, visible
 
     sys.argv[1:] = with_new_names(sys.argv[1:])
     asked = os.environ.get(FULL_ERROR)
@@ -141,13 +141,16 @@ def run_command() -> int:
             from experiments.explain.help import show_help
 
             show_help(list_overrides())
-            return 0
-        with as_written():
-            main()
+        else:
+            with as_written():
+                main()
+        sys.stdout.flush()
     except KeyboardInterrupt:
         print("Interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
         return 130  # as a shell reports SIGINT
     except ONE_LINE as error:
+        if BrokenPipeError in (type(error), type(error.__cause__)):
+            leave_pipe()
         if asked == "1":
             raise
         if text := explain(error, list_overrides(), compose_plain):

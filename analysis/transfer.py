@@ -71,7 +71,7 @@ def compare_orders(first: TaskScores, second: TaskScores, alpha: float = 0.05) -
     parts = [part.take([part.methods.index(name) for name in shared]) for part in (first, second)]
     means = [np.nanmean(part.scores[part.chosen], axis=1) for part in parts]
     ranks = [stats.rankdata(-mean) for mean in means]
-    correlation = float(stats.spearmanr(*means).statistic)
+    correlation = float(stats.spearmanr(*means)[0])
     low, high = rank_interval(correlation, len(shared), alpha)
     each = (reliability(parts[0]), reliability(parts[1]))
     table = pd.DataFrame(
@@ -86,7 +86,7 @@ def compare_orders(first: TaskScores, second: TaskScores, alpha: float = 0.05) -
         correlation=correlation,
         low=low,
         high=high,
-        p=float(stats.kendalltau(*means).pvalue),
+        p=float(stats.kendalltau(*means)[1]),
         agreeing=agreement(*means),
         reliability=each,
         ceiling=math.sqrt(each[0] * each[1]) if min(each) > 0 else math.nan,

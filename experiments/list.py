@@ -7,7 +7,7 @@ from difflib import get_close_matches
 
 from experiments.explain.choices import explain_choices, explain_metrics
 from experiments.settings.mistakes import list_groups
-from experiments.stored.shown import fail
+from experiments.stored.shown import fail, leave_pipe
 
 METRICS = "metrics"
 PLURALS = {"study": "studies", "data": "data"}
@@ -44,8 +44,14 @@ def main() -> None:
         fail(error)
     width = max(map(len, lines)) + 2
     columns = max(60, shutil.get_terminal_size().columns)
-    for name, text in lines.items():
-        print(textwrap.fill(f"{name:{width}}{text}", columns, subsequent_indent=" " * width))
+    told = [
+        textwrap.fill(f"{name:{width}}{text}", columns, subsequent_indent=" " * width)
+        for name, text in lines.items()
+    ]
+    try:
+        print("\n".join(told), flush=True)
+    except BrokenPipeError:
+        leave_pipe()
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Text that others wrote, as it may be shown: on a terminal, in a spreadsheet, as a file's name."""
 
+import os
 import re
 import sys
 from typing import Any, NoReturn
@@ -29,7 +30,16 @@ def plain(value: Any, style: str = "") -> Text:
 
 def fail(error: BaseException) -> NoReturn:
     """End a command with one line that says why."""
+    if isinstance(error, BrokenPipeError):
+        leave_pipe()
     sys.exit(f"error: {visible(error)}")
+
+
+def leave_pipe() -> NoReturn:
+    """End a command quietly whose output nobody reads any more, as after `| head`."""
+    # Python would try to write the rest at its end, and complain again.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(1)
 
 
 def in_one_line(text: str) -> str:

@@ -103,6 +103,18 @@ def test_lists_take_the_singular_and_the_plural(
     assert "sst2" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "command", [["run.py", "--help"], ["-m", "experiments.list", "variants"]], ids=["help", "list"]
+)
+def test_a_reader_who_leaves_early_is_no_error(command: list[str]) -> None:
+    with subprocess.Popen(
+        [sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()  # as `| head` does
+        assert process.stderr.read() == b"" and process.wait() == 1
+
+
 TOOLS = [
     "analysis.report", "analysis.load", "analysis.ledger", "analysis.plan", "analysis.index",
     "analysis.geometry", "analysis.allocation", "analysis.transfer", "experiments.study",
