@@ -15,6 +15,7 @@ import sys
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -71,7 +72,8 @@ def compare_orders(first: TaskScores, second: TaskScores, alpha: float = 0.05) -
     parts = [part.take([part.methods.index(name) for name in shared]) for part in (first, second)]
     means = [np.nanmean(part.scores[part.chosen], axis=1) for part in parts]
     ranks = [stats.rankdata(-mean) for mean in means]
-    correlation = float(stats.spearmanr(*means)[0])
+    spearman, kendall = cast(Any, stats.spearmanr(*means)), cast(Any, stats.kendalltau(*means))
+    correlation = float(spearman.statistic)
     low, high = rank_interval(correlation, len(shared), alpha)
     each = (reliability(parts[0]), reliability(parts[1]))
     table = pd.DataFrame(
@@ -86,7 +88,7 @@ def compare_orders(first: TaskScores, second: TaskScores, alpha: float = 0.05) -
         correlation=correlation,
         low=low,
         high=high,
-        p=float(stats.kendalltau(*means)[1]),
+        p=float(kendall.pvalue),
         agreeing=agreement(*means),
         reliability=each,
         ceiling=math.sqrt(each[0] * each[1]) if min(each) > 0 else math.nan,

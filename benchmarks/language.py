@@ -29,7 +29,8 @@ Form = Callable[[Tensor, Tensor, Tensor], Tensor]
 def theirs(hidden: Tensor, table: Tensor, labels: Tensor) -> Tensor:
     """Logits of every token, and transformers' loss on them."""
     logits = F.linear(hidden, table)
-    return ForCausalLMLoss(logits[None], labels[None], table.shape[0], num_items_in_batch=1)
+    one = torch.tensor(1)
+    return ForCausalLMLoss(logits[None], labels[None], table.shape[0], num_items_in_batch=one)
 
 
 def ours(hidden: Tensor, table: Tensor, labels: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from copy import deepcopy
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import common
 import peft
@@ -126,7 +127,7 @@ def peer(variant: Variant, model: nn.Module, x: Tensor) -> nn.Module | None:
         form = variant.to_peft(model)
     except ValueError:  # the method has no form there
         return None
-    config = PEFT_TYPE_TO_CONFIG_MAPPING[form.config["peft_type"]]
+    config: Any = PEFT_TYPE_TO_CONFIG_MAPPING[form.config["peft_type"]]
     theirs = peft.get_peft_model(
         nn.Sequential(deepcopy(layer.base)), config(**form.config, target_modules=["0"])
     )
@@ -138,7 +139,7 @@ def peer(variant: Variant, model: nn.Module, x: Tensor) -> nn.Module | None:
     if any(own[name].shape != state[name].shape for name in own.keys() & state.keys()):
         return None
     peft.set_peft_model_state_dict(theirs, state)
-    found = theirs.base_model.model[0]
+    found = theirs.get_submodule("base_model.model.0")
     with torch.no_grad():
         return found if torch.allclose(found(x), layer(x), rtol=1e-3, atol=1e-3) else None
 

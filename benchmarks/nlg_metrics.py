@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich import box
@@ -35,7 +36,7 @@ DROPPED = {"''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";",
 def sacrebleu(outputs: Texts, references: Given, lowercase: bool) -> float:
     """The library's own score of a corpus; it wants references as columns."""
     most = max(map(len, references))
-    columns = [[r[i] if i < len(r) else None for r in references] for i in range(most)]
+    columns: Any = [[r[i] if i < len(r) else None for r in references] for i in range(most)]
     return BLEU(lowercase=lowercase, force=True).corpus_score(outputs, columns).score / 100
 
 

@@ -70,13 +70,14 @@ def peft_model(run: Run, pad: int) -> peft.PeftModel:
         run.model.folder(), config=config, dtype=torch.float32, local_files_only=True
     )
     variant: Any = run.variant
+    backbone: Any = base.base_model
     fused = config.model_type == "gpt2"
     lora = peft.LoraConfig(
         task_type="SEQ_CLS" if classes else "CAUSAL_LM", r=variant.rank,
         lora_alpha=variant.alpha, lora_dropout=variant.dropout,
         # GPT-2 has one matrix for q, k and v there.
         target_modules=["c_attn"] if fused else list(variant.targets), fan_in_fan_out=fused,
-        modules_to_save=list_saved_modules(family_of(config).head_names(config), base.base_model)
+        modules_to_save=list_saved_modules(family_of(config).head_names(config), backbone)
         if classes else None,
     )  # fmt: skip
     return peft.get_peft_model(base, lora)

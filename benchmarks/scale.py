@@ -32,7 +32,7 @@ TASKS = ("sst2", "cola", "mrpc", "rte", "qnli", "qqp", "mnli", "stsb", "wnli", "
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("what", choices=["runs", "study"])
     parser.add_argument("--methods", type=int, default=10)
     parser.add_argument("--tasks", type=int, default=10)
@@ -161,7 +161,7 @@ def fill_study(folder: Path) -> int:
     before = Path.cwd()
     os.chdir(folder)
     try:
-        plan = restore_plan("large")
+        plan, _ = restore_plan("large")
         waiting = [cell for cell in plan.refresh() if plan.outcome(cell).status == "waiting"]
         for cell in waiting:
             score = float(dice.random())

@@ -80,7 +80,7 @@ def shrink(picture: str) -> str:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("numbers", nargs="*", metavar="NUMBER", help="as 01; none: all notebooks")
     numbers = parser.parse_args().numbers
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):

@@ -55,9 +55,11 @@ def write_page(name: str) -> str:
     """The page on the method `name`, in Markdown, as if it lay in docs/methods/."""
     target, _ = read_defaults(name)
     facts = FACTS.get(name, {})  # a method that was just added may have none
+    schema = read_schema(target)
+    assert schema is not None  # every method has settings
     equation = f"$$\n{facts['equation']}\n$$\n\n" if facts else ""
     parts = [
-        f"# {facts.get('name', name)}\n\n{read_schema(target).explanation}",
+        f"# {facts.get('name', name)}\n\n{schema.explanation}",
         f"{equation}{write_docstring(target)}",
         f"## Use it\n\n{write_commands(name)}",
         f"## Settings\n\n{write_settings(name, target)}",

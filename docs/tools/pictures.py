@@ -61,7 +61,7 @@ def colours(theme: str) -> Iterator[None]:
     In the dark the plots themselves stay light, as their own colours are chosen for that.
     """
     names = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
-    style: dict[str, Any] = dict.fromkeys(names, INK[theme])
+    style: Any = dict.fromkeys(names, INK[theme])
     ground = "#ffffff" if theme == "light" else "#dcdad3"
     style |= dict.fromkeys(("figure.facecolor", "savefig.facecolor"), PAPER[theme])
     style |= {"axes.facecolor": ground}
@@ -157,8 +157,8 @@ def take(page: Page, first: str, last: str) -> bytes:
     assert top is not None and bottom is not None
     width = page.viewport_size["width"] if page.viewport_size else 1000
     height = bottom["y"] + bottom["height"] - top["y"]
-    clip = {"x": 0.0, "y": top["y"] - 12, "width": float(width), "height": height + 24}
-    clip["y"] = max(0.0, clip["y"])
+    y = max(0.0, top["y"] - 12)
+    clip: Any = {"x": 0.0, "y": y, "width": float(width), "height": height + 24}
     return page.screenshot(full_page=True, clip=clip)
 
 
@@ -172,7 +172,7 @@ def write_small(picture: bytes, path: Path) -> None:
 def main() -> None:
     """The command line."""
     known = [*PARTS, *DRAWN, "life-of-a-run"]
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(known)}")
     names = parser.parse_args().names or known
     FOLDER.mkdir(exist_ok=True)
