@@ -17,6 +17,7 @@ from experiments.stored.shown import fail, plain, visible
 
 Record = dict[str, Any]
 UNSHOWN = ("choices", "epochs")
+NAMED = ("task", "model", "variant")
 STUDIES = "studies"  # where studies have folders of their own, below that of the runs
 
 
@@ -226,8 +227,10 @@ def shown(runs: pd.DataFrame) -> Table:
     forgetting = bool(runs["perplexity_after"].notna().any())
     if forgetting:
         table.add_column("perplexity")
-    for run in runs.to_dict("records"):
-        name = "/".join(str(run[key]) for key in ("task", "model", "variant"))
+    alike = runs.duplicated([*NAMED, "seed"], keep=False)
+    for run, several in zip(runs.to_dict("records"), alike, strict=True):
+        name = "/".join(str(run[key]) for key in NAMED)
+        name += f" ({Path(run['folder']).name})" if several else ""  # settings of their own
         name += "" if run["starts_as_pretrained"] else " (not from the pretrained model)"
         score = run["status"]
         if score == "complete":

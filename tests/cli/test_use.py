@@ -231,6 +231,9 @@ def test_the_table_of_runs_fits_on_a_screen(tiny_run: Callable[..., Run], tmp_pa
     text = console.export_text()
     assert "diverged" in text and "…" not in text
     assert f"{load(tmp_path / 'good')['score'][0]:.3f} [" in text
+    # Two runs that have the same name have their folders' as well.
+    assert "lora (good)" in text and "lora (bad)" in text
+    assert "(good)" not in str(list(shown(load(tmp_path / "good")).columns[0].cells))
 
 
 def test_no_run_below_a_folder_is_an_error(tmp_path: Path) -> None:
