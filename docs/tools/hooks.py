@@ -9,6 +9,7 @@ import re
 import latex2mathml.converter
 import method_pages
 import notebook_pages
+import python_page
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
@@ -77,6 +78,7 @@ def make_pages() -> list[tuple[str, str, str]]:
         pages.append(
             (f"docs/methods/{name}.md", f"methods/{name}.md", method_pages.write_page(name))
         )
+    pages.append((f"docs/{python_page.PLACE}", python_page.PLACE, python_page.write_page()))
     return pages
 
 

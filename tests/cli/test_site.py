@@ -10,6 +10,10 @@ import pytest
 import yaml
 from conftest import ROOT, VARIANTS
 
+import analysis
+import experiments
+import variants
+
 pytestmark = pytest.mark.thorough
 
 ATTRIBUTE = r"\s(?:src|srcset)=\"?([^\s\">]+)"
@@ -67,3 +71,11 @@ def test_pictures_come_in_light_and_dark() -> None:
         name.replace("-light.", "-dark.") for name in names
     }
     assert all(path.stat().st_size < 200_000 for path in (ROOT / "docs/pictures").iterdir())
+
+
+def test_every_function_that_a_package_exports_is_described(site: Path) -> None:
+    text = read(site / "python.html")
+    for package in (variants, experiments, analysis):
+        for name in package.__all__:
+            assert re.search(rf">\s*{package.__name__}\.{name}\s*<", text), name
+    assert "Put a method into a model, in place, and return the method." in text
