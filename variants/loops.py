@@ -13,7 +13,7 @@ from variants.surface import find_adaptation
 
 
 class Hooks:
-    """The hooks of an adapted model's method, for a loop of one's own.
+    """The calls that a training loop of your own makes for the method of an adapted model.
 
         hooks = Hooks(model, total_steps)
         for batch in batches:
@@ -23,8 +23,8 @@ class Hooks:
             hooks.after_step()  # while the gradients are still there
             optimizer.zero_grad()
 
-    With gradients of several batches, add the penalty to one of them. `done` steps lie behind a
-    run that is taken up again.
+    If a step sums the gradients of several batches, add the penalty to one of them. `done` is the
+    number of steps that a continued run has made before.
     """
 
     def __init__(self, model: nn.Module, total_steps: int, done: int = 0) -> None:
@@ -35,20 +35,23 @@ class Hooks:
 
     @property
     def progress(self) -> Progress:
-        """The step that is under way."""
+        """The present step, and how many there are."""
         return Progress(self.done + 1, self.total)
 
     def penalty(self) -> Tensor | float:
-        """A term of the loss, once for each step."""
+        """Return the method's term of the loss; add it once in each step."""
         return self.variant.penalty(self.model)
 
     def after_backward(self) -> None:
-        """Gradients are complete and not clipped yet; those that never are, are kept from it."""
+        """Let the method see or change the gradients; call it before you clip them.
+
+        Some methods take gradients of their own out of the clipping.
+        """
         self.variant.after_backward(self.model, self.progress)
         keep_from_clipping(self.model)
 
     def after_step(self) -> None:
-        """Parameters have moved, and gradients are still there."""
+        """Let the method act after the optimizer's step; call it before you set gradients to zero."""
         self.variant.after_step(self.model, self.progress)
         self.done += 1
 

@@ -69,8 +69,8 @@ def collect_rest(model: nn.Module, known: Iterable[str]) -> dict[str, Tensor]:
 def save(model: nn.Module, folder: str | os.PathLike[str], base_sha256: str | None = None) -> None:
     """Write what was learned, with the method's settings and the hash of the base.
 
-    Whoever saves often gives the hash that `hash_base` had found: the base is frozen. Raises
-    ValueError for a model that is not adapted, or has no values yet.
+    If you save often, give `base_sha256`, the result of `hash_base`: the base is frozen, so one
+    hash is enough. Raises ValueError for a model that is not adapted, or has no values yet.
     """
     from safetensors.torch import save_file
 
@@ -101,7 +101,7 @@ def save(model: nn.Module, folder: str | os.PathLike[str], base_sha256: str | No
 def load(
     model: nn.Module, folder: str | os.PathLike[str], method: type[Variant] | None = None
 ) -> Variant:
-    """Adapt the pretrained model as that which was saved, and restore what was learned.
+    """Adapt a pretrained model as the saved one was, and restore what was learned.
 
     A model that is adapted already must have the same settings. `method` is the class of a method
     that is not the project's own. Raises ValueError, with the model as it was, if settings or

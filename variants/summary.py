@@ -15,7 +15,7 @@ from variants.surface import find_adaptation
 
 @dataclass(frozen=True)
 class Summary:
-    """An adapted model in numbers; printed, it is text."""
+    """The numbers of an adapted model; `print` shows them as text."""
 
     method: str
     settings: dict[str, object]

@@ -27,12 +27,12 @@ def adapt(
 ) -> Variant:
     """Put a method into a model, in place, and return the method.
 
-    `method` is a name, as "dora", or a method. What `settings` leave open has its value from
-    conf/variant/NAME.yaml, and the targets are all linear layers unless said otherwise. Targets and
-    what `exclude` leaves out of them are names, ends of names, regular expressions, `all-linear` or
-    `attention`; `layers` are numbers of blocks, as range(8, 12), -1 being the last one: see
-    `variants.targets`. All else is frozen, a new head too: `also_train` names modules and
-    parameters that train beside the method.
+    `method` is a name, as "dora", or a method object. A setting that you do not give has its value
+    in conf/variant/NAME.yaml, and the default targets are all linear layers. `targets`, and
+    `exclude`, which leaves some of them out, are names, ends of names, regular expressions,
+    `all-linear` or `attention`. `layers` are numbers of blocks, as range(8, 12); -1 is the last
+    one (see `variants.targets`). All else is frozen, also a new head: `also_train` names modules
+    and parameters that train beside the method.
 
     Raises ValueError, with the model as it was, for an unknown name, a target that means nothing, a
     layer that the method cannot take, and a model that is adapted already.
@@ -154,9 +154,9 @@ def merge(model: nn.Module) -> None:
 
 @contextmanager
 def disable(model: nn.Module) -> Iterator[None]:
-    """The model without its adapters, and afterwards with them.
+    """Use the model without its adapters inside a `with` block.
 
-    A quantised base stays quantised, and what trains beside the adapters stays as it is. Raises
+    A quantised base stays quantised, and what trains beside the adapters keeps its values. Raises
     ValueError if the method trains the model's own parameters.
     """
     check_apart(model)
@@ -171,9 +171,9 @@ def disable(model: nn.Module) -> Iterator[None]:
 
 
 def unload(model: nn.Module) -> None:
-    """Take the adapters out, in place: the model as it was, with the flags that it had.
+    """Take the adapters out, in place: the model and its `requires_grad` are as before `adapt`.
 
-    Raises ValueError if the model as it was is not there any more.
+    Raises ValueError if a layer cannot be restored.
     """
     _, module, note = check_apart(model)
     layers = dict(adapter_layers(model))
