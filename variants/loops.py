@@ -51,7 +51,7 @@ class Hooks:
         keep_from_clipping(self.model)
 
     def after_step(self) -> None:
-        """Let the method act after the optimizer's step; call it before you set gradients to zero."""
+        """Let the method act after the step; call it before you set gradients to zero."""
         self.variant.after_step(self.model, self.progress)
         self.done += 1
 
