@@ -1,6 +1,7 @@
 """Verdicts in words, and numbers as they are read."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from analysis.decisions import MIN_SEEDS
@@ -13,6 +14,7 @@ from analysis.scales import is_raw, scale
 from analysis.statistics import Outcome, Verdicts, find_claims
 
 LISTED = 6  # most claims that sentences list; if there are more, the table has them
+LISTED_NAMES = 12  # most methods that one sentence names
 NO_BREAK, MINUS = "\u00a0", "\u2212"
 
 
@@ -168,6 +170,9 @@ def summary(found: Verdicts) -> str:
             return f"{top[0]} is better than {'the other' if rest == 1 else 'all others'}."
     claims = count(int(apart.sum()), "pair")
     verb = "differs" if apart.sum() == 1 else "differ"
+    if len(top) > LISTED_NAMES:
+        rest = f"{len(top)} of {len(found.methods)} methods are not shown to be worse than another"
+        return f"{claims} of {len(pairs)} {verb}; {rest}."
     return f"{claims} of {len(pairs)} {verb}; none is shown to be better than {joined(top, 'or')}."
 
 
@@ -280,8 +285,7 @@ def better(found: Verdicts, metric: str) -> list[str]:
     """Sentences on who is better than whom; winners that beat the same methods share one."""
     rows = records(found)
     if len(rows) > LISTED:
-        where = "the letters show" if found.rule.against is None else "the table of pairs shows"
-        return [f"{len(rows)} pairs differ; {where} which."]
+        return [count_worse(found, rows)]
     beaten: dict[str, list[dict]] = {}
     for row in rows:
         beaten.setdefault(winning(row), []).append(row)
@@ -289,6 +293,18 @@ def better(found: Verdicts, metric: str) -> list[str]:
     for winner, lost in beaten.items():
         alike.setdefault(tuple(losing(row) for row in lost), []).append(winner)
     return [claim(winners, losers, rows, metric) for losers, winners in alike.items()]
+
+
+def count_worse(found: Verdicts, rows: Sequence[dict]) -> str:
+    """Say which methods are worse than how many others, the one with most of them first."""
+    if found.rule.against is not None:
+        return f"{len(rows)} pairs differ; the table of pairs shows which."
+    (first, number), *others = Counter(map(losing, rows)).most_common()
+    told = [f"{first} is worse than {count(number, 'method')}"]
+    told += [f"{name} than {number}" for name, number in others[: LISTED - 1]]
+    if rest := others[LISTED - 1 :]:
+        told.append(f"{count(len(rest), 'method')} than at most {rest[0][1]}")
+    return f"{joined(told)}. The letters show which."
 
 
 def claim(winners: Sequence[str], losers: Sequence[str], rows: list[dict], metric: str) -> str:
@@ -311,8 +327,9 @@ def alike(found: Verdicts) -> list[str]:
         [m for m, t in table[["method", "letters"]].to_numpy() if x in split(t)] for x in letters
     ]
     several = [group for group in groups if len(group) > 1]
-    if len(several) > LISTED:
-        return [f"{len(several)} groups of methods cannot be told apart; the letters show which."]
+    if len(several) > LISTED or any(len(group) > LISTED_NAMES for group in several):
+        groups = "One group" if len(several) == 1 else f"{len(several)} groups"
+        return [f"{groups} of methods cannot be told apart; the letters show which."]
     return [f"{joined(group)} cannot be told apart." for group in several]
 
 

@@ -515,6 +515,23 @@ def test_a_verdict_is_put_into_words(found: Verdicts, headline: str, sentences: 
     assert [said.replace(NO_BREAK, " ") for said in words.sentences(found, "accuracy")] == sentences
 
 
+def test_many_methods_are_counted_and_not_listed() -> None:
+    names = [f"m{number:02}" for number in range(20)]
+    told = [(a, "m19", 0.1, BETTER) for a in names[:-1]]
+    told += [(names[0], name, 0.05, BETTER) for name in names[13:19]]
+    letters = dict.fromkeys(names[1:13], "ab") | dict.fromkeys(names[13:19], "b")
+    found = verdicts({"m00": "a"} | letters | {"m19": "c"}, told)
+    said = words.sentences(found, "accuracy")
+    assert (
+        said[0] == "25 pairs of 25 differ; 13 of 20 methods are not shown to be worse than another."
+    )
+    assert said[1] == (
+        "m19 is worse than 19 methods, m13 than 1, m14 than 1, m15 than 1, m16 than 1, m17 than 1 "
+        "and 1 method than at most 1. The letters show which."
+    )
+    assert said[2] == "2 groups of methods cannot be told apart; the letters show which."
+
+
 def test_a_method_that_learned_nothing_is_never_recommended() -> None:
     said = words.headline(NEAR, NEAR.methods, ["y"], "accuracy")
     assert said.replace(NO_BREAK, " ") == (
