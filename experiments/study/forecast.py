@@ -14,7 +14,6 @@ from experiments.machine.processor import configure_products, multiplying
 from experiments.running.job import PreparedRun, prepare_run
 from experiments.settings.config import read
 from experiments.stored.shown import plain
-from experiments.study import race
 from experiments.study.arms import Arm
 from experiments.study.backends.base import Backend
 from experiments.study.plan import Plan
@@ -75,8 +74,7 @@ def list_expected(plan: Plan) -> list[tuple[Arm, int]]:
     }
     found = [(arm, 1) for arm in begun.values()]
     for arm in arms:
-        more = 2 * race.MORE if study.races else 0
-        found.append((arm, plan.points(arm) * study.tuning_seeds + more + study.seeds))
+        found.append((arm, plan.expected_trials(arm) + study.seeds))
     return found
 
 

@@ -4,6 +4,7 @@ The plan follows from the study and from what lies in the cells' folders, and fr
 a study that is killed, or carried out by several processes at once, comes to the same cells.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -166,11 +167,28 @@ class Plan:
         return [arm for arm in arms if arm.start is None or self.complete(arm.start)]
 
     def expected(self) -> int:
-        """How many cells the study will have, as far as can be told before all trials are over."""
-        known = list(dict.fromkeys(self.cells()))
-        finals = sum(cell.stage == "test" for cell in known)
-        arms = sum(len(arms) for arms in self.groups.values())
-        return len(known) - finals + arms * self.study.seeds
+        """How many cells the study will have, as far as can be told before it is over.
+
+        A grid that grows and a second point that is as good add cells when they are known.
+        """
+        known = dict.fromkeys(self.cells())
+        if all(self.outcome(cell).settled for cell in known):
+            return len(known)
+        counts = Counter((cell.protocol, cell.task, cell.method, cell.stage) for cell in known)
+        total = sum(cell.stage == "start" for cell in known)
+        for arm in (arm for arms in self.groups.values() for arm in arms):
+            tried, final = (
+                counts[arm.protocol, arm.task, arm.method, stage] for stage in ("select", "test")
+            )
+            total += tried if final else max(tried, self.expected_trials(arm))
+            total += max(final, self.study.seeds)
+        return total
+
+    def expected_trials(self, arm: Arm) -> int:
+        """How many trials a method gets, with the further ones of a race."""
+        points = self.points(arm)
+        more = min(2, points) * race.MORE if self.study.races else 0
+        return points * self.study.tuning_seeds + more
 
     def complete(self, cell: Cell) -> bool:
         """Return whether the cell has a result that is one."""

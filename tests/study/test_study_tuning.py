@@ -65,6 +65,7 @@ def trials_of(plan: Plan) -> list[Cell]:
 def test_a_race_tries_every_point_once_and_the_best_two_again(folders: Folders) -> None:
     plan = Plan(study(**grid(5) | RACE), "s", [])
     first = trials_of(plan)
+    assert plan.expected() == 5 + 2 * race.MORE + 4
     assert len(first) == 5 and {cell.seed for cell in first} == {TUNING_SEED}
     assert all("protocol.seed=1000" in cell.overrides for cell in first)
     best = log_grid(5e-4, 2.0, 5)[2:4]
@@ -97,6 +98,7 @@ def test_two_points_that_are_as_good_are_both_run(
         plan.outcomes.clear()
     finals = [cell for cell in plan.refresh() if cell.stage == "test"]
     assert [rate(cell) for cell in finals] == [best[1]] * 4 + [best[0]] * 4
+    assert plan.expected() == 5 + 2 * race.MORE + 8
     ((row,),) = Summary(plan).groups.values()
     assert row.chosen == [f"variant.lr={best[1]}"] and row.rival == [f"variant.lr={best[0]}"]
     assert [len(scores) for _, scores in row.tries] == [1, 1, 3, 3, 1]
