@@ -1,6 +1,6 @@
 """The summary of a study: how every method was tuned, whether alike, and its scores."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,7 @@ from experiments.study.design import STUDIES
 from experiments.study.plan import Group, Plan
 
 CONFIDENCE = 0.95
-ACROSS = 4  # points of a method beside each other
+ACROSS = 4  # most points of a method beside each other
 PADDING = (0, 2, 0, 0)  # of a cell of a table
 EDGES = {-1: "at the low edge", 0: "", 1: "at the high edge"}
 
@@ -246,7 +246,7 @@ def show(summary: Summary) -> None:
     for (protocol, task), rows in summary.groups.items():
         split = "held-out rows" if protocol == "clean" else "the scored split"
         rich.print("\n", shown(task, "bold"), f", protocol {protocol}; tuned on {split}", sep="")
-        rich.print(curves(rows))
+        rich.print(curves(rows, rich.width))
         remarks = [f"{row.method}: {remark}" for row in rows for remark in row.remarks + row.lost]
         rich.print("Audit: every method was treated alike." if not remarks else "Audit:")
         for remark in remarks:
@@ -278,20 +278,30 @@ def describe_halving(rows: list[Row]) -> str:
     )
 
 
-def curves(rows: list[Row]) -> Table:
-    """The score at every point; the chosen point has a *, and one that is as good a ~.
+def curves(rows: list[Row], width: int) -> Table:
+    """The score at every point, in a table of so many characters.
 
-    A point that was stopped has its score half-way and the mark /2.
+    The chosen point has a *, and one that is as good a ~. A point that was stopped has its score
+    half-way and the mark /2.
     """
     cells = [list(points_of(row)) for row in rows]
-    width = max((len(word) for line in cells for text in line for word in text.split()), default=0)
-    points = [Column(min_width=width) for _ in range(ACROSS)]
+    gap = PADDING[1]
+    names = max((len(row.method) for row in rows), default=0) + gap
+    edges = longest_word(row.edge for row in rows) + gap
+    word = longest_word(text for texts in cells for text in texts)
+    across = max(1, min(ACROSS, (width - names - edges) // (word + gap)))
+    points = [Column(min_width=word, overflow="fold") for _ in range(across)]
     table = Table(Column(no_wrap=True), *points, Column(), box=None, padding=PADDING,
                   show_header=False)  # fmt: skip
     for row, texts in zip(rows, cells, strict=True):
-        for line in lines(row, texts):
+        for line in lines(row, texts, across):
             table.add_row(*map(shown, line))
     return table
+
+
+def longest_word(texts: Iterable[str]) -> int:
+    """The length of the longest word, at which a column cannot break."""
+    return max((len(word) for text in texts for word in text.split()), default=0)
 
 
 def points_of(row: Row) -> Iterator[str]:
@@ -303,12 +313,12 @@ def points_of(row: Row) -> Iterator[str]:
         yield f"{short(point)}: {number(score)}{marks.get(point, '')}"
 
 
-def lines(row: Row, cells: list[str]) -> Iterator[list[str]]:
-    """The points of a method, ACROSS of them in a line, after its name and before its edge."""
-    for start in range(0, max(1, len(cells)), ACROSS):
-        part = cells[start : start + ACROSS]
-        last = start + ACROSS >= len(cells)
-        padding = [""] * (ACROSS - len(part))
+def lines(row: Row, cells: list[str], across: int) -> Iterator[list[str]]:
+    """The points of a method, `across` of them in a line, after its name and before its edge."""
+    for start in range(0, max(1, len(cells)), across):
+        part = cells[start : start + across]
+        last = start + across >= len(cells)
+        padding = [""] * (across - len(part))
         yield [row.method if start == 0 else "", *part, *padding, row.edge if last else ""]
 
 

@@ -318,7 +318,24 @@ def test_many_points_of_a_method_are_readable_in_a_narrow_window() -> None:
     points = [(f"variant.lr={2.32 * 10**-i:.3g}", 0.5 + i / 100) for i in range(12)]
     row = summary.Row("clean", "sst2", "lora_plus", curve=points, edge="at the low edge")
     console = Console(width=80, record=True, file=io.StringIO())
-    console.print(summary.curves([row]))
+    console.print(summary.curves([row], console.width))
     said = console.export_text()
     assert "…" not in said and said.count("lr=") == 12 and said.count("lora_plus") == 1
     assert said.index("at the low") > said.index("lr=2.32e-11")
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 140])
+def test_no_score_is_cut_off_beside_long_settings_and_edges(width: int) -> None:
+    rows = []
+    for name in ("lora_plus", "head_only"):
+        points = [
+            (f"variant.lr={3.31 * 10**-i:.3g} train.head_lr=5.34e-05", 0.5 + i / 1000)
+            for i in range(9)
+        ]
+        rows.append(summary.Row("clean", "sst2", name, curve=points, edge="at the high edge"))
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(summary.curves(rows, console.width))
+    said = console.export_text()
+    for _, score in rows[0].curve:
+        assert said.count(f"{score:.4f}") == 2, said
+    assert said.count("edge") == 2
