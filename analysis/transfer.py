@@ -147,7 +147,7 @@ def describe(one: Transfer, names: tuple[str, str], metric: str) -> str:
         place = one.reliability.index(min(one.reliability))
         text += (
             f"In {names[place]} the methods differ by no more than seeds and examples explain, so "
-            "there is no order to predict. "
+            "it is not known how well equal orders would agree. "
         )
     else:
         text += (
