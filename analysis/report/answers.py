@@ -145,16 +145,20 @@ def recommend(case: Case) -> tuple[str, str | None]:
 
 
 def cheaper_rival(top: str, found: Verdicts, learned: Frame) -> str | None:
-    """The best method that trains clearly fewer parameters than `top` and is not shown to be worse.
+    """A method that trains clearly fewer parameters than `top` and is not shown to be worse.
 
-    Of methods that are sure to lose no more than the margin, the cheapest.
+    Of methods that are sure to lose no more than the margin, the cheapest; else the one that is
+    sure to lose least. The highest mean of many is partly luck, so it decides only where nothing is
+    sure.
     """
     fit = learned.loc[[name for name in words.best(found) if name in learned.index]]
     fit = fit[fit["trained"] * CHEAPER <= learned.loc[top, "trained"]]
     if fit.empty:
         return None
     near = fit[fit["loses"] <= (found.margin or 0.0)]
-    return near["trained"].idxmin() if len(near) else fit["mean"].idxmax()
+    if len(near):
+        return near["trained"].idxmin()
+    return fit["mean"].idxmax() if fit["loses"].isna().all() else fit["loses"].idxmin()
 
 
 def best_alone(top: str, case: Case, learned: Frame) -> str:
