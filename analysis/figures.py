@@ -323,8 +323,12 @@ def pareto(table: Frame, cost: str, axes: Axes | None = None) -> Axes:
         )  # fmt: skip
     best = table[table["front"]].sort_values(cost)
     axes.step(best[cost], best["score"], where="post", color="0.6", linewidth=1.2, zorder=0)
-    if table[cost].max() > 20 * table[cost].min() > 0:
-        axes.set_xscale("log")
+    positive = table[cost][table[cost] > 0]
+    if len(positive) and positive.max() > 20 * positive.min():
+        if len(positive) == len(table):
+            axes.set_xscale("log")
+        else:  # a method that trains nothing has a place too
+            axes.set_xscale("symlog", linthresh=positive.min())
     axes.set(xlabel=COST_LABELS.get(cost, cost), ylabel=str(table["metric"].iloc[0]))
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return axes

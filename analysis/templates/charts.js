@@ -31,7 +31,8 @@ function logTicks(low, high) {
   return found.length > 1 ? found : ticks(low, high);
 }
 
-function frame(box, title, note, xs, ys, log, xTitle, yTitle, height = HEIGHT) {
+// On a logarithmic axis `zero` is the number in whose place 0 stands, a decade left of the others.
+function frame(box, title, note, xs, ys, log, xTitle, yTitle, height = HEIGHT, zero = null) {
   const under = [yTitle, note].filter(Boolean).join(", ");
   const figure = element("figure", { class: "chart" });
   box.append(figure);
@@ -44,8 +45,9 @@ function frame(box, title, note, xs, ys, log, xTitle, yTitle, height = HEIGHT) {
     svg.append(draw("line", { class: "grid", x1: LEFT, x2: width - 8, y1: at, y2: at }));
     svg.append(draw("text", { x: LEFT - 8, y: at + 4, "text-anchor": "end" }, short(tick)));
   }
-  for (const tick of x.ticks)
-    svg.append(draw("text", { x: x.place(tick), y: height - BOTTOM + 18, "text-anchor": "middle" }, short(tick)));
+  const shown = zero === null ? x.ticks : [...x.ticks.filter((tick) => tick > 4 * zero), zero];
+  for (const tick of shown)
+    svg.append(draw("text", { x: x.place(tick), y: height - BOTTOM + 18, "text-anchor": "middle" }, tick === zero ? "0" : short(tick)));
   svg.append(draw("text", { x: (LEFT + width) / 2, y: height - 6, "text-anchor": "middle" }, xTitle));
   const saves = saveButtons(title, () => {
     const copy = styled(svg);
@@ -85,24 +87,26 @@ function paretoChart(box, chart, axis) {
   const points = chart.points.filter((p) => p.costs[axis] !== null);
   const { title, log } = data.axes[axis];
   if (points.length < 1) return;
-  // A method that trains nothing has a place only where the axis is linear.
-  const logs = log && points.every((p) => p.costs[axis] > 0);
-  const xs = known(points.flatMap((p) => [p.costs[axis], ...p.ends[axis]])).filter((v) => !logs || v > 0);
+  const costs = known(points.flatMap((p) => [p.costs[axis], ...p.ends[axis]]));
+  const positive = costs.filter((v) => v > 0);
   const ys = known(points.flatMap((p) => p.score));
-  const wide = logs && Math.max(...xs) / Math.min(...xs) > 5;
+  const wide = log && Math.max(...positive) / Math.min(...positive) > 5;
+  const zero = wide && points.some((p) => p.costs[axis] === 0) ? Math.min(...positive) / 10 : null;
+  const at = (v) => (zero !== null && v === 0 ? zero : v);
+  const xs = wide ? [...positive, ...(zero === null ? [] : [zero])] : costs;
   // A floor that is far away would leave no room for what differs.
   const low = Math.min(...ys), near = chart.floor > low - (Math.max(...ys) - low);
   const note = [several ? chart.stack : "", `baseline ${short(chart.floor)}`].filter(Boolean).join(", ");
-  const { svg, x, y, width } = frame(box, chart.title, note, xs, near ? [...ys, chart.floor] : ys, wide, title, chart.metric);
+  const { svg, x, y, width } = frame(box, chart.title, note, xs, near ? [...ys, chart.floor] : ys, wide, title, chart.metric, HEIGHT, zero);
   if (near) svg.append(draw("line", { class: "floor", x1: LEFT, x2: width - 8, y1: y.place(chart.floor), y2: y.place(chart.floor) }));
   const best = points.filter((p) => p.front.includes(axis)).sort((a, b) => a.costs[axis] - b.costs[axis]);
   const path = best.map((p, i) => {
-    const [px, py] = [x.place(p.costs[axis]), y.place(p.score[0])];
+    const [px, py] = [x.place(at(p.costs[axis])), y.place(p.score[0])];
     return i ? `H${px}V${py}` : `M${px} ${py}`;
   });
   svg.append(draw("path", { class: "front", d: path.join("") }));
   for (const p of points) {
-    const [px, py] = [x.place(p.costs[axis]), y.place(p.score[0])];
+    const [px, py] = [x.place(at(p.costs[axis])), y.place(p.score[0])];
     const [from, to] = p.ends[axis];
     const text = `${p.method}\n${chart.metric} ${short(p.score[0])}${between(p.score[1], p.score[2])}\n${title} ${short(p.costs[axis])}${between(from, to)}`;
     const node = mark(p.method, px, py, text);
