@@ -306,11 +306,14 @@ def test_the_board_takes_a_largest_number_of_parameters_and_opens_runs(browser: 
     page.goto((ROOT / "results" / index.NAME).as_uri())
     shown = "#table-board tbody tr:not([hidden])"
     rows = page.locator(shown)
-    every = rows.count()
+    heads = page.locator("#table-board thead th").all_inner_texts()
+    place = heads.index("parameters") + 1
+    cells = page.locator(f"{shown} td:nth-child({place})").all_inner_texts()
+    few = sum(int(text.replace(",", "")) <= 73728 for text in cells)
     page.locator("#board input[type=number]").fill("73728")
     methods = set(page.locator(f"{shown} td:first-child").all_inner_texts())
-    # Of minilm_glue, on three tasks; the other studies adapt all linear layers.
-    assert methods == {"lora", "lora_plus", "vera", "bitfit"} and rows.count() == 3 * 4 < every
+    assert rows.count() == few < len(cells)
+    assert {"lora", "vera", "bitfit"} <= methods and not {"full", "dora"} & methods
     rows.nth(1).locator("a").first.click()
     opened = page.locator("details[open]")
     assert opened.count() == 1 and opened.locator("summary").is_visible()
