@@ -215,7 +215,3 @@ def main() -> None:
         show(read(given.first), read(given.second), Console())
     except (ValueError, OSError) as error:
         fail(error)
-
-
-if __name__ == "__main__":
-    main()
