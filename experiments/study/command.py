@@ -26,6 +26,7 @@ from experiments.study.settings import parse_override
 
 COMMON = {"study": "study/common.yaml", "backend": "backend/local.yaml"}
 SECTIONS = tuple(COMMON)
+TYPED = ("methods", "tasks", "overrides")  # hold overrides
 LISTS = re.compile(r"(study\.)?overrides$|study\.(methods|tasks)\..")
 OF_STUDY = re.compile(rf"[+~]*({'|'.join(SECTIONS)})\b")
 
@@ -36,7 +37,7 @@ def begin(config: DictConfig, name: str, overrides: list[str], folders: Sequence
     `folders` are overrides that make Hydra look for settings beside the project's own.
     """
     with naming_settings():
-        given = {key: OmegaConf.to_container(config[key], resolve=True) for key in SECTIONS}
+        given = read_sections(config)
     for old in find_moved(given):
         tell_new_name(old)
     sections = regroup(given)
@@ -62,6 +63,26 @@ def begin(config: DictConfig, name: str, overrides: list[str], folders: Sequence
     if not conduct(plan, backend):
         raise ValueError(f"Some runs failed; list them: python -m experiments.study failed {name}")
     return plan
+
+
+def read_sections(config: DictConfig) -> dict[str, Any]:
+    """The sections of a study, with their references resolved.
+
+    Overrides stay as they are typed: `${model.linears.all}` in one means the model of its run.
+    """
+    given: dict[str, Any] = {key: config[key].copy() for key in SECTIONS}
+    typed = {
+        name: OmegaConf.to_container(config.study[name], resolve=False)
+        for name in TYPED
+        if OmegaConf.is_config(config.study.get(name))
+    }
+    for name in typed:
+        given["study"][name] = None
+    resolved: dict[str, Any] = {
+        key: OmegaConf.to_container(section, resolve=True) for key, section in given.items()
+    }
+    resolved["study"] |= typed
+    return resolved
 
 
 def report_command(name: str) -> str:

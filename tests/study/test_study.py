@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import Answer
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from small_studies import SMALL, Folders, asked, folders, grid, local, rate, study
 
 from experiments.disk.locks import exclusive
@@ -22,13 +22,14 @@ from experiments.results.result import read_result
 from experiments.settings.commandline import tell_new_name
 from experiments.settings.compose import compose_config
 from experiments.settings.config import read
+from experiments.settings.scalars import literal
 from experiments.settings.sections import build
 from experiments.stored.summary import TUNING_SEED
 from experiments.study import audit, choice, match
 from experiments.study.backends.base import explain_exit
 from experiments.study.backends.local import Processes, visible_devices
 from experiments.study.cells import Cell, Outcome, Trial
-from experiments.study.command import begin, restore_plan
+from experiments.study.command import begin, read_sections, restore_plan
 from experiments.study.conduct import conduct
 from experiments.study.design import log_grid
 from experiments.study.forecast import forecast
@@ -585,3 +586,23 @@ def test_a_study_whose_file_has_former_settings_takes_them_over(
     plan, backend = restore_plan("mine")
     assert kept == [backend] and backend.max_parallel == 3 and plan.study.methods == {"lora": []}
     assert "study.cells is called backend.max_parallel now" in capsys.readouterr().err
+
+
+def test_a_reference_in_an_override_means_the_model_of_the_run() -> None:
+    config = compose_config("study=first")
+    config.study.tasks = {"e2e": []}
+    config.study.methods = {"lora": ["variant.targets=${model.linears.all}"], "vera": []}
+    config.study.overrides = ["train.batch_size=${model.linears.none}"]
+    config.study.seeds = "${study.tuning_seeds}"
+    sections = read_sections(config)
+    assert sections["study"]["seeds"] == config.study.tuning_seeds
+    assert sections["study"]["overrides"] == ["train.batch_size=${model.linears.none}"]
+    sections["study"]["overrides"] = SMALL
+    plan = Plan(build("study", DictConfig(literal(sections["study"]))), "s", [])
+    targets = {
+        arm.method: list(arm.config.variant.targets)
+        for arms in plan.groups.values()
+        for arm in arms
+    }
+    assert targets["lora"] == list(compose_config("task=e2e").model.linears.all)
+    assert targets["lora"] != list(config.model.linears.all)
