@@ -125,7 +125,8 @@ class Summary:
         row.tries = [(" ".join(trial.point), list(trial.scores)) for trial in line]
         for trial in line:
             known = self.plan.outcome(trial.cells[0])
-            row.unpaused += known.status == "complete" and known.halfway is None
+            if self.plan.study.halves and known.status == "complete":
+                row.unpaused += known.halfway is None
             if known.status == "stopped" and known.halfway is not None:
                 row.stopped.append((" ".join(trial.point), known.halfway))
                 row.saved_seconds += known.saved

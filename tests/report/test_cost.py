@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
@@ -102,6 +103,17 @@ def test_a_sum_of_tuning_is_not_known_where_a_part_is_not() -> None:
     older = runs("small", [0.7], 10, processor_seconds=None)
     row = cost.tuning(pd.concat([runs("small", [0.7], 10), older])).iloc[0]
     assert np.isnan(row["processor_seconds"]) and row["seconds"] == 124.0
+
+
+def test_a_method_that_trains_nothing_has_a_place_beside_those_of_very_different_sizes() -> None:
+    def drawn(*trained: int) -> Axes:
+        ends = {key: list(trained) for key in ("trained", "trained_low", "trained_high")}
+        return figures.pareto(cost.table(THREE).assign(front=True, **ends), "trained")
+
+    assert drawn(10, 10**4, 10**6).get_xscale() == "log"
+    with_none = drawn(0, 10**4, 10**6)
+    assert with_none.get_xscale() == "symlog" and with_none.get_xlim()[0] < 0
+    assert drawn(0, 10, 20).get_xscale() == "linear"
 
 
 def test_the_pareto_figure_has_every_method_and_the_front(tmp_path) -> None:

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
@@ -209,6 +210,28 @@ def test_the_pareto_chart_takes_another_cost_and_a_single_task(laptop: Watched) 
     page.locator("#pareto-task").select_option("")
     page.locator("#pareto-axis").select_option("trained")
     assert page.locator("#pareto .chart").count() == 2
+
+
+def test_a_method_that_trains_nothing_stands_left_of_a_logarithmic_axis(
+    browser: Browser, tmp_path: Path
+) -> None:
+    right = np.random.default_rng(0).random((3, 3, 60)) < 0.8
+    for number, (name, trained) in enumerate({"none": 0, "few": 1000, "many": 10**6}.items()):
+        cost = {"parameters": {"trained": trained}}
+        for seed in range(3):
+            store(tmp_path / "runs", name, seed, right[number, seed], cost=cost)
+    path = tmp_path / "page.html"
+    path.write_text(Report(gather(tmp_path / "runs")).html(), encoding="utf-8")
+    page = browser.new_page()
+    page.goto(path.as_uri())
+    chart = page.locator("#pareto .chart").first
+    places = chart.locator(".mark .hit").evaluate_all(
+        "(all) => all.map((c) => +c.getAttribute('cx'))"
+    )
+    none, few, many = sorted(places)
+    assert few - none > 20 and many - few > 2 * (few - none)
+    assert "0" in chart.locator("svg text").all_text_contents()
+    page.close()
 
 
 def test_a_method_in_the_legend_stands_out(laptop: Watched) -> None:

@@ -225,6 +225,10 @@ def test_points_that_had_no_record_to_pause_at_are_counted(
         "continued; 0 of 3 points were stopped. 3 had no record there to pause at "
         "(record.log_every). That saved about 0 s; all trials took 0 s."
     )
+    plain = Plan(study(**grid(3) | RACE), "s", [])
+    folders.score(trials_of(plain), rate)
+    ((row,),) = Summary(plain).groups.values()
+    assert row.unpaused == 0  # nobody asked for a pause
 
 
 def test_trials_that_ended_without_a_pause_stand_in_nobody_s_way(folders: Folders) -> None:
