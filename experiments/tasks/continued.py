@@ -18,7 +18,6 @@ from experiments.data.tables import HubFiles, Table, check_unicode, near
 from experiments.machine.randomness import numpy_generator
 from experiments.metrics import nlg
 from experiments.metrics.base import TextMetric, find_text_metrics, names_of
-from experiments.models import inference
 from experiments.models.decoding import Decoding
 from experiments.models.inference import Evaluated
 from experiments.tasks.base import Task
@@ -144,10 +143,19 @@ class ContinuedTask(Task):
 
     def evaluate(self, loaded: "Loaded", split: Split, limits: Limits) -> Evaluated:
         """A text for every source, and the mean loss per token of the texts it has."""
-        encoded = self.encode(loaded.tokenizer, split, limits.max_length)
-        sums = inference.outputs(loaded.model, encoded, limits.batch_size).sum(axis=0)
+        each, truncated = self.losses(loaded, self.pairs(split), limits)
+        loss, tokens = each.sum(axis=0)
         texts = objects(self.continued(loaded, split.texts))
-        return Evaluated(split, texts, encoded.truncated, {"loss": float(sums[0] / sums[1])})
+        return Evaluated(split, texts, truncated, {"loss": float(loss / tokens)})
+
+    def losses(
+        self, loaded: "Loaded", pairs: list[tuple[str, str]], limits: Limits
+    ) -> tuple[np.ndarray, int]:
+        """The loss and the tokens [n, 2] of the text of each pair, and how many were too long."""
+        from experiments.models.likelihoods import losses
+
+        encoded = self.encode_pairs(loaded.tokenizer, pairs, limits.max_length)
+        return losses(loaded.model, encoded, limits.batch_size), encoded.truncated
 
     def continued(self, loaded: "Loaded", sources: list[tuple[str, ...]]) -> list[str]:
         """A generated text for every source."""

@@ -15,7 +15,6 @@ import numpy as np
 from experiments.data.sources import Source
 from experiments.data.splits import Data, Limits, Split
 from experiments.data.tables import Part, Table, check_unicode
-from experiments.models import inference
 from experiments.models.inference import Evaluated
 from experiments.tasks.continued import ContinuedTask, end_of, objects
 
@@ -172,9 +171,8 @@ class PromptedTask(ContinuedTask):
     ) -> tuple[np.ndarray, int]:
         """The loss and the tokens of every choice [n, choices, 2], and how many were too long."""
         pairs = [(prompt, one) for prompt, own in zip(prompts, choices, strict=True) for one in own]
-        encoded = self.encode_pairs(loaded.tokenizer, pairs, limits.max_length)
-        sums = inference.outputs(loaded.model, encoded, limits.batch_size)
-        return sums.reshape(len(prompts), -1, 2), encoded.truncated
+        sums, truncated = self.losses(loaded, pairs, limits)
+        return sums.reshape(len(prompts), -1, 2), truncated
 
     @property
     def given(self) -> list[str]:
