@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.metrics.base import LabelMetric, TextMetric, find_metric
+from experiments.metrics.base import CountedMetric, LabelMetric, find_metric
 from experiments.metrics.resampling import Scorer
 from experiments.stored import result
 
@@ -253,7 +253,7 @@ def scorers(metric: str, frames: Mapping[Run, Frame]) -> tuple[Scorer, Scorer | 
         labels = first["label"].to_numpy()
         told = np.stack([frame["prediction"].to_numpy() for frame in frames.values()], axis=1)
         return known.scorer(labels, told), known.floor(labels)
-    assert isinstance(known, TextMetric)
+    assert isinstance(known, CountedMetric)
     if metric not in first:
         raise ValueError(f"The predictions have no column '{metric}', by which they are compared.")
     rows = [np.stack(frame[metric].tolist()) for frame in frames.values()]

@@ -10,7 +10,7 @@ import numpy as np
 from analysis import tuning
 from analysis.report.material import SEPARATOR, Frame, Material, Record
 from analysis.report.tuning import Curve, rows
-from experiments.metrics.base import LabelMetric, Metric, TextMetric, list_metrics
+from experiments.metrics.base import CountedMetric, LabelMetric, Metric, list_metrics
 from experiments.stored import result
 from experiments.study.race import MORE
 
@@ -48,7 +48,7 @@ def budget_curves(material: Material) -> list[Curve]:
                 place=SEPARATOR.join(names),
                 method=row["method"],
                 setting="trials",
-                metric=row["metric"] or "",
+                metric=row["tuned_by"] or "",
                 points=tuple((float(n), float(y)) for n, y in enumerate(best, start=1)),
                 chosen=None,
             )
@@ -78,24 +78,37 @@ def chosen_again(material: Material) -> list[Chosen]:
 
 def choice_of(row: Record, material: Material) -> tuple[tuning.Choice | None, bool]:
     """A row's trials as they could come out again, and whether their predictions are kept."""
-    points = [point for point, _ in row["curve"]]
-    if not row["chosen"] or " ".join(row["chosen"]) not in points or len(row["scores"]) < 3:
+    points, sd_seeds = [point for point, _ in row["curve"]], spread_of_seeds(row)
+    if not row["chosen"] or " ".join(row["chosen"]) not in points or sd_seeds is None:
         return None, False
     trials = first_trials(row, points, material)
     if len(trials) < len(points):
         return None, False
     known = [trials[point] for point in points]
-    by_rows, exact = row_covariance(known, row["metric"])
+    by_rows, exact = row_covariance(known, row["tuned_by"])
     means = [np.nan if score is None else score for _, score in row["curve"]]
     return (
         tuning.Choice(
             means=np.array(means, dtype=float),
-            sd_seeds=float(np.std(row["scores"], ddof=1)),
+            sd_seeds=sd_seeds,
             by_rows=by_rows,
             chosen=points.index(" ".join(row["chosen"])),
         ),
         exact,
     )
+
+
+def spread_of_seeds(row: Record) -> float | None:
+    """The standard deviation of one point's scores over seeds; None if three are not known.
+
+    It is that of the final runs, or if these have another metric, that of the trials of a race.
+    """
+    if row["tuned_by"] == row["metric"]:
+        known = [row["scores"]]
+    else:
+        known = [scores for _, scores in row.get("tries") or ()]
+    variances = [np.var(scores, ddof=1) for scores in known if len(scores) > 2]
+    return float(np.sqrt(np.mean(variances))) if variances else None
 
 
 def first_trials(row: Record, points: list[str], material: Material) -> dict[str, Record]:
@@ -133,7 +146,7 @@ def row_covariance(runs: list[Record], metric: str) -> tuple[np.ndarray, bool]:
     rows are taken as other for each point, which makes a choice look less sure than it is.
     """
     known = list_metrics().get(metric)
-    needed = {metric} if isinstance(known, TextMetric) else {"label", "prediction"}
+    needed = {metric} if isinstance(known, CountedMetric) else {"label", "prediction"}
     paths = [Path(run["folder"]) / result.PREDICTIONS for run in runs]
     frames = [result.read_predictions(path) if path.exists() else None for path in paths]
     frames = [
@@ -150,7 +163,7 @@ def pseudo_values(frames: list[Frame], metric: Metric | None) -> Iterator[np.nda
     """The pseudo-values [n] of each trial's selection rows."""
     for frame in frames:
         frame = frame.sort_values(["split", "id"], ignore_index=True)
-        if isinstance(metric, TextMetric):
+        if isinstance(metric, CountedMetric):
             yield metric.scorer(np.stack(frame[metric.name].tolist())).pseudo_values()
         elif isinstance(metric, LabelMetric):
             labels, told = frame["label"].to_numpy(), frame["prediction"].to_numpy()

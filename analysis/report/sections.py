@@ -217,7 +217,8 @@ def tuned(material: Material) -> Table:
     columns = [
         STUDY, TASK, PROTOCOL, METHOD,
         number("points tried", "half-way: stopped after half their steps, for a low score there"),
-        Column(title="chosen"), RATE, number("own settings", "selection score"),
+        Column(title="chosen"), RATE, Column(title="selection metric", shared=True),
+        number("own settings", "selection score"),
         number("chosen settings", "selection score"), Column(title="edge"),
         Column(title="as good", hint="within one standard error in a race: claims hold for both"),
         number("chosen again", "the chance that the same trials would choose it again, with other "
@@ -236,7 +237,7 @@ def tuned_row(row: Record, choice: Chosen, scale: float) -> list[Cell]:
     """The row of one method in one study, whose model has this lr_scale."""
     rough = "" if choice.exact else "~"
     second = ", ".join(short(point) for point in row.get("rival") or [])
-    metric, stopped = row["metric"] or "", len(row.get("stopped", []))
+    metric, stopped = row["tuned_by"] or "", len(row.get("stopped", []))
     chosen = ", ".join(short(point) for point in row["chosen"] or [])
     return [
         text(row["study"]),
@@ -248,6 +249,7 @@ def tuned_row(row: Record, choice: Chosen, scale: float) -> list[Cell]:
         ),
         text(chosen or None),
         numeric(chosen_rate(row, scale), words.rate),
+        text(metric or None),
         numeric(row["own"], lambda value: words.score(value, metric)),
         numeric(row["tuned"], lambda value: words.score(value, metric)),
         text(row["edge"] or None),

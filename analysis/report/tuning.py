@@ -59,9 +59,11 @@ def in_effective_rates(curve: Curve, scale: float) -> Curve:
 
 
 def rows(material: Material) -> Iterator[Record]:
-    """The rows of all studies."""
+    """The rows of all studies; selection scores are of the metric `tuned_by`."""
     for study in material.studies:
-        yield from (row | {"study": study["study"]} for row in study["rows"])
+        for row in study["rows"]:
+            tuned_by = row.get("tuned_by") or row["metric"]
+            yield row | {"study": study["study"], "tuned_by": tuned_by}
 
 
 def of_row(row: Record, several: bool) -> Curve | None:
@@ -78,7 +80,7 @@ def of_row(row: Record, several: bool) -> Curve | None:
         place=SEPARATOR.join([row["task"], row["protocol"], *([row["study"]] if several else [])]),
         method=row["method"],
         setting=keys.pop(),
-        metric=row["metric"] or "",
+        metric=row["tuned_by"] or "",
         points=tuple(sorted((point[1], score) for point, score in points if point is not None)),
         chosen=None if chosen is None else chosen[1],
     )

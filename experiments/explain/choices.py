@@ -44,10 +44,12 @@ def first_sentence(text: str) -> str:
 
 def explain_metrics() -> dict[str, str]:
     """The first line of the file that each metric stands in, by name."""
-    from experiments.metrics.base import LabelMetric, list_metrics
+    from experiments.metrics.base import list_metrics
 
     found = {}
     for name, metric in list_metrics().items():
-        computes = metric.value if isinstance(metric, LabelMetric) else vars(metric)["rows"]
+        # What computes it: the counts of a text, or else the value.
+        own = vars(metric)
+        computes = own.get("rows") or own.get("value") or own["of_sums"]
         found[name] = (sys.modules[computes.__module__].__doc__ or "").partition("\n")[0]
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))

@@ -1,7 +1,8 @@
 """The interface of a metric: one file beside this one, with an object for each of its metrics.
 
 `METRICS` of a file lists them, and `find_metric` finds them by name. A metric of labels has a value
-for labels and predictions; a metric of texts has counts for each example and a value of their sums.
+for labels and predictions; a metric of texts or of tokens has counts for each example and a value
+of their sums.
 Undefined cases (0 / 0) count as 0.0.
 """
 
@@ -83,17 +84,14 @@ class LabelMetric(Metric):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextMetric(Metric):
-    """A metric of texts and their references, from rows of counts, one for each example.
+class CountedMetric(Metric):
+    """A metric from rows of counts, one for each example.
 
-    A bootstrap over examples takes rows instead of texts, and is exact.
+    A bootstrap over examples takes these rows, and is exact.
     """
 
-    words: Callable[[str], Words]  # what a text is counted by
     columns: tuple[str, ...]  # of the rows
-    rows: Callable[[list[Words], list[list[Words]]], np.ndarray]  # of outputs and references
     of_sums: FromSums  # the value, from sums over examples [..., columns] and their number
-    missing: Callable[[], str | None] = lambda: None  # what it needs and this machine lacks
 
     def value(self, rows: np.ndarray) -> np.ndarray:
         """The metric over examples [..., examples, columns] -> [...].
@@ -106,6 +104,23 @@ class TextMetric(Metric):
     def scorer(self, rows: np.ndarray) -> Scorer:
         """The scores of runs [...], from their counts [n, ..., columns], on any resample."""
         return additive(rows, self.of_sums)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextMetric(CountedMetric):
+    """A metric of generated texts and their references."""
+
+    words: Callable[[str], Words]  # what a text is counted by
+    rows: Callable[[list[Words], list[list[Words]]], np.ndarray]  # of outputs and references
+    missing: Callable[[], str | None] = lambda: None  # what it needs and this machine lacks
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenMetric(CountedMetric):
+    """A metric of the tokens of reference texts, for which no text is generated.
+
+    Its rows are the sum of the logarithms of the tokens' probabilities, and their number.
+    """
 
 
 @cache
@@ -139,7 +154,8 @@ def find_label_metric(name: str) -> LabelMetric:
     """The metric of labels of this name; raises ValueError if there is none."""
     metric = find_metric(name)
     if not isinstance(metric, LabelMetric):
-        raise ValueError(f"'{name}' is a metric of texts, and these are labels.")
+        of = "texts" if isinstance(metric, TextMetric) else "tokens"
+        raise ValueError(f"'{name}' is a metric of {of}, and these are labels.")
     return metric
 
 
@@ -149,6 +165,7 @@ def find_text_metrics(names: Sequence[str]) -> list[TextMetric]:
     for name in dict.fromkeys(names):
         metric = find_metric(name)
         if not isinstance(metric, TextMetric):
-            raise ValueError(f"'{name}' is a metric of labels, and these are texts.")
+            of = "labels" if isinstance(metric, LabelMetric) else "tokens"
+            raise ValueError(f"'{name}' is a metric of {of}, and these are texts.")
         found.append(metric)
     return found

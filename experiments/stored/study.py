@@ -111,9 +111,9 @@ def texts(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
 def overrides(content: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Every override that a cell of the study may have, with the key of where it stands."""
     study = content["study"]
-    for key, node in (("overrides", content["overrides"]), ("study.overrides", study)):
-        listed = node.get("overrides") if isinstance(node, Mapping) else node
-        yield from texts(listed, key)
+    yield from texts(content["overrides"], "overrides")
+    for key in ("overrides", "trial_overrides"):
+        yield from texts(study.get(key), f"study.{key}")
     for group, key in (("variant", "methods"), ("task", "tasks")):
         named = study.get(key)
         for name, listed in named.items() if isinstance(named, Mapping) else ():
@@ -121,9 +121,14 @@ def overrides(content: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield from own
             if not any(text.startswith(f"{group}=") for _, text in own):
                 yield f"study.{key}", f"{group}={name}"
-    axes = study.get("axes")
-    for name, values in axes.items() if isinstance(axes, Mapping) else ():
-        yield from ((key, f"{name}={text}") for key, text in texts(values, f"study.axes.{name}"))
+    own = study.get("own_axes")
+    of_methods = own.items() if isinstance(own, Mapping) else ()
+    for where, axes in (
+        ("axes", study.get("axes")), *((f"own_axes.{method}", axes) for method, axes in of_methods)
+    ):  # fmt: skip
+        for name, values in axes.items() if isinstance(axes, Mapping) else ():
+            listed = texts(values, f"study.{where}.{name}")
+            yield from ((key, f"{name}={text}") for key, text in listed)
 
 
 def classes(config: Any) -> Iterable[str]:

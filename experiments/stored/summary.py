@@ -17,6 +17,7 @@ class Row(TypedDict):
     task: str
     method: str
     metric: str | None
+    tuned_by: NotRequired[str | None]
     trials: int
     curve: list[tuple[str, float | None]]
     stopped: NotRequired[list[tuple[str, float]]]

@@ -66,9 +66,10 @@ class Arm:
         return OmegaConf.select(self.config, key, throw_on_missing=True)
 
     def cell(
-        self, stage: str, point: Point, seed: int, redraw: bool = False, pause: float | None = None
-    ) -> Cell:
-        """The run of this arm with these settings and this seed.
+        self, stage: str, point: Point, seed: int, of_stage: tuple[str, ...] = (),
+        redraw: bool = False, pause: float | None = None,
+    ) -> Cell:  # fmt: skip
+        """The run of this arm with this point and seed, and overrides `of_stage` alone.
 
         With `redraw` the rows that it is selected by are drawn by its seed. It pauses once after
         the share `pause` of its steps.
@@ -78,7 +79,9 @@ class Arm:
             staged = () if self.protocol == "paper" else (f"protocol.stage={stage}",)
             if redraw and staged:
                 staged = (*staged, f"protocol.seed={seed}")
-            settings = (*staged, *point, f"seed={seed}")
+            for override in of_stage:
+                self.check_setting(parse_override(override)[0], "study.trial_overrides")
+            settings = (*staged, *of_stage, *point, f"seed={seed}")
             folder, config = self.placed(settings)
             self.cells[key] = Cell(
                 self.protocol, self.task, self.method, stage, point, seed, settings,
@@ -125,10 +128,10 @@ class Arm:
             for other in self.references
         )
 
-    def check_setting(self, key: str) -> None:
+    def check_setting(self, key: str, where: str = "study.axes") -> None:
         """Raise ValueError for a setting that is none; one that is null is one."""
         if OmegaConf.select(self.config, key, default=...) is ...:
-            raise ValueError(f"study.axes: there is no setting '{key}'.")
+            raise ValueError(f"{where}: there is no setting '{key}'.")
 
     def changed(self, settings: tuple[str, ...]) -> DictConfig:
         """The arm's config with these overrides; composing it anew would take much longer."""

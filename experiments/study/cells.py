@@ -32,6 +32,7 @@ class Outcome:
     score: float | None = None
     seconds: float = 0.0  # that the run has cost, all its phases together
     halfway: float | None = None  # the score at its pause, if it has paused
+    metric: str | None = None  # of the score
     saved: float = 0.0  # seconds that training to the end would have taken after the pause, about
 
     @property
@@ -96,9 +97,12 @@ class Cell:
                 f"{self.folder / NAME} is of another run ({', '.join(other)}); delete it, and "
                 "resume the study.",
             )
-        score, paused = result.primary.get("score"), halfway.read(self.folder)
+        known, paused = result.primary, halfway.read(self.folder)
         half = None if paused is None else paused["score"]
-        return Outcome(result.status, result.failure, score, spent(result), half)
+        return Outcome(
+            result.status, result.failure, known.get("score"), spent(result), half,
+            metric=known.get("metric"),
+        )  # fmt: skip
 
     def fail(self, reason: str) -> None:
         """Record that the run failed, and why."""

@@ -26,8 +26,8 @@ from experiments.study.settings import parse_override
 
 COMMON = {"study": "study/common.yaml", "backend": "backend/local.yaml"}
 SECTIONS = tuple(COMMON)
-TYPED = ("methods", "tasks", "overrides")  # hold overrides
-LISTS = re.compile(r"(study\.)?overrides$|study\.(methods|tasks)\..")
+TYPED = ("methods", "tasks", "overrides", "trial_overrides")  # hold overrides
+LISTS = re.compile(r"(study\.)?(trial_)?overrides$|study\.(methods|tasks)\..")
 OF_STUDY = re.compile(rf"[+~]*({'|'.join(SECTIONS)})\b")
 
 

@@ -28,6 +28,7 @@ class Study:
     methods: dict[str, list[str]]  # name -> overrides; without one for variant, that of the name
     tasks: dict[str, list[str]]  # likewise
     overrides: list[str]  # of every cell: model, data, length of training ...
+    trial_overrides: list[str]  # of trials alone, after all others
     protocols: list[str]  # clean: choose on rows of the train split; paper: on the scored split
     start_from: dict[str, str]  # paper: task -> task whose adapter it starts from
     # Setting -> {decades, points} around each method's own value, or values; null: RATE.
@@ -120,7 +121,8 @@ class Study:
         for name in ("methods", "tasks"):
             named = {key: with_new_names(texts) for key, texts in getattr(self, name).items()}
             object.__setattr__(self, name, named)
-        object.__setattr__(self, "overrides", with_new_names(self.overrides))
+        for name in ("overrides", "trial_overrides"):
+            object.__setattr__(self, name, with_new_names(getattr(self, name)))
         own = {method: rename_keys(axes) for method, axes in self.own_axes.items()}
         object.__setattr__(self, "own_axes", own)
         if self.axes is not None:
@@ -129,8 +131,20 @@ class Study:
     def check_overrides(self) -> None:
         """Raise ValueError for a setting that the study itself decides, wherever it stands."""
         axes = {key for method in self.methods for key in self.axes_of(method)}
-        for override in (*self.overrides, *(f"{key}=" for key in sorted(axes))):
+        settings = (f"{key}=" for key in sorted(axes))
+        for override in (*self.overrides, *self.trial_overrides, *settings):
             check_free(override)
+        for override in self.trial_overrides:
+            key, equals, _ = override.partition("=")
+            if not equals or "." not in key or key != key.lstrip("+~"):
+                raise ValueError(
+                    f"study.trial_overrides sets single settings, as train.epochs=1, got "
+                    f"'{override}'."
+                )
+            if key in axes:
+                raise ValueError(
+                    f"study.trial_overrides sets {key}, which trials are there to choose."
+                )
         for group, named in (("variant", self.methods), ("task", self.tasks)):
             for override in (text for overrides in named.values() for text in overrides):
                 check_free(override, but=group)

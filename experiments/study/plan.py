@@ -320,7 +320,8 @@ class Plan:
         seeds = range(TUNING_SEED, TUNING_SEED + (runs or self.study.tuning_seeds))
         cells = tuple(
             arm.cell(
-                "select", point, seed, redraw=self.study.races,
+                "select", point, seed, tuple(self.study.trial_overrides),
+                redraw=self.study.races,
                 pause=race.PAUSE if self.study.halves and seed == TUNING_SEED else None,
             )
             for seed in seeds

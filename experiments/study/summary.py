@@ -35,6 +35,7 @@ class Row:
     task: str
     method: str
     metric: str | None = None
+    tuned_by: str | None = None  # the metric of the selection scores
     trials: int = 0
     curve: list[tuple[str, float | None]] = field(default_factory=list)  # point, selection score
     stopped: list[tuple[str, float]] = field(default_factory=list)  # point, score half-way
@@ -130,6 +131,8 @@ class Summary:
             if known.status == "stopped" and known.halfway is not None:
                 row.stopped.append((" ".join(trial.point), known.halfway))
                 row.saved_seconds += known.saved
+        metrics = (self.plan.outcome(cell).metric for cell in tried)
+        row.tuned_by = next((metric for metric in metrics if metric is not None), None)
         row.lost = [self.lost(cell) for cell in (*tried, *finals) if self.is_lost(cell)]
         row.tuning_seconds = self.seconds(tried)
         row.seconds = self.seconds(finals)
@@ -246,7 +249,10 @@ def show(summary: Summary) -> None:
     rich = Console()
     for (protocol, task), rows in summary.groups.items():
         split = "held-out rows" if protocol == "clean" else "the scored split"
-        rich.print("\n", shown(task, "bold"), f", protocol {protocol}; tuned on {split}", sep="")
+        others = {row.tuned_by for row in rows} - {None, *(row.metric for row in rows)}
+        by = "".join(f" by {metric}" for metric in sorted(filter(None, others)))
+        tuned = f", protocol {protocol}; tuned on {split}{by}"
+        rich.print("\n", shown(task, "bold"), tuned, sep="")
         rich.print(curves(rows, rich.width))
         remarks = [f"{row.method}: {remark}" for row in rows for remark in row.remarks + row.lost]
         rich.print("Audit: every method was treated alike." if not remarks else "Audit:")

@@ -1,7 +1,7 @@
 """Tasks in which a language model continues a text: what they have in common.
 
 Only the continuation and its end are trained on. What is generated is compared with references by
-metrics of texts.
+metrics of texts. Metrics of tokens ask how likely the references are, and nothing is generated.
 """
 
 import logging
@@ -17,7 +17,14 @@ from experiments.data.splits import Data, Limits, Split
 from experiments.data.tables import HubFiles, Table, check_unicode, near
 from experiments.machine.randomness import numpy_generator
 from experiments.metrics import nlg
-from experiments.metrics.base import TextMetric, find_text_metrics, names_of
+from experiments.metrics.base import (
+    CountedMetric,
+    TextMetric,
+    TokenMetric,
+    find_metric,
+    find_text_metrics,
+    names_of,
+)
 from experiments.models.decoding import Decoding
 from experiments.models.inference import Evaluated
 from experiments.tasks.base import Task
@@ -49,13 +56,19 @@ class ContinuedTask(Task):
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing must lie in [0, 1), got {self.label_smoothing}.")
         for metric in self.metrics:
-            if metric not in (known := names_of(TextMetric)):
+            if metric not in (known := names_of(CountedMetric)):
                 raise ValueError(
                     f"metrics: '{metric}' is not known.{near(metric, known)} "
                     f"These are: {', '.join(known)}."
                 )
         if not self.metrics:
             raise ValueError("metrics must name at least one.")
+        tokens = [metric for metric in self.metrics if metric in names_of(TokenMetric)]
+        if tokens and len(tokens) < len(self.metrics):
+            raise ValueError(
+                f"metrics: nothing is generated for '{tokens[0]}', so no metric of texts has a "
+                "place beside it."
+            )
 
     @property
     def num_outputs(self) -> int:
@@ -68,6 +81,11 @@ class ContinuedTask(Task):
     @property
     def primary(self) -> str:
         return self.metrics[0]
+
+    @property
+    def generates(self) -> bool:
+        """Return whether its metrics are of generated texts."""
+        return self.primary in names_of(TextMetric)
 
     @property
     def training_metric(self) -> str:
@@ -100,7 +118,7 @@ class ContinuedTask(Task):
                 "choose one, such as model=smollm2, model=gpt2 or model=mini_gpt2."
             )
         loaded.model.smoothing = self.label_smoothing
-        for metric in find_text_metrics(self.metrics):
+        for metric in find_text_metrics(self.metrics) if self.generates else ():
             if reason := metric.missing():
                 if metric.name == self.primary:
                     raise ValueError(f"Runs are compared by the first of metrics. {reason}")
@@ -142,11 +160,19 @@ class ContinuedTask(Task):
         return PromptedTexts(columns, lengths, None, padding, cut, np.array(prompt_lengths))
 
     def evaluate(self, loaded: "Loaded", split: Split, limits: Limits) -> Evaluated:
-        """A text for every source, and the mean loss per token of the texts it has."""
+        """A text for every source, and the mean loss per token of the texts it has.
+
+        If nothing is generated, the outputs [n, 2] are the log-probability of all texts of a source
+        and the number of their tokens.
+        """
         each, truncated = self.losses(loaded, self.pairs(split), limits)
         loss, tokens = each.sum(axis=0)
-        texts = objects(self.continued(loaded, split.texts))
-        return Evaluated(split, texts, truncated, {"loss": float(loss / tokens)})
+        if self.generates:
+            outputs = objects(self.continued(loaded, split.texts))
+        else:
+            texts = [len(references) for references in cast(np.ndarray, split.labels)]
+            outputs = np.add.reduceat(each, np.cumsum([0, *texts[:-1]])) * [-1, 1]
+        return Evaluated(split, outputs, truncated, {"loss": float(loss / tokens)})
 
     def losses(
         self, loaded: "Loaded", pairs: list[tuple[str, str]], limits: Limits
@@ -180,9 +206,16 @@ class ContinuedTask(Task):
         return outputs
 
     def score(self, labels: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
-        found = nlg.score(self.compared(outputs), list(labels), self.metrics)
-        known = {metric: found[metric] for metric in self.metrics}
-        return {metric: value for metric, value in known.items() if value is not None}
+        counted = self.count(labels, outputs, self.metrics)
+        return {name: float(counting(name).value(rows)) for name, rows in counted.items()}
+
+    def count(
+        self, labels: np.ndarray, outputs: np.ndarray, metrics: list[str]
+    ) -> dict[str, np.ndarray]:
+        """What each metric counts in each example [n, columns]; none of one that cannot be had."""
+        if self.generates:
+            return nlg.statistics(self.compared(outputs), list(labels), metrics)
+        return dict.fromkeys(metrics, outputs)
 
     def training_score(self, labels: "list[Tensor | None]", outputs: "list[Tensor]") -> float:
         """The mean loss per token, without smoothing."""
@@ -194,21 +227,20 @@ class ContinuedTask(Task):
     def interval(
         self, labels: np.ndarray, outputs: np.ndarray, generator: np.random.Generator
     ) -> tuple[float, float]:
-        rows = nlg.statistics(self.compared(outputs), list(labels), [self.primary])[self.primary]
+        rows = self.count(labels, outputs, [self.primary])[self.primary]
         drawn = generator.integers(len(rows), size=(RESAMPLES, len(rows)))
-        (metric,) = find_text_metrics([self.primary])
-        low, high = np.quantile(metric.value(rows[drawn]), [0.025, 0.975])
+        low, high = np.quantile(counting(self.primary).value(rows[drawn]), [0.025, 0.975])
         return float(low), float(high)
 
     def columns(self, item: Evaluated) -> Mapping[str, Any]:
         """Sources, references and texts, and what each metric counted, for a paired bootstrap."""
-        references = list(cast(np.ndarray, item.split.labels))
-        rows = nlg.statistics(self.compared(item.outputs), references, self.metrics)
+        references = cast(np.ndarray, item.split.labels)
+        counted = self.count(references, item.outputs, self.metrics)
         return {
             "source": [source for source, *_ in item.split.texts],
-            "label": references,
-            "prediction": item.outputs,
-            **{metric: list(counts) for metric, counts in rows.items()},
+            "label": list(references),
+            **({"prediction": item.outputs} if self.generates else {}),
+            **{metric: list(rows) for metric, rows in counted.items()},
         }
 
     def write(self, folder: Path, name: str, item: Evaluated) -> None:
@@ -216,12 +248,21 @@ class ContinuedTask(Task):
 
     def samples(self, item: Evaluated) -> list[tuple[str, str, str]]:
         """Ten sources, what was generated, and the first reference; the same ones every time."""
+        if not self.generates:
+            return []
         rows = numpy_generator(0, "samples").permutation(len(item.split))[:10]
         references = cast(np.ndarray, item.split.labels)
         return [
             (item.split.texts[row][0], str(item.outputs[row]), references[row][0])
             for row in sorted(rows)
         ]
+
+
+def counting(name: str) -> CountedMetric:
+    """The metric of this name, which has counts for each example."""
+    metric = find_metric(name)
+    assert isinstance(metric, CountedMetric)
+    return metric
 
 
 def check_length(prompt: int, max_length: int) -> None:

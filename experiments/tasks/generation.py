@@ -113,6 +113,8 @@ class GenerationTask(ContinuedTask):
 
     def write(self, folder: Path, name: str, item: Evaluated) -> None:
         """Write the texts in the challenge's format, which its scorer reads."""
+        if not self.generates:
+            return
         sources = [source for (source,) in item.split.texts]
         write_outputs(folder / f"outputs-{name}.tsv", sources, list(item.outputs))
 

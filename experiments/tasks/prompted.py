@@ -157,7 +157,7 @@ class PromptedTask(ContinuedTask):
         return after[: after.index(end) + 1] if end in after else [*after, end]
 
     def evaluate(self, loaded: "Loaded", split: Split, limits: Limits) -> Evaluated:
-        if self.choices is None:
+        if self.choices is None or not self.generates:
             return super().evaluate(loaded, split, limits)
         choices = [own for _, _, *own in split.texts]
         prompts = [prompt for prompt, *_ in split.texts]

@@ -24,7 +24,7 @@ from experiments.adapters.peft_format import read_peft, write_peft
 from experiments.data.sources import Local
 from experiments.data.splits import Split
 from experiments.data.tables import Table
-from experiments.metrics.base import find_text_metrics
+from experiments.metrics.base import TokenMetric, find_metric, find_text_metrics
 from experiments.metrics.challenge import read_outputs
 from experiments.models.inference import Evaluated
 from experiments.running.job import PreparedRun, prepare_run
@@ -332,3 +332,33 @@ def test_what_would_end_the_evaluation_ends_the_run_before_the_training(
     with pytest.raises(ValueError, match=message):
         execute(run("lora", setting), tmp_path)
     assert not (tmp_path / "history.jsonl").exists()
+
+
+def test_the_probability_of_tokens_needs_no_text(
+    run: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def generate(*_: object) -> None:
+        raise AssertionError("a text was generated")
+
+    monkeypatch.setattr("experiments.models.generation.generate", generate)
+    result = execute(run("lora", "task.metrics=[token_probability]"), tmp_path)
+    scores = result.scores["test"]
+    assert scores["token_probability"] == pytest.approx(math.exp(-scores["loss"]), rel=1e-6)
+    low, high = result.primary["interval"]
+    assert 0 < low < result.primary["score"] == scores["token_probability"] < high < 1
+    counts = np.stack(result.predictions["token_probability"])
+    metric = find_metric("token_probability")
+    assert isinstance(metric, TokenMetric)
+    assert metric.value(counts) == scores["token_probability"]
+    task = result.config["task"]
+    tokens = [len(text.split()) for texts in result.predictions["label"] for text in texts]
+    assert counts[:, 1].sum() >= sum(tokens) and task["metrics"] == ["token_probability"]
+    assert "prediction" not in result.predictions
+    assert not (tmp_path / "outputs-test.tsv").exists()
+
+
+def test_metrics_of_texts_and_of_tokens_do_not_mix(run: Callable[..., Run]) -> None:
+    with pytest.raises(ValueError, match=r"nothing is generated for 'token_probability'"):
+        run("lora", "task.metrics=[BLEU,token_probability]")
+    with pytest.raises(ValueError, match=r"'accuracy' is not known"):
+        run("lora", "task.metrics=[accuracy]")

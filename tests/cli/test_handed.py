@@ -226,6 +226,8 @@ HOSTILE: dict[str, dict[str, Any]] = {
     "a file in quotes": {"study": {"tasks": {"x": ["task='../../evil'"]}}},
     "a file by its place": {"overrides": ["train=/tmp/evil"]},
     "uploads": {"overrides": ["tracker.mode=online"]},
+    "uploads of trials": {"study": {"trial_overrides": ["tracker.mode=online"]}},
+    "uploads by an axis": {"study": {"own_axes": {"lora": {"tracker.mode": ["online"]}}}},
 }
 
 

@@ -226,3 +226,18 @@ def test_classes_are_told_in_words(tmp_path: Path) -> None:
     numbers.columns["label"][1] = 2
     with pytest.raises(ValueError, match=r"x, line 2: task\.words\.label has no word for '2'\. It"):
         task_of(run).reworded(numbers)
+
+
+def test_the_probability_of_the_right_choice_needs_no_other(task_run: Callable[..., Run]) -> None:
+    rows = [{"question": f"Is it {n}?", "a": "no", "b": "yes", "answer": "yes"} for n in range(5)]
+    choices = ("task.choices=['{a}','{b}']", "task.answer=null", "task.target='{answer}'")
+    run = task_run("gsm8k", *choices, "task.metrics=[token_probability]", rows=rows)
+    task, loaded = task_of(run), run.model.load(0, torch.Generator(), "fp32")
+    split = task.held_out(task.read(run.data, "test"))
+    found = task.evaluate(loaded, split, run.train)
+    assert found.outputs.shape == (len(split), 2)
+    alone = [task.losses(loaded, [pair], run.train)[0][0] for pair in task.pairs(split)]
+    np.testing.assert_allclose(found.outputs * [-1, 1], alone, rtol=1e-5)
+    assert task.score(split.labels, found.outputs)["token_probability"] == pytest.approx(
+        np.exp(-found.losses["loss"])
+    )

@@ -12,6 +12,8 @@ import pytest
 from rich.console import Console
 from small_studies import SMALL, Folders, folders, grid, local, rate, study
 
+from analysis.report import sections
+from analysis.report.choices import chosen_again
 from analysis.report.material import gather
 from analysis.report.page import Report
 from experiments.results.result import read_result
@@ -280,6 +282,11 @@ def test_halving_is_carried_out_and_goes_on_where_it_was_published(
         ({"tuning": "race", "tuning_seeds": 2}, r"study\.tuning=race decides itself how often"),
         ({"search": "sample"}, r"study\.search=sample needs study\.trials, the same for every"),
         ({"trials": 9}, r"study\.search=grid tries every point; study\.trials is for sample"),
+        ({"trial_overrides": ["variant=dora"]}, r"A study chooses variant itself"),
+        ({"trial_overrides": ["seed=3"]}, r"A study chooses seed itself, so 'seed=3' has no place"),
+        ({"trial_overrides": ["variant.lr=1"]}, r"trial_overrides sets variant\.lr, which trials"),
+        ({"trial_overrides": ["train=nlg"]}, r"sets single settings, as train\.epochs=1, got 'tra"),
+        ({"trial_overrides": ["+train.epochs=1"]}, r"sets single settings, .* got '\+train\.epoch"),
         ({"own_axes": {"dora": {}}}, r"study\.own_axes must name one of lora, vera, got 'dora'"),
         ({"own_axes": {"vera": {"variant.rank": {}}}}, r"study\.axes\.variant\.rank must be"),
     ],
@@ -287,6 +294,47 @@ def test_halving_is_carried_out_and_goes_on_where_it_was_published(
 def test_a_race_that_makes_no_sense_is_refused(changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         study(**changes)
+
+
+def test_trials_alone_have_their_own_overrides(folders: Folders) -> None:
+    plan = Plan(study(**grid(2), trial_overrides=["train.epochs=1"], seeds=2), "s", [])
+    folders.score(plan.refresh(), rate)
+    cells = plan.refresh()
+    epochs = {
+        (cell.stage, cell.config["train"]["epochs"], "train.epochs=1" in cell.overrides)
+        for cell in cells
+    }
+    assert epochs == {("select", 1, True), ("test", 2, False)}
+    assert {cell.overrides.count("train.epochs=2") for cell in cells} == {1}
+
+
+def test_an_override_of_trials_that_is_no_setting_is_refused() -> None:
+    plan = Plan(study(trial_overrides=["train.epoch=1"]), "s", [])
+    with pytest.raises(ValueError, match=r"study\.trial_overrides: there is no setting 'train\.ep"):
+        plan.refresh()
+
+
+@pytest.mark.slow
+def test_trials_of_a_language_model_are_scored_without_texts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    overrides = [*SMALL, "data.test=16", "task.decoding.max_tokens=4", "task.metrics=[BLEU]"]
+    settings = study(
+        **grid(3), **RACE | {"seeds": 3}, tasks={"e2e": []}, overrides=overrides,
+        trial_overrides=["task.metrics=[token_probability]"],
+    )  # fmt: skip
+    plan = Plan(settings, "s", [])
+    assert conduct(plan, local())
+    (rows,) = Summary(plan).groups.values()
+    (row,) = rows
+    assert (row.metric, row.tuned_by) == ("BLEU", "token_probability")
+    assert row.tuned is not None and 0 < row.tuned < 1
+    material = gather("outputs/studies/s")
+    (choice,) = chosen_again(material)
+    assert choice.exact and choice.repeated is not None
+    assert "selection metric token_probability" in sections.tuned(material).told
+    assert "token_probability" in Report(material).html("outputs")
 
 
 def test_a_race_is_forecast_with_its_further_trials() -> None:
