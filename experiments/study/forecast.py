@@ -10,9 +10,10 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from experiments.data.splits import Data
 from experiments.machine.processor import configure_products, multiplying
 from experiments.running.job import PreparedRun, prepare_run
-from experiments.settings.config import read
+from experiments.settings.config import Run, read
 from experiments.stored.shown import plain
 from experiments.study.arms import Arm
 from experiments.study.backends.base import Backend
@@ -20,7 +21,7 @@ from experiments.study.plan import Plan
 from experiments.training.loop import Stepper, TrainingListener
 
 STEPS = 3  # timed; one before them sets things up
-ROWS = 64  # evaluated
+ROWS = 32  # evaluated; texts of a language model take seconds each
 START = 2.0  # seconds to begin and to end a run beside reading data and model
 PREDICTION = 24  # bytes of a row of predictions, beside its outputs
 TRACKED = 100_000  # bytes of the tracker's own files
@@ -30,10 +31,21 @@ TRACKED = 100_000  # bytes of the tracker's own files
 class Forecast:
     """One arm of a study."""
 
-    runs: int
+    trials: int
+    finals: int
     steps: int
-    seconds: float  # of one run
+    seconds: tuple[float, float]  # of a trial and of a final run
     bytes: float  # of one run
+
+    @property
+    def runs(self) -> int:
+        """Trials and final runs together."""
+        return self.trials + self.finals
+
+    @property
+    def total_seconds(self) -> float:
+        """The time of all runs, one after the other."""
+        return self.trials * self.seconds[0] + self.finals * self.seconds[1]
 
 
 def forecast(plan: Plan, backend: Backend) -> None:
@@ -41,15 +53,19 @@ def forecast(plan: Plan, backend: Backend) -> None:
     rich = Console()
     workers = backend.workers()
     counts = track(list_expected(plan), "trying", console=rich)
-    known = [(arm, estimate(plan, arm, runs, workers.threads)) for arm, runs in counts]
-    table = Table("protocol", "task", "method", "runs", "steps", "s a run", "MiB a run")
+    known = [
+        (arm, estimate(plan, arm, trials, finals, workers.threads))
+        for arm, trials, finals in counts
+    ]
+    columns = ("runs", "steps", "s a trial", "s a final run", "MiB a run")
+    table = Table("protocol", "task", "method", *columns)
     for arm, item in known:
         table.add_row(
             arm.protocol, plain(arm.task), plain(arm.method), str(item.runs), f"{item.steps:,}",
-            f"{item.seconds:,.0f}", f"{item.bytes / 2**20:,.1f}",
+            *(f"{seconds:,.0f}" for seconds in item.seconds), f"{item.bytes / 2**20:,.1f}",
         )  # fmt: skip
     rich.print(table)
-    seconds = sum(item.runs * item.seconds for _, item in known)
+    seconds = sum(item.total_seconds for _, item in known)
     rich.print(
         f"{sum(item.runs for _, item in known)} runs; about "
         f"{timedelta(seconds=round(seconds / workers.slots))} with {workers.slots} at once, "
@@ -59,8 +75,8 @@ def forecast(plan: Plan, backend: Backend) -> None:
     )
 
 
-def list_expected(plan: Plan) -> list[tuple[Arm, int]]:
-    """Every arm and the number of its runs, first those that others begin with.
+def list_expected(plan: Plan) -> list[tuple[Arm, int, int]]:
+    """Every arm, its trials and its final runs, first the runs that others begin with.
 
     Further trials of a grid that grows, runs at a second best point and the time saved by stopping
     trials half-way are not included.
@@ -72,19 +88,22 @@ def list_expected(plan: Plan) -> list[tuple[Arm, int]]:
         for arm in arms
         if arm.start is not None
     }
-    found = [(arm, 1) for arm in begun.values()]
+    found = [(arm, 0, 1) for arm in begun.values()]
     for arm in arms:
-        found.append((arm, plan.expected_trials(arm) + study.seeds))
+        found.append((arm, plan.expected_trials(arm), study.seeds))
     return found
 
 
-def estimate(plan: Plan, arm: Arm, runs: int, threads: int | None) -> Forecast:
+def estimate(plan: Plan, arm: Arm, trials: int, finals: int, threads: int | None) -> Forecast:
     """Estimate one arm, whose cells have so many threads each.
 
     Its time does not depend on the adapter that its runs begin with.
     """
-    config = arm.changed((*plan.first_trials([arm])[arm.method][0].cells[0].settings, "start=null"))
-    run = replace(read(config), forgetting=None)
+    trial = plan.first_trials([arm])[arm.method][0].cells[0]
+    run, final = (
+        replace(read(arm.changed((*cell.settings, "start=null"))), forgetting=None)
+        for cell in (trial, arm.cell("test", trial.point, 0))
+    )
     stopwatch = Stopwatch(run.compute.pick_device(), 1)
     job = prepare_run(run, run.protocol.load(run.task, run.data))
     seconds = START + stopwatch.read()
@@ -93,8 +112,14 @@ def estimate(plan: Plan, arm: Arm, runs: int, threads: int | None) -> Forecast:
         configure_products(job.products, own),
         multiplying(job.device, run.train.precision),
     ):
-        seconds += job.plan.total * step_seconds(job, own) + evaluation_seconds(job, own)
-    return Forecast(runs=runs, steps=job.plan.total, seconds=seconds, bytes=run_bytes(job))
+        one_step = step_seconds(job, own)
+        data = final.protocol.load(final.task, final.data)
+        of_trial, of_final = (
+            seconds + one_step * run.train.total_steps(job.batches.steps_per_epoch)
+            + evaluation_seconds(job, run, data, own)
+            for run, data in ((job.run, job.data), (final, data))
+        )  # fmt: skip
+    return Forecast(trials, finals, job.plan.total, (of_trial, of_final), run_bytes(job))
 
 
 @dataclass
@@ -129,13 +154,16 @@ def step_seconds(job: PreparedRun, threads: int) -> float:
     return stopwatch.read() / STEPS
 
 
-def evaluation_seconds(job: PreparedRun, threads: int) -> float:
-    """The time of the evaluation, from a few rows of the split that settings are chosen by."""
-    split = next(iter(job.data.score.values()))
-    rows = np.arange(min(ROWS, len(split)))
-    stopwatch = Stopwatch(job.device, threads)
-    job.run.task.evaluate(job.loaded, split.take(rows), job.run.limits)
-    return stopwatch.read() * len(split) / len(rows)
+def evaluation_seconds(job: PreparedRun, run: Run, data: Data, threads: int) -> float:
+    """The time of all evaluations of a run with this model, from a few rows of its splits."""
+    times = max(1, round(run.train.epochs)) if run.protocol.best_epoch else 1
+    seconds = 0.0
+    for split in data.score.values():
+        rows = np.arange(min(ROWS, len(split)))
+        stopwatch = Stopwatch(job.device, threads)
+        run.task.evaluate(job.loaded, split.take(rows), run.limits)
+        seconds += stopwatch.read() * len(split) / len(rows)
+    return times * seconds
 
 
 def run_bytes(job: PreparedRun) -> float:

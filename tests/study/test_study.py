@@ -17,15 +17,17 @@ from conftest import Answer
 from omegaconf import DictConfig, OmegaConf
 from small_studies import SMALL, Folders, asked, folders, grid, local, rate, study
 
+from experiments.data.splits import Data
 from experiments.disk.locks import exclusive
 from experiments.results.result import read_result
 from experiments.settings.commandline import tell_new_name
 from experiments.settings.compose import compose_config
-from experiments.settings.config import read
+from experiments.settings.config import Run, read
 from experiments.settings.scalars import literal
 from experiments.settings.sections import build
 from experiments.stored.summary import TUNING_SEED
 from experiments.study import audit, choice, match
+from experiments.study import forecast as forecasting
 from experiments.study.backends.base import explain_exit
 from experiments.study.backends.local import Processes, visible_devices
 from experiments.study.cells import Cell, Outcome, Trial
@@ -209,6 +211,32 @@ def test_a_dry_run_tells_the_runs_before_there_is_any(
     # Of each method one on MNLI, and under either protocol three trials and five seeds.
     assert "34 runs; about" in capsys.readouterr().out
     assert not (tmp_path / "outputs").exists()
+
+
+def test_a_forecast_knows_what_trials_and_final_runs_cost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    seen: list[tuple[str, int]] = []
+    monkeypatch.setattr(forecasting, "step_seconds", lambda job, threads: 0.0)
+
+    def evaluate(job: object, run: Run, data: Data, threads: int) -> float:
+        seen.append((run.task.primary, sum(map(len, data.score.values()))))
+        return 100.0 * len(seen)
+
+    monkeypatch.setattr(forecasting, "evaluation_seconds", evaluate)
+    settings = study(
+        **grid(3), methods={"lora": []}, tasks={"e2e": []}, overrides=[*SMALL, "data.test=20"],
+        trial_overrides=["task.metrics=[token_probability]"],
+    )  # fmt: skip
+    plan = Plan(settings, "s", [])
+    (arm,) = (arm for arms in plan.groups.values() for arm in arms)
+    found = forecasting.estimate(plan, arm, 3, 5, 1)
+    assert [metric for metric, _ in seen] == ["token_probability", "BLEU"]
+    assert seen[0][1] < seen[1][1]
+    trial, final = found.seconds
+    assert final == pytest.approx(trial + 100)
+    assert found.total_seconds == pytest.approx(3 * trial + 5 * final)
 
 
 def test_the_cells_of_a_study_find_settings_in_a_folder_of_ones_own(
