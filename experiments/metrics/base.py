@@ -159,6 +159,14 @@ def find_label_metric(name: str) -> LabelMetric:
     return metric
 
 
+def find_counted_metric(name: str) -> CountedMetric:
+    """The metric of this name that has counts for each example; raises ValueError if there is none."""
+    metric = find_metric(name)
+    if not isinstance(metric, CountedMetric):
+        raise ValueError(f"'{name}' is a metric of labels, and counts nothing in texts.")
+    return metric
+
+
 def find_text_metrics(names: Sequence[str]) -> list[TextMetric]:
     """The metrics of texts of these names; raises ValueError for one that is none."""
     found = []

@@ -21,7 +21,7 @@ from experiments.metrics.base import (
     CountedMetric,
     TextMetric,
     TokenMetric,
-    find_metric,
+    find_counted_metric,
     find_text_metrics,
     names_of,
 )
@@ -207,7 +207,9 @@ class ContinuedTask(Task):
 
     def score(self, labels: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
         counted = self.count(labels, outputs, self.metrics)
-        return {name: float(counting(name).value(rows)) for name, rows in counted.items()}
+        return {
+            name: float(find_counted_metric(name).value(rows)) for name, rows in counted.items()
+        }
 
     def count(
         self, labels: np.ndarray, outputs: np.ndarray, metrics: list[str]
@@ -229,7 +231,9 @@ class ContinuedTask(Task):
     ) -> tuple[float, float]:
         rows = self.count(labels, outputs, [self.primary])[self.primary]
         drawn = generator.integers(len(rows), size=(RESAMPLES, len(rows)))
-        low, high = np.quantile(counting(self.primary).value(rows[drawn]), [0.025, 0.975])
+        low, high = np.quantile(
+            find_counted_metric(self.primary).value(rows[drawn]), [0.025, 0.975]
+        )
         return float(low), float(high)
 
     def columns(self, item: Evaluated) -> Mapping[str, Any]:
@@ -256,13 +260,6 @@ class ContinuedTask(Task):
             (item.split.texts[row][0], str(item.outputs[row]), references[row][0])
             for row in sorted(rows)
         ]
-
-
-def counting(name: str) -> CountedMetric:
-    """The metric of this name, which has counts for each example."""
-    metric = find_metric(name)
-    assert isinstance(metric, CountedMetric)
-    return metric
 
 
 def check_length(prompt: int, max_length: int) -> None:
