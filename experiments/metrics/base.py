@@ -160,7 +160,7 @@ def find_label_metric(name: str) -> LabelMetric:
 
 
 def find_counted_metric(name: str) -> CountedMetric:
-    """The metric of this name that has counts for each example; raises ValueError if there is none."""
+    """The metric with counts of this name; raises ValueError if there is none."""
     metric = find_metric(name)
     if not isinstance(metric, CountedMetric):
         raise ValueError(f"'{name}' is a metric of labels, and counts nothing in texts.")
