@@ -214,7 +214,7 @@ class ContinuedTask(Task):
     def count(
         self, labels: np.ndarray, outputs: np.ndarray, metrics: list[str]
     ) -> dict[str, np.ndarray]:
-        """What each metric counts in each example [n, columns]; none of one that cannot be had."""
+        """The counts of each metric by example [n, columns]; none of one that cannot be had."""
         if self.generates:
             return nlg.statistics(self.compared(outputs), list(labels), metrics)
         return dict.fromkeys(metrics, outputs)
