@@ -1,17 +1,19 @@
 """Ask if the order of methods in one study predicts that in another.
 
-    python -m analysis.transfer FIRST SECOND
+    python -m analysis.transfer FIRST SECOND [--without METHOD ...]
 
 FIRST and SECOND are folders of finished runs. Every comparison on a task in FIRST is held against
 every one in SECOND, over the methods that both have. It says how well the order of their means
 agrees (Spearman's rank correlation, with an interval for other methods), how well it could agree if
 the true orders were the same (few seeds and examples blur both), and what one loses who takes the
-best method of FIRST in SECOND.
+best method of FIRST in SECOND. Methods far above or below all others make any two orders agree;
+leave them out to ask about the rest.
 """
 
 import argparse
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -28,6 +30,7 @@ from analysis.report import words
 from analysis.report.comparisons import Comparison, comparisons
 from analysis.report.material import Frame, gather
 from analysis.task_scores import TaskScores
+from experiments.data.tables import near
 from experiments.stored.shown import fail
 
 FEWEST = 5  # methods; with fewer an interval says nothing
@@ -56,13 +59,16 @@ class Transfer:
     lost_by_chance: float  # the same of a method drawn at random
 
 
-def compare_orders(first: TaskScores, second: TaskScores, alpha: float = 0.05) -> Transfer:
-    """Compare the order of the methods that both comparisons have.
+def compare_orders(
+    first: TaskScores, second: TaskScores, alpha: float = 0.05, without: Sequence[str] = ()
+) -> Transfer:
+    """Compare the order of the methods that both comparisons have, but those `without`.
 
     The interval is Bonett and Wright's (2000, Psychometrika 65, 23); it is about other methods of
     this kind. Raises ValueError if both have fewer than `FEWEST` methods in common.
     """
-    shared = [name for name in first.methods if name in second.methods]
+    both = [name for name in first.methods if name in second.methods]
+    shared = [name for name in both if name not in without]
     if len(shared) < FEWEST:
         named = f" ({words.joined(shared)})" if shared else ""
         raise ValueError(
@@ -175,12 +181,24 @@ def table_of(one: Transfer, names: tuple[str, str], metrics: tuple[str, str]) ->
     return table
 
 
-def show(first: dict[str, Comparison], second: dict[str, Comparison], rich: Console) -> None:
-    """Print every pair of comparisons; raise ValueError if none has methods enough."""
+def show(
+    first: dict[str, Comparison], second: dict[str, Comparison], without: list[str], rich: Console
+) -> None:
+    """Print every pair of comparisons; raise ValueError if none has methods enough.
+
+    Also for a name of `without` that no method has.
+    """
+    known = {name for one in (*first.values(), *second.values()) for name in one.scores.methods}
+    for name in without:
+        if name not in known:
+            raise ValueError(
+                f"--without: there is no method '{name}'.{near(name, sorted(known))} "
+                f"There are: {', '.join(sorted(known))}."
+            )
     shown, refused = 0, []
     for (name, one), (other_name, other) in product(first.items(), second.items()):
         try:
-            found = compare_orders(one.scores, other.scores)
+            found = compare_orders(one.scores, other.scores, without=without)
         except ValueError as error:
             refused.append(str(error))
             continue
@@ -210,8 +228,11 @@ def main() -> None:
     )
     parser.add_argument("first", help="folder of finished runs, of the study that came first")
     parser.add_argument("second", help="folder of finished runs that it is to predict")
+    parser.add_argument(
+        "--without", nargs="+", default=[], metavar="METHOD", help="methods to leave out"
+    )
     given = parser.parse_args()
     try:
-        show(read(given.first), read(given.second), Console())
+        show(read(given.first), read(given.second), given.without, Console())
     except (ValueError, OSError) as error:
         fail(error)

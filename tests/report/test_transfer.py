@@ -46,6 +46,9 @@ def test_figures_by_hand() -> None:
     assert turned.correlation == pytest.approx(1 - 6 * 2 / (6 * 35))
     assert turned.agreeing == pytest.approx(14 / 15) and turned.lost == pytest.approx(0.1)
     assert turned.ceiling == pytest.approx(1.0, abs=1e-6)
+    fewer = compare_orders(first, second, without=["a", "z"])
+    assert fewer.methods["method"].tolist() == names[1:]
+    assert fewer.lost_by_chance == pytest.approx(0.5 - 0.3)
 
 
 def test_the_interval_holds_the_correlation_of_the_methods_it_is_about() -> None:
@@ -101,6 +104,13 @@ def test_published_studies_are_compared(
     main()
     out = capsys.readouterr().out
     assert "7 methods: rank correlation" in out and "The first's best method is" in out
+    monkeypatch.setattr("sys.argv", [*argv, "--without", "pissa", "milora"])
+    main()
+    out = capsys.readouterr().out
+    assert "5 methods: rank correlation" in out and "pissa " not in out
+    monkeypatch.setattr("sys.argv", [*argv, "--without", "pisa"])
+    with pytest.raises(SystemExit, match=r"no method 'pisa'\. Did you mean 'pissa'\?"):
+        main()
     monkeypatch.setattr("sys.argv", ["transfer", "results/nothing", "results/pissa_dispute"])
     with pytest.raises(SystemExit, match="results/nothing"):
         main()
