@@ -52,8 +52,8 @@ def between(low: float, high: float, metric: str) -> str:
 
 
 def rate(value: float) -> str:
-    """A learning rate: 6.3e-4, 0.02."""
-    text = f"{value:.2g}" if value >= 1e-2 else f"{value:.1e}"
+    """A learning rate: 6.3e-4, 0.02, 0."""
+    text = f"{value:.2g}" if value >= 1e-2 or not value else f"{value:.1e}"
     return text.replace(".0e", "e").replace("e-0", "e-").replace("-", MINUS)
 
 

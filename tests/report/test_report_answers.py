@@ -14,6 +14,7 @@ from stored_runs import store, study
 from analysis.family import Rule
 from analysis.load import effective_rate
 from analysis.looks import COLOURS, ON_DARK, PATHS, look_of
+from analysis.report import words
 from analysis.report.answers import Case, cheaper_rival, in_proportion, make_answer
 from analysis.report.cards import Values, cards, chart, ticks
 from analysis.report.comparisons import Comparison
@@ -223,6 +224,13 @@ def test_a_cell_escapes_all_that_it_shows() -> None:
 
 
 # Effective rates
+
+
+@pytest.mark.parametrize(
+    ("value", "told"), [(6.3e-4, "6.3e\u22124"), (2e-5, "2e\u22125"), (0.02, "0.02"), (0.0, "0")]
+)
+def test_a_rate_is_told_briefly(value: float, told: str) -> None:
+    assert words.rate(value) == told
 
 
 def test_the_effective_rate_is_shown_and_the_stored_setting_stays(tmp_path: Path) -> None:
