@@ -81,7 +81,7 @@ class Arm:
                 staged = (*staged, f"protocol.seed={seed}")
             for override in of_stage:
                 self.check_setting(parse_override(override)[0], "study.trial_overrides")
-            settings = (*staged, *of_stage, *point, f"seed={seed}")
+            settings = (*of_stage, *staged, *point, f"seed={seed}")
             folder, config = self.placed(settings)
             self.cells[key] = Cell(
                 self.protocol, self.task, self.method, stage, point, seed, settings,

@@ -12,7 +12,7 @@ from experiments.settings.scalars import quote
 SEARCHES = ("grid", "sample", "optuna")
 TUNINGS = ("plain", "race", "halving")
 # What the cells of a study set themselves.
-TAKEN = ("variant", "task", "protocol", "seed", "start", "study")
+TAKEN = ("variant", "task", "protocol", "protocol.stage", "seed", "start", "study")
 DECADES = 100  # of an axis: beyond that are no numbers
 MOST = 100_000  # cells of a study: what is more is a slip of the keyboard
 # What Hydra reads as a text without quotes, whatever surrounds it.

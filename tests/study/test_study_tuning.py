@@ -284,6 +284,8 @@ def test_halving_is_carried_out_and_goes_on_where_it_was_published(
         ({"trials": 9}, r"study\.search=grid tries every point; study\.trials is for sample"),
         ({"trial_overrides": ["variant=dora"]}, r"A study chooses variant itself"),
         ({"trial_overrides": ["seed=3"]}, r"A study chooses seed itself, so 'seed=3' has no place"),
+        ({"trial_overrides": ["protocol.stage=test"]}, r"A study chooses protocol\.stage itself"),
+        ({"overrides": ["protocol.stage=test"]}, r"A study chooses protocol\.stage itself"),
         ({"trial_overrides": ["variant.lr=1"]}, r"trial_overrides sets variant\.lr, which trials"),
         ({"trial_overrides": ["train=nlg"]}, r"sets single settings, as train\.epochs=1, got 'tra"),
         ({"trial_overrides": ["+train.epochs=1"]}, r"sets single settings, .* got '\+train\.epoch"),
@@ -306,6 +308,12 @@ def test_trials_alone_have_their_own_overrides(folders: Folders) -> None:
     }
     assert epochs == {("select", 1, True), ("test", 2, False)}
     assert {cell.overrides.count("train.epochs=2") for cell in cells} == {1}
+
+
+def test_overrides_of_trials_do_not_change_what_a_race_draws(folders: Folders) -> None:
+    plan = Plan(study(**grid(2) | RACE, trial_overrides=["protocol.seed=7"]), "s", [])
+    assert {cell.config["protocol"]["seed"] for cell in plan.refresh()} == {TUNING_SEED}
+    assert {cell.config["protocol"]["stage"] for cell in plan.refresh()} == {"select"}
 
 
 def test_an_override_of_trials_that_is_no_setting_is_refused() -> None:
