@@ -8,12 +8,13 @@ Delta-LoRA have no file, because of their tables that is not so.
 import math
 from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, field, fields, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pandas as pd
 import yaml
+
+from experiments.stored.shown import near
 
 PUBLISHED = Path(__file__).parent / "published"
 UNITS = {"percent": 100.0, "one": 1.0}  # what is divided by, to be on our scale
@@ -116,8 +117,7 @@ def build(cls: type[T], given: Any, where: str) -> T:
     known = {one.name: one for one in fields(cls)}  # type: ignore[arg-type]
     for key, value in given.items():
         if key not in known:
-            near = get_close_matches(str(key), known, n=1)
-            hint = f" Did you mean '{near[0]}'?" if near else f" Known are: {', '.join(known)}."
+            hint = near(str(key), known) or f" Known are: {', '.join(known)}."
             raise ValueError(f"{where} has an unknown key '{key}'.{hint}")
         if isinstance(value, bool) or not isinstance(value, known[key].type):  # type: ignore[arg-type]
             kind = getattr(known[key].type, "__name__", known[key].type)

@@ -3,11 +3,10 @@
 import argparse
 import shutil
 import textwrap
-from difflib import get_close_matches
 
 from experiments.explain.choices import explain_choices, explain_metrics
 from experiments.settings.mistakes import list_groups
-from experiments.stored.shown import fail, leave_pipe
+from experiments.stored.shown import fail, leave_pipe, near
 
 METRICS = "metrics"
 PLURALS = {"study": "studies", "data": "data"}
@@ -27,10 +26,8 @@ def explain(name: str) -> dict[str, str]:
     """A line on each choice of a group, by its singular or plural; raises ValueError for none."""
     known = list_names()
     if name not in known:
-        near = get_close_matches(name, known, n=1, cutoff=0.5)
-        hint = f" Did you mean '{near[0]}'?" if near else ""
         listed = ", ".join([*plurals(), METRICS])
-        raise ValueError(f"There is no list of {name}.{hint} There are {listed}.")
+        raise ValueError(f"There is no list of {name}.{near(name, known, 0.5)} There are {listed}.")
     return explain_metrics() if name == METRICS else explain_choices(known[name])
 
 

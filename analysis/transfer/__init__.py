@@ -30,8 +30,7 @@ from analysis.report import words
 from analysis.report.comparisons import Comparison, comparisons
 from analysis.report.material import Frame, gather
 from analysis.task_scores import TaskScores
-from experiments.data.tables import near
-from experiments.stored.shown import fail
+from experiments.stored.shown import fail, near
 
 FEWEST = 5  # methods; with fewer an interval says nothing
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.data.tables import Part, Table, near, number_rows, place, read_table
+from experiments.data.tables import Part, Table, number_rows, place, read_table
 from experiments.disk.hub import snapshot
 from experiments.disk.userfolders import expand_home
+from experiments.stored.shown import near
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,6 @@ Every error names the file and the row.
 
 import codecs
 import csv
-import difflib
 import hashlib
 import io
 import json
@@ -18,6 +17,7 @@ import pyarrow
 import pyarrow.parquet
 
 from experiments.disk.files import check_regular, csv_reader
+from experiments.stored.shown import near
 
 Record = tuple[int, list[str]]  # line number from 1, fields
 
@@ -273,12 +273,6 @@ def pick(where: str, row: dict[str, Any], column: str) -> Any:
     """The value of a column in a row given as a dict."""
     place(where, row, column)
     return row[column]
-
-
-def near(word: str, known: Iterable[str]) -> str:
-    """A hint at the known word that was probably meant, or nothing."""
-    matches = [m for m in difflib.get_close_matches(word, list(known), n=1) if m != word]
-    return f" Did you mean '{matches[0]}'?" if matches else ""
 
 
 def list_names(names: list[str]) -> str:

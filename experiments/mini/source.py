@@ -5,8 +5,9 @@ import json
 from dataclasses import dataclass
 
 from experiments.data.sources import Source
-from experiments.data.tables import Part, Table, near, number_rows, pick
+from experiments.data.tables import Part, Table, number_rows, pick
 from experiments.mini import tasks
+from experiments.stored.shown import near
 
 
 @dataclass(frozen=True, kw_only=True)

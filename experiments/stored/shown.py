@@ -3,6 +3,8 @@
 import os
 import re
 import sys
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from rich.text import Text
@@ -26,6 +28,16 @@ def escape(character: str) -> str:
 def plain(value: Any, style: str = "") -> Text:
     """A text as rich shows it: no markup in it counts."""
     return Text(visible(value), style=style)
+
+
+def near(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """A hint at the known word that was probably meant, or nothing.
+
+    >>> near("acuracy", ["accuracy", "matthews"])
+    " Did you mean 'accuracy'?"
+    """
+    matches = [m for m in get_close_matches(word, list(known), n=1, cutoff=cutoff) if m != word]
+    return f" Did you mean '{matches[0]}'?" if matches else ""
 
 
 def fail(error: BaseException) -> NoReturn:

@@ -7,14 +7,13 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 from experiments.disk.files import check_record
-from experiments.stored.shown import visible
+from experiments.stored.shown import near, visible
 
 Check = Callable[[Any, str], Any]  # a value and its dotted key; the value as it is to be used
 WORDS = {
@@ -224,11 +223,9 @@ def check_known(section: str, given: Iterable[str], known: Iterable[str], owner:
     known = list(known)
     for name in given:
         if name not in known:
-            near = get_close_matches(name, known, n=1, cutoff=0.5)
-            hint = f" Did you mean '{near[0]}'?" if near else ""
             raise ValueError(
-                f"{section} has no setting '{visible(name)}'.{hint} {owner} has: "
-                f"{', '.join(known)}."
+                f"{section} has no setting '{visible(name)}'.{near(name, known, 0.5)} "
+                f"{owner} has: {', '.join(known)}."
             )
 
 

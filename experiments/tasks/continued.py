@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from experiments.data.splits import Data, Limits, Split
-from experiments.data.tables import HubFiles, Table, check_unicode, near
+from experiments.data.tables import HubFiles, Table, check_unicode
 from experiments.machine.randomness import numpy_generator
 from experiments.metrics import nlg
 from experiments.metrics.base import (
@@ -27,6 +27,7 @@ from experiments.metrics.base import (
 )
 from experiments.models.decoding import Decoding
 from experiments.models.inference import Evaluated
+from experiments.stored.shown import near
 from experiments.tasks.base import Task
 
 if TYPE_CHECKING:  # settings do not wait for torch

@@ -12,8 +12,9 @@ import numpy as np
 
 from experiments.data.sources import Source
 from experiments.data.splits import Data, Limits, Split
-from experiments.data.tables import HubFiles, Part, Table, check_unicode, near
+from experiments.data.tables import HubFiles, Part, Table, check_unicode
 from experiments.metrics.base import LabelMetric, find_label_metric, names_of
+from experiments.stored.shown import near
 from experiments.tasks.labelled import LabelledTask
 
 if TYPE_CHECKING:  # settings do not wait for torch

@@ -336,7 +336,7 @@ def test_the_board_takes_a_largest_number_of_parameters_and_opens_runs(browser: 
     page.locator("#board input[type=number]").fill("73728")
     methods = set(page.locator(f"{shown} td:first-child").all_inner_texts())
     assert rows.count() == few < len(cells)
-    assert {"lora", "vera", "bitfit"} <= methods and not {"full", "dora"} & methods
+    assert {"lora", "vera", "bitfit"} <= methods and not {"full", "last_k"} & methods
     rows.nth(1).locator("a").first.click()
     opened = page.locator("details[open]")
     assert opened.count() == 1 and opened.locator("summary").is_visible()
