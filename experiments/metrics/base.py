@@ -6,7 +6,7 @@ of their sums.
 Undefined cases (0 / 0) count as 0.0.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -165,6 +165,11 @@ def find_counted_metric(name: str) -> CountedMetric:
     if not isinstance(metric, CountedMetric):
         raise ValueError(f"'{name}' is a metric of labels, and counts nothing in texts.")
     return metric
+
+
+def value_counts(counted: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """The value of each metric by name, from its counts [n, columns]."""
+    return {name: float(find_counted_metric(name).value(rows)) for name, rows in counted.items()}
 
 
 def find_text_metrics(names: Sequence[str]) -> list[TextMetric]:

@@ -9,18 +9,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from experiments.metrics.base import find_text_metrics
+from experiments.metrics.base import find_text_metrics, value_counts
 
 
 def score(
     hypotheses: Sequence[str], references: Sequence[Sequence[str]], metrics: Sequence[str]
 ) -> dict[str, float | None]:
     """Each metric over all examples; None if `missing` of the metric says why it cannot be had."""
-    rows = statistics(hypotheses, references, metrics)
-    return {
-        metric.name: float(metric.value(rows[metric.name])) if metric.name in rows else None
-        for metric in find_text_metrics(metrics)
-    }
+    known = value_counts(statistics(hypotheses, references, metrics))
+    return {metric: known.get(metric) for metric in metrics}
 
 
 def statistics(

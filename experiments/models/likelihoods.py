@@ -42,25 +42,35 @@ def losses(model: Model, texts: PromptedTexts, batch_size: int) -> np.ndarray:
     if model.engine.name != "packed" or not is_packed(model.backbone, longest):
         return inference.outputs(model, texts, batch_size)
     model.eval()
-    found = np.zeros((len(texts), 2))
-    for rows in batches(texts, batch_size):
-        found[rows] = weigh(model, texts, rows)
+    found, numbers = np.zeros((len(texts), 2)), number_prompts(texts)
+    for rows in batches(numbers, texts.lengths, batch_size):
+        found[rows] = weigh(model, texts, rows, numbers[rows])
     return found
 
 
-def batches(texts: PromptedTexts, size: int) -> Iterator[np.ndarray]:
+def number_prompts(texts: PromptedTexts) -> np.ndarray:
+    """A number [n] for the prompt of each text; equal prompts have the same."""
+    known: dict[bytes, int] = {}
+    ids = texts.columns["input_ids"]
+    own = (
+        ids[a : a + n].tobytes() for a, n in zip(texts.starts, texts.prompt_lengths, strict=True)
+    )
+    return np.array([known.setdefault(prompt, len(known)) for prompt in own], dtype=np.int64)
+
+
+def batches(numbers: np.ndarray, lengths: np.ndarray, size: int) -> Iterator[np.ndarray]:
     """Rows of all texts in batches of less than twice the size; those of one prompt together.
 
-    Of a prompt with more texts than the size, so many are together.
+    Texts have prompts of these `numbers` [n]. Of a prompt with more texts than the size, so many
+    are together.
     """
-    groups: dict[bytes, list[int]] = {}
-    ids = texts.columns["input_ids"]
-    for row, (start, prompt) in enumerate(zip(texts.starts, texts.prompt_lengths, strict=True)):
-        groups.setdefault(ids[start : start + prompt].tobytes(), []).append(row)
+    groups: dict[int, list[int]] = {}
+    for row, number in enumerate(numbers.tolist()):
+        groups.setdefault(number, []).append(row)
     parts = [own[i : i + size] for own in groups.values() for i in range(0, len(own), size)]
     batch: list[int] = []
     # Long texts first: what is too large for the memory shows at once.
-    for part in sorted(parts, key=lambda rows: -int(texts.lengths[rows].sum())):
+    for part in sorted(parts, key=lambda rows: -int(lengths[rows].sum())):
         batch += part
         if len(batch) >= size:
             yield np.array(batch)
@@ -81,17 +91,19 @@ class Group:
     text_of: np.ndarray  # [tokens of all whole texts], the number of its text
 
 
-def share_prompts(ids: np.ndarray, lengths: np.ndarray, prompts: np.ndarray) -> Group:
-    """Lay out whole texts [tokens] of these lengths [n], which begin with prompts of these [n]."""
+def share_prompts(
+    ids: np.ndarray, lengths: np.ndarray, prompts: np.ndarray, numbers: np.ndarray
+) -> Group:
+    """Lay out whole texts [tokens] of these lengths [n].
+
+    They begin with prompts of so many tokens [n]; neighbours of one number [n] have the same.
+    """
     starts, own = np.cumsum(lengths) - lengths, positions(lengths)
     text_of = np.repeat(np.arange(len(lengths)), lengths)
-    first = np.arange(len(lengths))  # text with the same prompt, among neighbours
-    for text in range(1, len(lengths)):
-        before, this = (ids[starts[i] : starts[i] + prompts[i]] for i in (text - 1, text))
-        if np.array_equal(before, this):
-            first[text] = first[text - 1]
+    begins = np.diff(numbers, prepend=-1) != 0  # texts whose prompt lies in the stream
+    first = np.maximum.accumulate(np.where(begins, np.arange(len(begins)), 0))
     is_target = own >= prompts[text_of]
-    places = np.flatnonzero(is_target | (first == np.arange(len(first)))[text_of])
+    places = np.flatnonzero(is_target | begins[text_of])
     origin = np.arange(len(ids))  # the token of the stream that stands for each one
     shared = ~is_target
     origin[shared] = (starts[first[text_of]] + own)[shared]
@@ -99,10 +111,10 @@ def share_prompts(ids: np.ndarray, lengths: np.ndarray, prompts: np.ndarray) -> 
     return Group(ids, lengths, places, index, np.flatnonzero(is_target), text_of)
 
 
-def weigh(model: Model, texts: PromptedTexts, rows: np.ndarray) -> np.ndarray:
-    """The losses [m, 2] of these rows, in which the texts of one prompt are neighbours."""
+def weigh(model: Model, texts: PromptedTexts, rows: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """The losses [m, 2] of these rows, whose prompts have these numbers [m]."""
     ids = texts.columns["input_ids"][texts.token_positions(rows)].astype(np.int64)
-    group = share_prompts(ids, texts.lengths[rows], texts.prompt_lengths[rows])
+    group = share_prompts(ids, texts.lengths[rows], texts.prompt_lengths[rows], numbers)
     read, where = np.unique(group.index[group.targets - 1], return_inverse=True)
     states = last_states(model, group, read, texts.padding["input_ids"])
     table = family_of(model.backbone.config).output(model.backbone).weight

@@ -121,11 +121,11 @@ def overrides(content: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield from own
             if not any(text.startswith(f"{group}=") for _, text in own):
                 yield f"study.{key}", f"{group}={name}"
-    own = study.get("own_axes")
-    of_methods = own.items() if isinstance(own, Mapping) else ()
-    for where, axes in (
-        ("axes", study.get("axes")), *((f"own_axes.{method}", axes) for method, axes in of_methods)
-    ):  # fmt: skip
+    by_method = study.get("own_axes")
+    every = {"axes": study.get("axes")}
+    if isinstance(by_method, Mapping):
+        every |= {f"own_axes.{method}": axes for method, axes in by_method.items()}
+    for where, axes in every.items():
         for name, values in axes.items() if isinstance(axes, Mapping) else ():
             listed = texts(values, f"study.{where}.{name}")
             yield from ((key, f"{name}={text}") for key, text in listed)

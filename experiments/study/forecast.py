@@ -113,11 +113,12 @@ def estimate(plan: Plan, arm: Arm, trials: int, finals: int, threads: int | None
         multiplying(job.device, run.train.precision),
     ):
         one_step = step_seconds(job, own)
-        data = final.protocol.load(final.task, final.data)
         of_trial, of_final = (
-            seconds + one_step * run.train.total_steps(job.batches.steps_per_epoch)
-            + evaluation_seconds(job, run, data, own)
-            for run, data in ((job.run, job.data), (final, data))
+            seconds + one_step * one.train.total_steps(job.batches.steps_per_epoch)
+            + evaluation_seconds(job, one, data, own)
+            for one, data in (
+                (run, job.data), (final, final.protocol.load(final.task, final.data))
+            )
         )  # fmt: skip
     return Forecast(trials, finals, job.plan.total, (of_trial, of_final), run_bytes(job))
 

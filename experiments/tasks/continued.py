@@ -24,6 +24,7 @@ from experiments.metrics.base import (
     find_counted_metric,
     find_text_metrics,
     names_of,
+    value_counts,
 )
 from experiments.models.decoding import Decoding
 from experiments.models.inference import Evaluated
@@ -207,10 +208,7 @@ class ContinuedTask(Task):
         return outputs
 
     def score(self, labels: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
-        counted = self.count(labels, outputs, self.metrics)
-        return {
-            name: float(find_counted_metric(name).value(rows)) for name, rows in counted.items()
-        }
+        return value_counts(self.count(labels, outputs, self.metrics))
 
     def count(
         self, labels: np.ndarray, outputs: np.ndarray, metrics: list[str]

@@ -218,7 +218,7 @@ def test_a_forecast_knows_what_trials_and_final_runs_cost(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     seen: list[tuple[str, int]] = []
-    monkeypatch.setattr(forecasting, "step_seconds", lambda job, threads: 0.0)
+    monkeypatch.setattr(forecasting, "step_seconds", lambda job, threads: 7.0)
 
     def evaluate(job: object, run: Run, data: Data, threads: int) -> float:
         seen.append((run.task.primary, sum(map(len, data.score.values()))))
@@ -227,7 +227,7 @@ def test_a_forecast_knows_what_trials_and_final_runs_cost(
     monkeypatch.setattr(forecasting, "evaluation_seconds", evaluate)
     settings = study(
         **grid(3), methods={"lora": []}, tasks={"e2e": []}, overrides=[*SMALL, "data.test=20"],
-        trial_overrides=["task.metrics=[token_probability]"],
+        trial_overrides=["task.metrics=[token_probability]", "train.epochs=1"],
     )  # fmt: skip
     plan = Plan(settings, "s", [])
     (arm,) = (arm for arms in plan.groups.values() for arm in arms)
@@ -235,7 +235,7 @@ def test_a_forecast_knows_what_trials_and_final_runs_cost(
     assert [metric for metric, _ in seen] == ["token_probability", "BLEU"]
     assert seen[0][1] < seen[1][1]
     trial, final = found.seconds
-    assert final == pytest.approx(trial + 100)
+    assert final == pytest.approx(trial + 100 + 7 * found.steps)  # two epochs, and not one
     assert found.total_seconds == pytest.approx(3 * trial + 5 * final)
 
 

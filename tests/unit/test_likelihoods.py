@@ -32,6 +32,10 @@ def texts_of(pairs: list[tuple[list[int], list[int]]]) -> PromptedTexts:
     )  # fmt: skip
 
 
+def batches_of(texts: PromptedTexts, size: int) -> list[np.ndarray]:
+    return list(likelihoods.batches(likelihoods.number_prompts(texts), texts.lengths, size))
+
+
 def model_of(kind: str, double: bool = True, multiple: int = 1) -> LanguageModel:
     (family,) = (one for one in families().values() if kind in one.model_types)
     model = LanguageModel(backbone_of(family.tiny_config(model_type=kind), double=double))
@@ -71,7 +75,7 @@ def test_a_prompt_is_computed_once_for_all_of_its_texts(seen: list[int]) -> None
 
 def test_texts_of_one_prompt_stay_in_one_batch(seen: list[int]) -> None:
     texts = texts_of(PAIRS)
-    batches = [rows.tolist() for rows in likelihoods.batches(texts, 3)]
+    batches = [rows.tolist() for rows in batches_of(texts, 3)]
     assert sorted(map(sorted, batches)) == [[0, 2, 3, 4, 6], [1, 5]]
     likelihoods.losses(model_of("llama"), texts, 3)
     assert seen == [len(A) + 5 + len(C) + 4, len(B) + 6]
@@ -79,7 +83,7 @@ def test_texts_of_one_prompt_stay_in_one_batch(seen: list[int]) -> None:
 
 def test_a_prompt_of_many_texts_makes_no_large_batch() -> None:
     texts = texts_of([(A, [4]) for _ in range(7)])
-    assert [len(rows) for rows in likelihoods.batches(texts, 3)] == [3, 3, 1]
+    assert [len(rows) for rows in batches_of(texts, 3)] == [3, 3, 1]
 
 
 def test_bfloat16_is_as_near_as_a_pass_over_each_text() -> None:
