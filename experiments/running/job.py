@@ -25,6 +25,7 @@ from experiments.settings.config import Run
 from experiments.stored import kinds
 from experiments.training.loop import Train, TrainingPlan
 from experiments.training.prefix import with_prefix
+from experiments.training.probe import ProbeRun
 from variants.base import adapter_layers
 
 FIXED = 0  # seeds the rows that `train.examples` keeps, where all runs train on the same
@@ -84,6 +85,12 @@ def prepare_run(run: Run, data: Data) -> PreparedRun:
         run, device, data, loaded, examples, rows, batches, plan, products, threads, held_out,
         validation,
     )  # fmt: skip
+
+
+def prepare_method(job: PreparedRun) -> None:
+    """Let the method look at data or train briefly, as it must before its own training."""
+    probe = ProbeRun(job.loaded.model, job.run.variant, job.examples, job.plan, job.run.seed)
+    job.run.variant.prepare(job.loaded.model.backbone, probe.probe())
 
 
 def matmul_precision(train: Train, device: torch.device, loaded: Loaded) -> str:

@@ -16,14 +16,13 @@ from experiments.results.result import Diverged, Origin, Result, mark_unfinished
 from experiments.running import evaluation, outcome
 from experiments.running.console import Console
 from experiments.running.finished import fingerprint
-from experiments.running.job import PreparedRun, prepare_run
+from experiments.running.job import PreparedRun, prepare_method, prepare_run
 from experiments.running.recorder import Recorder
 from experiments.running.showing import show, show_samples
 from experiments.settings.config import Run, describe
 from experiments.stored.result import NAME, differing
 from experiments.training.loop import fit
 from experiments.training.measure import enough_memory
-from experiments.training.probe import ProbeRun
 
 
 def execute(run: Run, out: Path, origin: Origin | None = None) -> Result:
@@ -115,15 +114,12 @@ def find_result(run: Run, out: Path, key: dict) -> Result:
 
 
 def prepare(job: PreparedRun, recorder: Recorder) -> None:
-    """Let the method look at data or train briefly; a run taken up again has that behind it."""
+    """Prepare the method; a run taken up again has that behind it."""
     if recorder.checkpoints.path.exists():
         recorder.checkpoints.restore_model()
     elif job.run.start is None:  # else its structure is that of the adapter it begins with
         with recorder.meter.phase("prepare"):
-            trial = ProbeRun(
-                job.loaded.model, job.run.variant, job.examples, job.plan, job.run.seed
-            )
-            job.run.variant.prepare(job.loaded.model.backbone, trial.probe())
+            prepare_method(job)
             sync_adapter_state(job)
 
 

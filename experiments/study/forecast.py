@@ -12,7 +12,7 @@ from rich.table import Table
 
 from experiments.data.splits import Data
 from experiments.machine.processor import configure_products, multiplying
-from experiments.running.job import PreparedRun, prepare_run
+from experiments.running.job import PreparedRun, prepare_method, prepare_run
 from experiments.settings.config import Run, read
 from experiments.stored.shown import plain
 from experiments.study.arms import Arm
@@ -112,6 +112,7 @@ def estimate(plan: Plan, arm: Arm, trials: int, finals: int, threads: int | None
         configure_products(job.products, own),
         multiplying(job.device, run.train.precision),
     ):
+        seconds += preparation_seconds(job, own)
         one_step = step_seconds(job, own)
         of_trial, of_final = (
             seconds + one_step * one.train.total_steps(job.batches.steps_per_epoch)
@@ -143,6 +144,13 @@ class Stopwatch:
     def read(self) -> float:
         """The seconds so far."""
         return self.now() - self.began
+
+
+def preparation_seconds(job: PreparedRun, threads: int) -> float:
+    """The time that the method needs before its training."""
+    stopwatch = Stopwatch(job.device, threads)
+    prepare_method(job)
+    return stopwatch.read()
 
 
 def step_seconds(job: PreparedRun, threads: int) -> float:

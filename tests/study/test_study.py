@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing import get_context
@@ -20,6 +21,7 @@ from small_studies import SMALL, Folders, asked, folders, grid, local, rate, stu
 from experiments.data.splits import Data
 from experiments.disk.locks import exclusive
 from experiments.results.result import read_result
+from experiments.running.job import PreparedRun
 from experiments.settings.commandline import tell_new_name
 from experiments.settings.compose import compose_config
 from experiments.settings.config import Run, read
@@ -237,6 +239,27 @@ def test_a_forecast_knows_what_trials_and_final_runs_cost(
     trial, final = found.seconds
     assert final == pytest.approx(trial + 100 + 7 * found.steps)  # two epochs, and not one
     assert found.total_seconds == pytest.approx(3 * trial + 5 * final)
+
+
+def test_a_forecast_includes_what_a_method_does_before_its_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    times: list[float] = []
+    measure = forecasting.preparation_seconds
+
+    def keep(job: PreparedRun, threads: int) -> float:
+        times.append(measure(job, threads))
+        return times[-1]
+
+    monkeypatch.setattr(forecasting, "preparation_seconds", keep)
+    plan = Plan(study(methods={"lora": [], "lora_ga": []}, tasks={"rte": []}, **grid(1)), "s", [])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a method whose `prepare` is not called warns
+        for arm in (arm for arms in plan.groups.values() for arm in arms):
+            found = forecasting.estimate(plan, arm, 1, 1, 1)
+            assert found.seconds[0] > forecasting.START + times[-1]
+    assert times[1] > 10 * times[0]
 
 
 def test_the_cells_of_a_study_find_settings_in_a_folder_of_ones_own(
