@@ -12,6 +12,8 @@ from analysis.report.overall import Overall
 from analysis.statistics import Outcome, Verdicts
 
 CHEAPER = 2.0  # times fewer trained parameters that make a method a cheaper one
+# Ours: of the best method's gain over the baseline, the share that a cheaper one surely keeps.
+KEPT = 0.5
 Seconds = Mapping[str, float]  # of training, by method, on one machine
 
 
@@ -133,26 +135,32 @@ def recommend(case: Case) -> tuple[str, str | None]:
     if found.rule.against is not None:
         return beside_one(case, found, learned)
     top = learned["mean"].idxmax()
-    name = cheaper_rival(top, found, learned)
-    return (
-        (best_alone(top, case, learned), top)
-        if name is None
-        else (
-            f"{name}: {relation(name, top, case)}{at_cost(name, top, case)}{may_lose(name, case)}.",
-            name,
-        )
-    )
+    rivals = cheaper_rivals(top, found, learned)
+    sure = rivals[~(rivals["loses"] > most_to_lose(top, learned, case.floor))]
+    name = choose_rival(sure, found)
+    if name is None:
+        return best_alone(top, case, learned, unsure=len(rivals) > 0), top
+    said = f"{relation(name, top, case)}{at_cost(name, top, case)}{may_lose(name, case)}"
+    return f"{name}: {said}.", name
 
 
-def cheaper_rival(top: str, found: Verdicts, learned: Frame) -> str | None:
-    """A method that trains clearly fewer parameters than `top` and is not shown to be worse.
-
-    Of methods that are sure to lose no more than the margin, the cheapest; else the one that is
-    sure to lose least. The highest mean of many is partly luck, so it decides only where nothing is
-    sure.
-    """
+def cheaper_rivals(top: str, found: Verdicts, learned: Frame) -> Frame:
+    """The methods that train clearly fewer parameters than `top` and are not shown to be worse."""
     fit = learned.loc[[name for name in words.best(found) if name in learned.index]]
-    fit = fit[fit["trained"] * CHEAPER <= learned.loc[top, "trained"]]
+    return fit[fit["trained"] * CHEAPER <= learned.loc[top, "trained"]]
+
+
+def most_to_lose(top: str, learned: Frame, floor: float | None) -> float:
+    """The loss at which a method keeps just enough of what `top` gains over the baseline."""
+    return math.inf if floor is None else (1 - KEPT) * (learned.loc[top, "mean"] - floor)
+
+
+def choose_rival(fit: Frame, found: Verdicts) -> str | None:
+    """Of methods that are sure to lose no more than the margin, the cheapest.
+
+    Else the one that is sure to lose least. The highest mean of many is partly luck, so it decides
+    only where nothing is sure.
+    """
     if fit.empty:
         return None
     near = fit[fit["loses"] <= (found.margin or 0.0)]
@@ -161,8 +169,8 @@ def cheaper_rival(top: str, found: Verdicts, learned: Frame) -> str | None:
     return fit["mean"].idxmax() if fit["loses"].isna().all() else fit["loses"].idxmin()
 
 
-def best_alone(top: str, case: Case, learned: Frame) -> str:
-    """The sentence on a best method that no cheaper one keeps up with."""
+def best_alone(top: str, case: Case, learned: Frame, unsure: bool) -> str:
+    """The sentence on a best method that no cheaper one keeps up with, or none is sure to."""
     assert case.found is not None
     beaten = [row for row in words.records(case.found) if words.winning(row) == top]
     if len(beaten) == len(case.methods) - 1:
@@ -172,6 +180,12 @@ def best_alone(top: str, case: Case, learned: Frame) -> str:
     likely = "" if math.isnan(chance) else f", the best with a probability of {words.share(chance)}"
     if (learned["trained"] >= learned.loc[top, "trained"]).all():
         return f"{top}: the highest mean{likely}; no other method trains fewer parameters."
+    if unsure:
+        return (
+            f"{top}: the highest mean{likely}{may_lose(top, case)}. Methods with far fewer "
+            "parameters are worse or may lose more than half of what "
+            f"{top} gains over the majority baseline."
+        )
     return f"{top}: the highest mean{likely}; no method with far fewer parameters keeps up."
 
 

@@ -20,7 +20,7 @@ from analysis.family import Rule
 from analysis.ledger import OPEN
 from analysis.report import __main__ as command
 from analysis.report import charts, costs, export, material, sections, words
-from analysis.report.answers import cheaper_rival
+from analysis.report.answers import cheaper_rivals, choose_rival
 from analysis.report.audits import audits
 from analysis.report.comparisons import comparisons, groups_without_results
 from analysis.report.material import gather
@@ -520,9 +520,9 @@ def test_of_cheap_methods_the_one_that_is_sure_to_lose_least_is_recommended() ->
     claims = [(a, b, 0.01, NOT) for a, b in (("x", "y"), ("x", "z"), ("y", "z"))]
     found = verdicts({"x": "a", "y": "a", "z": "a"}, claims, loses=[0.01, 0.06, 0.04])
     learned = found.methods.assign(trained=[4000, 1000, 1000]).set_index("method")
-    assert cheaper_rival("x", found, learned) == "z"  # y has the higher mean
+    assert choose_rival(cheaper_rivals("x", found, learned), found) == "z"  # y has the higher mean
     unknown = learned.assign(loses=np.nan)
-    assert cheaper_rival("x", found, unknown) == "y"
+    assert choose_rival(cheaper_rivals("x", found, unknown), found) == "y"
 
 
 def test_many_methods_are_counted_and_not_listed() -> None:

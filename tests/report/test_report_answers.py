@@ -15,7 +15,7 @@ from analysis.family import Rule
 from analysis.load import effective_rate
 from analysis.looks import COLOURS, ON_DARK, PATHS, look_of
 from analysis.report import words
-from analysis.report.answers import Case, cheaper_rival, in_proportion, make_answer
+from analysis.report.answers import Case, cheaper_rivals, in_proportion, make_answer
 from analysis.report.cards import Values, cards, chart, ticks
 from analysis.report.comparisons import Comparison
 from analysis.report.html_tables import Cell
@@ -85,6 +85,26 @@ def test_methods_at_the_baseline_are_not_recommended(whole: Report) -> None:
     assert make_answer("x", judged(whole, not_above_floor=["small"])).method == "big"
 
 
+def test_a_cheap_method_that_may_lose_most_of_the_gain_is_not_recommended(whole: Report) -> None:
+    case = judged(whole)
+    assert case.floor is not None
+    gain = case.methods.set_index("method").loc["big", "mean"] - case.floor
+
+    def answer(kept: float, **changes: Any) -> str:
+        loses = np.where(case.methods["method"] == "small", (1 - kept) * gain, 0.012)
+        return make_answer(
+            "x", replace(case, methods=case.methods.assign(loses=loses), **changes)
+        ).text
+
+    assert answer(kept=0.51).startswith("small: ")
+    said = answer(kept=0.49).replace("\u00a0", " ")
+    assert said.startswith("big: the highest mean, ")
+    assert "may lose up to 1.2 points to the best. Methods with far fewer parameters" in said
+    assert said.endswith("more than half of what big gains over the majority baseline.")
+    # Without a baseline there is no gain to keep a share of.
+    assert answer(kept=0.49, floor=None).startswith("small: ")
+
+
 def test_time_is_told_only_where_it_is_known_on_one_machine(whole: Report) -> None:
     assert "50\u00a0% of the time" in make_answer("x", judged(whole)).text
     assert "the time" not in make_answer("x", judged(whole, seconds={"small": 3.0})).text
@@ -102,7 +122,7 @@ def test_the_best_and_cheapest_is_the_answer_without_a_rival(tmp_path: Path) -> 
     (one,), (answer,) = report.found, report.answers
     assert one.verdicts is not None
     learned = one.methods.set_index("method")
-    assert cheaper_rival("cheap", one.verdicts, learned) is None
+    assert cheaper_rivals("cheap", one.verdicts, learned).empty
     assert answer.method == "cheap"
 
 
